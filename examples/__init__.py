@@ -1,0 +1,1 @@
+"""Schemas and data that the README and the tests run."""

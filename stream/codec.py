@@ -1,0 +1,233 @@
+"""Click records: what a record of the ``clicks`` log holds, and which of its events are valid.
+
+The header ``kind`` says what the value is: ``json`` (or no header: one
+:class:`~stream.events.ClickEvent`), ``columnar`` (a batch), ``raw`` (a line of a file that is no
+event; headers ``file``, ``line``, ``reason``, ``detail``) or ``end`` (a finite input ends here).
+Validity is a pure function of the bytes and the schema, so that all readers skip the same events.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from stream.batch import ClickBatch
+from stream.columnar import SchemaMismatchError, from_bytes, to_bytes
+from stream.encoding import encode_valid
+from stream.events import ClickEvent, Fault, Reason, explain
+from stream.log import Headers, Record, StoredRecord
+from stream.messages import Place
+from stream.schema import FeatureSchema
+
+KIND: Final = "kind"
+JSON: Final = b"json"
+COLUMNAR: Final = b"columnar"
+RAW: Final = b"raw"
+END: Final = b"end"
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """An event that is not valid, where it stands and why."""
+
+    partition: int
+    offset: int
+    row: int
+    """Inside a columnar record; 0 in any other."""
+    reason: Reason
+    detail: str
+    raw: bytes
+    """The bytes as they came; of a columnar record, the row as JSON."""
+    file: str | None = None
+    line: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Record and row."""
+        return Place(self.offset, self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The events of one record, or of several in a row, valid and invalid."""
+
+    batch: ClickBatch
+    """The ``n`` valid events."""
+    offsets: NDArray[np.int64]
+    """Shape (n,), the record that each stands in."""
+    rows: NDArray[np.int64]
+    """Shape (n,), the row inside its record."""
+    invalid: tuple[Invalid, ...] = ()
+    """In the order of the log."""
+    end: bool = False
+    """The input ends after these."""
+
+
+def json_record(event: ClickEvent) -> Record:
+    """Make a record of one event."""
+    return Record(
+        event.model_dump_json(exclude_defaults=True).encode(),
+        ((KIND, JSON),),
+        event.time_ms,
+    )
+
+
+def columnar_record(batch: ClickBatch, schema: FeatureSchema, headers: Headers = ()) -> Record:
+    """Make a record of a batch of at least one event; its time is that of the first."""
+    time_ms = int(batch.time_ms[0])
+    return Record(to_bytes(batch, schema.digest), ((KIND, COLUMNAR), *headers), time_ms)
+
+
+def raw_record(
+    value: bytes, fault: tuple[Reason, str], headers: Headers, time_ms: int = 0
+) -> Record:
+    """Make a record of bytes that are no valid event; ``headers`` name ``file`` and ``line``."""
+    reason, detail = fault
+    why = (("reason", reason.encode()), ("detail", detail.encode("utf-8", "backslashreplace")))
+    return Record(value, ((KIND, RAW), *why, *headers), time_ms)
+
+
+def end_record(time_ms: int = 0, headers: Headers = ()) -> Record:
+    """Make the record that ends an input."""
+    return Record(b"", ((KIND, END), *headers), time_ms)
+
+
+def kind_of(stored: StoredRecord) -> bytes:
+    """Say what a record holds."""
+    return stored.header(KIND) or JSON
+
+
+def decode_record(stored: StoredRecord, schema: FeatureSchema) -> Decoded:
+    """Decode one record of any kind.
+
+    >>> from stream.schema import NumericFeature
+    >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
+    >>> stored = StoredRecord(0, 7, 8, Record(b"{"))
+    >>> decode_record(stored, schema).invalid[0].reason.value
+    'unparsable'
+    """
+    kind = kind_of(stored)
+    if kind == JSON:
+        return decode_json([stored], schema)
+    if kind == COLUMNAR:
+        return _decode_columnar(stored, schema)
+    nothing = _nothing(schema)
+    if kind == END:
+        return replace(nothing, end=True)
+    if kind == RAW:
+        return replace(nothing, invalid=(_raw(stored),))
+    detail = f"unknown kind {kind.decode(errors='replace')!r}; known: json, columnar, raw, end"
+    return replace(nothing, invalid=(_whole(stored, Reason.UNPARSABLE, detail),))
+
+
+def decode_json(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
+    """Decode records of one JSON event each, all together, which is much the faster way."""
+    events, rows, faults = [], [], []
+    for row, stored in enumerate(records):
+        try:
+            events.append(ClickEvent.model_validate_json(stored.record.value))
+            rows.append(row)
+        except ValidationError as error:
+            faults.append(Fault(row, *explain(error)))
+    batch, unfit = encode_valid(events, schema)
+    faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in unfit]
+    skipped = {fault.row for fault in unfit}
+    kept = [records[row].offset for at, row in enumerate(rows) if at not in skipped]
+    return Decoded(
+        batch=batch,
+        offsets=np.array(kept, np.int64),
+        rows=np.zeros(len(kept), np.int64),
+        invalid=tuple(_whole(records[f.row], f.reason, f.detail) for f in sorted(faults)),
+    )
+
+
+def _decode_columnar(stored: StoredRecord, schema: FeatureSchema) -> Decoded:
+    try:
+        batch = from_bytes(stored.record.value, schema)
+    except SchemaMismatchError as error:
+        fault = _whole(stored, Reason.SCHEMA, str(error))
+        return replace(_nothing(schema), invalid=(fault,))
+    except ValueError as error:
+        fault = _whole(stored, Reason.UNPARSABLE, str(error))
+        return replace(_nothing(schema), invalid=(fault,))
+    faults = _faults(batch, schema)
+    rows = np.arange(len(batch))
+    if faults:
+        good = np.ones(len(batch), np.bool_)
+        good[[fault.row for fault in faults]] = False
+        invalid = tuple(_row(stored, batch, fault) for fault in faults)
+        batch, rows = batch[good], rows[good]
+    else:
+        invalid = ()
+    return Decoded(batch, np.full(len(rows), stored.offset, np.int64), rows, invalid)
+
+
+def _faults(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
+    """Check every row of a columnar record, all at once."""
+    buckets = batch.categorical
+    checks = {
+        Reason.LABEL: (batch.label == 0) | (batch.label == 1),
+        Reason.WEIGHT: np.isfinite(batch.weight) & (batch.weight > 0),
+        Reason.NUMERIC: np.isfinite(batch.numeric),
+        Reason.CATEGORICAL: (buckets >= 0) & (buckets < schema.column_buckets),
+    }
+    first: dict[int, Fault] = {}
+    for reason, passed in checks.items():
+        if not passed.all():
+            for row in np.unique(np.argwhere(~passed)[:, 0]).tolist():
+                first.setdefault(row, Fault(row, reason, _DETAILS[reason]))
+    return [first[row] for row in sorted(first)]
+
+
+_DETAILS = {
+    Reason.LABEL: "label is not 0 or 1",
+    Reason.WEIGHT: "weight is not a finite number above 0",
+    Reason.NUMERIC: "a numeric feature is not finite",
+    Reason.CATEGORICAL: "a bucket is outside its feature",
+}
+
+
+def _nothing(schema: FeatureSchema) -> Decoded:
+    batch = ClickBatch.empty(schema.numeric_count, schema.column_count)
+    return Decoded(batch, np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
+    """Call a whole record invalid."""
+    return Invalid(stored.partition, stored.offset, 0, reason, detail, stored.record.value)
+
+
+def _row(stored: StoredRecord, batch: ClickBatch, fault: Fault) -> Invalid:
+    """Call one row of a columnar record invalid."""
+    row = fault.row
+    values = {
+        "label": float(batch.label[row]),
+        "weight": float(batch.weight[row]),
+        "time_ms": int(batch.time_ms[row]),
+        "numeric": batch.numeric[row].tolist(),
+        "categorical": batch.categorical[row].tolist(),
+    }
+    raw = json.dumps(values).encode()
+    return Invalid(stored.partition, stored.offset, row, fault.reason, fault.detail, raw)
+
+
+def _raw(stored: StoredRecord) -> Invalid:
+    """Take the reason, file and line of a raw record from its headers."""
+    reason = _text(stored, "reason")
+    line = _text(stored, "line")
+    known = reason in Reason.__members__.values()
+    return replace(
+        _whole(stored, Reason(reason) if known else Reason.UNPARSABLE, _text(stored, "detail")),
+        file=_text(stored, "file") or None,
+        line=int(line) if line.isdecimal() else None,
+    )
+
+
+def _text(stored: StoredRecord, name: str) -> str:
+    return (stored.header(name) or b"").decode(errors="replace")

@@ -1,0 +1,203 @@
+"""Batches as bytes: Arrow IPC of clicks, of predictions and of the truth.
+
+Each value is one Arrow stream of one record batch. Equal input gives equal bytes. Matrices travel
+as fixed-size lists, which read about ten times faster than a column a feature.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stream.batch import ClickBatch
+from stream.messages import DriftSpan, Place, PredictionBatch, Span
+from stream.schema import FeatureSchema
+
+_DIGEST = b"resprout.schema"
+_MESSAGE = b"resprout.message"
+
+
+class SchemaMismatchError(ValueError):
+    """A columnar record was encoded with another feature schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class TruthBatch:
+    """The truth about a stretch of synthetic clicks; only the evaluator opens it."""
+
+    begin: int
+    """Events before this batch."""
+    probability: NDArray[np.float64]
+    """Shape (n,), the true chance of a click."""
+    drift: tuple[DriftSpan, ...] = ()
+    """Drifts that begin in this stretch."""
+
+    @property
+    def end(self) -> int:
+        """Events through the end of this batch."""
+        return self.begin + len(self.probability)
+
+
+def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
+    """Write clicks, naming the schema that encoded them.
+
+    >>> from stream.schema import NumericFeature
+    >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
+    >>> value = to_bytes(ClickBatch.empty(numeric=1, columns=0), schema.digest)
+    >>> len(from_bytes(value, schema))
+    0
+    """
+    layout = _layout(batch.numeric.shape[1], batch.categorical.shape[1], schema_digest)
+    columns = [
+        pa.array(np.ascontiguousarray(batch.label, np.float32)),
+        pa.array(np.ascontiguousarray(batch.weight, np.float32)),
+        pa.array(np.ascontiguousarray(batch.time_ms, np.int64)),
+        _lists(np.ascontiguousarray(batch.numeric, np.float32), layout.field("numeric").type),
+        _lists(np.ascontiguousarray(batch.categorical, np.int32), layout.field("categorical").type),
+    ]
+    return _write(columns, layout)
+
+
+def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
+    """Read clicks; the arrays are the caller's own.
+
+    Raises :class:`SchemaMismatchError` for clicks of another schema and :class:`ValueError` for
+    bytes that are no clicks. The rows themselves are not looked at.
+    """
+    found = _read(value)
+    digest = (found.schema.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
+    if digest and digest != schema.digest:
+        raise SchemaMismatchError(
+            f"clicks were encoded with schema {digest}, this schema is {schema.digest}; "
+            "use the schema file that wrote them"
+        )
+    d, c = schema.numeric_count, schema.column_count
+    if not found.schema.equals(_layout(d, c, schema.digest)):
+        raise ValueError("not a batch of clicks: its columns are not those of the schema")
+    n = found.num_rows
+    return ClickBatch(
+        label=_numbers(found, 0, n, np.dtype(np.float32)),
+        weight=_numbers(found, 1, n, np.dtype(np.float32)),
+        time_ms=_numbers(found, 2, n, np.dtype(np.int64)),
+        numeric=_numbers(found, 3, n * d, np.dtype(np.float32)).reshape(n, d),
+        categorical=_numbers(found, 4, n * c, np.dtype(np.int32)).reshape(n, c),
+    )
+
+
+def predictions_to_bytes(batch: PredictionBatch) -> bytes:
+    """Write one model's predictions for one batch."""
+    message = {
+        "model": batch.model,
+        "version": batch.version,
+        "begin": batch.begin,
+        "spans": [[s.partition, *s.first, *s.last, s.events] for s in batch.spans],
+        "trained_through": [[p, *place] for p, place in sorted(batch.trained_through.items())],
+    }
+    return _write_probability(batch.probability, message)
+
+
+def predictions_from_bytes(value: bytes) -> PredictionBatch:
+    """Read one model's predictions.
+
+    >>> batch = PredictionBatch("dense", 0, 0, (), {0: Place(7, 1)}, np.array([0.25]))
+    >>> predictions_from_bytes(predictions_to_bytes(batch))
+    PredictionBatch(model='dense', version=0, begin=0, spans=(),
+        trained_through={0: Place(offset=7, row=1)}, probability=array([0.25]))
+    """
+    probability, message = _read_probability(value)
+    return PredictionBatch(
+        model=message["model"],
+        version=message["version"],
+        begin=message["begin"],
+        spans=tuple(
+            Span(partition, Place(o, r), Place(last_o, last_r), events)
+            for partition, o, r, last_o, last_r, events in message["spans"]
+        ),
+        trained_through={p: Place(o, r) for p, o, r in message["trained_through"]},
+        probability=probability,
+    )
+
+
+def truth_to_bytes(batch: TruthBatch) -> bytes:
+    """Write the true probabilities of a stretch of clicks."""
+    drift = [[span.drift, span.begin, span.end] for span in batch.drift]
+    return _write_probability(batch.probability, {"begin": batch.begin, "drift": drift})
+
+
+def truth_from_bytes(value: bytes) -> TruthBatch:
+    """Read the truth back.
+
+    >>> truth_from_bytes(truth_to_bytes(TruthBatch(500, np.array([0.5])))).end
+    501
+    """
+    probability, message = _read_probability(value)
+    drift = tuple(DriftSpan(drift=k, begin=b, end=e) for k, b, e in message["drift"])
+    return TruthBatch(message["begin"], probability, drift)
+
+
+@lru_cache(maxsize=64)
+def _layout(d: int, c: int, digest: str) -> pa.Schema:
+    """Lay out clicks of ``d`` numeric features and ``c`` categorical columns."""
+    fields = [
+        pa.field("label", pa.float32()),
+        pa.field("weight", pa.float32()),
+        pa.field("time_ms", pa.int64()),
+        pa.field("numeric", pa.list_(pa.float32(), d)),
+        pa.field("categorical", pa.list_(pa.int32(), c)),
+    ]
+    return pa.schema(fields, metadata={_DIGEST: digest.encode()})
+
+
+def _lists(matrix: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """View a matrix as an array of fixed-size lists, without a copy."""
+    flat = pa.array(matrix.reshape(-1))
+    return pa.Array.from_buffers(kind, len(matrix), [None], children=[flat])
+
+
+def _write(columns: list[pa.Array], layout: pa.Schema) -> bytes:
+    batch = pa.RecordBatch.from_arrays(columns, schema=layout)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, layout) as writer:
+        writer.write_batch(batch)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _read(value: bytes) -> pa.RecordBatch:
+    """Read the one record batch of an Arrow stream."""
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            batch = reader.read_next_batch()
+        batch.validate()
+    except (pa.ArrowException, OSError, StopIteration) as error:
+        raise ValueError(f"not an Arrow stream: {str(error) or 'it holds no batch'}") from error
+    return batch
+
+
+def _numbers(batch: pa.RecordBatch, column: int, size: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Copy out one column, lists laid end to end."""
+    array = batch.column(column)
+    values = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
+    if array.null_count or values.null_count or len(values) != size:
+        raise ValueError(f"column {batch.schema.names[column]!r} has empty cells")
+    return np.array(values.to_numpy(zero_copy_only=True), kind)
+
+
+def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
+    text = json.dumps(message, separators=(",", ":")).encode()
+    layout = pa.schema([pa.field("probability", pa.float64())], metadata={_MESSAGE: text})
+    return _write([pa.array(np.ascontiguousarray(probability, np.float64))], layout)
+
+
+def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    batch = _read(value)
+    text = (batch.schema.metadata or {}).get(_MESSAGE)
+    if text is None or batch.schema.names != ["probability"]:
+        raise ValueError(f"not a batch of probabilities: columns {', '.join(batch.schema.names)}")
+    return _numbers(batch, 0, batch.num_rows, np.dtype(np.float64)), json.loads(text)

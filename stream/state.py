@@ -1,0 +1,237 @@
+"""What a worker keeps on disk between two lives: its lock, and its last few checkpoints.
+
+Everything is written so that a crash at any moment leaves either the old or the new, never half:
+into a draft beside it, synced, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from stream.disk import Held, HeldError, hold, sync_folder
+
+log = logging.getLogger(__name__)
+
+_DRAFT = ".draft-"
+_MANIFEST = "manifest.json"
+
+
+class StateLockedError(Exception):
+    """Another worker of the same name uses the state folder."""
+
+
+@dataclass(slots=True)
+class StateFolder:
+    """A folder that one worker at a time may use, until it is closed or its process dies.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "dense"
+    >>> with StateFolder.lock(path) as state:
+    ...     state.path.name
+    'dense'
+    """
+
+    path: Path
+    _held: Held = field(repr=False)
+
+    @classmethod
+    def lock(cls, path: Path, name: str | None = None) -> StateFolder:
+        """Make the folder if need be and take it, at once.
+
+        Parameters
+        ----------
+        path
+            The folder; its file ``lock`` names the holder.
+        name
+            How the holder is called in the message that a second one gets; by default the
+            folder's own name.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            return cls(path, hold(path / "lock", name or path.name))
+        except HeldError as held:
+            raise StateLockedError(
+                f"state folder {path} is in use by {held}; stop it, or choose another folder"
+            ) from None
+
+    def close(self) -> None:
+        """Let the next worker in."""
+        self._held.close()
+
+    def __enter__(self) -> StateFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write one file: a crash leaves the old content or the new.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "head"
+    >>> write_atomic(path, b"1")
+    >>> path.read_bytes()
+    b'1'
+    """
+    draft = path.with_name(f"{_DRAFT}{path.name}")
+    _write_synced(draft, content)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def write_folder_atomic(path: Path, parts: Mapping[str, bytes]) -> None:
+    """Write a folder of files: a crash leaves no folder or a whole one.
+
+    A folder that already holds exactly these parts is left alone. One that holds something else
+    is replaced; only then is there a moment without it.
+
+    Parameters
+    ----------
+    path
+        The folder; its parent is made if need be. One writer a folder.
+    parts
+        File names and contents.
+    """
+    for name in parts:
+        if "/" in name or name.startswith("."):
+            raise ValueError(f"part {name!r} of {path}: use a plain file name")
+    if _holds(path, parts):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{_DRAFT}{path.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for name, content in parts.items():
+        _write_synced(draft / name, content)
+    sync_folder(draft)
+    shutil.rmtree(path, ignore_errors=True)
+    draft.rename(path)
+    sync_folder(path.parent)
+
+
+def _holds(path: Path, parts: Mapping[str, bytes]) -> bool:
+    """Say whether a folder holds exactly these files."""
+    if not path.is_dir() or {file.name for file in path.iterdir()} != set(parts):
+        return False
+    return all((path / name).read_bytes() == content for name, content in parts.items())
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a worker wrote about itself after ``count`` events."""
+
+    count: int
+    parts: dict[str, bytes] = field(repr=False)
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The last few checkpoints of one worker, each a folder ``<count>-<hash>``.
+
+    Parameters
+    ----------
+    folder
+        Holds checkpoints and nothing else; made when the first is written.
+    keep
+        How many are kept.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()))
+    >>> checkpoints.latest() is None
+    True
+    >>> _ = checkpoints.write(500, {"cursor.json": b"{}"})
+    >>> checkpoints.latest().count, checkpoints.latest().parts
+    (500, {'cursor.json': b'{}'})
+    """
+
+    folder: Path
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep is {self.keep}; at least 1 checkpoint must be kept")
+
+    def write(self, count: int, parts: Mapping[str, bytes]) -> Path:
+        """Write a checkpoint and delete the oldest ones; return its folder.
+
+        It takes the place of another one of the same count.
+        """
+        if _MANIFEST in parts:
+            raise ValueError(f"part {_MANIFEST!r} is the checkpoint's own; use another name")
+        manifest = _manifest(count, parts)
+        path = self.folder / f"{count:015d}-{hashlib.sha256(manifest).hexdigest()[:12]}"
+        write_folder_atomic(path, {**parts, _MANIFEST: manifest})
+        self._clean(path)
+        return path
+
+    def latest(self) -> Checkpoint | None:
+        """Read the newest checkpoint that is whole; damaged ones are passed over with a warning."""
+        paths = self._paths()
+        for path in reversed(paths):
+            try:
+                return _read(path)
+            except (ValueError, OSError) as error:
+                log.warning("checkpoint %s is damaged, falling back: %s", path, error)
+        if paths:
+            log.warning("no checkpoint in %s is whole: beginning anew", self.folder)
+        return None
+
+    def _paths(self) -> list[Path]:
+        """Return the folders of all checkpoints, oldest first."""
+        return sorted(p for p in self.folder.glob("*-*") if not p.name.startswith("."))
+
+    def _clean(self, newest: Path) -> None:
+        """Delete drafts that a crash left, and all checkpoints but the newest and those before it.
+
+        One of the same or a higher count was damaged, or it would have been resumed from.
+        """
+        older = [path for path in self._paths() if path.name[:15] < newest.name[:15]]
+        kept = {newest, *older[::-1][: self.keep - 1]}
+        for path in [*self.folder.glob(f"{_DRAFT}*"), *self._paths()]:
+            if path not in kept:
+                shutil.rmtree(path)
+
+
+def _manifest(count: int, parts: Mapping[str, bytes]) -> bytes:
+    """List a checkpoint's parts with their SHA-256."""
+    digests = {name: hashlib.sha256(parts[name]).hexdigest() for name in sorted(parts)}
+    return json.dumps({"count": count, "sha256": digests}, indent=1).encode()
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read one checkpoint; ValueError or OSError where anything of it is missing or altered."""
+    manifest = (path / _MANIFEST).read_bytes()
+    if not path.name.endswith(hashlib.sha256(manifest).hexdigest()[:12]):
+        raise ValueError(f"{_MANIFEST} does not match the folder's name")
+    listed = json.loads(manifest)
+    parts = {name: (path / name).read_bytes() for name in listed["sha256"]}
+    for name, digest in listed["sha256"].items():
+        if hashlib.sha256(parts[name]).hexdigest() != digest:
+            raise ValueError(f"part {name!r} does not match its SHA-256")
+    return Checkpoint(listed["count"], parts, path)

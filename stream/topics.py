@@ -1,0 +1,27 @@
+"""The names of all logs, in one place."""
+
+from __future__ import annotations
+
+CLICKS = "clicks"
+TRUTH = "truth"
+LEDGER = "ledger"
+WINDOWS = "windows"
+DEAD_LETTERS = "deadletters"
+
+
+def predictions(model: str) -> str:
+    """Name the log of one model's predictions; all candidates share one.
+
+    >>> predictions("dense"), predictions("candidate-3")
+    ('predictions.dense', 'predictions.candidate')
+    """
+    return f"predictions.{'candidate' if model.startswith('candidate-') else model}"
+
+
+def progress(worker: str) -> str:
+    """Name the log of one worker's rates, seconds and lag: all that belongs to the wall clock.
+
+    >>> progress("dense")
+    'progress.dense'
+    """
+    return f"progress.{worker}"

@@ -1,0 +1,76 @@
+"""Small click logs for the tests of their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stream import topics
+from stream.batch import ClickBatch
+from stream.codec import columnar_record, end_record, json_record, raw_record
+from stream.embedded import EmbeddedHome
+from stream.events import ClickEvent, Reason
+from stream.log import LogReader, Record
+from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
+
+SCHEMA = FeatureSchema(
+    numeric=(NumericFeature(name="x"),), categorical=(CategoricalFeature(name="site", buckets=50),)
+)
+
+
+def event(number: int) -> ClickEvent:
+    """Make an event whose numeric feature tells which it is."""
+    return ClickEvent.model_validate(
+        {
+            "event_id": str(number),
+            "event_time": number,
+            "label": number % 2,
+            "numeric": {"x": number},
+            "categorical": {"site": str(number)},
+        }
+    )
+
+
+def batch(first: int, events: int) -> ClickBatch:
+    """Make the events ``first``, ``first + 1``, ... as a batch."""
+    numbers = np.arange(first, first + events)
+    return ClickBatch(
+        (numbers % 2).astype(np.float32),
+        np.ones(events, np.float32),
+        numbers * 1000,
+        numbers[:, None].astype(np.float32),
+        np.full((events, 1), 2, np.int32),
+    )
+
+
+def json(first: int, events: int = 1) -> list[Record]:
+    return [json_record(event(number)) for number in range(first, first + events)]
+
+
+def columnar(first: int, events: int, bad: Sequence[int] = ()) -> Record:
+    """Make a columnar record; the rows of ``bad`` have label 2."""
+    whole = batch(first, events)
+    whole.label[list(bad)] = 2
+    return columnar_record(whole, SCHEMA)
+
+
+def raw(line: int) -> Record:
+    headers = (("file", b"clicks.csv"), ("line", str(line).encode()))
+    return raw_record(b"?", (Reason.UNPARSABLE, "no row"), headers)
+
+
+END = end_record()
+
+
+def append(home: EmbeddedHome, records: Sequence[Record]) -> None:
+    writer = home.writer(topics.CLICKS)
+    writer.append(records)
+    writer.close()
+
+
+def log_of(folder: Path, records: Sequence[Record]) -> LogReader:
+    home = EmbeddedHome(folder)
+    append(home, records)
+    return home.reader(topics.CLICKS)

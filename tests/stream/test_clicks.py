@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream import topics
+from stream.clicks import ClickCursor, ClickReader, CountedBatch
+from stream.embedded import EmbeddedHome
+from stream.log import LogIdentityError, Record, StoredRecord
+from stream.messages import Place, Span
+from tests.stream import clicklog
+from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of
+
+
+def read_all(reader: ClickReader) -> list[CountedBatch]:
+    batches = []
+    while (found := reader.next()) is not None:
+        batches.append(found)
+    return batches
+
+
+def numbers(batches: Sequence[CountedBatch]) -> list[list[int]]:
+    """Tell which events are in which batch."""
+    return [[int(x) for x in found.batch.numeric[:, 0]] for found in batches]
+
+
+def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
+    def plain(found: CountedBatch) -> object:
+        return found.begin, found.end, found.spans, found.invalid, found.last
+
+    return [plain(b) for b in left] == [plain(b) for b in right] and numbers(left) == numbers(right)
+
+
+class ManyPartitions:
+    """A log that this reader is not made for."""
+
+    identity = "a"
+    partitions = (0, 1)
+
+    def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
+        return ()
+
+    def begin(self, partition: int) -> int:
+        return 0
+
+    def end(self, partition: int) -> int:
+        return 0
+
+    def last(self, partition: int) -> StoredRecord | None:
+        return None
+
+    def seek(self, partition: int, time_ms: int) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def test_batches_are_cut_by_count_across_records_of_all_sizes(tmp_path: Path) -> None:
+    records = [*clicklog.json(0, 3), columnar(3, 9), *clicklog.json(12), columnar(13, 2), END]
+    batches = read_all(ClickReader(log_of(tmp_path, records), SCHEMA, 5))
+    assert numbers(batches) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
+    assert [(b.begin, b.end) for b in batches] == [(0, 5), (5, 10), (10, 15)]
+
+
+def test_a_span_names_the_first_and_last_place(tmp_path: Path) -> None:
+    records = [*clicklog.json(0, 3), columnar(3, 9)]
+    batches = read_all(ClickReader(log_of(tmp_path, records), SCHEMA, 5))
+    assert [b.spans for b in batches] == [
+        (Span(0, Place(0, 0), Place(3, 1), 5),),
+        (Span(0, Place(3, 2), Place(3, 6), 5),),
+    ]
+
+
+def test_nothing_is_handed_out_before_a_batch_is_whole(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 5)
+    assert reader.next() is None
+    append(home, [columnar(0, 4)])
+    assert reader.next() is None
+    append(home, [*clicklog.json(4, 2)])
+    assert numbers(read_all(reader)) == [[0, 1, 2, 3, 4]]
+    assert not reader.ended
+
+
+def test_a_short_batch_comes_only_at_the_end(tmp_path: Path) -> None:
+    reader = ClickReader(log_of(tmp_path, [columnar(0, 7), END]), SCHEMA, 5)
+    batches = read_all(reader)
+    assert numbers(batches) == [[0, 1, 2, 3, 4], [5, 6]]
+    assert [b.last for b in batches] == [False, True]
+    assert reader.ended
+    assert reader.cursor.ended
+
+
+def test_an_input_that_ends_where_a_batch_does_has_no_short_batch(tmp_path: Path) -> None:
+    reader = ClickReader(log_of(tmp_path, [columnar(0, 10), END]), SCHEMA, 5)
+    assert [b.last for b in read_all(reader)] == [False, False]
+    assert reader.ended
+
+
+def test_an_empty_input_ends_at_once(tmp_path: Path) -> None:
+    reader = ClickReader(log_of(tmp_path, [END]), SCHEMA, 5)
+    assert not reader.ended
+    assert reader.next() is None
+    assert reader.ended
+
+
+def test_nothing_is_read_behind_the_end_record(tmp_path: Path) -> None:
+    records = [columnar(0, 3), END, columnar(3, 9), *clicklog.json(12, 9)]
+    reader = ClickReader(log_of(tmp_path, records), SCHEMA, 5)
+    assert numbers(read_all(reader)) == [[0, 1, 2]]
+
+
+def test_invalid_events_come_with_the_batch_around_them(tmp_path: Path) -> None:
+    records = [
+        clicklog.raw(1),
+        columnar(0, 6, bad=[1, 3]),
+        clicklog.raw(2),
+        columnar(6, 4),
+        clicklog.raw(3),
+        END,
+    ]
+    reader = ClickReader(log_of(tmp_path, records), SCHEMA, 3)
+    batches = read_all(reader)
+    assert numbers(batches) == [[0, 2, 4], [5, 6, 7], [8, 9]]
+    assert [[i.place for i in b.invalid] for b in batches] == [
+        [Place(0, 0), Place(1, 1), Place(1, 3)],
+        [Place(2, 0)],
+        [Place(4, 0)],
+    ]
+    assert reader.drain_invalid() == ()
+
+
+def test_invalid_events_behind_the_last_batch_are_drained(tmp_path: Path) -> None:
+    log = log_of(tmp_path, [columnar(0, 3), clicklog.raw(1), END])
+    reader = ClickReader(log, SCHEMA, 3)
+    assert [b.invalid for b in read_all(reader)] == [()]
+    again = ClickReader(log, SCHEMA, 3, reader.cursor)
+    assert again.next() is None
+    assert [i.line for i in reader.drain_invalid()] == [1]
+    assert [i.line for i in again.drain_invalid()] == [1]
+    assert reader.drain_invalid() == ()
+    drained = ClickReader(log, SCHEMA, 3, reader.cursor)
+    assert (drained.next(), drained.ended, drained.drain_invalid()) == (None, True, ())
+
+
+def test_nothing_is_drained_while_the_input_goes_on(tmp_path: Path) -> None:
+    reader = ClickReader(log_of(tmp_path, [columnar(0, 3), clicklog.raw(1)]), SCHEMA, 3)
+    read_all(reader)
+    assert reader.drain_invalid() == ()
+
+
+def test_a_cursor_survives_json(tmp_path: Path) -> None:
+    reader = ClickReader(log_of(tmp_path, [columnar(0, 7)]), SCHEMA, 5)
+    read_all(reader)
+    assert ClickCursor.model_validate_json(reader.cursor.model_dump_json()) == reader.cursor
+
+
+def test_a_cursor_of_a_log_that_was_made_again_is_refused(tmp_path: Path) -> None:
+    log = log_of(tmp_path, [columnar(0, 7)])
+    cursor = ClickCursor(identity="other", count=5, row=5)
+    with pytest.raises(LogIdentityError, match=r"clicks log other.*deleted and made again"):
+        ClickReader(log, SCHEMA, 5, cursor)
+
+
+def test_several_partitions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"has partitions \(0, 1\); only a log of partition 0"):
+        ClickReader(ManyPartitions(), SCHEMA, 5)
+
+
+def test_batches_without_events_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_events is 0; it must be at least 1"):
+        ClickReader(log_of(tmp_path, []), SCHEMA, 0)
+
+
+RECORD = st.sampled_from(["json", "broken", "raw", "foreign"]) | st.tuples(
+    st.integers(1, 12), st.sets(st.integers(0, 11), max_size=3)
+)
+
+
+def build(
+    plan: Sequence[str | tuple[int, set[int]]],
+) -> tuple[list[Record], list[tuple[int, Place]]]:
+    """Make records, and tell the number and the place of every valid event."""
+    records: list[Record] = []
+    valid: list[tuple[int, Place]] = []
+    number = 0
+    for offset, kind in enumerate(plan):
+        if isinstance(kind, tuple):
+            size, bad = kind[0], sorted(row for row in kind[1] if row < kind[0])
+            records.append(columnar(number, size, bad))
+            valid += [(number + row, Place(offset, row)) for row in range(size) if row not in bad]
+            number += size
+            continue
+        if kind == "json":
+            records += clicklog.json(number)
+            valid.append((number, Place(offset, 0)))
+            number += 1
+            continue
+        odd = {
+            "broken": Record(b"{"),
+            "raw": clicklog.raw(offset),
+            "foreign": Record(b"", (("kind", b"x"),)),
+        }
+        records.append(odd[kind])
+    return records, valid
+
+
+@settings(max_examples=60, deadline=None)
+@given(plan=st.lists(RECORD, max_size=25), size=st.integers(1, 9), ended=st.booleans())
+def test_batches_are_slices_of_the_valid_events_and_every_cursor_resumes(
+    plan: list[str | tuple[int, set[int]]], size: int, ended: bool
+) -> None:
+    records, valid = build(plan)
+    with TemporaryDirectory() as folder:
+        log = log_of(Path(folder), [*records, END] if ended else records)
+        reader = ClickReader(log, SCHEMA, size)
+        batches, cursors = [], [reader.cursor]
+        while (found := reader.next()) is not None:
+            batches.append(found)
+            cursors.append(reader.cursor)
+        trailing = reader.drain_invalid()
+
+        through = len(valid) if ended else len(valid) // size * size
+        expected = [valid[at : min(at + size, through)] for at in range(0, through, size)]
+        assert numbers(batches) == [[number for number, _ in part] for part in expected]
+        assert [b.spans for b in batches] == [
+            (Span(0, part[0][1], part[-1][1], len(part)),) for part in expected
+        ]
+        invalid = [i.place for b in batches for i in b.invalid] + [i.place for i in trailing]
+        assert invalid == sorted(set(invalid))
+        for at, cursor in enumerate(cursors):
+            again = ClickReader(log, SCHEMA, size, cursor)
+            assert same(read_all(again), batches[at:])
+            assert again.drain_invalid() == trailing
+        log.close()
+
+
+@settings(max_examples=30, deadline=None)
+@given(plan=st.lists(RECORD, max_size=20), size=st.integers(1, 9))
+def test_batches_do_not_depend_on_when_records_arrive(
+    plan: list[str | tuple[int, set[int]]], size: int
+) -> None:
+    records, _ = build(plan)
+    with TemporaryDirectory() as folder:
+        home = EmbeddedHome(Path(folder))
+        live = ClickReader(home.reader(topics.CLICKS), SCHEMA, size)
+        batches = []
+        for record in [*records, END]:
+            append(home, [record])
+            batches += read_all(live)
+        late = ClickReader(home.reader(topics.CLICKS), SCHEMA, size)
+        assert same(read_all(late), batches)
+        assert late.drain_invalid() == live.drain_invalid()

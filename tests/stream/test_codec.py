@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from stream.codec import (
+    Decoded,
+    columnar_record,
+    decode_json,
+    decode_record,
+    end_record,
+    json_record,
+    raw_record,
+)
+from stream.events import Reason
+from stream.log import Record, StoredRecord
+from stream.messages import Place
+from stream.schema import FeatureSchema, NumericFeature
+from tests.stream import clicklog
+from tests.stream.clicklog import SCHEMA
+
+OFFSET = 7
+
+
+def decode(record: Record) -> Decoded:
+    return decode_record(StoredRecord(0, OFFSET, OFFSET + 1, record), SCHEMA)
+
+
+def reasons(decoded: Decoded) -> list[tuple[Place, Reason]]:
+    return [(invalid.place, invalid.reason) for invalid in decoded.invalid]
+
+
+def test_a_json_record_holds_one_event() -> None:
+    decoded = decode(json_record(clicklog.event(3)))
+    assert decoded.batch.numeric.tolist() == [[3.0]]
+    assert (decoded.offsets.tolist(), decoded.rows.tolist()) == ([OFFSET], [0])
+    assert not decoded.end
+
+
+def test_a_record_without_a_kind_is_json() -> None:
+    value = json_record(clicklog.event(3)).value
+    assert decode(Record(value)).batch.numeric.tolist() == [[3.0]]
+
+
+def test_a_json_record_bears_its_event_time() -> None:
+    assert json_record(clicklog.event(3)).time_ms == 3000
+
+
+def test_a_columnar_record_holds_its_rows() -> None:
+    decoded = decode(clicklog.columnar(10, 4))
+    assert decoded.batch.numeric[:, 0].tolist() == [10, 11, 12, 13]
+    assert (decoded.offsets.tolist(), decoded.rows.tolist()) == ([OFFSET] * 4, [0, 1, 2, 3])
+    assert decoded.invalid == ()
+
+
+def test_an_end_record_ends_the_input() -> None:
+    decoded = decode(end_record())
+    assert (decoded.end, len(decoded.batch), decoded.invalid) == (True, 0, ())
+
+
+def test_bad_rows_of_a_columnar_record_are_left_out_one_by_one() -> None:
+    batch = clicklog.batch(0, 9)
+    batch.label[1] = 2
+    batch.label[2] = np.nan
+    batch.weight[3] = 0
+    batch.weight[4] = np.inf
+    batch.numeric[5] = np.nan
+    batch.categorical[6] = 50
+    batch.categorical[7] = -1
+    batch.label[7] = -1
+    decoded = decode(columnar_record(batch, SCHEMA))
+    assert decoded.rows.tolist() == [0, 8]
+    assert decoded.batch.time_ms.tolist() == [0, 8000]
+    assert reasons(decoded) == [
+        (Place(OFFSET, 1), Reason.LABEL),
+        (Place(OFFSET, 2), Reason.LABEL),
+        (Place(OFFSET, 3), Reason.WEIGHT),
+        (Place(OFFSET, 4), Reason.WEIGHT),
+        (Place(OFFSET, 5), Reason.NUMERIC),
+        (Place(OFFSET, 6), Reason.CATEGORICAL),
+        (Place(OFFSET, 7), Reason.LABEL),
+    ]
+
+
+def test_a_bad_row_is_kept_as_json() -> None:
+    invalid = decode(clicklog.columnar(5, 2, bad=[1])).invalid[0]
+    assert json.loads(invalid.raw) == {
+        "label": 2.0,
+        "weight": 1.0,
+        "time_ms": 6000,
+        "numeric": [6.0],
+        "categorical": [2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "reason", "detail"),
+    [
+        (Record(b'{"event_id":'), Reason.UNPARSABLE, "Invalid JSON"),
+        (
+            Record(b'{"event_id": "a", "event_time": 0, "label": 2}'),
+            Reason.LABEL,
+            "label: Input should be 0 or 1",
+        ),
+        (
+            Record(b'{"event_id": "a", "event_time": 0, "label": 1, "numeric": {"x": NaN}}'),
+            Reason.NUMERIC,
+            "numeric.x: Input should be a finite number",
+        ),
+        (
+            Record(b'{"event_id": "a", "event_time": 0, "label": 1, "numeric": {"y": 1}}'),
+            Reason.UNKNOWN_FEATURE,
+            "the schema has no 'y'",
+        ),
+        (Record(b"torn", (("kind", b"columnar"),)), Reason.UNPARSABLE, "not an Arrow stream"),
+        (Record(b"", (("kind", b"xml"),)), Reason.UNPARSABLE, "unknown kind 'xml'; known: json"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_one_invalid_event(
+    record: Record, reason: Reason, detail: str
+) -> None:
+    decoded = decode(record)
+    assert len(decoded.batch) == 0
+    assert reasons(decoded) == [(Place(OFFSET, 0), reason)]
+    assert detail in decoded.invalid[0].detail
+    assert decoded.invalid[0].raw == record.value
+
+
+def test_a_columnar_record_of_another_schema_is_invalid_as_a_whole() -> None:
+    other = FeatureSchema(numeric=(NumericFeature(name="y"),))
+    stored = StoredRecord(0, OFFSET, OFFSET + 1, clicklog.columnar(0, 3))
+    decoded = decode_record(stored, other)
+    assert reasons(decoded) == [(Place(OFFSET, 0), Reason.SCHEMA)]
+    assert SCHEMA.digest in decoded.invalid[0].detail
+
+
+def test_a_raw_record_brings_its_reason_file_and_line() -> None:
+    headers = (("file", b"clicks.csv"), ("line", b"12"))
+    invalid = decode(raw_record(b"1,2", (Reason.LABEL, "label is 2"), headers)).invalid[0]
+    assert (invalid.reason, invalid.detail) == (Reason.LABEL, "label is 2")
+    assert (invalid.file, invalid.line, invalid.raw) == ("clicks.csv", 12, b"1,2")
+
+
+def test_a_raw_record_without_a_known_reason_is_unparsable() -> None:
+    invalid = decode(Record(b"?", (("kind", b"raw"), ("reason", b"mood")))).invalid[0]
+    assert (invalid.reason, invalid.file, invalid.line) == (Reason.UNPARSABLE, None, None)
+
+
+def test_many_json_records_decode_as_each_alone() -> None:
+    values = [json_record(clicklog.event(n)) for n in range(6)]
+    values[2] = Record(b"{")
+    values[4] = Record(b'{"event_id": "a", "event_time": 0, "label": 1, "numeric": {"y": 1}}')
+    stored = [StoredRecord(0, 10 * n, 10 * n + 10, value) for n, value in enumerate(values)]
+    together = decode_json(stored, SCHEMA)
+    alone = [decode_record(one, SCHEMA) for one in stored]
+    assert together.offsets.tolist() == [0, 10, 30, 50]
+    assert together.batch.numeric.tolist() == [
+        row for d in alone for row in d.batch.numeric.tolist()
+    ]
+    assert together.invalid == tuple(invalid for d in alone for invalid in d.invalid)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from stream.batch import ClickBatch
+from stream.columnar import (
+    SchemaMismatchError,
+    TruthBatch,
+    from_bytes,
+    predictions_from_bytes,
+    predictions_to_bytes,
+    to_bytes,
+    truth_from_bytes,
+    truth_to_bytes,
+)
+from stream.messages import DriftSpan, Place, PredictionBatch, Span
+from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
+
+
+def schema_of(d: int, c: int) -> FeatureSchema:
+    return FeatureSchema(
+        numeric=tuple(NumericFeature(name=f"x{i}") for i in range(d)),
+        categorical=tuple(CategoricalFeature(name=f"c{i}", buckets=10) for i in range(c)),
+    )
+
+
+def batch_of(n: int, d: int, c: int) -> ClickBatch:
+    rng = np.random.default_rng(0)
+    return ClickBatch(
+        rng.integers(0, 2, n).astype(np.float32),
+        rng.random(n, np.float32) + 0.5,
+        np.arange(n, dtype=np.int64) * 1000,
+        rng.normal(size=(n, d)).astype(np.float32),
+        rng.integers(0, 10, (n, c)).astype(np.int32),
+    )
+
+
+def assert_same(left: ClickBatch, right: ClickBatch) -> None:
+    for name in ClickBatch.__slots__:
+        a, b = getattr(left, name), getattr(right, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+SCHEMA = schema_of(2, 3)
+
+
+@pytest.mark.parametrize(("d", "c"), [(2, 3), (0, 3), (2, 0), (1, 1)])
+@pytest.mark.parametrize("n", [0, 1, 500])
+def test_clicks_come_back_as_they_were(n: int, d: int, c: int) -> None:
+    schema, batch = schema_of(d, c), batch_of(n, d, c)
+    assert_same(from_bytes(to_bytes(batch, schema.digest), schema), batch)
+
+
+def test_equal_clicks_give_equal_bytes_though_one_is_a_view() -> None:
+    batch = batch_of(20, 2, 3)
+    view = ClickBatch.concat([batch, batch])[20:]
+    strided = batch_of(40, 2, 3)[::2]
+    assert to_bytes(view, SCHEMA.digest) == to_bytes(batch, SCHEMA.digest)
+    assert_same(from_bytes(to_bytes(strided, SCHEMA.digest), SCHEMA), strided)
+
+
+def test_what_was_read_belongs_to_the_caller() -> None:
+    """torch refuses arrays that it may not write to."""
+    batch = from_bytes(to_bytes(batch_of(3, 2, 3), SCHEMA.digest), SCHEMA)
+    assert all(getattr(batch, name).flags.writeable for name in ClickBatch.__slots__)
+
+
+def test_clicks_of_another_schema_are_refused_with_both_digests() -> None:
+    other = schema_of(3, 2)
+    with pytest.raises(SchemaMismatchError, match=f"{SCHEMA.digest}.*{other.digest}"):
+        from_bytes(to_bytes(batch_of(3, 2, 3), SCHEMA.digest), other)
+
+
+def test_a_batch_that_belies_its_schema_is_refused() -> None:
+    with pytest.raises(ValueError, match="its columns are not those of the schema"):
+        from_bytes(to_bytes(batch_of(3, 1, 3), SCHEMA.digest), SCHEMA)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 100, 600])
+def test_torn_bytes_are_refused(keep: int) -> None:
+    value = to_bytes(batch_of(3, 2, 3), SCHEMA.digest)
+    with pytest.raises(ValueError, match="not an Arrow stream"):
+        from_bytes(value[:keep], SCHEMA)
+
+
+def test_a_stream_without_a_batch_is_refused() -> None:
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, pa.schema([])).close()
+    with pytest.raises(ValueError, match="not an Arrow stream: it holds no batch"):
+        from_bytes(sink.getvalue().to_pybytes(), SCHEMA)
+
+
+def test_empty_cells_are_refused() -> None:
+    whole = to_bytes(batch_of(2, 2, 3), SCHEMA.digest)
+    found = pa.ipc.open_stream(whole).read_next_batch()
+    columns = [pa.array([None, 1.0], pa.float32()), *found.columns[1:]]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=found.schema))
+    with pytest.raises(ValueError, match="column 'label' has empty cells"):
+        from_bytes(sink.getvalue().to_pybytes(), SCHEMA)
+
+
+def test_predictions_come_back_bit_for_bit() -> None:
+    batch = PredictionBatch(
+        model="candidate-3",
+        version=4,
+        begin=1000,
+        spans=(Span(0, Place(7, 2), Place(9, 0), 2), Span(1, Place(3, 0), Place(3, 0), 1)),
+        trained_through={1: Place(2, 499), 0: Place(7, 1)},
+        probability=np.array([0.1, 1 / 3, np.nextafter(1.0, 0.0)]),
+    )
+    back = predictions_from_bytes(predictions_to_bytes(batch))
+    np.testing.assert_array_equal(back.probability, batch.probability, strict=True)
+    assert (back.model, back.version, back.begin, back.end) == ("candidate-3", 4, 1000, 1003)
+    assert back.spans == batch.spans
+    assert back.trained_through == batch.trained_through
+
+
+def test_equal_predictions_give_equal_bytes_in_whatever_order_partitions_were_named() -> None:
+    def value(through: dict[int, Place]) -> bytes:
+        return predictions_to_bytes(PredictionBatch("dense", 0, 0, (), through, np.array([0.5])))
+
+    one, two = (0, Place(1, 2)), (1, Place(3, 4))
+    assert value(dict([one, two])) == value(dict([two, one]))
+
+
+def test_the_truth_comes_back() -> None:
+    drift = (DriftSpan(drift="gradual", begin=5, end=9),)
+    back = truth_from_bytes(truth_to_bytes(TruthBatch(5, np.array([0.25, 0.75]), drift)))
+    assert (back.begin, back.end, back.drift) == (5, 7, drift)
+    assert back.probability.tolist() == [0.25, 0.75]
+
+
+def test_clicks_are_no_predictions() -> None:
+    value = to_bytes(batch_of(3, 2, 3), SCHEMA.digest)
+    with pytest.raises(ValueError, match="not a batch of probabilities: columns label, weight"):
+        predictions_from_bytes(value)
