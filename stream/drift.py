@@ -74,7 +74,7 @@ class Gradual(_Options):
     0.5
     """
 
-    period_events: int = Field(default=1_000_000, gt=0)
+    period_events: int = Field(default=500_000, gt=0)
 
     def apply(self, world: World, count: int) -> World:
         """Move the concept in proportion to the events elapsed."""

@@ -51,7 +51,7 @@ class GeneratorConfig(BaseModel):
     """Standard deviation of the true log odds; 1.6 gives a Bayes NE near 0.77."""
     fields: int = Field(default=10, ge=2)
     """Categorical features, each naming one item."""
-    items: int = Field(default=200, ge=2)
+    items: int = Field(default=100, ge=2)
     """Items of each field, alive at a time."""
     zipf: float = Field(default=1.05, ge=0)
     """Popularity of the item of rank r is in proportion to r ** -zipf."""
@@ -236,9 +236,9 @@ class Truth:
         numeric = rng.choice(config.numeric, config.active_numeric, replace=False)
         inputs = config.active_pairs + config.active_numeric
         inner = rng.standard_normal((inputs, config.hidden)) * np.sqrt(2 / inputs)
-        # A bias around 1 keeps most units active: with less, what is to be learned is mostly even
+        # A bias around 1.5 keeps most units active: with less, what is to be learned is mostly even
         # in each interaction, and online learners find it too slowly to mature.
-        bias = 1 + rng.standard_normal(config.hidden) / 2
+        bias = 1.5 + rng.standard_normal(config.hidden) / 2
         outer = rng.standard_normal(config.hidden) / np.sqrt(config.hidden)
         return _Network(
             tuple(self._pairs[p] for p in pairs),
