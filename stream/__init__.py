@@ -1,1 +1,1 @@
-"""Events and where they come from: the click stream, its logs and the messages that travel on them."""
+"""Events and where they come from: clicks, the logs and the messages that travel on them."""

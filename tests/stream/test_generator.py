@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from stream import columnar, topics
 from stream.batch import ClickBatch
 from stream.clicks import ClickReader
+from stream.config import GeneratorConfig
 from stream.embedded import EmbeddedHome
-from stream.generator import GeneratorConfig, GeneratorSource, Truth
+from stream.generator import GeneratorSource
 
 SMALL = GeneratorConfig(
     events=2_300, items=20, buckets=64, block_events=1_000, record_events=250, drifts=()
@@ -92,43 +92,6 @@ def test_more_events_of_the_same_stream_begin_with_the_same_events(tmp_path: Pat
     assert np.array_equal(short.categorical, long.categorical[:2_300])
 
 
-def test_labels_follow_the_true_probability() -> None:
-    """The standardised excess of clicks is a standard normal; 4 is one in 16 000."""
-    block = Truth(GeneratorConfig(block_events=200_000), seed=1).block(0)
-    variance = (block.probability * (1 - block.probability)).sum()
-    assert abs((block.label - block.probability).sum()) < 4 * np.sqrt(variance)
-    assert block.probability.mean() == pytest.approx(0.2, abs=0.005)
-
-
-def test_click_rate_and_spread_stay_while_the_interactions_glide() -> None:
-    config = GeneratorConfig(block_events=100_000, drifts=({"kind": "gradual"},))
-    stream = Truth(config, seed=2)
-    before, after = stream.block(0).probability, stream.block(700_000).probability
-    assert after.mean() == pytest.approx(before.mean(), abs=0.01)
-    spread = [float(np.log(p / (1 - p)).std()) for p in (before, after)]
-    assert spread == pytest.approx([1.6, 1.6], abs=0.05)
-
-
-def test_after_a_whole_period_the_truth_is_another() -> None:
-    """The same impressions, one network later, have unrelated log odds."""
-    still = GeneratorConfig(drifts=(), block_events=20_000)
-    moved = GeneratorConfig(drifts=({"kind": "abrupt"},), block_events=20_000)
-    odds = [np.log(p / (1 - p)) for p in (_probability(still), _probability(moved))]
-    assert abs(np.corrcoef(odds)[0, 1]) < 0.2
-
-
-def _probability(config: GeneratorConfig) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return Truth(config, seed=5).block(0).probability
-
-
-def test_only_some_numeric_features_matter() -> None:
-    stream = Truth(GeneratorConfig(), seed=0)
-    active = stream._network(0).numeric
-    assert len(active) == 3
-    assert len(stream._network(0).pairs) == 10
-    assert set(stream._network(1).pairs) != set(stream._network(0).pairs)
-
-
 def test_churned_items_get_buckets_of_new_names(tmp_path: Path) -> None:
     churn = ({"kind": "churn", "begin": 1_000, "period_events": 1_000},)
     config = SMALL.model_copy(update={"drifts": churn, "events": 3_000})
@@ -147,17 +110,3 @@ def test_the_truth_names_the_drifts_that_run(tmp_path: Path) -> None:
     named = [[span.drift for span in batch.drift] for batch in truth(home)]
     alone, both = ["gradual"], ["gradual", "abrupt"]
     assert named[:7] == [[], [], alone, alone, alone, both, alone]
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"block_events": 1_000, "record_events": 300}, "not a multiple of record_events 300"),
-        ({"active_pairs": 46}, "active_pairs 46 is more than the 45 there are"),
-        ({"active_numeric": 9}, "active_numeric 9 is more than the 8 there are"),
-        ({"drifts": ({"kind": "sudden"},)}, "unknown drift 'sudden'"),
-    ],
-)
-def test_a_stream_that_cannot_be_is_refused(options: dict[str, object], complaint: str) -> None:
-    with pytest.raises(ValidationError, match=complaint):
-        GeneratorConfig.model_validate(options)

@@ -1,0 +1,295 @@
+"""The picture of a run: normalised entropy of the models, what they lose to dense, drift, rebuilds.
+
+Blue is dense, vermillion is sparse, grey and dashed is the mask that was never rebuilt; nothing
+else has a hue. Lines bear their names at their ends. Nothing is smoothed, and a window that a
+model did not predict is a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from evaluator.config import DENSE, INCUMBENT
+from evaluator.palette import FONT, PALETTES, Palette, Theme
+from evaluator.spread import spread
+from evaluator.story import Story, relative_ce, tell
+from stream.messages import Message
+
+Floats = NDArray[np.float64]
+
+_NAMES: Final = {"never_rebuilt": "never rebuilt"}
+_FONTS: Final = "system-ui, -apple-system, &quot;Segoe UI&quot;, Helvetica, Arial, sans-serif"
+_SIZE: Final = (9.2, 5.2)
+"""Of the figure, in inches."""
+_MARGINS: Final = {"left": 0.075, "right": 0.79, "top": 0.905, "bottom": 0.125}
+"""Around the panels, as shares of the figure."""
+_GAP_POINTS: Final = 14
+"""Between two labels at line ends."""
+_AT_LEAST: Final = (-0.05, 0.45)
+"""Percent that the relative panel shows at least, so that noise does not fill it."""
+_MILLIONS: Final = 1_500_000
+"""From this many events on the axis counts in millions."""
+_MARKS: Final = {"promoted": "full", "rejected": "none"}
+_SETTLED: Final = 0.1
+"""The share of the stream before which the learning curve may leave the panel."""
+
+
+def save(messages: Iterable[Message], folder: Path, name: str = "run") -> tuple[Path, Path]:
+    """Write ``<name>-light.svg`` and ``<name>-dark.svg``; equal runs give equal bytes.
+
+    Parameters
+    ----------
+    messages
+        The run's windows and the verdicts of its ledger.
+    folder
+        Made if need be.
+    name
+        Of the files.
+    """
+    story = tell(messages)
+    folder.mkdir(parents=True, exist_ok=True)
+    light, dark = folder / f"{name}-light.svg", folder / f"{name}-dark.svg"
+    light.write_bytes(draw(story, "light"))
+    dark.write_bytes(draw(story, "dark"))
+    return light, dark
+
+
+def draw(story: Story, theme: Theme = "light", suffix: Literal["svg", "png"] = "svg") -> bytes:
+    """Draw a run, as SVG or PNG."""
+    palette = PALETTES[theme]
+    with style.context(["default", palette.settings]):
+        figure = Figure(figsize=_SIZE)
+        FigureCanvasAgg(figure)
+        _compose(figure, story, palette)
+        drawn = BytesIO()
+        about = {"Date": None, "Creator": "resprout"} if suffix == "svg" else {}
+        figure.savefig(drawn, format=suffix, dpi=144, metadata=about)
+    return _named(drawn.getvalue(), story) if suffix == "svg" else drawn.getvalue()
+
+
+def _compose(figure: Figure, story: Story, palette: Palette) -> None:
+    """Put the panels on the figure: one where dense runs alone, else two."""
+    others = [model for model in story.models if model != DENSE]
+    ratios = [3, 2] if others else [1]
+    grid = figure.add_gridspec(len(ratios), 1, height_ratios=ratios, hspace=0.3, **_MARGINS)
+    top = figure.add_subplot(grid[0])
+    panels = [top, figure.add_subplot(grid[1], sharex=top)] if others else [top]
+    for panel in panels:
+        _background(panel, story, palette)
+    _entropies(top, story, palette)
+    if others:
+        top.tick_params(labelbottom=False)
+        _relatives(panels[1], others, story, palette)
+    _events_axis(panels[-1], story)
+    _marks(panels, story, palette)
+    _key(figure, story, palette)
+
+
+def _background(panel: Axes, story: Story, palette: Palette) -> None:
+    """Draw what lies under the lines: a quiet grid and the stretches of true drift."""
+    panel.set_axisbelow(True)
+    panel.grid(axis="y", color=palette.faint, linewidth=0.8)
+    panel.tick_params(length=0, pad=5)
+    panel.spines["left"].set_visible(False)
+    for band in story.bands:
+        panel.axvspan(
+            band.begin, band.end, facecolor="none", edgecolor=palette.hatch, hatch="///", lw=0
+        )
+
+
+def _entropies(panel: Axes, story: Story, palette: Palette) -> None:
+    """Draw the normalised entropy of each model."""
+    lines = {model: story.entropy(model) for model in story.models}
+    _lines(panel, story, lines, palette)
+    settled = _middles(story) >= _SETTLED * story.end
+    seen = np.concatenate([line[settled] for line in lines.values()])
+    _limits(panel, seen[np.isfinite(seen)])
+    _title(panel, "Normalised entropy", "lower is better, 1 = no better than the click rate")
+    low, high = panel.get_ylim()
+    if low < 1 < high:
+        panel.axhline(1, color=palette.muted, linewidth=0.8)
+    _end_labels(panel, {model: (line, _name(model)) for model, line in lines.items()}, palette)
+
+
+def _relatives(panel: Axes, models: Sequence[str], story: Story, palette: Palette) -> None:
+    """Draw what each model loses to dense, in percent."""
+    lines = {model: 100 * story.relative(model) for model in models}
+    panel.axhline(0, color=palette.dense, linewidth=1.7)
+    _lines(panel, story, lines, palette)
+    seen = np.concatenate([*lines.values(), _AT_LEAST])
+    _limits(panel, seen[np.isfinite(seen)])
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g} %" if y else "0 %"))
+    last = f"windows of {story.windows[0].size:,} events".replace(",", " ")
+    _title(panel, "Cross entropy relative to dense", f"on the same events, {last}")
+    labels = {DENSE: (np.zeros(1), "dense")}
+    for model, line in lines.items():
+        mean = relative_ce(story.last_half, model)
+        figure = "" if mean is None else f"  {100 * mean:+.2f} %*"
+        labels[model] = (line, f"{_name(model)}{figure}")
+    _end_labels(panel, labels, palette)
+
+
+def _lines(panel: Axes, story: Story, lines: dict[str, Floats], palette: Palette) -> None:
+    """Draw one line a model, dense on top of the others."""
+    middles = _middles(story)
+    for model, line in lines.items():
+        dashed = (0, (3.2, 2.0)) if model not in (DENSE, INCUMBENT) else "solid"
+        marker = "o" if np.isfinite(line).sum() == 1 else "none"
+        panel.plot(
+            middles, line, color=palette.of(model), linestyle=dashed, marker=marker, markersize=4
+        )
+
+
+def _limits(panel: Axes, seen: Floats) -> None:
+    """Fit the panel around what is to be seen."""
+    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
+    pad = 0.09 * (high - low) or 0.01
+    panel.set_ylim(low - pad, high + pad)
+    panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _title(panel: Axes, title: str, more: str) -> None:
+    """Write what a panel shows above its left corner."""
+    text = panel.text(
+        0, _above(panel, 11), title, transform=panel.transAxes, fontsize=10.5, fontweight="bold"
+    )
+    panel.annotate(
+        more,
+        (1, 0),
+        xycoords=text,
+        xytext=(8, 0.7),
+        textcoords="offset points",
+        va="bottom",
+        fontsize=9,
+        color=panel.xaxis.label.get_color(),
+    )
+
+
+def _end_labels(panel: Axes, lines: dict[str, tuple[Floats, str]], palette: Palette) -> None:
+    """Write each line's name where it ends, moved apart where two end close to each other."""
+    low, high = panel.get_ylim()
+    seen = {m: (line[np.isfinite(line)], text) for m, (line, text) in lines.items()}
+    ends = {m: (float(line[-1]), text) for m, (line, text) in seen.items() if len(line)}
+    gap = _above(panel, _GAP_POINTS) - 1
+    heights = spread([(end - low) / (high - low) for end, _ in ends.values()], gap)
+    for (model, (_, text)), height in zip(ends.items(), heights, strict=True):
+        panel.text(
+            1.012,
+            height,
+            text,
+            transform=panel.transAxes,
+            color=palette.of(model),
+            va="center",
+            fontweight="bold",
+        )
+
+
+def _above(panel: Axes, points: float) -> float:
+    """Return the height that many points above a panel, as a share of the panel's own height."""
+    return 1 + points / 72 / (panel.get_position().height * _SIZE[1])
+
+
+def _events_axis(panel: Axes, story: Story) -> None:
+    """Count events from 0, in thousands or millions."""
+    panel.set_xlim(0, story.end)
+    panel.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    unit, letter = (1e6, "M") if story.end >= _MILLIONS else (1e3, "k")
+    panel.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x / unit:g} {letter}" if x else "0 events")
+    )
+    panel.get_xticklabels()[0].set_horizontalalignment("left")
+
+
+def _marks(panels: Sequence[Axes], story: Story, palette: Palette) -> None:
+    """Mark where a rebuild ended: full where its mask took over, hollow where it was rejected."""
+    above = panels[0].get_xaxis_transform()
+    for verdict in story.verdicts:
+        fill = _MARKS.get(verdict.verdict)
+        if fill is None or verdict.count > story.end:
+            continue
+        panels[0].plot(
+            [verdict.count],
+            [_above(panels[0], 5)],
+            marker="v",
+            markersize=6,
+            color=palette.ink,
+            fillstyle=fill,
+            transform=above,
+            clip_on=False,
+        )
+        if verdict.verdict == "promoted":
+            for panel in panels:
+                panel.axvline(verdict.count, color=palette.muted, linewidth=0.7, zorder=1)
+
+
+def _key(figure: Figure, story: Story, palette: Palette) -> None:
+    """Explain the marks that there are, in one line below the panels."""
+    shown = {verdict.verdict for verdict in story.verdicts if verdict.count <= story.end}
+    kinds = sorted({kind for band in story.bands for kind in band.drift})
+    entries: list[tuple[str, str]] = []
+    if "promoted" in shown:
+        entries.append(("full", "new mask takes over"))
+    if "rejected" in shown:
+        entries.append(("none", "candidate rejected"))
+    if kinds:
+        entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
+    if story.last_half and len(story.models) > 1:
+        entries.append(("*", "over the last half since the first mask"))
+    axes = figure.add_axes((0.0, 0.01, 1.0, 0.06))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.axis("off")
+    x = 0.075
+    for sign, words in entries:
+        x = _entry(axes, x, (sign, words), palette)
+
+
+def _entry(axes: Axes, x: float, entry: tuple[str, str], palette: Palette) -> float:
+    """Draw one sign and its words at ``x``; return where the next goes."""
+    sign, words = entry
+    if sign == "hatch":
+        box = Rectangle((x, 0.3), 0.022, 0.4, hatch="/////", fill=False, linewidth=0)
+        box.set_edgecolor(palette.hatch)
+        axes.add_patch(box)
+        x += 0.029
+    elif sign == "*":
+        axes.text(x, 0.5, "*", va="center", fontsize=9, color=palette.muted)
+        x += 0.012
+    else:
+        axes.plot([x + 0.005], [0.5], "v", markersize=6, color=palette.ink, fillstyle=sign)
+        x += 0.018
+    axes.text(x, 0.48, words, va="center", fontsize=8.5, color=palette.muted)
+    return x + 0.0072 * len(words) + 0.03
+
+
+def _middles(story: Story) -> Floats:
+    return np.array([(window.begin + window.end) / 2 for window in story.windows])
+
+
+def _name(model: str) -> str:
+    return _NAMES.get(model, model)
+
+
+def _named(svg: bytes, story: Story) -> bytes:
+    """Name the picture for those who hear it, and let it use the reader's own font."""
+    lost = [
+        f"{_name(model)} {100 * mean:+.2f} % against dense over the last half"
+        for model in story.models
+        if model != DENSE and (mean := relative_ce(story.last_half, model)) is not None
+    ]
+    heard = f"Normalised entropy over {story.end} events; {'; '.join(lost) or 'dense alone'}"
+    text = svg.decode().replace(f"'{FONT}'", _FONTS)
+    begin = text.index(">", text.index("<svg")) + 1
+    return f"{text[:begin]}\n <title>{escape(heard)}</title>{text[begin:]}".encode()

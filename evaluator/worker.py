@@ -1,0 +1,170 @@
+"""The evaluator at work: the one place where a cross entropy that decides anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from evaluator.config import Agreement, EvaluatorConfig
+from evaluator.join import Join, JoinCursor
+from evaluator.joined import JoinedBatch
+from evaluator.judging import Judging
+from evaluator.ledger import LedgerTail
+from evaluator.outbox import Outbox
+from evaluator.state import EvaluatorState, load, save
+from evaluator.sums import Sums
+from evaluator.windows import TumblingWindows
+from stream.deadletters import dead_letter
+from stream.log import LogHome
+from stream.messages import Judgement, Window
+from stream.schema import FeatureSchema
+from stream.state import Checkpoints
+from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorStep:
+    """What one step did."""
+
+    count: int
+    """Events scored since the start of the run."""
+    events: int = 0
+    """Events scored in this step, and those judged; with 0 there was nothing to do."""
+    windows: tuple[Window, ...] = ()
+    """Closed in this step."""
+    judgements: tuple[Judgement, ...] = ()
+    dead_letters: int = 0
+    """Written in this step."""
+    waiting_for: str | None = None
+    """Why there was nothing to do; None where something was done."""
+    done: bool = False
+    """The input has ended and everything about it is written."""
+
+
+class Evaluator:
+    """Joins predictions to clicks, closes windows, judges candidates.
+
+    It is the one writer of the logs ``windows`` and ``deadletters``. What it writes follows from
+    the clicks, the predictions and the ledger alone, however often it is stopped; only *where* in
+    ``windows`` copies of the ledger and judgements stand between the windows is a matter of time.
+
+    Parameters
+    ----------
+    home
+        Where the logs live.
+    schema
+        Of the clicks.
+    config
+        What is scored.
+    agreement
+        What must be as with the other workers.
+    checkpoints
+        Its own; read at the start.
+    """
+
+    def __init__(
+        self,
+        home: LogHome,
+        schema: FeatureSchema,
+        config: EvaluatorConfig,
+        agreement: Agreement,
+        checkpoints: Checkpoints,
+    ) -> None:
+        def open_join(cursor: JoinCursor) -> Join:
+            return Join(home, schema, replace(agreement, truth=False), cursor)
+
+        state = load(checkpoints)
+        self._config, self._checkpoints = config, checkpoints
+        self._join = Join(home, schema, agreement, state.cursor)
+        self._windows = TumblingWindows(config, state.windows)
+        self._judging = Judging(open_join, agreement, state.judging)
+        self._ledger = LedgerTail(home.reader(LEDGER), agreement, state.logs.get(LEDGER))
+        self._outbox = Outbox(home, WINDOWS, state.logs.get(WINDOWS))
+        self._dead = Outbox(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
+        self._trigger_events = agreement.trigger_events
+        self._looks_at_ledger = True
+        self._done = False
+
+    @property
+    def conflicts(self) -> int:
+        """Messages met in this life that repeated another of their key and differed from it.
+
+        A worker whose repeats differ is not deterministic; the first of each counts.
+        """
+        parts = (self._join, self._judging, self._ledger, self._outbox, self._dead)
+        return sum(part.conflicts for part in parts)
+
+    def step(self) -> EvaluatorStep:
+        """Score at most one batch, and judge at most one; never wait.
+
+        1. Copy what is new in the ledger; while scoring runs, only where a decision may be due.
+        2. Take one batch into the judgement under way, if its candidate has predicted it.
+        3. Score one batch, once every model that must has predicted it: dead letters, windows.
+        4. Checkpoint if due, after what was written has been flushed.
+        """
+        if self._done:
+            return EvaluatorStep(self._join.count, done=True)
+        copied = self._outbox.append(self._ledger.poll()) if self._looks_at_ledger else 0
+        judged, judgement = self._judging.step(self._ledger)
+        if judgement:
+            self._outbox.append([judgement])
+        step = self._score()
+        self._looks_at_ledger = not step.events or step.count % self._trigger_events == 0
+        if step.done or (step.events and step.count % self._config.checkpoint_events == 0):
+            self._checkpoint()
+            self._done = step.done
+        if copied or judged:
+            judgements = (judgement,) if judgement else ()
+            events = step.events + judged
+            step = replace(step, events=events, judgements=judgements, waiting_for=None)
+        return step
+
+    def close(self) -> None:
+        """Checkpoint where it stands, and let the next evaluator in."""
+        if not self._done:
+            self._checkpoint()
+        for part in (self._join, self._judging, self._ledger, self._outbox, self._dead):
+            part.close()
+
+    def _score(self) -> EvaluatorStep:
+        """Score the next batch if everything about it is there."""
+        count = self._join.count
+        limit = self._ledger.limit() if len(self._config.models) > 1 else None
+        if limit and count >= limit[0]:
+            return EvaluatorStep(count, waiting_for=limit[1])
+        batch = self._join.next(self._ledger.required(self._config.models, count))
+        if batch:
+            return self._take(batch)
+        if self._join.ended:
+            return self._finish()
+        return EvaluatorStep(count, waiting_for=self._join.missing)
+
+    def _take(self, batch: JoinedBatch) -> EvaluatorStep:
+        dead = self._dead.append([dead_letter(one) for one in batch.invalid])
+        closed = self._windows.add(Sums.of(batch))
+        self._outbox.append(closed)
+        if self._judging.may_begin(batch.end):
+            self._judging.mark(self._join.cursor)
+        return EvaluatorStep(batch.end, len(batch.label), closed, dead_letters=dead)
+
+    def _finish(self) -> EvaluatorStep:
+        """Close what is open at the end of the input, and wait for the last word of the ledger."""
+        dead = self._dead.append([dead_letter(one) for one in self._join.drain_invalid()])
+        closed = self._windows.finish()
+        self._outbox.append(closed)
+        count, ledger = self._join.count, self._ledger
+        decides = len(self._config.models) > 1 or bool(ledger.plans)
+        done = not decides or (ledger.complete(count) and self._judging.is_idle(ledger, count))
+        waiting_for = None if done or closed or dead else LEDGER
+        return EvaluatorStep(count, 0, closed, (), dead, waiting_for, done)
+
+    def _checkpoint(self) -> None:
+        """Flush what was written, *then* write down how far it goes."""
+        self._outbox.flush()
+        self._dead.flush()
+        logs = {
+            WINDOWS: self._outbox.position,
+            DEAD_LETTERS: self._dead.position,
+            LEDGER: self._ledger.position,
+        }
+        state = EvaluatorState(self._join.cursor, self._windows.state, self._judging.state, logs)
+        save(self._checkpoints, self._join.count, state)

@@ -1,0 +1,51 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from torch import nn
+
+from learner import dlrm
+from stream.schema import FeatureSchema
+
+Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
+"""Makes a model from the features and the options of the configuration. Its ``forward(dense,
+categorical)`` takes (n, d) float32 and (n, c) int32 and returns logits of shape (n,)."""
+
+GROUP = "resprout.models"
+"""The entry-point group under which other packages offer models."""
+
+BUILT_IN: dict[str, Builder] = {"dlrm": dlrm.from_schema}
+
+
+def builder(name: str) -> Builder:
+    """Look up a model by the name used in the configuration.
+
+    >>> builder("dlmr")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown model 'dlmr'; known: dlrm
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    plugins = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name in plugins:
+        found: Builder = plugins[name].load()
+        return found
+    known = ", ".join(sorted(BUILT_IN | plugins))
+    raise ValueError(f"unknown model {name!r}; known: {known}")
+
+
+def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) -> nn.Module:
+    """Build a model whose weights at the start depend on ``seed`` alone.
+
+    The generator that torch shares among all is left as it was.
+    """
+    make = builder(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(schema, options)

@@ -1,0 +1,172 @@
+"""Along the stream: every batch is predicted, published and then learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.checkpoint import LearnerState, from_parts, to_parts
+from learner.online import OnlineModel
+from learner.snapshot import Snapshot, SnapshotStore
+from stream.clicks import ClickCursor, ClickReader, CountedBatch
+from stream.columnar import predictions_to_bytes
+from stream.log import LogReader, LogWriter, Record
+from stream.messages import Place, PredictionBatch
+from stream.schema import FeatureSchema
+from stream.state import Checkpoints
+
+
+class NonFiniteError(Exception):
+    """A model has weights that are not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What one learner reads from and writes to; whoever opened them closes them."""
+
+    model: str
+    """The name that its predictions and snapshots bear: ``dense``, ``sparse``."""
+    clicks: LogReader
+    """Its own reader, shared with no other thread."""
+    predictions: LogWriter
+    checkpoints: Checkpoints
+    snapshots: SnapshotStore
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What all learners of a run have in common."""
+
+    schema: FeatureSchema
+    batch_events: int
+    """Events a batch: every model learns the same ones."""
+    config_json: str = "{}"
+    """The settings of the run, kept in every snapshot."""
+    seed: int = 0
+
+
+class Prequential:
+    """A model on its way along the stream.
+
+    Parameters
+    ----------
+    online
+        The model as it is at the start of the run, or before it becomes a state.
+    ports
+        What it reads from and writes to.
+    plan
+        What it shares with all models of the run.
+
+    Attributes
+    ----------
+    version
+        Of the model: 0 until it becomes a state of another version.
+    """
+
+    def __init__(self, online: OnlineModel, ports: Ports, plan: RunPlan) -> None:
+        self.online = online
+        self.ports = ports
+        self.plan = plan
+        self.version = 0
+        self._trained_through: dict[int, Place] = {}
+        self._reader = self._read_from(None)
+        self._kept: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Events learned since the start of the run."""
+        return self._reader.cursor.count
+
+    @property
+    def ended(self) -> bool:
+        """The input has ended and all of it is learned."""
+        return self._reader.ended
+
+    def resume(self) -> bool:
+        """Become the last checkpoint; False where there is none."""
+        found = self.ports.checkpoints.latest()
+        if found is None:
+            return False
+        self.become(from_parts(found.parts))
+        self._kept = self.count
+        return True
+
+    def become(self, state: LearnerState) -> None:
+        """Take over weights, optimiser, masks, version and position of a state."""
+        self.online.load(state.tensors)
+        self.version = state.version
+        self._trained_through = dict(state.trained_through)
+        self._reader = self._read_from(state.cursor)
+        self._kept = None
+
+    def step(self) -> int:
+        """Take the next batch, if all of it is there, and return its events.
+
+        1. Read a batch.
+        2. Predict it.
+        3. Publish the predictions.
+        4. Learn from it.
+
+        Labels are looked at in the fourth step only.
+        """
+        counted = self._reader.next()
+        if counted is None:
+            return 0
+        ahead = self.online.ahead(counted.batch)
+        self._publish(counted, ahead.probability)
+        self.online.learn_from(ahead)
+        learned = {span.partition: span.last for span in counted.spans}
+        self._trained_through = self._trained_through | learned
+        return len(counted.batch)
+
+    def checkpoint(self) -> None:
+        """Keep where it stands, once all it published is safe; nothing if that is kept already."""
+        if self._kept == self.count:
+            return
+        self._check_finite()
+        self.ports.predictions.flush()
+        state = LearnerState(
+            self.version, self._reader.cursor, self._trained_through, self.online.state()
+        )
+        self.ports.checkpoints.write(self.count, to_parts(state))
+        self._kept = self.count
+
+    def snapshot(self) -> str:
+        """Publish a copy of the model as it is, and return its name."""
+        self._check_finite()
+        snapshot = Snapshot(
+            model=self.ports.model,
+            version=self.version,
+            cursor=self._reader.cursor,
+            trained_through=self._trained_through,
+            tensors=self.online.state(),
+            config_json=self.plan.config_json,
+            seed=self.plan.seed,
+        )
+        return self.ports.snapshots.write(snapshot)
+
+    def _publish(self, counted: CountedBatch, probability: NDArray[np.float64]) -> None:
+        """Append the predictions of a batch, as those of a model that has not seen it."""
+        predictions = PredictionBatch(
+            model=self.ports.model,
+            version=self.version,
+            begin=counted.begin,
+            spans=counted.spans,
+            trained_through=self._trained_through,
+            probability=probability,
+        )
+        record = Record(predictions_to_bytes(predictions), time_ms=int(counted.batch.time_ms[-1]))
+        self.ports.predictions.append([record])
+
+    def _read_from(self, cursor: ClickCursor | None) -> ClickReader:
+        plan = self.plan
+        return ClickReader(self.ports.clicks, plan.schema, plan.batch_events, cursor)
+
+    def _check_finite(self) -> None:
+        if not self.online.finite():
+            raise NonFiniteError(
+                f"{self.ports.model} has weights that are not finite after {self.count} events; "
+                "lower learner.rate or learner.embedding_rate, and look for extreme features"
+            )

@@ -1,0 +1,141 @@
+"""The sparse learner: the same steps under a fixed mask, until another candidate takes over."""
+
+from __future__ import annotations
+
+import logging
+
+from learner.checkpoint import LearnerState
+from learner.online import OnlineModel
+from learner.prequential import Ports, Prequential, RunPlan
+from learner.regime import Head, Over, Regime, Swap, Wait
+from learner.step import LearnerStep
+
+log = logging.getLogger(__name__)
+
+
+class SparseLearner:
+    """A pruned model in service, going on from its last checkpoint.
+
+    It begins as the first candidate that its regime names, and becomes every later one at the
+    count at which that is promoted. Between two swaps its mask stands.
+
+    Parameters
+    ----------
+    online
+        A model of the same kind as the dense one; its weights are replaced before they are used.
+    ports
+        What it reads from and writes to.
+    plan
+        What it shares with all models of the run.
+    regime
+        Says at every boundary of a batch whether to go on, swap or wait.
+    head
+        Told of every swap once that is safe, and told again after a restart; None tells nobody.
+    """
+
+    def __init__(
+        self,
+        online: OnlineModel,
+        ports: Ports,
+        plan: RunPlan,
+        regime: Regime,
+        head: Head | None = None,
+    ) -> None:
+        self._course = Prequential(online, ports, plan)
+        self._config = online.config
+        self._regime = regime
+        self._head = head
+        self._told = 0
+        self._done = False
+        self._started = self._course.resume()
+        if self._started:
+            log.info("%s goes on after %d events", ports.model, self._course.count)
+
+    @property
+    def online(self) -> OnlineModel:
+        """The model."""
+        return self._course.online
+
+    @property
+    def version(self) -> int:
+        """The version in force, 0 before the first."""
+        return self._course.version
+
+    def step(self) -> LearnerStep:
+        """Ask the regime, and do at most one batch or one swap.
+
+        1. Read a batch.
+        2. Predict it.
+        3. Publish the predictions.
+        4. Learn from it.
+        5. Checkpoint, if one is due, once the predictions are safe.
+
+        Where the input ends it leaves a last snapshot and a last checkpoint.
+        """
+        if self._done:
+            return self._report()
+        answer = self._regime.at(self._course.count if self._started else None)
+        match answer:
+            case Wait(for_):
+                return self._report(waiting_for=for_)
+            case Swap():
+                return self._report() if self._swap(answer) else self._go()
+            case Over():
+                return self._finish()
+        return self._go()
+
+    def close(self) -> None:
+        """Checkpoint where it stands, so that nothing is learned twice."""
+        if self._started:
+            self._course.checkpoint()
+
+    def _go(self) -> LearnerStep:
+        if not self._started:
+            raise ValueError(
+                f"the regime lets {self._course.ports.model} go on before its first mask; "
+                "it must answer Swap, Wait or Over"
+            )
+        events = self._course.step()
+        if events:
+            if self._course.count % self._config.checkpoint_events == 0:
+                self._course.checkpoint()
+            return self._report(events)
+        return self._finish() if self._course.ended else self._report(waiting_for="clicks")
+
+    def _finish(self) -> LearnerStep:
+        if self._started:
+            self._course.snapshot()
+            self._course.checkpoint()
+        self._done = True
+        return self._report()
+
+    def _swap(self, swap: Swap) -> bool:
+        """Become a candidate; False where it is this version already."""
+        changes = not self._started or swap.version > self._course.version
+        if changes:
+            self._course.become(self._candidate(swap))
+            self._started = True
+            self._course.checkpoint()
+            log.info(
+                "%s is version %d after %d events",
+                self._course.ports.model,
+                swap.version,
+                swap.count,
+            )
+        if self._head is not None and swap.version > self._told:
+            self._head.publish(swap)
+            self._told = swap.version
+        return changes
+
+    def _candidate(self, swap: Swap) -> LearnerState:
+        found = self._course.ports.snapshots.read(swap.snapshot)
+        here = self._course.count if self._started else swap.count
+        if not here == swap.count == found.count:
+            raise ValueError(
+                f"{self._course.ports.model} stands at {here} events and cannot swap to "
+                f"{swap.snapshot} of {found.count} events at {swap.count}; all three must be equal"
+            )
+        return LearnerState(swap.version, found.cursor, found.trained_through, found.tensors)
+
+    def _report(self, events: int = 0, waiting_for: str | None = None) -> LearnerStep:
+        return LearnerStep(self._course.count, events, waiting_for, self._done)

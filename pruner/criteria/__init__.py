@@ -1,0 +1,78 @@
+"""Criteria by name.
+
+A criterion is offered as a plain function ``Evidence -> scores``, as an object that is a
+:class:`~pruner.criterion.Criterion`, or as a class that makes one from its ``Options``, a pydantic
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from pruner.criteria.aux import Aux
+from pruner.criteria.magnitude import MAGNITUDE
+from pruner.criteria.random import Random
+from pruner.criterion import Criterion, NoOptions, Stateless
+
+GROUP = "resprout.criteria"
+"""The entry-point group under which other packages offer criteria."""
+
+BUILT_IN: dict[str, Any] = {"aux": Aux, "magnitude": MAGNITUDE, "random": Random}
+
+
+def known() -> dict[str, str]:
+    """Name all criteria there are, and the package of each.
+
+    >>> known()["aux"]
+    'resprout'
+    """
+    plugins = entry_points(group=GROUP)
+    origins = {entry.name: entry.dist.name if entry.dist else "unknown" for entry in plugins}
+    return dict(sorted((origins | dict.fromkeys(BUILT_IN, "resprout")).items()))
+
+
+def find(name: str) -> Any:
+    """Look up what is offered by the name used in the configuration.
+
+    >>> find("magnitud")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown criterion 'magnitud'; known: aux, magnitude, random
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    for entry in entry_points(group=GROUP, name=name):
+        return entry.load()
+    raise ValueError(f"unknown criterion {name!r}; known: {', '.join(known())}")
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Criterion:
+    """Make a criterion from its name and options.
+
+    >>> build("aux", {"penalty": 1.75}).options.penalty
+    1.75
+    """
+    return made(name, find(name), options or {})
+
+
+def made(name: str, offered: Any, options: Mapping[str, Any]) -> Criterion:
+    """Make a criterion from what is offered: a class, an object or a plain function.
+
+    >>> made("size", lambda layer: layer.weight**2, {}).name
+    'size'
+    """
+    if isinstance(offered, type):
+        built: Criterion = offered(_options(offered)(**options))
+        return built
+    if options:
+        NoOptions(**options)
+    if hasattr(offered, "score"):
+        criterion: Criterion = offered
+        return criterion
+    return Stateless(name, offered)
+
+
+def _options(offered: type) -> Any:
+    return getattr(offered, "Options", NoOptions)

@@ -1,0 +1,242 @@
+r"""AUX: learn an auxiliary variable for every weight, and keep the weights where it is positive.
+
+Ye et al. 2020 (arXiv 2010.08655) give each weight :math:`\theta` a variable :math:`a` and make
+:math:`w = 1[a > 0] \, \theta` the effective weight. With the linear straight-through estimator and
+plain SGD of rate :math:`\epsilon`, one batch does
+
+.. math:: a \leftarrow a + \epsilon \, (w_1 G + w_2 M - \lambda)
+
+where :math:`G` is :math:`|\partial L / \partial w \cdot \theta|` and :math:`M` is
+:math:`|\theta|`, each divided by its average in the layer. Only
+:math:`a / \epsilon` matters, so everything here is in units of :math:`\epsilon`: after :math:`t`
+batches
+
+.. math:: a_t = T_0 + \sum_{u \le t} I_u - \lambda t, \qquad I = w_1 G + w_2 M
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from pruner.criterion import Claim, State
+from pruner.evidence import Evidence, Means, Need
+from pruner.phase import Phase
+
+Norm = Literal["layer_mean", "layer_sum", "global_mean"]
+
+
+class AuxOptions(BaseModel):
+    """What AUX can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    w1: float = Field(default=0.5, ge=0)
+    """Weight of the gradient term G."""
+    w2: float = Field(default=0.5, ge=0)
+    """Weight of the magnitude term M."""
+    penalty: float | None = Field(default=None, ge=0)
+    """λ: what a weight's importance is compared with, 1 being the average. None: whatever meets
+    the target sparsity at the end of the phase, solved anew from the averages so far.
+    """
+    start_ratio: float = Field(default=0.02, ge=0)
+    """T0 / (λ K), with K the batches of the phase."""
+    start: float | None = Field(default=None, ge=0)
+    """T0 itself, the same for any K; takes the place of ``start_ratio``."""
+    norm: Norm = "layer_mean"
+    """What G and M are divided by. ``layer_sum`` is the printed L1 norm: no importance exceeds 1,
+    so a penalty above 1 prunes everything.
+    """
+    literal: bool = False
+    """Use G as Eq. 5 and 6 print it, with an extra θ."""
+    clamp: float | None = Field(default=None, gt=0)
+    """Keep a within plus and minus this. Needs ``penalty`` and ``start``."""
+
+    @model_validator(mode="after")
+    def _clamp_has_what_it_needs(self) -> Self:
+        if self.clamp is not None and (self.penalty is None or self.start is None):
+            raise ValueError("clamp needs a fixed penalty and start; set both, or leave it out")
+        return self
+
+
+_DEFAULTS = AuxOptions()
+
+
+def importance(layer: Evidence, options: AuxOptions = _DEFAULTS) -> Tensor:
+    r"""Weigh what each weight does for the loss and how big it is, at one batch.
+
+    .. math::
+
+        I = w_1 \frac{|g \theta|}{\overline{|g \theta|}}
+          + w_2 \frac{|\theta|}{\overline{|\theta|}}
+
+    with :math:`g` the gradient of the effective weight and averages over all stored weights of
+    the layer, cut or not. With ``w1 + w2 = 1`` it is 1 on average.
+
+    Returns
+    -------
+    Shape (out, in), non-negative.
+
+    Examples
+    --------
+    >>> layer = Evidence(weight=torch.tensor([[3.0, -1.0]]), gradient=torch.tensor([[0.0, 5.0]]))
+    >>> importance(layer)
+    tensor([[0.7500, 1.2500]])
+    """
+    magnitude = layer.weight.abs()
+    saliency = layer.saliency
+    if options.literal:
+        saliency *= magnitude
+    scale = _scale(layer, saliency, magnitude, options.norm)
+    tiny = torch.finfo(magnitude.dtype).tiny
+    saliency *= options.w1 / scale.saliency.clamp_min(tiny)
+    magnitude *= options.w2 / scale.magnitude.clamp_min(tiny)
+    return saliency.add_(magnitude)
+
+
+def _scale(layer: Evidence, saliency: Tensor, magnitude: Tensor, norm: Norm) -> Means:
+    """Return what the two terms are divided by."""
+    if norm == "global_mean":
+        return layer.need_means()
+    if norm == "layer_sum":
+        return Means(saliency.sum(), magnitude.sum())
+    return Means(saliency.mean(), magnitude.mean())
+
+
+def start_of(penalty: float, steps: int, options: AuxOptions = _DEFAULTS) -> float:
+    """Return T0, where a begins, in units of ε.
+
+    >>> start_of(penalty=1.75, steps=200)
+    7.0
+    """
+    return options.start_ratio * penalty * steps if options.start is None else options.start
+
+
+def penalty_for(quantile: float, steps: int, options: AuxOptions = _DEFAULTS) -> float:
+    r"""Return the λ that cuts, by the end of a phase, what is below a time-averaged importance.
+
+    A weight is kept iff its average importance exceeds :math:`\lambda - T_0 / K`, so
+
+    .. math:: \lambda = \frac{q}{1 - T_0 / (\lambda K)} \quad \text{or} \quad q + T_0 / K
+
+    for a relative and an absolute start.
+
+    Parameters
+    ----------
+    quantile
+        q, the largest average importance to be cut.
+    steps
+        K.
+    options
+        How a begins.
+
+    Examples
+    --------
+    >>> penalty_for(1.47, steps=200), penalty_for(1.47, 200, AuxOptions(start=6.0))
+    (1.5, 1.5)
+    """
+    if options.start is not None:
+        return quantile + options.start / steps
+    return quantile / (1 - options.start_ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class Aux:
+    """Learn the mask as Ye et al. 2020 do.
+
+    A layer's state holds the sum of its importances and the number of batches. The start and the
+    penalty are the same for all weights, so ranking by the sum is ranking by a.
+
+    Examples
+    --------
+    >>> aux = Aux(AuxOptions(penalty=1.0, start=0.1))
+    >>> layer = Evidence(weight=torch.tensor([[3.0, -1.0]]), gradient=torch.tensor([[0.0, 5.0]]))
+    >>> state = aux.observe(aux.init(layer, np.random.default_rng(0)), layer)
+    >>> aux.select({"top": state}, {"top": layer}, Phase(step=1, steps=4, sparsity=0.5))
+    {'top': tensor([[False,  True]])}
+    """
+
+    options: AuxOptions = _DEFAULTS
+
+    Options = AuxOptions
+    name = "aux"
+    claims = frozenset({Claim.NON_NEGATIVE, Claim.SIGN_IGNORED})
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Gradients; averages over all layers if they are what importance is divided by."""
+        needs = {Need.GRADIENT}
+        return frozenset(needs | {Need.MEANS} if self.options.norm == "global_mean" else needs)
+
+    def init(self, layer: Evidence, rng: np.random.Generator) -> State:
+        """Begin with no importance seen."""
+        del rng
+        return {
+            "total": torch.zeros_like(layer.weight),
+            "steps": torch.zeros((), dtype=torch.int64),
+        }
+
+    def observe(self, state: State, layer: Evidence) -> State:
+        """Add the importance at one batch, in place."""
+        state["total"] += importance(layer, self.options)
+        state["steps"] += 1
+        if self.options.clamp is not None:
+            self._clamp(state)
+        return state
+
+    def _clamp(self, state: State) -> None:
+        """Move the sums so that a stays inside its bounds."""
+        options = self.options
+        if options.clamp is None or options.start is None or options.penalty is None:
+            return
+        centre = options.penalty * int(state["steps"]) - options.start
+        state["total"].clamp_(centre - options.clamp, centre + options.clamp)
+
+    def score(self, state: State, layer: Evidence) -> Tensor:
+        """Return the importance averaged over the batches so far."""
+        del layer
+        return state["total"] / max(1, int(state["steps"]))
+
+    def select(
+        self, states: Mapping[str, State], layers: Mapping[str, Evidence], phase: Phase
+    ) -> dict[str, Tensor]:
+        """Keep the weights where a is positive."""
+        del layers
+        penalty = self.penalty(states, phase)
+        start = start_of(penalty, phase.steps, self.options)
+        return {name: auxiliary(s, penalty, start) > 0 for name, s in states.items()}
+
+    def penalty(self, states: Mapping[str, State], phase: Phase) -> float:
+        """Return λ: as it was set, or as it meets the target if averages stay what they are."""
+        if self.options.penalty is not None:
+            return self.options.penalty
+        averages = torch.cat([(s["total"] / s["steps"]).flatten() for s in states.values()])
+        return penalty_for(cut(averages, phase.sparsity), phase.steps, self.options)
+
+
+def auxiliary(state: State, penalty: float, start: float) -> Tensor:
+    """Return a, in units of ε, shape (out, in).
+
+    >>> state = {"total": torch.tensor([[4.0, 2.0]]), "steps": torch.tensor(2)}
+    >>> auxiliary(state, penalty=1.5, start=0.5)
+    tensor([[ 1.5000, -0.5000]])
+    """
+    return state["total"] + (start - penalty * int(state["steps"]))
+
+
+def cut(importances: Tensor, sparsity: float) -> float:
+    """Return the largest importance that must go for a sparsity, 0 if nothing must.
+
+    >>> cut(torch.tensor([4.0, 1.0, 2.0, 3.0]), sparsity=0.5)
+    2.0
+    """
+    pruned = round(importances.numel() * sparsity)
+    if pruned == 0:
+        return 0.0
+    return float(importances.flatten().kthvalue(pruned).values)

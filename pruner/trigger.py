@@ -1,0 +1,168 @@
+"""When to rebuild: triggers see only the evaluator's windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pruner.config import TriggerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How far the sparse model was behind the dense one on one window."""
+
+    begin: int
+    end: int
+    relative_ce: float
+    """CE(sparse) / CE(dense) − 1 on the same events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that a trigger may look at."""
+
+    scores: tuple[Score, ...]
+    """The windows that began at the last swap or after, oldest first; the last one is to be
+    decided on.
+    """
+    first_end: int
+    """The end of the rebuild that made the first mask."""
+    last_decided: int
+    """The window end at which the last rebuild was decided."""
+    last_end: int
+    """The end of the last rebuild, promoted or not."""
+    rebuilds: int
+    """Rebuilds decided so far, without those for the first mask."""
+
+    @property
+    def count(self) -> int:
+        """The end of the window to decide on."""
+        return self.scores[-1].end
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """Rebuild now."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Do not."""
+
+    why_not: str
+
+
+class Trigger(Protocol):
+    """Decides on one window after the other; a pure function of what it sees."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the configuration; the reason of the rebuilds it starts."""
+
+    def decide(self, seen: Seen) -> Fire | Hold:
+        """Say whether to rebuild now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    r"""Rebuild when the sparse model has fallen behind where it stood since the swap.
+
+    The level is the *minimum* relative CE of the windows since the swap: right after the swap
+    stands a transient that would hide the drift. It fires where the last ``patience`` windows all
+    lie more than ``threshold`` above it.
+
+    Examples
+    --------
+    >>> behind = [0.004, 0.003, 0.0051]
+    >>> scores = tuple(Score(50 * i, 50 * i + 50, r) for i, r in enumerate(behind))
+    >>> seen = Seen(scores, first_end=0, last_decided=0, last_end=0, rebuilds=0)
+    >>> Divergence(threshold=0.002).decide(seen)
+    Fire(cause='relative CE +0.510 % stands 0.210 % above its level +0.300 %;
+        threshold 0.200 %, windows in a row: 1')
+    """
+
+    threshold: float = 0.002
+    """A rise of the relative CE: 0.002 is 0.2 %."""
+    patience: int = 1
+    """Windows in a row."""
+    cooldown_events: int = 0
+    """Events after a rebuild's end in which none starts, whatever the verdict was."""
+    budget: int | None = None
+    """Rebuilds after the first mask, in the whole run; None: as many as it takes."""
+
+    name = "divergence"
+
+    def decide(self, seen: Seen) -> Fire | Hold:
+        """Say whether the sparse model has fallen behind."""
+        level = min(score.relative_ce for score in seen.scores)
+        last = [score.relative_ce - level for score in seen.scores[-self.patience :]]
+        rise = (
+            f"relative CE {100 * seen.scores[-1].relative_ce:+.3f} % stands {100 * last[-1]:.3f} % "
+            f"above its level {100 * level:+.3f} %; threshold {100 * self.threshold:.3f} %, "
+            f"windows in a row: {self.patience}"
+        )
+        if len(last) < self.patience or min(last) <= self.threshold:
+            return Hold(rise)
+        if seen.count < seen.last_end + self.cooldown_events:
+            return Hold(f"cooling down until {seen.last_end + self.cooldown_events}; {rise}")
+        return _within(self.budget, seen) or Fire(rise)
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """Rebuild by the clock of events.
+
+    It is due at ``first_end + phase_events + k * every_events`` for k = 1, 2, ... (and for k = 0
+    where there is a phase), and fires on the first window that ends there or later. What falls due
+    while a rebuild is open is made up for right after it, once.
+
+    Examples
+    --------
+    >>> periodic = Periodic(every_events=200)
+    >>> at = lambda end: Seen((Score(end - 50, end, 0.0),), 1000, 900, 1000, rebuilds=0)
+    >>> periodic.decide(at(1150))
+    Hold(why_not='next due at 1200')
+    >>> periodic.decide(at(1200))
+    Fire(cause='due at 1200')
+    """
+
+    every_events: int
+    phase_events: int = 0
+    budget: int | None = None
+    """Rebuilds after the first mask, in the whole run; None: as many as it takes."""
+
+    name = "periodic"
+
+    def decide(self, seen: Seen) -> Fire | Hold:
+        """Say whether it is time."""
+        clock = seen.first_end + self.phase_events
+        elapsed = max(seen.last_decided, seen.first_end) - clock
+        due = clock + max(0, elapsed // self.every_events + 1) * self.every_events
+        if seen.count < due:
+            return Hold(f"next due at {due}")
+        return _within(self.budget, seen) or Fire(f"due at {due}")
+
+
+def _within(budget: int | None, seen: Seen) -> Hold | None:
+    if budget is not None and seen.rebuilds >= budget:
+        return Hold(f"the budget of {budget} rebuilds is spent")
+    return None
+
+
+TRIGGERS: dict[str, Callable[[TriggerConfig], Trigger]] = {
+    "divergence": lambda c: Divergence(c.threshold, c.patience, c.cooldown_events, c.budget),
+    "periodic": lambda c: Periodic(c.every_events, c.phase_events, c.budget),
+}
+
+
+def build(config: TriggerConfig) -> Trigger:
+    """Make the trigger that is configured.
+
+    >>> build(TriggerConfig(name="periodic", every_events=200_000))
+    Periodic(every_events=200000, phase_events=0, budget=None)
+    """
+    return TRIGGERS[config.name](config)

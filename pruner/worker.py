@@ -1,0 +1,255 @@
+"""The prune worker: decides on every window, and makes the candidates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from learner.online import MASK, OnlineModel
+from learner.prequential import NonFiniteError, RunPlan
+from learner.snapshot import SnapshotStore
+from pruner import verdicts
+from pruner.config import PrunerConfig
+from pruner.ending import InputEnd
+from pruner.ledger import FIRST, History, LedgerTail, Rules, decide, missing, settled
+from pruner.pruning import CriterionFailedError
+from pruner.rebuild import Rebuild, Workshop
+from pruner.retention import tidy_candidates, tidy_checkpoints, tidy_dense
+from pruner.scoreboard import Scoreboard
+from pruner.store import MaskStore
+from stream.log import LogReader, LogWriter, Record
+from stream.messages import Decision, RebuildPlan, Verdict, dump
+
+log = logging.getLogger(__name__)
+
+_FAILURES = (CriterionFailedError, NonFiniteError)
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePorts:
+    """What the prune worker reads from and writes to; whoever opened the logs closes them."""
+
+    clicks: LogReader
+    windows: LogReader
+    ledger: LogReader
+    decisions: LogWriter
+    """The ledger's one writer."""
+    predictions: LogWriter
+    """Of ``predictions.candidate``."""
+    snapshots: SnapshotStore
+    masks: MaskStore
+    folder: Path
+    """Holds the checkpoints of the open rebuild, and nothing else."""
+    versions: int = 3
+    """How many versions of the sparse model are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStep:
+    """One ``step()`` of the prune worker: one decision, one batch or one verdict at most."""
+
+    count: int
+    """Events that the candidate has learned; without an open rebuild, the last window decided."""
+    events: int = 0
+    """Events learned in this step."""
+    decided: Decision | None = None
+    verdict: Verdict | None = None
+    waiting_for: str | None = None
+    """What must come first, where nothing could be done."""
+    done: bool = False
+    """The input has ended and everything is decided; further steps do nothing."""
+
+
+class PruneWorker:
+    """Decides on every window of the trigger's size, and takes the rebuilds to their verdicts.
+
+    What it knows it reads from the ledger and from the ``windows`` log; only an open rebuild has
+    checkpoints of its own.
+
+    Parameters
+    ----------
+    ports
+        What it reads from and writes to.
+    run
+        What all models of the run have in common.
+    config
+        How to prune.
+    rules
+        What decisions depend on.
+    build
+        Makes a model of the same kind as the dense one; its weights are replaced.
+    """
+
+    def __init__(
+        self,
+        ports: PrunePorts,
+        run: RunPlan,
+        config: PrunerConfig,
+        rules: Rules,
+        build: Callable[[], OnlineModel],
+    ) -> None:
+        self._ports = ports
+        self._rules = rules
+        self._shop = Workshop(
+            config, run, build, ports.clicks, ports.predictions, ports.snapshots, ports.folder
+        )
+        self._ledger = LedgerTail(ports.ledger, ports.versions)
+        self._board = Scoreboard(ports.windows, rules.window_events)
+        self._end = InputEnd(ports.clicks, ports.snapshots, run.schema)
+        self._rebuild: Rebuild | None = None
+        self._failed: Verdict | None = None
+        self._done = False
+        self._ledger.poll()
+        self._tidy()
+        self._fill_store()
+
+    @property
+    def history(self) -> History:
+        """What the ledger says."""
+        return self._ledger.history
+
+    def step(self) -> PruneStep:
+        """Do one thing, at once; decisions come first.
+
+        1. Read what the evaluator has found.
+        2. Decide on the next window, if it is closed.
+        3. Otherwise, learn one batch of the open rebuild, or end it.
+        """
+        if self._done:
+            return self._report()
+        self._board.poll()
+        decision = self._decide()
+        if decision is not None:
+            return self._report(decided=decision)
+        if self.history.open is not None:
+            return self._work(self.history.open)
+        return self._rest()
+
+    def close(self) -> None:
+        """Checkpoint the open rebuild where it stands, so that nothing is learned twice."""
+        if self._rebuild is not None:
+            self._rebuild.checkpoint()
+
+    def _decide(self) -> Decision | None:
+        count = self.history.decided + self._rules.window_events
+        if self._board.closed < count or missing(self.history, count) is not None:
+            return None
+        decision = decide(self.history, self._board.scores, count, self._rules)
+        self._write(decision)
+        tidy_dense(self._ports.snapshots, self.history, self._rules.snapshot_events)
+        if decision.rebuild is not None:
+            log.info("rebuild %d: %s", decision.rebuild.number, decision.rebuild.cause)
+        return decision
+
+    def _work(self, plan: RebuildPlan) -> PruneStep:
+        """Take the open rebuild one batch further, or end it.
+
+        Its verdict comes after the decisions on all windows through E and before those after it,
+        however fast the evaluator is: so the ledger has one order.
+        """
+        if self._failed is None:
+            try:
+                return self._advance(plan)
+            except _FAILURES as error:
+                count = self._rebuild.count if self._rebuild else plan.snapshot
+                self._failed = verdicts.failed(plan, count, error)
+                self._rebuild = None
+        total = self._end.total()
+        through = plan.end if total is None else min(plan.end, total)
+        return self._undecided(through) or self._conclude(self._failed)
+
+    def _advance(self, plan: RebuildPlan) -> PruneStep:
+        if self._rebuild is None:
+            self._rebuild = Rebuild.open(plan, self.history.version + 1, self._shop)
+        rebuild = self._rebuild
+        if rebuild is None:
+            return self._report(waiting_for=f"the dense snapshot at {plan.snapshot}")
+        if rebuild.done:
+            return self._judge(rebuild)
+        events = rebuild.step()
+        if not events and rebuild.ended:
+            undecided = self._undecided(rebuild.count)
+            return undecided or self._conclude(verdicts.unfinished(plan, rebuild.count))
+        return self._report(events=events, waiting_for=None if events else "clicks")
+
+    def _judge(self, rebuild: Rebuild) -> PruneStep:
+        """End a rebuild that has come to E, once the evaluator has judged it.
+
+        1. Leave the snapshot of a candidate that takes over, and put its mask into the store.
+        2. Write the verdict: from then on it is in force.
+        """
+        plan = rebuild.plan
+        if undecided := self._undecided(plan.end):
+            return undecided
+        judgement = self._board.judgement(plan.number)
+        if judgement is None and plan.reason != FIRST:
+            return self._report(waiting_for=f"the judgement of rebuild {plan.number}")
+        snapshot = rebuild.snapshot() if verdicts.promotes(judgement) else None
+        if snapshot is not None:
+            self._ports.masks.put(rebuild.masks)
+        candidate = verdicts.Candidate(
+            plan, rebuild.version, snapshot, rebuild.masks, self._masks_in_force()
+        )
+        return self._conclude(verdicts.judged(candidate, judgement))
+
+    def _conclude(self, verdict: Verdict) -> PruneStep:
+        self._write(verdict)
+        log.info("rebuild %d %s: %s", verdict.rebuild.number, verdict.verdict, verdict.reason)
+        self._rebuild = self._failed = None
+        self._board.forget(self.history.swap)
+        self._tidy()
+        return self._report(verdict=verdict)
+
+    def _rest(self) -> PruneStep:
+        total = self._end.total()
+        if total is not None and settled(self.history, total, self._rules.window_events):
+            self._done = True
+            return self._report()
+        due = self.history.decided + self._rules.window_events
+        return self._report(waiting_for=f"the window ending at {due}")
+
+    def _undecided(self, through: int) -> PruneStep | None:
+        """Report that a window ending by ``through`` is still to be decided, None if none is."""
+        due = self.history.decided + self._rules.window_events
+        return self._report(waiting_for=f"the window ending at {due}") if due <= through else None
+
+    def _write(self, message: Decision | Verdict) -> None:
+        """Write into the ledger what is decided, safely, and take note of it."""
+        self._ports.decisions.append([Record(dump(message))])
+        self._ports.decisions.flush()
+        self._ledger.poll()
+
+    def _masks_in_force(self) -> dict[str, Tensor] | None:
+        promoted = self.history.promoted
+        return self._masks_of(promoted[-1]) if promoted else None
+
+    def _masks_of(self, verdict: Verdict) -> dict[str, Tensor]:
+        """Read the masks of a version from its snapshot."""
+        found = self._ports.snapshots.read(verdict.snapshot or "").tensors.items()
+        return {n.removeprefix(MASK): t.bool() for n, t in found if n.startswith(MASK)}
+
+    def _fill_store(self) -> None:
+        """Put the masks of the last versions into a store that lacks them."""
+        for verdict in self.history.promoted:
+            if verdict.mask not in self._ports.masks.names():
+                self._ports.masks.put(self._masks_of(verdict))
+
+    def _tidy(self) -> None:
+        """Delete what only rebuilds that have ended needed."""
+        tidy_candidates(self._ports.snapshots, self.history)
+        tidy_checkpoints(self._ports.folder, self.history)
+        self._ports.masks.retain({v.mask for v in self.history.promoted if v.mask})
+
+    def _report(
+        self,
+        events: int = 0,
+        decided: Decision | None = None,
+        verdict: Verdict | None = None,
+        waiting_for: str | None = None,
+    ) -> PruneStep:
+        count = self._rebuild.count if self._rebuild else self.history.decided
+        return PruneStep(count, events, decided, verdict, waiting_for, self._done)

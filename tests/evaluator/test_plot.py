@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pytest
+
+from evaluator.palette import PALETTES, Theme
+from evaluator.plot import draw, save
+from evaluator.story import tell
+from tests.evaluator.runs import drifting_run, score, verdict, window
+
+STORY = tell(drifting_run())
+
+
+def words(svg: bytes) -> list[str]:
+    """Return all texts of a picture."""
+    found = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    return [" ".join("".join(text.itertext()).split()) for text in found]
+
+
+def test_both_pictures_are_written_to_the_same_bytes_each_time(tmp_path: Path) -> None:
+    first = save(drifting_run(), tmp_path / "first")
+    second = save(drifting_run(), tmp_path / "second")
+    assert [path.name for path in first] == ["run-light.svg", "run-dark.svg"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_picture_does_not_depend_on_the_settings_of_its_user() -> None:
+    before = draw(STORY)
+    with mpl.rc_context({"lines.linewidth": 9, "axes.grid": True, "font.size": 30}):
+        assert draw(STORY) == before
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_picture_has_the_colours_of_its_theme(theme: Theme) -> None:
+    svg = draw(STORY, theme).decode().upper()
+    palette = PALETTES[theme]
+    for colour in (palette.ground, palette.ink, palette.muted, "#0072B2", "#D55E00"):
+        assert f": {colour}" in svg
+
+
+def test_lines_bear_their_names_and_what_they_lost() -> None:
+    found = words(draw(STORY))
+    assert found.count("dense") == 2
+    assert {"sparse", "never rebuilt", "sparse +0.40 %*", "never rebuilt +1.85 %*"} <= set(found)
+    assert "over the last half since the first mask" in found
+
+
+def test_rebuilds_and_drift_are_explained_where_there_are_any() -> None:
+    found = words(draw(STORY))
+    assert {"new mask takes over", "candidate rejected", "true drift: gradual"} <= set(found)
+
+
+def test_what_is_not_there_is_not_explained() -> None:
+    found = words(draw(tell([window(100, n, {"dense": 0.4}) for n in range(9)])))
+    assert found.count("dense") == 1
+    assert not {"new mask takes over", "candidate rejected"} & set(found)
+    assert not any("drift" in text or "relative" in text for text in found)
+
+
+def test_it_has_a_name_for_those_who_hear_it_and_no_date() -> None:
+    svg = draw(STORY).decode()
+    title = re.search("<title>(.*)</title>", svg)
+    assert title is not None
+    assert "sparse +0.40 % against dense over the last half" in title[1]
+    assert "<dc:date>" not in svg
+
+
+def test_names_that_are_no_xml_do_no_harm() -> None:
+    odd = [window(100, n, {"dense": 0.4}, drift=("<b>&",)) for n in range(4)]
+    assert "true drift: <b>&" in words(draw(tell(odd)))
+
+
+def test_it_uses_the_font_of_its_reader() -> None:
+    svg = draw(STORY).decode()
+    assert "system-ui" in svg
+    assert "DejaVu" not in svg
+
+
+@pytest.mark.parametrize("windows", [1, 2, 40])
+def test_a_run_of_any_length_can_be_drawn(windows: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    for start in (0, 100 * (windows - 1)):
+        draw(tell(drifting_run(windows=windows, start=start)))
+    assert caplog.records == []
+
+
+def test_a_model_whose_entropy_is_never_defined_has_no_line_to_name() -> None:
+    plain = window(100, 0, {"dense": 0.4, "sparse": 0.4})
+    odd = plain.model_copy(update={"models": {"dense": score(0.8), "sparse": score(None)}})
+    assert words(draw(tell([odd]))).count("sparse") == 1
+
+
+def test_a_long_run_counts_in_millions_and_a_short_one_in_thousands() -> None:
+    assert "1 M" in words(draw(tell(drifting_run(size=100_000, start=800_000))))
+    assert "1 k" in words(draw(tell(drifting_run(size=100))))
+
+
+def test_a_verdict_beyond_the_last_window_is_not_marked() -> None:
+    late = [window(100, n, {"dense": 0.4}) for n in range(9)]
+    assert "new mask takes over" not in words(draw(tell([*late, verdict(1, 5000)])))
+
+
+def test_a_picture_can_be_had_as_png() -> None:
+    assert draw(STORY, "dark", "png").startswith(b"\x89PNG")

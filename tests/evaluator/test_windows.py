@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from pydantic import TypeAdapter
+from sklearn.metrics import log_loss
+
+from evaluator.config import EvaluatorConfig
+from evaluator.joined import JoinedBatch, Predicted
+from evaluator.sums import Sums
+from evaluator.windows import TumblingWindows, WindowsState
+from stream.messages import ModelScore, Window
+from tests.evaluator.stage import chance, drawn
+
+N = 300
+LABEL, WEIGHT = drawn(N)
+CONFIG = EvaluatorConfig(windows=(50, 20), models=("dense", "sparse"), min_clicks=2)
+
+
+def batch(begin: int, end: int, starts: int = 0, label: np.ndarray = LABEL) -> Sums:
+    rows = slice(begin, end)
+    models = ("dense", "sparse") if begin >= starts else ("dense",)
+    predicted = {name: Predicted(1, chance(name, N)[rows]) for name in models}
+    return Sums.of(JoinedBatch(begin, label[rows], WEIGHT[rows], predicted))
+
+
+def fed(windows: TumblingWindows, begin: int, end: int, starts: int = 0) -> list[Window]:
+    found: list[Window] = []
+    for at in range(begin, end, 10):
+        found += windows.add(batch(at, at + 10, starts))
+    return found
+
+
+def dense(window: Window) -> ModelScore:
+    score = window.models["dense"]
+    assert score is not None
+    return score
+
+
+def test_windows_of_every_size_follow_each_other_without_a_gap() -> None:
+    found = fed(TumblingWindows(CONFIG), 0, 100)
+    assert [(w.size, w.number, w.begin, w.end) for w in found] == [
+        (20, 0, 0, 20),
+        (20, 1, 20, 40),
+        (50, 0, 0, 50),
+        (20, 2, 40, 60),
+        (20, 3, 60, 80),
+        (20, 4, 80, 100),
+        (50, 1, 50, 100),
+    ]
+    assert not any(window.partial for window in found)
+
+
+def test_scores_of_a_window_are_those_of_scikit_learn_and_scipy() -> None:
+    window = fed(TumblingWindows(CONFIG), 0, 100)[-1]
+    rows = slice(50, 100)
+    label, weight = LABEL[rows], WEIGHT[rows]
+    rate = np.average(label, weights=weight)
+    before = np.average(LABEL[:50], weights=WEIGHT[:50])
+    assert window.click_rate == pytest.approx(rate)
+    assert (window.weight, window.clicks) == pytest.approx((weight.sum(), weight @ label))
+    ces = {}
+    for name in ("dense", "sparse"):
+        score = window.models[name]
+        assert score is not None
+        p = chance(name, N)[rows]
+        ces[name] = log_loss(label, p, sample_weight=weight)
+        constant = log_loss(label, np.full(50, before), sample_weight=weight)
+        assert score.ce == pytest.approx(ces[name], rel=1e-12)
+        assert score.ne == pytest.approx(ces[name] / scipy.stats.entropy([rate, 1 - rate]))
+        assert score.ne_training == pytest.approx(ces[name] / constant)
+        assert score.calibration == pytest.approx((weight @ p) / (weight @ label))
+    relative = window.relative_ce["sparse"]
+    assert relative is not None
+    assert relative.mean == pytest.approx(ces["sparse"] / ces["dense"] - 1)
+    assert list(window.relative_ce) == ["sparse"]
+
+
+def test_predicting_the_click_rate_of_the_window_scores_one() -> None:
+    rate = float(np.average(LABEL[:20], weights=WEIGHT[:20]))
+    constant = {"dense": Predicted(1, np.full(20, rate))}
+    windows = TumblingWindows(EvaluatorConfig(windows=(20,), models=("dense",), min_clicks=2))
+    closed = windows.add(Sums.of(JoinedBatch(0, LABEL[:20], WEIGHT[:20], constant)))
+    score = dense(closed[0])
+    assert score.ne == pytest.approx(1, abs=1e-12)
+    assert score.calibration == pytest.approx(1, abs=1e-12)
+
+
+def test_a_model_that_starts_late_is_none_until_a_window_begins_after_its_start() -> None:
+    found = fed(TumblingWindows(CONFIG), 0, 100, starts=30)
+    scored = {window.key: window.models["sparse"] is not None for window in found}
+    assert scored == {
+        "window/20/0": False,
+        "window/20/1": False,
+        "window/20/2": True,
+        "window/20/3": True,
+        "window/20/4": True,
+        "window/50/0": False,
+        "window/50/1": True,
+    }
+    assert all(window.models["dense"] for window in found)
+    missing = [window.relative_ce["sparse"] is None for window in found]
+    assert missing == [not there for there in (scored[window.key] for window in found)]
+
+
+def test_normalized_entropy_is_none_with_too_few_clicks() -> None:
+    label = np.zeros(N)
+    label[[3, 25, 27]] = 1
+    windows = TumblingWindows(CONFIG)
+    found = [w for at in range(0, 60, 10) for w in windows.add(batch(at, at + 10, label=label))]
+    ne = {window.key: dense(window).ne is None for window in found}
+    assert ne == {
+        "window/20/0": True,
+        "window/20/1": False,
+        "window/20/2": True,
+        "window/50/0": False,
+    }
+    assert [dense(window).ne_training for window in found] == [None] * 4
+    assert dense(found[-1]).calibration is None
+
+
+def test_the_rate_before_a_window_is_that_of_all_events_before_it() -> None:
+    first, *_, last = fed(TumblingWindows(CONFIG), 0, 200)
+    assert dense(first).ne_training is None
+    before = np.average(LABEL[:150], weights=WEIGHT[:150])
+    constant = log_loss(LABEL[150:200], np.full(50, before), sample_weight=WEIGHT[150:200])
+    assert dense(last).ne_training == pytest.approx(dense(last).ce / constant)
+
+
+def test_the_end_of_the_input_closes_what_is_open_as_partial() -> None:
+    windows = TumblingWindows(CONFIG)
+    fed(windows, 0, 60)
+    windows.add(batch(60, 64))
+    found = windows.finish()
+    assert [(w.key, w.begin, w.end, w.partial) for w in found] == [
+        ("window/20/3", 60, 64, True),
+        ("window/50/1", 50, 64, True),
+    ]
+    assert windows.finish() == ()
+
+
+def test_an_input_that_ends_where_all_windows_do_leaves_none_partial() -> None:
+    windows = TumblingWindows(CONFIG)
+    fed(windows, 0, 100)
+    assert windows.finish() == ()
+
+
+def test_windows_go_on_from_their_state_to_the_same_bits() -> None:
+    whole = fed(TumblingWindows(CONFIG), 0, 200)
+    adapter = TypeAdapter(WindowsState)
+    state = TumblingWindows(CONFIG).state
+    found: list[Window] = []
+    for at in range(0, 200, 10):
+        windows = TumblingWindows(CONFIG, adapter.validate_json(adapter.dump_json(state)))
+        found += windows.add(batch(at, at + 10))
+        state = windows.state
+    assert found == whole
+
+
+def test_other_sizes_than_those_of_the_state_are_refused() -> None:
+    state = TumblingWindows(CONFIG).state
+    other = EvaluatorConfig(windows=(20, 60))
+    with pytest.raises(ValueError, match=r"windows of \(20, 60\) .* go on from .* \(20, 50\)"):
+        TumblingWindows(other, state)
+
+
+def test_a_batch_across_the_end_of_a_window_is_refused() -> None:
+    text = r"windows of \(50, 20\) events may end at 10, inside a batch that ends at 15"
+    with pytest.raises(ValueError, match=text):
+        TumblingWindows(CONFIG).add(batch(0, 15))

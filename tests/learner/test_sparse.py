@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learner.config import LearnerConfig
+from learner.online import OnlineModel
+from learner.regime import Answer, Go, Over, Swap, Wait
+from learner.snapshot import Snapshot
+from learner.sparse import SparseLearner
+from learner.step import LearnerStep
+from stream.clicks import ClickReader
+from stream.messages import Place
+from tests.learner.test_dense import flipped_from
+from tests.learner.worlds import PLAN, World, batches, masks_for, model
+
+CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
+STREAM = batches(14)
+
+
+@dataclass
+class Script:
+    """A regime that says what it was told to say."""
+
+    answers: dict[int | None, Answer]
+
+    def at(self, count: int | None) -> Answer:
+        return self.answers.get(count, Go())
+
+
+@dataclass
+class Told:
+    """A head that remembers what it was told."""
+
+    swaps: list[Swap] = field(default_factory=list)
+
+    def publish(self, swap: Swap) -> None:
+        self.swaps.append(swap)
+
+
+def candidate(world: World, number: int, count: int) -> Swap:
+    """Cut a candidate from a model that has learned ``count`` events."""
+    online = model(seed=number)
+    for clicks in STREAM[: count // 16]:
+        online.learn(clicks)
+    online.set_masks(masks_for(online, seed=number))
+    with world.ports("dense") as ports:
+        reader = ClickReader(ports.clicks, PLAN.schema, PLAN.batch_events)
+        for _ in range(count // 16):
+            reader.next()
+        through = {0: Place(count // 16 - 1, 15)}
+        snapshot = Snapshot(f"candidate-{number}", number, reader.cursor, through, online.state())
+    return Swap(number, world.snapshots.write(snapshot), count)
+
+
+def world_of(folder: Path) -> World:
+    world = World(folder)
+    world.write(STREAM)
+    return world
+
+
+def fresh() -> OnlineModel:
+    return model(seed=99, config=CONFIG)
+
+
+def run(world: World, script: Script, steps: int = 1000, head: Told | None = None) -> int:
+    """Live for some steps and then die without a word; return the count it came to."""
+    with world.ports("sparse") as ports:
+        learner = SparseLearner(fresh(), ports, PLAN, script, head)
+        step = LearnerStep(0)
+        for _ in range(steps):
+            step = learner.step()
+            if step.done:
+                break
+        return step.count
+
+
+def two_versions(world: World) -> Script:
+    first, second = candidate(world, 1, 32), candidate(world, 2, 96)
+    return Script({None: first, 32: first, 96: second})
+
+
+def test_it_waits_visibly_and_then_becomes_the_candidate(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = Script({None: Wait("the first mask")})
+    with world.ports("sparse") as ports:
+        learner = SparseLearner(fresh(), ports, PLAN, script)
+        assert learner.step() == LearnerStep(0, 0, waiting_for="the first mask")
+        assert learner.version == 0
+        script.answers[None] = candidate(world, 1, 32)
+        assert learner.step() == LearnerStep(32)
+        assert learner.version == 1
+        assert learner.step() == LearnerStep(48, 16)
+        script.answers[48] = Wait("the decision on 64")
+        assert learner.step() == LearnerStep(48, 0, waiting_for="the decision on 64")
+
+
+def test_it_learns_on_from_the_candidate_under_its_mask(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = two_versions(world)
+    oracle = fresh()
+    oracle.load(world.snapshots.read(world.snapshots.names("candidate-1")[0]).tensors)
+    run(world, script)
+    found = {p.begin: p for p in world.predicted("sparse")}
+    assert sorted(found) == list(range(32, 224, 16))
+    for begin in range(32, 96, 16):
+        clicks = STREAM[begin // 16]
+        assert np.array_equal(found[begin].probability, oracle.predict(clicks))
+        oracle.learn(clicks)
+
+
+def test_no_prediction_mixes_two_versions(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    run(world, two_versions(world))
+    versions = {p.begin: p.version for p in world.predicted("sparse")}
+    assert versions == {begin: 1 if begin < 96 else 2 for begin in range(32, 224, 16)}
+
+
+def test_after_a_swap_it_has_learned_every_event_once(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = two_versions(world)
+    run(world, script)
+    oracle = fresh()
+    oracle.load(world.snapshots.read(world.snapshots.names("candidate-2")[0]).tensors)
+    for clicks in STREAM[6:]:
+        oracle.learn(clicks)
+    last = world.snapshots.read(world.snapshots.names("sparse")[-1])
+    assert all(torch.equal(last.tensors[name], t) for name, t in oracle.state().items())
+    assert (last.version, last.count, last.trained_through) == (2, 224, {0: Place(13, 15)})
+    by_begin = {p.begin: p.trained_through for p in world.predicted("sparse")}
+    assert by_begin[96] == {0: Place(5, 15)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, size: int) -> None:
+    whole, broken = world_of(tmp_path / "whole"), world_of(tmp_path / "broken")
+    run(whole, two_versions(whole))
+    script = two_versions(broken)
+    for steps in (1, size, 6, size + 1, size + 2, 4, 1000):
+        run(broken, script, steps)
+    assert {begin for begin in whole.published("sparse")} == set(range(32, 224, 16))
+    assert identical(broken, whole)
+
+
+def identical(one: World, two: World) -> bool:
+    """Equal predictions and an equal model at the end, the identity of the log left out."""
+    ours, theirs = one.published("sparse"), two.published("sparse")
+    last = [w.snapshots.read(w.snapshots.names("sparse")[-1]).tensors for w in (one, two)]
+    return ours == theirs and all(torch.equal(last[0][n], t) for n, t in last[1].items())
+
+
+def test_a_swap_is_safe_before_the_head_hears_of_it(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script, head = two_versions(world), Told()
+    run(world, script, steps=1, head=head)
+    assert [swap.version for swap in head.swaps] == [1]
+    with world.ports("sparse") as ports:
+        assert SparseLearner(fresh(), ports, PLAN, Script({})).version == 1
+
+
+def test_after_a_restart_at_a_swap_the_head_is_told_again(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script, head = two_versions(world), Told()
+    run(world, script, steps=1)
+    run(world, script, steps=1000, head=head)
+    assert [(swap.version, swap.count) for swap in head.swaps] == [(1, 32), (2, 96)]
+
+
+def test_flipping_all_labels_from_an_event_on_changes_no_prediction_up_to_its_batch(
+    tmp_path: Path,
+) -> None:
+    world, other = world_of(tmp_path / "honest"), World(tmp_path / "flipped")
+    other.write(flipped_from(STREAM, 131))
+    run(world, Script({None: candidate(world, 1, 32)}))
+    swap = candidate(other, 1, 32)
+    run(other, Script({None: swap}))
+    same = [
+        np.array_equal(one.probability, two.probability)
+        for one, two in zip(world.predicted("sparse"), other.predicted("sparse"), strict=True)
+    ]
+    assert same == [True] * 7 + [False] * 5
+
+
+def test_a_model_that_never_starts_ends_with_nothing_written(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    with world.ports("sparse") as ports:
+        learner = SparseLearner(fresh(), ports, PLAN, Script({None: Over()}))
+        assert learner.step() == LearnerStep(0, 0, done=True)
+        assert learner.step() == LearnerStep(0, 0, done=True)
+        learner.close()
+        assert ports.checkpoints.latest() is None
+    assert world.snapshots.names("sparse") == []
+
+
+def test_a_clean_stop_learns_nothing_twice(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = two_versions(world)
+    with world.ports("sparse") as ports:
+        learner = SparseLearner(fresh(), ports, PLAN, script)
+        for _ in range(3):
+            learner.step()
+        learner.close()
+    run(world, script)
+    assert len(world.predicted("sparse")) == 12
+
+
+def test_at_the_end_of_what_is_written_it_waits_for_clicks(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write(STREAM[:2], end=False)
+    with world.ports("sparse") as ports:
+        learner = SparseLearner(fresh(), ports, PLAN, Script({None: candidate(world, 1, 32)}))
+        learner.step()
+        assert learner.step() == LearnerStep(32, 0, waiting_for="clicks")
+
+
+def test_a_regime_that_goes_on_before_the_first_mask_is_refused(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    with (
+        world.ports("sparse") as ports,
+        pytest.raises(ValueError, match="lets sparse go on before its first mask; it must answer"),
+    ):
+        SparseLearner(fresh(), ports, PLAN, Script({})).step()
+
+
+def test_a_swap_at_another_count_is_refused(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    first, second = candidate(world, 1, 32), candidate(world, 2, 96)
+    script = Script({None: first, 64: second})
+    message = "sparse stands at 64 events and cannot swap to candidate-2/.* of 96 events at 96"
+    with pytest.raises(ValueError, match=message):
+        run(world, script)
+
+
+def test_a_swap_where_the_input_ends_still_takes_place(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write(STREAM[:6])
+    assert run(world, two_versions(world)) == 96
+    last = world.snapshots.read(world.snapshots.names("sparse")[-1])
+    assert (last.version, last.count) == (2, 96)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pruner.allocation import ALLOCATIONS, global_, kept_of, uniform
+
+sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
+
+
+def scores_of(counts: list[int], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"layer{i}": torch.randint(0, 6, (1, n), generator=generator).float()
+        for i, n in enumerate(counts)
+    }
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+@given(sizes, st.floats(0, 0.999), st.integers(0, 9))
+def test_it_keeps_exactly_as_many_as_asked_and_empties_no_layer(
+    name: str, counts: list[int], sparsity: float, seed: int
+) -> None:
+    scores = scores_of(counts, seed)
+    kept = ALLOCATIONS[name](scores, sparsity)
+    assert sum(kept.values()) == kept_of(sum(counts), len(counts), sparsity)
+    for layer, score in scores.items():
+        assert 1 <= kept[layer] <= score.numel()
+
+
+@given(sizes, st.floats(0, 0.999), st.integers(0, 9))
+def test_global_equals_ranking_all_weights_in_one_list(
+    counts: list[int], sparsity: float, seed: int
+) -> None:
+    """Brute force: the best of each layer first, then all others by score, then by place."""
+    scores = scores_of(counts, seed)
+    entries = [(s, -i, name) for name, score in scores.items() for i, s in enumerate(flat(score))]
+    best = {name: max(e for e in entries if e[2] == name) for name in scores}
+    order = {name: i for i, name in enumerate(scores)}
+    others = [e for e in entries if e != best[e[2]]]
+    others.sort(key=lambda e: (-e[0], order[e[2]], -e[1]))
+    kept = kept_of(sum(counts), len(counts), sparsity)
+    chosen = [*best.values(), *others[: kept - len(counts)]]
+    assert global_(scores, sparsity) == {n: sum(e[2] == n for e in chosen) for n in scores}
+
+
+def flat(score: Tensor) -> list[float]:
+    found: list[float] = score.flatten().tolist()
+    return found
+
+
+def test_uniform_does_not_look_at_scores() -> None:
+    scores: Mapping[str, Tensor] = {"a": torch.full((2, 5), 9.0), "b": torch.zeros(2, 5)}
+    assert uniform(scores, 0.8) == {"a": 2, "b": 2}
+
+
+def test_the_better_layer_keeps_more_under_global() -> None:
+    scores = {"a": torch.arange(10.0)[None], "b": torch.arange(10.0)[None] + 5}
+    assert global_(scores, 0.7) == {"a": 1, "b": 5}

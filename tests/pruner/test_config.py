@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
+
+
+@pytest.mark.parametrize("sparsity", [1.2, 1.0, -0.1, float("nan")])
+def test_a_sparsity_outside_zero_to_one_is_refused(sparsity: float) -> None:
+    with pytest.raises(ValidationError, match="sparsity"):
+        PrunerConfig(sparsity=sparsity)
+
+
+@pytest.mark.parametrize("kind", [PrunerConfig, TriggerConfig, StoreConfig])
+def test_an_unknown_key_is_refused(
+    kind: type[PrunerConfig] | type[TriggerConfig] | type[StoreConfig],
+) -> None:
+    with pytest.raises(ValidationError, match="sparsety"):
+        kind.model_validate({"sparsety": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("allocation", "fair"), ("schedule", "never"), ("selection", "2:4")]
+)
+def test_a_part_of_pruning_that_does_not_exist_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=key):
+        PrunerConfig.model_validate({key: value})

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learner import tensors
+from learner.checkpoint import LearnerState
+from learner.prequential import NonFiniteError
+from pruner.job import PruneJob
+from pruner.pruning import recipe
+from pruner.rebuild import Rebuild, Workshop
+from stream import topics
+from stream.batch import ClickBatch
+from stream.messages import Place, RebuildPlan
+from tests.pruner.worlds import BATCH, CONFIG, RUN, World, build, dense, stream
+
+PLAN = RebuildPlan(number=1, reason="x", cause="", snapshot=400, decided=400, end=600)
+
+
+@contextmanager
+def workshop(world: World) -> Iterator[Workshop]:
+    with (
+        closing(world.home.reader(topics.CLICKS)) as reader,
+        closing(world.home.writer(topics.predictions("candidate-1"))) as writer,
+    ):
+        folder = world.folder / "state" / "pruner"
+        yield Workshop(CONFIG, RUN, build, reader, writer, world.snapshots, folder)
+
+
+def opened(shop: Workshop) -> Rebuild:
+    rebuild = Rebuild.open(PLAN, 1, shop)
+    assert rebuild is not None
+    return rebuild
+
+
+def finish(rebuild: Rebuild) -> None:
+    while not rebuild.done:
+        rebuild.step()
+
+
+def world_of(folder: Path, clicks: list[ClickBatch] | None = None) -> World:
+    world = World(folder)
+    world.click(clicks or stream(700))
+    world.dense(400)
+    return world
+
+
+def by_hand(clicks: list[ClickBatch]) -> tuple[PruneJob, dict[int, np.ndarray]]:
+    """Do what a rebuild does on a list of batches, without any log, snapshot or checkpoint."""
+    online = dense()
+    for batch in clicks[: 400 // BATCH]:
+        online.learn(batch)
+    how = recipe(CONFIG, BATCH)
+    job = PruneJob(online, how, np.random.default_rng([RUN.seed, PLAN.number]))
+    predicted = {}
+    for i, batch in enumerate(clicks[400 // BATCH : 600 // BATCH]):
+        if (begin := 400 + i * BATCH) >= 540:
+            predicted[begin] = job.model.predict(batch)
+        job.learn(batch)
+    return job, predicted
+
+
+def test_the_candidate_has_learned_every_event_once_from_the_copied_dense_model(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    world.click(stream(700))
+    world.dense(400)
+    job, predicted = by_hand(stream(700))
+    with workshop(world) as shop:
+        rebuild = opened(shop)
+        while not rebuild.done:
+            assert rebuild.step() == BATCH
+        found = world.snapshots.read(rebuild.snapshot())
+    assert tensors.dump(found.tensors) == tensors.dump(job.model.state())
+    assert (found.model, found.version, found.count) == ("candidate-1", 1, 600)
+    assert found.trained_through == {0: Place(29, BATCH - 1)}
+    assert {b.begin: b.probability.tolist() for b in world.predicted().values()} == {
+        begin: probability.tolist() for begin, probability in predicted.items()
+    }
+
+
+def test_its_predictions_name_candidate_version_and_what_it_had_learned(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    with workshop(world) as shop:
+        rebuild = opened(shop)
+        finish(rebuild)
+    batches = list(world.predicted().values())
+    assert [batch.begin for batch in batches] == [540, 560, 580]
+    for batch in batches:
+        assert (batch.model, batch.version) == ("candidate-1", 1)
+        assert batch.trained_through[0] < batch.spans[0].first
+        assert batch.trained_through == {0: Place(batch.begin // BATCH - 1, BATCH - 1)}
+
+
+def test_no_label_is_seen_before_its_prediction(tmp_path: Path) -> None:
+    """Flipping every label from 560 on leaves the predictions through 580 as they were."""
+    clicks = stream(700)
+    flipped = [
+        batch if i < 560 // BATCH else replace(batch, label=1 - batch.label)
+        for i, batch in enumerate(clicks)
+    ]
+    found = []
+    for name, parts in (("as_is", clicks), ("flipped", flipped)):
+        world = World(tmp_path / name)
+        world.click(parts)
+        world.dense(400)
+        with workshop(world) as shop:
+            rebuild = opened(shop)
+            finish(rebuild)
+        found.append({b.begin: b.probability.tolist() for b in world.predicted().values()})
+    assert found[0][540] == found[1][540]
+    assert found[0][560] == found[1][560]
+    assert found[0][580] != found[1][580]
+
+
+@pytest.mark.parametrize("stops", [[1], [4, 5], [7], [2, 2, 9]])
+def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, stops: list[int]) -> None:
+    world = world_of(tmp_path)
+    with workshop(world) as shop:
+        whole = opened(replace(shop, folder=tmp_path / "elsewhere"))
+        finish(whole)
+        expected = whole.snapshot()
+    content = (world.snapshots.folder / expected / "model.safetensors").read_bytes()
+    world.snapshots.delete(expected)
+    for steps in [*stops, 100]:
+        with workshop(world) as shop:
+            rebuild = opened(shop)
+            for _ in range(steps):
+                rebuild.done or rebuild.step()
+            done = rebuild.snapshot() if rebuild.done else None
+    assert done == expected
+    assert (world.snapshots.folder / expected / "model.safetensors").read_bytes() == content
+    assert len(world.predicted()) == 3
+
+
+def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    with workshop(world) as shop:
+        rebuild = opened(shop)
+        rebuild.checkpoint()
+        rebuild.step()
+        rebuild.checkpoint()
+    with workshop(world) as shop:
+        assert opened(shop).count == 420
+
+
+def test_without_the_dense_snapshot_it_cannot_begin(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.click(stream(700))
+    world.dense(380)
+    with workshop(world) as shop:
+        assert Rebuild.open(PLAN, 1, shop) is None
+
+
+def test_without_clicks_it_waits_and_tells_that_the_input_has_ended(tmp_path: Path) -> None:
+    world = world_of(tmp_path, stream(420))
+    with workshop(world) as shop:
+        rebuild = opened(shop)
+        assert rebuild.step() == BATCH
+        assert (rebuild.step(), rebuild.ended) == (0, False)
+        world.click([], end=True)
+        assert (rebuild.step(), rebuild.ended, rebuild.done) == (0, True, False)
+
+
+def blown_up(at: int, factor: float) -> list[ClickBatch]:
+    """Make clicks of which one batch has absurd features."""
+    clicks = stream(700)
+    index = at // BATCH
+    clicks[index] = replace(clicks[index], numeric=clicks[index].numeric * np.float32(factor))
+    return clicks
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    world = world_of(tmp_path, blown_up(540, 1e30))
+    fault = "candidate-1 has weights that are not finite after 560 events"
+    with workshop(world) as shop:
+        rebuild = opened(shop)
+        with pytest.raises(NonFiniteError, match=fault):
+            finish(rebuild)
+        rebuild.checkpoint()
+    with workshop(world) as shop:
+        assert opened(shop).count == 520
+
+
+def test_predictions_that_are_not_finite_are_not_published(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    dense = world.snapshots.read(str(world.snapshots.find("dense", 400)))
+    dense.tensors["top.4.bias"].fill_(torch.nan)
+    with workshop(world) as shop:
+        state = LearnerState(0, dense.cursor, dense.trained_through, dense.tensors)
+        rebuild = Rebuild(PLAN.model_copy(update={"end": 440}), 1, shop, state)
+        with pytest.raises(NonFiniteError, match="candidate-1 predicts what is not finite"):
+            finish(rebuild)
+    assert not world.predicted()

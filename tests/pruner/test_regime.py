@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from learner.prequential import Ports
+from learner.regime import Go, Over, Swap, Wait
+from learner.sparse import SparseLearner
+from pruner.ending import InputEnd
+from pruner.regime import Leash, LedgerRegime, NeverRebuiltRegime, swap_of
+from pruner.verdicts import unfinished
+from stream import topics
+from stream.state import Checkpoints
+from tests.pruner.test_ledger import FIRST_PLAN
+from tests.pruner.worlds import (
+    RUN,
+    SCHEMA,
+    WINDOW,
+    World,
+    build,
+    first_mask,
+    judgement,
+    stream,
+    window,
+)
+
+LEASH = Leash(window_events=WINDOW, lead_events=100)
+
+
+@contextmanager
+def regime_of(world: World) -> Iterator[LedgerRegime]:
+    with (
+        closing(world.home.reader(topics.CLICKS)) as reader,
+        closing(world.home.reader(topics.LEDGER)) as ledger,
+    ):
+        end = InputEnd(reader, world.snapshots, SCHEMA)
+        yield LedgerRegime(ledger, LEASH, end.total)
+
+
+def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.click(stream(1000))
+    world.dense(1000)
+    with regime_of(world) as regime:
+        assert regime.at(None) == Wait("the first mask")
+        world.find(*(window(count) for count in range(WINDOW, 700, WINDOW)))
+        world.work()
+        (verdict,) = world.verdicts()
+        assert regime.at(None) == Swap(1, str(verdict.snapshot), 600, verdict.mask)
+        assert regime.at(600) == regime.at(None)
+
+
+def test_it_lets_the_model_go_as_far_as_the_leash(tmp_path: Path) -> None:
+    """Decided through 600: the model may come to 800, one lead beyond the window of 700."""
+    world = first_mask(tmp_path)
+    with regime_of(world) as regime:
+        assert [regime.at(count) for count in (620, 700, 780)] == [Go()] * 3
+        assert regime.at(800) == Wait("the decision on the window ending at 700")
+        world.find(window(700, 0.1))
+        world.work()
+        assert regime.at(800) == Go()
+        assert regime.at(900) == Wait("the decision on the window ending at 800")
+
+
+@pytest.mark.parametrize("percent", [-0.1, 0.1])
+def test_at_e_it_waits_for_the_verdict(tmp_path: Path, percent: float) -> None:
+    world = first_mask(tmp_path)
+    world.find(window(700, 0.1), window(800, 0.5))
+    world.work()
+    with regime_of(world) as regime:
+        assert regime.at(880) == Go()
+        assert regime.at(1000) == Wait("the decision on the window ending at 900")
+        world.find(window(900, 0.5), window(1000, 0.5))
+        world.work()
+        assert regime.at(1000) == Wait("the verdict on rebuild 2")
+        world.find(judgement(2, 1000, percent))
+        world.work()
+        answer = regime.at(1000)
+        verdict = world.verdicts()[-1]
+        assert answer == (swap_of(verdict) if percent < 0 else Go())
+        assert regime.at(1020) == Go()
+
+
+def test_the_twin_swaps_once(tmp_path: Path) -> None:
+    world = first_mask(tmp_path)
+    with regime_of(world) as regime:
+        twin = NeverRebuiltRegime(regime)
+        assert twin.at(None) == regime.at(None)
+        assert twin.at(600) == Go()
+        assert twin.at(100_000) == Go()
+
+
+@pytest.mark.parametrize("events", [260, 500])
+def test_it_is_over_when_the_input_ended_before_a_first_mask(tmp_path: Path, events: int) -> None:
+    world = World(tmp_path)
+    world.click(stream(events), end=True)
+    with regime_of(world) as regime:
+        assert regime.at(None) == Wait("the first mask")
+        world.dense(1000)
+        assert regime.at(None) == Wait("the first mask")
+        world.find(*(window(count) for count in range(WINDOW, events + 1, WINDOW)))
+        world.work()
+        assert regime.at(None) == Over()
+
+
+def test_a_rebuild_that_was_not_promoted_is_no_swap() -> None:
+    with pytest.raises(ValueError, match="rebuild 1 was unfinished: no swap"):
+        swap_of(unfinished(FIRST_PLAN, 500))
+
+
+def test_a_sparse_learner_under_it_becomes_every_promoted_candidate(tmp_path: Path) -> None:
+    world = first_mask(tmp_path)
+    with (
+        regime_of(world) as regime,
+        closing(world.home.reader(topics.CLICKS)) as reader,
+        closing(world.home.writer(topics.predictions("sparse"))) as writer,
+    ):
+        state = Checkpoints(tmp_path / "state" / "sparse")
+        ports = Ports("sparse", reader, writer, state, world.snapshots)
+        sparse = SparseLearner(build(), ports, RUN, regime, world.masks)
+
+        def live() -> tuple[int, str | None]:
+            while (step := sparse.step()).waiting_for is None:
+                pass
+            return step.count, step.waiting_for
+
+        assert live() == (800, "the decision on the window ending at 700")
+        world.find(window(700, 0.1), window(800, 0.5), window(900, 0.5))
+        world.work()
+        assert live() == (1000, "the verdict on rebuild 2")
+        world.find(window(1000, 0.5), judgement(2, 1000, -0.1))
+        world.work()
+        assert live() == (1200, "the decision on the window ending at 1100")
+        assert sparse.version == 2
+        head = world.masks.head()
+        assert head == swap_of(world.verdicts()[-1])

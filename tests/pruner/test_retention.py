@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from learner.snapshot import Snapshot
+from pruner.ledger import History
+from pruner.retention import stale, tidy_candidates, tidy_checkpoints
+from stream.clicks import ClickCursor
+from stream.messages import RebuildPlan
+from tests.pruner.test_ledger import promoted
+from tests.pruner.worlds import World, build
+
+NAMES = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]
+
+
+def plan(number: int, snapshot: int) -> RebuildPlan:
+    return RebuildPlan(
+        number=number, reason="", cause="", snapshot=snapshot, decided=snapshot, end=snapshot + 200
+    )
+
+
+def test_a_snapshot_stays_while_an_undecided_window_could_name_it() -> None:
+    """With the grid at 100, the window at 399 still starts from 300."""
+    assert stale(NAMES, History(decided=0), 100) == []
+    assert stale(NAMES, History(decided=299), 100) == NAMES[:1]
+    assert stale(NAMES, History(decided=300), 100) == NAMES[:2]
+
+
+def test_the_snapshot_of_the_open_rebuild_and_the_newest_stay() -> None:
+    assert stale(NAMES, History(decided=900, plan=plan(1, 200)), 100) == [NAMES[0], NAMES[2]]
+
+
+def candidate(world: World, number: int) -> str:
+    cursor = ClickCursor(identity="7f", count=100 * number)
+    return world.snapshots.write(
+        Snapshot(f"candidate-{number}", number, cursor, {}, build().state())
+    )
+
+
+def test_candidates_stay_while_they_are_among_the_last_versions_or_in_the_making(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    names = {number: candidate(world, number) for number in (1, 2, 3, 4)}
+    kept = promoted(plan(2, 0), 2).model_copy(update={"snapshot": names[2]})
+    tidy_candidates(world.snapshots, History(plan=plan(4, 300), promoted=(kept,)))
+    left = {number for number in names if world.snapshots.names(f"candidate-{number}")}
+    assert left == {2, 4}
+    assert not (world.snapshots.folder / "candidate-1").exists()
+
+
+def test_only_the_open_rebuild_keeps_its_checkpoints(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"rebuild-{number:06d}" / "x").mkdir(parents=True)
+    tidy_checkpoints(tmp_path, History(plan=plan(2, 300)))
+    assert [path.name for path in tmp_path.iterdir()] == ["rebuild-000002"]
+    tidy_checkpoints(tmp_path, History())
+    assert list(tmp_path.iterdir()) == []

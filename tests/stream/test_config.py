@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from stream.config import GeneratorConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"block_events": 1_000, "record_events": 300}, "not a multiple of record_events 300"),
+        ({"active_pairs": 46}, "active_pairs 46 is more than the 45 there are"),
+        ({"active_numeric": 9}, "active_numeric 9 is more than the 8 there are"),
+        ({"drifts": ({"kind": "sudden"},)}, "unknown drift 'sudden'"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused(options: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        GeneratorConfig.model_validate(options)
