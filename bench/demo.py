@@ -1,0 +1,307 @@
+"""What is rebuilding worth? The default demo with drift and without, and the trigger alone.
+
+``python -m bench.demo`` runs seeds 0 to 4 of the default demo and the same without drift, then
+the trigger on 10 streams without drift and 10 with one abrupt shift; about an hour on two cores.
+What is done is kept in ``runs/bench``, so it goes on where it was stopped. It writes README's table
+(``bench/results/demo.md``), every run's figures (``demo.json``) and the plot of seed 0. ``--json``
+prints the result as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from evaluator.plot import save
+from resprout.application import execute
+from resprout.demo import LAYER, changes
+from resprout.folder import RunFolder
+from resprout.plan import Plan
+from resprout.settings import Layer, Settings, load
+from resprout.summary import Pruned, Summary
+
+RUNS = Path("runs/bench/demo")
+RESULTS = Path(__file__).parent / "results"
+DEMO_SEEDS, TRIGGER_SEEDS = range(5), range(10)
+PARTS = {"drift": DEMO_SEEDS, "none": DEMO_SEEDS, "quiet": TRIGGER_SEEDS, "abrupt": TRIGGER_SEEDS}
+"""The demo with drift and without; the trigger where nothing happens, and where the truth jumps."""
+QUIET_EVENTS = 2_000_000
+"""Events after the first mask in which the trigger should stay silent."""
+SHIFT_AFTER = 300_000
+"""Events between the cut of the first mask and the abrupt shift."""
+REACT_EVENTS = 150_000
+"""Events within which a rebuild should start after a shift."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run of the bench."""
+
+    part: str
+    """One of :data:`PARTS`."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name its files."""
+        return f"{self.part}-{self.seed}"
+
+    @property
+    def settings(self) -> Settings:
+        """The default settings, but for what the part is about."""
+        base: Layer | None = LAYER if self.part in ("drift", "none") else None
+        asked = load(base).settings
+        first, rebuild = asked.pruner.first_mask_events, asked.pruner.rebuild_events
+        changed: dict[str, Any] = {"seed": self.seed}
+        if self.part in ("none", "quiet"):
+            changed |= changes(asked, drift="none")
+        if self.part == "quiet":
+            changed["stream.generator.events"] = first + rebuild + QUIET_EVENTS
+        if self.part == "abrupt":
+            shift = first + SHIFT_AFTER
+            changed["stream.generator.drifts"] = [{"kind": "abrupt", "begin": shift}]
+            changed["stream.generator.events"] = shift + REACT_EVENTS + 100_000
+        return load(base, arguments=changed).settings
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is promised, and what came of it."""
+
+    name: str
+    value: float
+    goal: str
+    met: bool
+
+
+def summary_of(case: Case) -> Summary:
+    """Run a case, or read what came of it before."""
+    settings = case.settings
+    digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+    kept = RUNS / f"{case.name}-{digest}.json"
+    if not kept.exists():
+        state = RUNS / "state"
+        RunFolder(state).clear()
+        result = execute(Plan.generated(settings), state)
+        if case == Case("drift", 0):
+            save([*result.windows, *result.verdicts], RESULTS, "demo")
+        kept.write_text(result.summary.model_dump_json())
+        RunFolder(state).clear()
+    summary = Summary.model_validate_json(kept.read_text())
+    print(f"{case.name}: {_brief(summary)}", flush=True)
+    return summary
+
+
+def _brief(summary: Summary) -> str:
+    ends = ", ".join(f"{r.reason} {r.decided:,} {r.verdict}" for r in summary.rebuilds)
+    sparse, never = summary.last_half.sparse, summary.last_half.never_rebuilt
+    scores = [f"{s.relative_ce:+.3%}" for s in (sparse, never) if s is not None]
+    return f"{summary.events_per_second:,.0f} events/s; {' / '.join(scores)}; {ends}"
+
+
+def promoted_after_first(summary: Summary) -> int:
+    """Count promoted rebuilds."""
+    return sum(r.verdict == "promoted" and r.reason != "first" for r in summary.rebuilds)
+
+
+def reacted(summary: Summary, case: Case) -> bool:
+    """Say whether a rebuild was decided soon after the shift."""
+    shift = case.settings.pruner.first_mask_events + SHIFT_AFTER
+    return any(shift < r.decided <= shift + REACT_EVENTS for r in summary.rebuilds)
+
+
+def _relative(score: Pruned | None) -> float:
+    if score is None:
+        raise ValueError("a demo ended before its sparse models began; run more events")
+    return score.relative_ce
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The demo over all seeds, with one kind of drift."""
+
+    summaries: tuple[Summary, ...]
+
+    def relative(self, model: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """CE / CE(dense) − 1 of the last half, by seed."""
+        return np.array([_relative(getattr(s.last_half, model)) for s in self.summaries])
+
+    def ne(self, model: str) -> float:
+        """Mean NE of the last half."""
+        return float(np.mean([getattr(s.last_half, model).ne for s in self.summaries]))
+
+    def worth(self) -> str:
+        """Relative CE of the twin that was never rebuilt less that of the sparse model."""
+        return interval((self.relative("never_rebuilt") - self.relative("sparse")).tolist())
+
+    def rebuilds(self) -> list[int]:
+        """Promoted rebuilds after the first mask, by seed."""
+        return [promoted_after_first(s) for s in self.summaries]
+
+    def cost(self) -> float:
+        """Events of the prune worker an event of the stream, the first mask included."""
+        spent = sum(r.cost_events for s in self.summaries for r in s.rebuilds)
+        return spent / sum(s.events for s in self.summaries)
+
+    def lost(self) -> float:
+        """(CE sparse − CE dense) / (H − CE dense): the share of what dense knows that is lost."""
+        shares = []
+        for one in self.summaries:
+            if one.sparse is not None and one.dense is not None and one.dense.ne:
+                known = one.dense.ce / one.dense.ne - one.dense.ce
+                shares.append((one.sparse.ce - one.dense.ce) / known)
+        return float(np.mean(shares))
+
+    def over_bayes(self) -> float:
+        """CE dense / CE Bayes − 1 over the events after the first mask."""
+        return float(
+            np.mean([s.dense.ce / s.bayes_ce - 1 for s in self.summaries if s.dense and s.bayes_ce])
+        )
+
+
+def interval(values: Sequence[float]) -> str:
+    """Write a mean and its 95 % t interval, the seed being the unit."""
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    half = error * float(stats.t.ppf(0.975, len(values) - 1)) if len(values) > 1 else float("nan")
+    return f"{mean:+.2%} ± {half:.2%}"
+
+
+def table(drift: Column, none: Column) -> list[str]:
+    """Write the table of README."""
+    rows = ["| last half of the events | drift | no drift |", "|---|---|---|"]
+    columns = (drift, none)
+    for model in ("dense", "sparse", "never_rebuilt"):
+        label = model.replace("_", " ")
+        rows.append(_row(f"NE {label}", [f"{c.ne(model):.4f}" for c in columns]))
+    for model in ("sparse", "never_rebuilt"):
+        label = f"{model.replace('_', ' ')}, CE against dense"
+        rows.append(_row(label, [interval(c.relative(model).tolist()) for c in columns]))
+    rows.append(_row("**what rebuilding is worth**: the difference", [c.worth() for c in columns]))
+    rows.append(_row("rebuilds promoted, by seed", [str(c.rebuilds())[1:-1] for c in columns]))
+    rows.append(_row("prune-job events per event", [f"{c.cost():.2f}" for c in columns]))
+    rows.append(_row("of what dense knows, sparse loses", [f"{c.lost():.2%}" for c in columns]))
+    rows.append(_row("CE of dense over Bayes", [f"{c.over_bayes():+.2%}" for c in columns]))
+    return rows
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"| {label} | {' | '.join(cells)} |"
+
+
+def demo_goals(drift: Column, none: Column) -> list[Goal]:
+    """Hold the demo to what is promised of it."""
+    never, sparse = drift.relative("never_rebuilt"), drift.relative("sparse")
+    quiet = np.abs(none.relative("never_rebuilt") - none.relative("sparse"))
+    ratio = float(sparse.mean() / never.mean())
+    worst, lowest = float(quiet.max()), float(never.min())
+    gap = float((never - sparse).min())
+    return [
+        Goal("no drift: |never rebuilt - sparse|, worst seed", worst, "< 0.001", worst < 0.001),
+        Goal("drift: never rebuilt, best seed", lowest, ">= 0.003", lowest >= 0.003),
+        Goal("drift: never rebuilt - sparse, worst seed", gap, "> 0", gap > 0),
+        Goal("drift: mean sparse / mean never rebuilt", ratio, "<= 0.5", ratio <= 0.5),
+    ]
+
+
+def trigger_goals(quiet: Sequence[Summary], abrupt: Sequence[bool]) -> list[Goal]:
+    """Hold the trigger to what is promised of it."""
+    promoted, soon = sum(map(promoted_after_first, quiet)), sum(abrupt)
+    return [
+        Goal("promoted in 10 runs of 2 M events without drift", promoted, "<= 1", promoted <= 1),
+        Goal("of 10 abrupt shifts, a rebuild within 150 k events", soon, ">= 9", soon >= 9),
+    ]
+
+
+def machine() -> str:
+    """Name the machine that the figures are of."""
+    cores = f"{os.cpu_count()} cores {platform.machine()}"
+    return f"{cores}, {platform.system()}, Python {platform.python_version()}"
+
+
+def row(case: Case, summary: Summary) -> dict[str, Any]:
+    """Return the figures of one run."""
+    half = summary.last_half
+    return {
+        "part": case.part,
+        "seed": case.seed,
+        "events": summary.events,
+        "events_per_second": round(summary.events_per_second),
+        "dense_ne": half.dense.ne if half.dense else None,
+        "sparse_relative_ce": half.sparse.relative_ce if half.sparse else None,
+        "never_rebuilt_relative_ce": half.never_rebuilt.relative_ce if half.never_rebuilt else None,
+        "rebuilds": [[r.reason, r.decided, r.verdict] for r in summary.rebuilds],
+    }
+
+
+def about(drift: Column) -> str:
+    """Say what the table is of: seeds, events, speed, machine and the sizes of the models."""
+    case = Case("drift", 0)
+    model = Plan.generated(case.settings).model()
+    every = sum(parameter.numel() for parameter in model.module.parameters())
+    connected = sum(layer.weight.numel() for layer in model.layers.values())
+    kept = round(connected * (1 - case.settings.pruner.sparsity))
+    speed = float(np.median([s.events_per_second for s in drift.summaries]))
+    dense_bytes, sparse_bytes = 4 * connected, 4 * kept + connected // 8
+    return (
+        f"Seeds {DEMO_SEEDS[0]}-{DEMO_SEEDS[-1]}, {drift.summaries[0].events:,} events each, mean "
+        f"± 95 % t interval over seeds; {speed:,.0f} events/s for all models together, on "
+        f"{machine()}. The dense model has {every:,} parameters, {connected:,} of them in fully "
+        f"connected layers ({dense_bytes:,} bytes); the sparse one keeps {kept:,} of those "
+        f"({sparse_bytes:,} bytes, its bit mask included)."
+    )
+
+
+def report(found: dict[Case, Summary]) -> dict[str, Any]:
+    """Write the table of README, and return the result."""
+    drift, none = (
+        Column(tuple(s for case, s in found.items() if case.part == part))
+        for part in ("drift", "none")
+    )
+    quiet = [s for case, s in found.items() if case.part == "quiet"]
+    soon = [reacted(s, case) for case, s in found.items() if case.part == "abrupt"]
+    rows = [*table(drift, none), "", about(drift)]
+    (RESULTS / "demo.md").write_text("\n".join(rows) + "\n")
+    return {
+        "bench": "demo",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "seed": list(DEMO_SEEDS),
+        "rows": [row(case, summary) for case, summary in found.items()],
+        "goals": [asdict(g) for g in [*demo_goals(drift, none), *trigger_goals(quiet, soon)]],
+    }
+
+
+def main() -> None:
+    """Run what was not run yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=PARTS, action="append", help="run only this, no table")
+    parser.add_argument("--json", action="store_true", help="the result as the last line")
+    asked = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+    cases = [Case(part, seed) for part in asked.part or PARTS for seed in PARTS[part]]
+    found = {case: summary_of(case) for case in cases}
+    if asked.part:
+        return
+    result = report(found)
+    (RESULTS / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    print("", (RESULTS / "demo.md").read_text(), sep="\n")
+    for goal in result["goals"]:
+        met = "met    " if goal["met"] else "NOT MET"
+        print(f"{met} {goal['name']}: {goal['value']:.4g} {goal['goal']}")
+    if asked.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

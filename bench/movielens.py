@@ -1,0 +1,121 @@
+"""How good is the dense model on real clicks? MovieLens-100k, beside River's logistic regression.
+
+``python -m bench.movielens`` needs ``data/ml-100k.csv``, which ``make movielens`` writes. Both
+predict every event before they learn from it, on the same features in the same order; what counts
+is NE over the second half. ``--json`` prints the result as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from river import linear_model, optim
+
+from bench.demo import machine
+from evaluator.entropy import cross_entropy, normalized_entropy
+from resprout.application import execute
+from resprout.plan import Plan
+from resprout.settings import DENSE, load
+from stream import topics
+from stream.columnar import predictions_from_bytes
+from stream.embedded import EmbeddedHome
+from stream.keyed import read_all
+from stream.replay import FileSource
+from stream.schema import FeatureSchema, load_schema
+
+DATA = Path("data/ml-100k.csv")
+SCHEMA = Path("examples/movielens.toml")
+RATE = 0.1
+"""AdaGrad's learning rate of the logistic regression."""
+
+Floats = NDArray[np.float64]
+
+
+def rows() -> Iterator[dict[str, str]]:
+    """Read the clicks as they stand in the file."""
+    with DATA.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def features(row: dict[str, str], schema: FeatureSchema) -> dict[str, float]:
+    """Turn a row into what a linear model takes: numbers standardised, a 1 for each value."""
+    found = {
+        one.name: (float(row[one.name]) - one.mean) / one.scale
+        for one in schema.numeric
+        if row[one.name]
+    }
+    for one in schema.categorical:
+        values = row[one.name].split("|") if one.max_values > 1 else [row[one.name]]
+        found |= {f"{one.name}={value}": 1.0 for value in values if value}
+    return found
+
+
+def river(schema: FeatureSchema) -> Floats:
+    """Predict, then learn, event by event; the chance of a click of each."""
+    model: Any = linear_model.LogisticRegression(optim.AdaGrad(RATE))
+    predicted = []
+    for row in rows():
+        x = features(row, schema)
+        predicted.append(model.predict_proba_one(x)[True])
+        model.learn_one(x, row["label"] == "1")
+    return np.array(predicted)
+
+
+def dense(schema: FeatureSchema, seed: int) -> Floats:
+    """Run everything, and return what the dense model predicted."""
+    settings = load((str(SCHEMA), schema.settings), arguments={"seed": seed}).settings
+    with tempfile.TemporaryDirectory() as folder:
+        execute(Plan(settings, FileSource(DATA, schema)), Path(folder))
+        log = EmbeddedHome(Path(folder) / "logs").reader(topics.predictions(DENSE))
+        batches = [predictions_from_bytes(stored.record.value) for stored in read_all(log)]
+        log.close()
+    return np.concatenate([batch.probability for batch in batches])
+
+
+def second_half_ne(label: Floats, probability: Floats) -> float:
+    """NE over the second half of the events."""
+    half = len(label) // 2
+    ce = cross_entropy(label[half:], probability[half:])
+    ne = normalized_entropy(ce, float(label[half:].mean()))
+    if ne is None:
+        raise ValueError("the second half holds one kind of click only; use the whole file")
+    return ne
+
+
+def main() -> None:
+    """Run both and set them side by side."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="the result as the last line")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    if not DATA.exists():
+        raise SystemExit(f"no {DATA}; `make movielens` writes it")
+    schema = load_schema(SCHEMA)
+    label = np.array([float(row["label"]) for row in rows()])
+    ours = second_half_ne(label, dense(schema, asked.seed))
+    theirs = second_half_ne(label, river(schema))
+    print(f"NE over the second half of {len(label)} events\ndense DLRM           {ours:.4f}")
+    print(f"logistic regression  {theirs:.4f}   River, AdaGrad {RATE}")
+    found = {
+        "bench": "movielens",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "seed": asked.seed,
+        "rows": [{"model": "dense", "ne": ours}, {"model": "river", "ne": theirs}],
+        "goals": [{"name": "dense NE", "value": ours, "goal": f"< {theirs}", "met": ours < theirs}],
+    }
+    if asked.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

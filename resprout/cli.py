@@ -1,0 +1,257 @@
+"""The command line: results on stdout, progress and logs on stderr; exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from evaluator.plot import save
+from learner.export import export as export_model
+from learner.models import build
+from pruner import conformance, criteria
+from resprout import demo as demonstration
+from resprout.application import execute, feed_all
+from resprout.console import Progress, settings_toml, table
+from resprout.folder import PLOT, RunFolder
+from resprout.foreground import logging_to, stoppable
+from resprout.options import (
+    INPUT,
+    JSON,
+    PATH,
+    SETTINGS,
+    STATE,
+    Request,
+    failure,
+    stored,
+    usage,
+)
+from resprout.plan import Plan
+from resprout.result import Result
+from resprout.settings import MODELS, Settings
+from stream.schema import FeatureSchema
+
+_COLOURS = {"dense": "blue", "sparse": "red", "never rebuilt": "bright_black"}
+
+
+HELP = """Keep a pruned click model good on a stream that never stands still.
+
+\b
+Examples:
+  resprout demo                                    two minutes of drift and rebuilds
+  resprout run --input clicks.csv --schema s.toml  your own clicks
+  resprout config --set pruner.sparsity=0.9        every setting and its origin
+  resprout criteria check aux                      does a criterion keep its promises?
+"""
+RUN_HELP = """Learn from a file, or from generated clicks, to the end.
+
+\b
+Examples:
+  resprout run --input clicks.csv --schema clicks.toml
+  resprout run --state runs/mine --set trigger.threshold=0.003
+"""
+
+
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="resprout")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Begin a request."""
+    context.obj = Request()
+    if "NO_COLOR" in os.environ:
+        context.color = False
+
+
+@main.command()
+@SETTINGS
+@STATE
+@stored("--resume", is_flag=True, help="Go on with the last demo, rather than start afresh.")
+@JSON
+@click.option("--scale", type=float, default=1.0, help="Multiplies the events after the mask.")
+@click.option("--drift", metavar="KIND", help="gradual, abrupt, recurring, churn, click-rate, none")
+@click.pass_obj
+def demo(request: Request, scale: float, drift: str | None) -> None:
+    """Generate clicks that drift, and keep a sparse model up with them."""
+    state = request.folder("demo")
+    with usage():
+        asked = request.load(demonstration.LAYER).settings
+        request.arguments |= demonstration.changes(asked, scale=scale, drift=drift)
+        plan = Plan.generated(request.load(demonstration.LAYER).settings)
+        _prepare(plan, state, fresh=not request.resume)
+    result = _run(plan, state)
+    with failure():
+        plots = _plot(result, state)
+    _show(request, result)
+    where = f"{plots[0]} (dark: {plots[1].name})"
+    following = "resprout run --input YOUR.csv --schema YOUR.toml   see README, On your own clicks"
+    click.echo(f"\nplot   {where}\nnext   {following}", err=request.json)
+
+
+@main.command(help=RUN_HELP)
+@INPUT
+@SETTINGS
+@STATE
+@stored("--fresh", is_flag=True, help="Start afresh, rather than go on.")
+@stored("--init-from", type=PATH, metavar="FILE", help="Weights that the dense model begins with.")
+@JSON
+@click.option("--plot", is_flag=True, help="Write the plot into the state folder.")
+@click.pass_obj
+def run(request: Request, plot: bool) -> None:
+    """Carry out a plan and show what came of it."""
+    state = request.folder(request.input.stem if request.input else "generated")
+    with usage():
+        plan = request.plan()
+        _prepare(plan, state, fresh=request.fresh)
+    result = _run(plan, state)
+    if plot:
+        with failure():
+            written = _plot(result, state)
+        click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
+    _show(request, result)
+
+
+@main.command()
+@SETTINGS
+@STATE
+@click.pass_obj
+def generate(request: Request) -> None:
+    """Write generated clicks, and their truth, into the log of a state folder.
+
+    `resprout run` with the same settings and --state learns from them.
+    """
+    _feed(request, "generated")
+
+
+@main.command()
+@INPUT
+@SETTINGS
+@STATE
+@click.pass_obj
+def replay(request: Request) -> None:
+    """Write the clicks of a file into the log of a state folder.
+
+    `resprout run` with the same --input, --schema and --state learns from them.
+    """
+    if request.input is None:
+        raise click.UsageError("name the file to replay: --input FILE --schema TOML")
+    _feed(request, request.input.stem)
+
+
+@main.command()
+@STATE
+@click.option("--model", type=click.Choice(MODELS), default="sparse", show_default=True)
+@click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Made if need be.")
+@click.option("--onnx", is_flag=True, help="Write model.onnx too, checked with onnxruntime.")
+@click.pass_obj
+def export(request: Request, model: str, output: Path, onnx: bool) -> None:
+    """Write a model's last snapshot as a state dict that plain torch loads."""
+    if request.state is None:
+        raise click.UsageError("name the run: --state FOLDER")
+    with usage():
+        folder = RunFolder(request.state)
+        record = folder.record()
+        names = folder.snapshots.names(model)
+        if not names:
+            raise ValueError(f"{request.state} holds no snapshot of {model!r}: is the run over?")
+    with failure():
+        settings = Settings.model_validate(record["settings"])
+        schema = FeatureSchema.model_validate(record["schema"])
+        module = build(settings.model.name, schema, settings.model.options, settings.seed)
+        snapshot = folder.snapshots.read(names[-1])
+        written = export_model(snapshot, module, schema, output, onnx=onnx)
+    click.echo(written.weights)
+    if written.onnx is not None:
+        click.echo(f"{written.onnx}  logits within {written.onnx_difference:.2g} of torch's")
+
+
+@main.group(name="criteria")
+def criteria_group() -> None:
+    """See which criteria there are, and check them."""
+
+
+@criteria_group.command(name="list")
+def list_criteria() -> None:
+    """List all criteria by name, and the package that each comes from."""
+    for name, package in criteria.known().items():
+        click.echo(f"{name:<16}{package}")
+
+
+@criteria_group.command(name="check")
+@click.argument("name")
+@click.option("--options", "text", default="{}", metavar="JSON", help="The criterion's options.")
+def check_criterion(name: str, text: str) -> None:
+    """Run the conformance checks on a criterion; exit code 1 if any fails."""
+    with usage():
+        criterion = criteria.build(name, json.loads(text))
+    checks = conformance.check(criterion)
+    for one in checks:
+        click.echo(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
+    failed = sum(not one.passed for one in checks)
+    if failed:
+        raise click.ClickException(f"{name} failed {failed} of {len(checks)} checks")
+
+
+@main.command()
+@INPUT
+@SETTINGS
+@click.pass_obj
+def config(request: Request) -> None:
+    """Print every setting and where it came from, as TOML to start from."""
+    with usage():
+        loaded = request.load()
+    click.echo(settings_toml(loaded))
+
+
+def _prepare(plan: Plan, state: Path, *, fresh: bool) -> None:
+    """Find what is wrong with a run before it begins."""
+    folder = RunFolder(state)
+    plan.check()
+    if fresh:
+        folder.clear()
+    folder.check(plan)
+
+
+def _run(plan: Plan, state: Path) -> Result:
+    progress = Progress()
+    with failure(), logging_to(progress), stoppable() as stop:
+        result = execute(plan, state, progress, stop)
+        progress.finish()
+    if not result.finished:
+        raise click.ClickException(
+            f"stopped after {result.summary.events} events; the run in {state} goes on from there"
+        )
+    return result
+
+
+def _feed(request: Request, otherwise: str) -> None:
+    state = request.folder(otherwise)
+    with usage():
+        plan = request.plan()
+    with failure(), stoppable() as stop:
+        events = feed_all(plan, state, stop)
+    click.echo(f"{events} events written to {RunFolder(state).home.folder}")
+
+
+def _plot(result: Result, state: Path) -> tuple[Path, Path]:
+    """Write the plot, light and dark."""
+    return save([*result.windows, *result.verdicts], state, PLOT)
+
+
+def _show(request: Request, result: Result) -> None:
+    if request.json:
+        click.echo(result.summary.model_dump_json())
+    else:
+        click.echo(_coloured(table(result.summary)))
+
+
+def _coloured(text: str) -> str:
+    """Paint the names of the models; click takes it out again where it does not belong."""
+    lines = []
+    for line in text.splitlines():
+        name = next((n for n in _COLOURS if line.startswith(n)), None)
+        lines.append(
+            line if name is None else click.style(name, _COLOURS[name]) + line[len(name) :]
+        )
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""What came of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from resprout.settings import Settings
+from resprout.summary import Cost, Summary, summarise
+from stream import topics
+from stream.keyed import FirstWins, read_all
+from stream.log import LogHome
+from stream.messages import AnyMessage, DeadLetter, Decision, Judgement, Verdict, Window, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All that the logs say of a run, each record once."""
+
+    windows: tuple[Window, ...]
+    judgements: tuple[Judgement, ...]
+    ledger: tuple[Decision | Verdict, ...]
+    dead_letters: tuple[DeadLetter, ...]
+
+    @classmethod
+    def read(cls, home: LogHome) -> Records:
+        """Read the logs of a home."""
+        windows = list(_messages(home, topics.WINDOWS))
+        dead = _messages(home, topics.DEAD_LETTERS)
+        ledger = _messages(home, topics.LEDGER)
+        return cls(
+            tuple(one for one in windows if isinstance(one, Window)),
+            tuple(one for one in windows if isinstance(one, Judgement)),
+            tuple(one for one in ledger if isinstance(one, Decision | Verdict)),
+            tuple(one for one in dead if isinstance(one, DeadLetter)),
+        )
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """How each rebuild ended."""
+        return tuple(one for one in self.ledger if isinstance(one, Verdict))
+
+
+def _messages(home: LogHome, log: str) -> Iterator[AnyMessage]:
+    reader, seen = home.reader(log), FirstWins()
+    for stored in read_all(reader):
+        message = parse(stored.record.value)
+        if seen.accept(message.key, stored.record.value):
+            yield message
+    reader.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a process did."""
+
+    models: dict[str, nn.Module]
+    finished: bool
+    cost: Cost
+
+
+class Result:
+    """A run: what its logs say, and the models as they stand.
+
+    Attributes
+    ----------
+    settings
+        It was run with these.
+    windows
+        Of all sizes, in the order in which they closed.
+    judgements
+        Candidates against incumbents.
+    ledger
+        What was decided, in order.
+    verdicts
+        How each rebuild ended.
+    dead_letters
+        Events that did not validate.
+    models
+        ``dense``, ``sparse`` once it has begun, ``never_rebuilt``; pruned weights are zero.
+    finished
+        False if it was stopped before the end of its input.
+    """
+
+    def __init__(self, settings: Settings, outcome: Outcome, records: Records) -> None:
+        self.settings = settings
+        self.windows = records.windows
+        self.judgements = records.judgements
+        self.ledger = records.ledger
+        self.verdicts = records.verdicts
+        self.dead_letters = records.dead_letters
+        self.models = outcome.models
+        self.finished = outcome.finished
+        self._cost = outcome.cost
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The run in a few figures."""
+        dead = len(self.dead_letters)
+        return summarise(self.windows, self.verdicts, self._cost, self.settings.seed, dead)

@@ -1,0 +1,129 @@
+"""The loop around the workers: one thread each, and no logic."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.064
+"""Seconds that a worker which found nothing to do pauses, doubling while it finds nothing: looking
+for work is not free, and takes its time from those that have some."""
+
+
+class Step(Protocol):
+    """What every worker says of a step."""
+
+    @property
+    def count(self) -> int:
+        """Valid events through which it has come."""
+
+    @property
+    def events(self) -> int:
+        """Events of this step; with 0 it found nothing to do, and will be asked again later."""
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What it waits for, in words."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the input has ended and all its work is done."""
+
+
+Observe = Callable[[str, Step], None]
+"""Sees the name of a worker and each of its steps, in that worker's thread; what it raises ends
+that worker as a fault of its own would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A room's worker, by its two verbs."""
+
+    name: str
+    step: Callable[[], Step]
+    """Do at most one batch, and never wait."""
+    close: Callable[[], None]
+    """Put what has been done on disk; not called for a worker that failed."""
+
+
+class Runner:
+    """Steps all workers until they are done, one fails or somebody wants to stop.
+
+    Parameters
+    ----------
+    workers
+        The workers, each stepped in a thread of its own.
+    observe
+        Called after every step.
+    stop
+        Set by anybody to end the run: every worker finishes its step and closes.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        observe: Observe | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._workers = workers
+        self._observe = observe or _look_away
+        self._stop = stop or threading.Event()
+        self._failures: list[BaseException] = []
+        self._done: set[str] = set()
+
+    def run(self) -> bool:
+        """Run to the end, and say whether all workers are done.
+
+        The first fault of a worker stops all, and is raised here with a note naming the worker.
+        """
+        threads = [
+            threading.Thread(target=self._drive, args=(worker,), name=worker.name)
+            for worker in self._workers
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            _wait_for(threads)
+        except BaseException:
+            self._stop.set()
+            _wait_for(threads)
+            raise
+        if self._failures:
+            raise self._failures[0]
+        return len(self._done) == len(self._workers)
+
+    def _drive(self, worker: Worker) -> None:
+        try:
+            self._step_until_stopped(worker)
+            worker.close()
+        except BaseException as error:
+            error.add_note(f"in worker {worker.name!r}")
+            self._failures.append(error)
+            self._stop.set()
+
+    def _step_until_stopped(self, worker: Worker) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._stop.is_set():
+            step = worker.step()
+            self._observe(worker.name, step)
+            if step.done:
+                self._done.add(worker.name)
+                return
+            if step.events:
+                pause = SHORTEST_PAUSE
+            else:
+                self._stop.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _look_away(_: str, __: Step) -> None:
+    """Observe nothing."""
+
+
+def _wait_for(threads: Sequence[threading.Thread]) -> None:
+    """Wait in short turns, so that a signal is handled while waiting."""
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)

@@ -1,0 +1,309 @@
+"""The settings: every room's own configuration, composed and checked against each other.
+
+Lowest to highest: defaults, the ``[settings]`` of the schema file, the TOML file, the environment
+(``RESPROUT_SECTION__KEY``), arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from evaluator.config import EvaluatorConfig
+from learner.config import LearnerConfig, ModelConfig
+from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
+from stream.config import GeneratorConfig
+
+DENSE, SPARSE, NEVER_REBUILT = MODELS = ("dense", "sparse", "never_rebuilt")
+PREFIX = "RESPROUT_"
+DELIMITER = "__"
+
+Layer = tuple[str, Mapping[str, Any]]
+"""Where values come from, in words, and the values by section."""
+
+
+class StreamConfig(BaseModel):
+    """How clicks are made and cut into batches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_events: int = Field(default=500, gt=0)
+    """Events a batch, for all models: whatever is counted in events is a multiple of it."""
+    ahead_events: int = Field(default=20_000, gt=0)
+    """How far the source may run ahead of the dense learner."""
+    generator: GeneratorConfig = GeneratorConfig()
+    """The synthetic stream, where no file is given."""
+
+
+class Settings(BaseSettings):
+    """All that a run depends on, beside its clicks.
+
+    Examples
+    --------
+    >>> Settings(pruner={"sparsity": 0.9}).pruner.sparsity
+    0.9
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        env_parse_none_str="null",
+    )
+
+    seed: int = Field(default=0, ge=0)
+    """Decides every random thing: the synthetic stream, weights at the start, criteria."""
+    stream: StreamConfig = StreamConfig()
+    model: ModelConfig = ModelConfig()
+    learner: LearnerConfig = LearnerConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    store: StoreConfig = StoreConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments and environment, and nothing else."""
+        return init_settings, Environment(settings_cls)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        complaints = [*_uneven(self), *_misfits(self)]
+        if complaints:
+            raise ValueError("; ".join(complaints))
+        return self
+
+
+class Environment(EnvSettingsSource):
+    """The ``RESPROUT_*`` variables; one that names no setting is refused, not passed over."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values by section."""
+        sections = self.settings_cls.model_fields
+        for name in sorted(os.environ):
+            section = name.upper().removeprefix(PREFIX).partition(DELIMITER)[0].lower()
+            if name.upper().startswith(PREFIX) and section not in sections:
+                known = ", ".join(f"{PREFIX}{s.upper()}" for s in sections)
+                raise ValueError(f"unknown environment variable {name}; known: {known}")
+        return super().__call__()
+
+
+def _counted(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Yield everything that is counted in events and falls between batches, by name."""
+    for section, keys in {
+        "learner": ("checkpoint_events", "snapshot_events"),
+        "pruner": (
+            "first_mask_events",
+            "rebuild_events",
+            "prune_events",
+            "judge_events",
+            "lead_events",
+            "checkpoint_events",
+        ),
+        "trigger": ("window_events", "cooldown_events"),
+        "evaluator": ("checkpoint_events",),
+    }.items():
+        for key in keys:
+            yield f"{section}.{key}", getattr(getattr(settings, section), key)
+    for size in settings.evaluator.windows:
+        yield "evaluator.windows", size
+
+
+def _uneven(settings: Settings) -> Iterator[str]:
+    batch = settings.stream.batch_events
+    for name, events in _counted(settings):
+        if events % batch:
+            yield f"{name} = {events} is not a multiple of stream.batch_events = {batch}"
+
+
+def _misfits(settings: Settings) -> Iterator[str]:
+    """Say which settings contradict each other."""
+    pruner, trigger, learner = settings.pruner, settings.trigger, settings.learner
+    models = settings.evaluator.models
+    if set(models) - set(MODELS) or SPARSE not in models:
+        yield (
+            f"evaluator.models = {list(models)} must name {DENSE} and {SPARSE}, and may name "
+            f"{NEVER_REBUILT}"
+        )
+    if trigger.window_events not in settings.evaluator.windows:
+        yield (
+            f"trigger.window_events = {trigger.window_events} is none of evaluator.windows = "
+            f"{list(settings.evaluator.windows)}"
+        )
+    for name, step in {
+        "trigger.window_events": trigger.window_events,
+        "learner.snapshot_events": learner.snapshot_events,
+    }.items():
+        if pruner.first_mask_events % step:
+            yield (
+                f"pruner.first_mask_events = {pruner.first_mask_events} is not a multiple of "
+                f"{name} = {step}"
+            )
+    if pruner.prune_events + pruner.judge_events > pruner.rebuild_events:
+        yield (
+            f"pruner.prune_events + pruner.judge_events = "
+            f"{pruner.prune_events + pruner.judge_events} is more than "
+            f"pruner.rebuild_events = {pruner.rebuild_events}"
+        )
+    if pruner.lead_events > pruner.rebuild_events:
+        yield (
+            f"pruner.lead_events = {pruner.lead_events} is more than "
+            f"pruner.rebuild_events = {pruner.rebuild_events}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+    """By name, such as ``pruner.sparsity``."""
+
+
+def load(
+    base: Layer | None = None,
+    config: Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Read the settings from everywhere they may stand.
+
+    Parameters
+    ----------
+    base
+        What goes right above the defaults, such as what a schema file says suits its data.
+    config
+        A TOML file.
+    arguments
+        Values by dotted name.
+
+    Examples
+    --------
+    >>> loaded = load(arguments={"pruner.sparsity": 0.9})
+    >>> loaded.settings.pruner.sparsity, loaded.origins["pruner.sparsity"]
+    (0.9, 'argument')
+    >>> loaded.origins["pruner.criterion"]
+    'default'
+    """
+    layers: list[Layer] = [
+        base or ("default", {}),
+        (str(config), _toml(config) if config else {}),
+        ("environment", Environment(Settings)()),
+        ("argument", nested(arguments or {})),
+    ]
+    merged: dict[str, Any] = {}
+    for _, values in layers:
+        merged = _merge(merged, values)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ValueError("; ".join(_complaints(error, layers))) from error
+    return Loaded(settings, {name: _origin(name, layers) for name, _ in flat(settings)})
+
+
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted names into sections.
+
+    >>> nested({"pruner.sparsity": 0.9, "pruner.criterion": "magnitude", "seed": 1})
+    {'pruner': {'sparsity': 0.9, 'criterion': 'magnitude'}, 'seed': 1}
+    """
+    made: dict[str, Any] = {}
+    for name, value in dotted.items():
+        one: Any = value
+        for part in reversed(name.split(".")):
+            one = {part: one}
+        made = _merge(made, one)
+    return made
+
+
+def flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting by its dotted name, sections in order.
+
+    >>> dict(flat(Settings()))["pruner.criterion"]
+    'aux'
+    """
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file {path}; `resprout config` writes one")
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from error
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one tree of values over another."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            merged[key] = _merge(under, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _origin(name: str, layers: list[Layer]) -> str:
+    """Return the highest layer that says anything of a setting."""
+    parts = name.split(".")
+    found = "default"
+    for origin, values in layers:
+        at: Any = values
+        for part in parts:
+            at = at.get(part, _ABSENT) if isinstance(at, Mapping) else _ABSENT
+        found = found if at is _ABSENT else origin
+    return found
+
+
+_ABSENT = object()
+
+
+def _complaints(error: ValidationError, layers: list[Layer]) -> Iterator[str]:
+    """Say of each bad value its name, the value, where it came from and the way out."""
+    for item in error.errors(include_url=False):
+        if not item["loc"]:
+            yield item["msg"].removeprefix("Value error, ")
+            continue
+        name = ".".join(map(str, item["loc"]))
+        origin = _origin(name, layers)
+        if item["type"] == "extra_forbidden":
+            yield f"unknown setting {name} ({origin}); known: {_known(item['loc'][:-1])}"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            yield f"{name} = {item['input']!r} ({origin}): {message}"
+
+
+def _known(section: tuple[int | str, ...]) -> str:
+    """Name the settings of a section."""
+    model: Any = Settings
+    for part in section:
+        model = model.model_fields[part].annotation
+    return ", ".join(model.model_fields)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import resprout
+from pruner import criteria
+from pruner.evidence import Evidence
+from resprout.application import execute
+from resprout.plan import Plan
+from resprout.runner import Step
+from resprout.settings import DENSE
+from stream.embedded import EmbeddedHome
+from stream.keyed import read_all
+from stream.messages import Progress, parse
+from stream.state import StateFolder, StateLockedError
+from tests.resprout.small import small
+
+
+def test_all_workers_learn_judge_and_finish() -> None:
+    settings = small()
+    source = resprout.GeneratorSource(settings.stream.generator, settings.seed)
+    result = resprout.run(settings, source)
+    assert result.finished
+    assert result.summary.events == 16_000
+    assert sorted(result.models) == ["dense", "never_rebuilt", "sparse"]
+    first, *others = result.verdicts
+    assert (first.rebuild.reason, first.verdict, first.count) == ("first", "promoted", 6_000)
+    assert [verdict.rebuild.reason for verdict in others] == ["periodic"] * len(others)
+    assert {verdict.verdict for verdict in others} <= {"promoted", "rejected", "unfinished"}
+    assert len(result.judgements) == sum(v.verdict in ("promoted", "rejected") for v in others)
+    finest = [window for window in result.windows if window.size == 1_000]
+    assert [window.end for window in finest] == list(range(1_000, 17_000, 1_000))
+    assert all((window.models["sparse"] is None) == (window.begin < 6_000) for window in finest)
+    assert all(window.bayes_ce is not None for window in finest)
+
+
+def test_the_sparse_model_has_its_pruned_weights_at_zero() -> None:
+    settings = small()
+    result = resprout.run(settings, Plan.generated(settings).source)
+    layers = [m for m in result.models["sparse"].modules() if isinstance(m, torch.nn.Linear)]
+    weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
+    assert float((weights == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
+
+
+def test_two_runs_of_the_same_clicks_agree_to_the_last_bit(tmp_path: Path) -> None:
+    """The same log, copied: predictions, windows, ledger and weights."""
+    plan = Plan.generated(small())
+    one = execute(plan, tmp_path / "one")
+    two = execute(plan, tmp_path / "two")
+    assert one.windows == two.windows
+    for name, model in one.models.items():
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, two.models[name].state_dict()[key]), (name, key)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    plan, stop = Plan.generated(small()), threading.Event()
+
+    def stop_midway(name: str, step: Step) -> None:
+        if name == DENSE and step.count >= 9_000:
+            stop.set()
+
+    stopped = execute(plan, tmp_path / "state", stop_midway, stop)
+    assert not stopped.finished
+    assert stopped.summary.events < 16_000
+    resumed = execute(plan, tmp_path / "state")
+    assert resumed.finished
+    whole = execute(plan, tmp_path / "whole")
+    assert resumed.windows == whole.windows
+    for name, model in whole.models.items():
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, resumed.models[name].state_dict()[key]), (name, key)
+
+
+def test_a_finished_run_is_told_again_without_work(tmp_path: Path) -> None:
+    plan = Plan.generated(small())
+    first = execute(plan, tmp_path)
+    again = execute(plan, tmp_path)
+    assert again.windows == first.windows
+    assert again.summary.events_per_second == 0
+
+
+def test_a_run_cannot_go_on_with_other_settings(tmp_path: Path) -> None:
+    execute(Plan.generated(small(stream__generator__events=1_000)), tmp_path)
+    other = Plan.generated(small(stream__generator__events=1_000, pruner__sparsity=0.5))
+    with pytest.raises(ValueError, match=r"begun otherwise: settings.pruner.sparsity was 0.8, is"):
+        execute(other, tmp_path)
+
+
+def test_a_second_run_on_the_same_state_folder_is_refused(tmp_path: Path) -> None:
+    with (
+        StateFolder.lock(tmp_path, name="resprout"),
+        pytest.raises(StateLockedError, match=f"state folder {tmp_path} is in use by resprout"),
+    ):
+        execute(Plan.generated(small()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"pruner__criterion": "fischer"}, "unknown criterion 'fischer'; known: aux, "),
+        ({"model__name": "dlmr"}, "unknown model 'dlmr'; known: dlrm"),
+        ({"model__options": {"depth": 3}}, "depth"),
+    ],
+)
+def test_what_is_unknown_is_found_before_anything_is_written(
+    setting: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        execute(Plan.generated(small(**setting)), tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_fault_in_a_worker_is_told_with_its_name(tmp_path: Path) -> None:
+    def fail(name: str, step: Step) -> None:
+        if name == DENSE and step.count >= 2_000:
+            raise ArithmeticError("out of luck")
+
+    with pytest.raises(ArithmeticError, match="out of luck") as caught:
+        execute(Plan.generated(small()), tmp_path, fail)
+    assert caught.value.__notes__ == ["in worker 'dense'"]
+
+
+def test_the_wall_clock_is_kept_in_logs_of_its_own(tmp_path: Path) -> None:
+    execute(Plan.generated(small()), tmp_path)
+    reader = EmbeddedHome(tmp_path / "logs").reader("progress.dense")
+    messages = [parse(stored.record.value) for stored in read_all(reader)]
+    assert messages
+    last = messages[-1]
+    assert isinstance(last, Progress)
+    assert (last.worker, last.count) == ("dense", 16_000)
+
+
+def test_a_warm_start_begins_with_the_weights_given(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    plan = Plan.generated(small(stream__generator__events=500))
+    weights = {k: t * 0.5 for k, t in plan.model().module.state_dict().items()}
+    save_file(weights, tmp_path / "warm.safetensors")
+    warm = Plan(plan.settings, plan.source, tmp_path / "warm.safetensors")
+    for key, tensor in warm.model().module.state_dict().items():
+        assert torch.equal(tensor, weights[key])
+    execute(warm, tmp_path / "state")
+    with pytest.raises(ValueError, match="init_from was"):
+        execute(plan, tmp_path / "state")
+
+
+@pytest.mark.parametrize("events", [3_000, 4_000, 5_250, 5_700, 9_100])
+def test_an_input_that_ends_anywhere_is_run_to_its_end(events: int) -> None:
+    """Before the first mask, inside its rebuild, inside a batch, inside a later rebuild."""
+    settings = small(stream__generator__events=events)
+    result = resprout.run(settings, Plan.generated(settings).source)
+    assert result.finished
+    assert result.summary.events == events
+    assert ("sparse" in result.models) == (events > 6_000)
+    if 4_000 <= events < 6_000:
+        assert [verdict.verdict for verdict in result.verdicts] == ["unfinished"]
+
+
+def test_a_criterion_that_raises_in_the_middle_of_a_rebuild_fails_that_rebuild_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The third score raises: the first mask fails, is tried again, and the run goes on."""
+    scored = iter(range(1_000))
+
+    def fragile(layer: Evidence) -> torch.Tensor:
+        if next(scored) == 2:
+            raise ArithmeticError("division by hope")
+        return layer.weight.abs()
+
+    monkeypatch.setitem(criteria.BUILT_IN, "fragile", fragile)
+    settings = small(pruner__criterion="fragile")
+    result = resprout.run(settings, Plan.generated(settings).source)
+    assert result.finished
+    first, second, *_ = result.verdicts
+    assert (first.rebuild.reason, first.verdict) == ("first", "failed")
+    assert "division by hope" in first.reason
+    assert (second.rebuild.reason, second.verdict) == ("first", "promoted")
+    assert "sparse" in result.models

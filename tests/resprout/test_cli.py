@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pruner import criteria
+from resprout.cli import main
+from stream.state import StateFolder
+from tests.resprout.small import SMALL, write_toml
+
+SCHEMA = """
+[[numeric]]
+name = "price"
+[[categorical]]
+name = "site"
+buckets = 50
+[columns]
+event_time = "when"
+label = "clicked"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with a configuration and clicks with their schema."""
+    write_toml(tmp_path / "small.toml", SMALL)
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    write_clicks(tmp_path / "clicks.csv")
+    return tmp_path
+
+
+def write_clicks(path: Path, cells: dict[str, str] | None = None) -> None:
+    """Clicks that follow the site; ``cells`` replace those of the first line."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["when", "clicked", "price", "site"])
+        writer.writeheader()
+        for n in range(1_200):
+            row = {
+                "when": f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}",
+                "clicked": str(int(n % 7 < 2)),
+                "price": str(n % 3),
+                "site": f"s{n % 7}",
+            }
+            writer.writerow(row | (cells or {} if n == 0 else {}))
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def run(home: Path, *more: str | Path) -> Result:
+    """Run the clicks of the folder."""
+    clicks, schema = home / "clicks.csv", home / "schema.toml"
+    given = ("--input", clicks, "--schema", schema, "--config", home / "small.toml")
+    return call("run", *given, "--state", home / "state", *more)
+
+
+def summary(result: Result) -> dict[str, object]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_run_ends_with_one_line_of_json(home: Path) -> None:
+    result = call(
+        "run", "--config", home / "small.toml", "--state", home / "state", "--json", "--seed", "4"
+    )
+    found = summary(result)
+    assert list(found) == [
+        "events",
+        "seconds",
+        "events_per_second",
+        "seed",
+        "windows",
+        "bayes_ce",
+        "dense",
+        "sparse",
+        "never_rebuilt",
+        "last_half",
+        "rebuilds",
+        "dead_letters",
+    ]
+    assert (found["events"], found["seed"]) == (16_000, 4)
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_the_demo_ends_with_a_plot_and_what_to_run_next(home: Path) -> None:
+    state = home / "demo"
+    result = call("demo", "--config", home / "small.toml", "--state", state, "--drift", "abrupt")
+    assert result.exit_code == 0, result.output
+    plot, following = result.stdout.splitlines()[-2:]
+    assert plot == f"plot   {state / 'ne-light.svg'} (dark: ne-dark.svg)"
+    assert (state / "ne-light.svg").read_bytes().startswith(b"<?xml")
+    assert following.startswith("next   resprout run --input YOUR.csv")
+
+
+def test_the_demo_starts_afresh_unless_it_is_to_go_on(home: Path) -> None:
+    given = ("demo", "--config", home / "small.toml", "--state", home / "demo", "--json")
+    first = summary(call(*given))
+    assert summary(call(*given, "--resume"))["events_per_second"] == 0
+    assert summary(call(*given, "--scale", "0.5"))["events"] == 10_000
+    assert first["events"] == 16_000
+
+
+def test_a_run_shows_a_table(home: Path) -> None:
+    result = call("run", "--config", home / "small.toml", "--state", home / "state")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["dense", "sparse", "never", "truth"]
+    assert any(line.startswith("first mask decided at 4,000") for line in lines)
+    assert "\x1b" not in result.stdout
+
+
+def test_a_file_is_replayed(home: Path) -> None:
+    found = summary(run(home, "--json"))
+    assert (found["events"], found["dead_letters"], found["bayes_ce"]) == (1_200, 0, None)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [{"clicked": "2"}, {"price": "nan"}, {"price": "dear"}, {"when": "noon"}],
+    ids=["label 2", "NaN", "no number", "no time"],
+)
+def test_a_line_that_is_no_event_is_a_dead_letter(home: Path, cells: dict[str, str]) -> None:
+    write_clicks(home / "clicks.csv", cells)
+    found = summary(run(home, "--json"))
+    assert (found["events"], found["dead_letters"]) == (1_199, 1)
+
+
+def test_a_broken_line_of_json_is_a_dead_letter(home: Path) -> None:
+    line = '{"when": "2026-01-01", "clicked": 1, "price": 2.5, "site": "a"}\n'
+    (home / "clicks.jsonl").write_text(line * 3 + '{"when": \n' + line * 2)
+    found = summary(run(home, "--input", home / "clicks.jsonl", "--json"))
+    assert (found["events"], found["dead_letters"]) == (5, 1)
+
+
+def test_wrong_usage_ends_with_two_and_says_the_way_out(home: Path) -> None:
+    (home / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (home / "odd.toml").write_text(SCHEMA + "\n[extra]\n")
+    (home / "column.toml").write_text(SCHEMA.replace("clicked", "click"))
+    wrong: list[tuple[tuple[str | Path, ...], str]] = [
+        (("--input", home / "none.csv"), "no file"),
+        (("--input", home / "cut.parquet"), "cut.parquet"),
+        (("--schema", home / "none.toml"), "no schema file"),
+        (("--schema", home / "odd.toml"), "unknown key extra"),
+        (("--schema", home / "column.toml"), "no column 'click' (label); there: when, clicked"),
+        (("--config", home / "none.toml"), "no configuration file"),
+        (("--set", "pruner.sparsity"), "'pruner.sparsity' is not NAME=VALUE"),
+        (("--set", "pruner.sparcity=1"), "unknown setting pruner.sparcity (argument)"),
+        (("--sparsity", "1.2"), "pruner.sparsity = 1.2 (argument)"),
+        (("--criterion", "fischer"), "unknown criterion 'fischer'; known: aux, magnitude, random"),
+        (("--init-from", home / "none.safetensors"), "none.safetensors"),
+    ]
+    for given, complaint in wrong:
+        result = run(home, *given)
+        assert (result.exit_code, complaint in result.stderr) == (2, True), result.output
+        assert not (home / "state").exists()
+
+
+def test_a_file_without_a_schema_is_wrong_usage(home: Path) -> None:
+    result = call("run", "--input", home / "clicks.csv")
+    assert result.exit_code == 2
+    assert "--input and --schema go together" in result.stderr
+
+
+def test_a_folder_in_use_is_named(home: Path) -> None:
+    with StateFolder.lock(home / "state", name="resprout"):
+        result = run(home)
+    assert result.exit_code == 1
+    assert f"state folder {home / 'state'} is in use by resprout" in result.stderr
+
+
+def test_a_run_goes_on_unless_it_is_to_start_afresh(home: Path) -> None:
+    assert run(home).exit_code == 0
+    other = run(home, "--seed", "1")
+    assert other.exit_code == 2
+    assert "begun otherwise: settings.seed was 0, is 1" in other.stderr
+    assert run(home, "--seed", "1", "--fresh").exit_code == 0
+
+
+def test_starting_afresh_deletes_nothing_but_a_run(home: Path) -> None:
+    result = run(home, "--state", home, "--fresh")
+    assert result.exit_code == 2
+    assert "is no part of a run, and is not deleted" in result.stderr
+    assert (home / "clicks.csv").exists()
+
+
+def test_generated_clicks_are_learned_from_later(home: Path) -> None:
+    given = ("--config", home / "small.toml", "--state", home / "state")
+    written = call("generate", *given)
+    assert written.exit_code == 0
+    assert written.stdout.startswith("16000 events written to ")
+    assert summary(call("run", *given, "--json"))["events"] == 16_000
+
+
+def test_replayed_clicks_are_learned_from_later(home: Path) -> None:
+    given = ("--input", home / "clicks.csv", "--schema", home / "schema.toml")
+    state = ("--state", home / "state")
+    assert call("replay", *given, *state).stdout.startswith("1200 events written to ")
+    assert summary(run(home, "--json"))["events"] == 1_200
+
+
+def test_replay_needs_a_file(home: Path) -> None:
+    result = call("replay", "--state", home / "state")
+    assert result.exit_code == 2
+    assert "name the file to replay" in result.stderr
+
+
+def test_a_model_is_exported_as_a_state_dict(home: Path) -> None:
+    from safetensors.torch import load_file
+
+    run(home)
+    where = ("--state", home / "state", "--model", "dense", "--output", home / "out")
+    result = call("export", *where, "--onnx")
+    assert result.exit_code == 0, result.output
+    weights, onnx = result.stdout.splitlines()
+    assert "top.0.weight" in load_file(weights)
+    assert onnx.startswith(f"{home / 'out' / 'model.onnx'}  logits within ")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "complaint"),
+    [
+        ((), 2, "name the run: --state FOLDER"),
+        (("--state", "none"), 2, "none holds no run"),
+        (("--state", "STATE"), 2, "no snapshot of 'sparse'"),
+    ],
+)
+def test_what_cannot_be_exported(
+    home: Path, given: tuple[str, ...], code: int, complaint: str
+) -> None:
+    run(home)
+    where = [str(home / "state") if word == "STATE" else word for word in given]
+    result = call("export", *where, "--output", home / "out")
+    assert (result.exit_code, complaint in result.stderr) == (code, True), result.output
+
+
+def test_the_configuration_is_toml_with_origins(home: Path) -> None:
+    result = call("config", "--config", home / "small.toml", "--sparsity", "0.9")
+    assert result.exit_code == 0
+    found = tomllib.loads(result.stdout)
+    assert found["pruner"]["sparsity"] == 0.9
+    assert "sparsity = 0.9  # argument" in result.stdout
+    assert f"rebuild_events = 2000  # {home / 'small.toml'}" in result.stdout
+    assert "# budget = null  # default" in result.stdout
+
+
+def test_the_configuration_printed_is_the_configuration_read(home: Path) -> None:
+    first = call("config", "--config", home / "small.toml")
+    (home / "printed.toml").write_text(first.stdout)
+    second = call("config", "--config", home / "printed.toml")
+    assert tomllib.loads(second.stdout) == tomllib.loads(first.stdout)
+
+
+def test_criteria_are_listed_and_checked() -> None:
+    assert "aux             resprout" in call("criteria", "list").stdout
+    checked = call("criteria", "check", "magnitude")
+    assert checked.exit_code == 0
+    assert all(line.startswith("ok  ") for line in checked.stdout.splitlines())
+    assert call("criteria", "check", "fischer").exit_code == 2
+
+
+def test_a_criterion_that_breaks_its_promises_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(criteria.BUILT_IN, "broken", lambda layer: layer.weight * float("nan"))
+    result = call("criteria", "check", "broken")
+    assert result.exit_code == 1
+    assert any(line.startswith("FAIL  finite: ") for line in result.stdout.splitlines())
+    assert "broken failed" in result.stderr
+
+
+def test_an_unknown_variable_is_wrong_usage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPROUT_SED", "9")
+    result = run(home)
+    assert result.exit_code == 2
+    assert "unknown environment variable RESPROUT_SED" in result.stderr
+
+
+def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(home: Path) -> None:
+    """A run of a million events, interrupted once its first progress is in the log."""
+    given = ("run", "--config", f"{home / 'small.toml'}", "--state", f"{home / 'state'}")
+    endless = ("--set", "stream.generator.events=1000000")
+    command = [sys.executable, "-m", "resprout", *given, *endless]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = home / "state" / "checkpoints" / "dense"
+    while not log.exists():
+        assert process.poll() is None
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "finishing the batch; once more leaves now" in errors
+    assert "goes on from there" in errors

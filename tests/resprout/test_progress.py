@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from learner.step import LearnerStep
+from resprout.progress import EVERY_SECONDS, ProgressLogs
+from stream.embedded import EmbeddedHome
+from stream.keyed import read_all
+from stream.messages import Progress, parse
+
+
+def written(home: EmbeddedHome, worker: str) -> list[Progress]:
+    messages = [parse(r.record.value) for r in read_all(home.reader(f"progress.{worker}"))]
+    return [message for message in messages if isinstance(message, Progress)]
+
+
+def test_every_worker_has_a_log_and_writes_every_few_seconds(tmp_path: Path) -> None:
+    home, now = EmbeddedHome(tmp_path), [100.0]
+    logs = ProgressLogs(home, ("dense", "sparse"), lambda: now[0])
+    logs("dense", LearnerStep(500, 500))
+    logs("dense", LearnerStep(1_000, 500))
+    now[0] += EVERY_SECONDS
+    logs("dense", LearnerStep(1_500, 500))
+    logs("sparse", LearnerStep(0, waiting_for="the first mask"))
+    logs.close()
+    assert [(p.count, p.wall_seconds) for p in written(home, "dense")] == [
+        (500, 0.0),
+        (1_500, EVERY_SECONDS),
+    ]
+    assert [p.waiting_for for p in written(home, "sparse")] == ["the first mask"]
+
+
+def test_the_last_step_is_always_written(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    logs = ProgressLogs(home, ("dense",), lambda: 0.0)
+    logs("dense", LearnerStep(500, 500))
+    logs("dense", LearnerStep(700, 200, done=True))
+    logs.close()
+    assert [p.count for p in written(home, "dense")] == [500, 700]

@@ -1,0 +1,56 @@
+"""Every block of README is run: Python as doctests, commands and schemas here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from resprout.cli import main
+from stream.schema import FeatureSchema
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("resprout")])
+def test_a_command_of_the_readme_parses(line: str) -> None:
+    """Unknown commands and options are found before the help is shown."""
+    _, *words = shlex.split(line, comments=True)
+    result = CliRunner().invoke(main, [*words, "--help"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
+def test_a_target_of_the_readme_is_in_the_makefile(line: str) -> None:
+    target = shlex.split(line, comments=True)[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
+
+
+def test_all_commands_are_of_ours() -> None:
+    assert {line.split()[0] for line in COMMANDS} <= {"make", "resprout", "python"}
+
+
+def test_the_schema_of_the_readme_is_one() -> None:
+    schema = FeatureSchema.model_validate(tomllib.loads(blocks("toml")[0]))
+    assert schema.names == ("price", "site", "tags")
+
+
+def test_every_language_of_a_block_is_run() -> None:
+    assert set(re.findall(r"^```(\w+)$", README, flags=re.MULTILINE)) <= {"python", "sh", "toml"}
+
+
+def test_the_files_that_the_readme_names_are_there() -> None:
+    for name in re.findall(r"\]\(([\w./-]+\.md)\)", README):
+        assert (ROOT / name).is_file(), name

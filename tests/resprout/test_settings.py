@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resprout.settings import Settings, load
+
+FITTING: dict[str, Any] = {
+    "stream.batch_events": 500,
+    "learner.checkpoint_events": 50_000,
+    "learner.snapshot_events": 50_000,
+    "pruner.first_mask_events": 1_000_000,
+    "pruner.rebuild_events": 150_000,
+    "pruner.prune_events": 100_000,
+    "pruner.judge_events": 50_000,
+    "pruner.lead_events": 50_000,
+    "trigger.window_events": 50_000,
+    "evaluator.windows": [10_000, 50_000],
+}
+"""Settings that fit together, whatever the defaults are."""
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text("seed = 3\n[pruner]\nsparsity = 0.7\n[model.options]\nembedding_dim = 4\n")
+    return path
+
+
+def test_a_file_lies_over_the_schema_the_environment_over_it_and_arguments_on_top(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"seed": 2, "pruner": {"sparsity": 0.6, "criterion": "random"}}
+    monkeypatch.setenv("RESPROUT_PRUNER__SPARSITY", "0.8")
+    monkeypatch.setenv("RESPROUT_LEARNER__RATE", "0.5")
+    loaded = load(("schema", schema), toml, {"pruner.sparsity": 0.9})
+    settings, origins = loaded.settings, loaded.origins
+    assert settings.pruner.sparsity == 0.9
+    assert origins["pruner.sparsity"] == "argument"
+    assert settings.learner.rate == 0.5
+    assert origins["learner.rate"] == "environment"
+    assert settings.seed == 3
+    assert origins["seed"] == str(toml)
+    assert settings.pruner.criterion == "random"
+    assert origins["pruner.criterion"] == "schema"
+    assert origins["pruner.allocation"] == "default"
+    assert settings.model.options == {"embedding_dim": 4}
+
+
+def test_every_setting_has_an_origin() -> None:
+    assert {"seed", "stream.generator.fields", "store.kind"} <= set(load().origins)
+
+
+def test_the_environment_reaches_settings_made_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPROUT_PRUNER__SPARSITY", "0.5")
+    monkeypatch.setenv("RESPROUT_SEED", "7")
+    settings = Settings(pruner={"criterion": "random"})
+    assert (settings.pruner.sparsity, settings.seed) == (0.5, 7)
+    assert Settings(seed=1).seed == 1
+
+
+def test_null_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPROUT_STREAM__GENERATOR__EVENTS", "null")
+    assert load().settings.stream.generator.events is None
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("RESPROUT_SED", "unknown environment variable RESPROUT_SED; known: RESPROUT_SEED, "),
+        ("RESPROUT_PRUNERS__SPARSITY", "unknown environment variable RESPROUT_PRUNERS__SPARSITY"),
+        ("RESPROUT_PRUNER__SPARCITY", r"unknown setting pruner.sparcity \(environment\); known: "),
+    ],
+)
+def test_an_unknown_variable_is_refused(
+    name: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "9")
+    with pytest.raises(ValueError, match=complaint):
+        load()
+
+
+def test_an_unknown_variable_is_refused_in_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESPROUT_SED", "9")
+    with pytest.raises(ValueError, match="unknown environment variable RESPROUT_SED"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"pruner.sparsity": 1.2}, r"pruner.sparsity = 1.2 \(argument\): .* less than 1"),
+        ({"sed": 1}, r"unknown setting sed \(argument\); known: seed, stream, "),
+        ({"stream.generator.x": 1}, r"unknown setting stream.generator.x \(argument\); .*drifts"),
+        (
+            {"learner.checkpoint_events": 777},
+            "learner.checkpoint_events = 777 is not a multiple of stream.batch_events = 500",
+        ),
+        ({"evaluator.windows": [50_000, 1_234]}, "evaluator.windows = 1234 is not a multiple"),
+        ({"trigger.window_events": 20_000}, "window_events = 20000 is none of evaluator.windows"),
+        (
+            {"pruner.first_mask_events": 60_000},
+            "first_mask_events = 60000 is not a multiple of trigger.window_events = 50000",
+        ),
+        (
+            {"learner.snapshot_events": 300_000},
+            "first_mask_events = 1000000 is not a multiple of learner.snapshot_events = 300000",
+        ),
+        ({"pruner.prune_events": 120_000}, "= 170000 is more than pruner.rebuild_events = 150000"),
+        ({"pruner.lead_events": 200_000}, "lead_events = 200000 is more than pruner.rebuild_ev"),
+        ({"evaluator.models": ["dense"]}, r"models = \['dense'\] must name dense and sparse"),
+        ({"evaluator.models": ["dense", "sparse", "x"]}, "and may name never_rebuilt"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_refused(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        load(arguments=FITTING | arguments)
+
+
+def test_what_fits_together_is_taken() -> None:
+    assert load(arguments=FITTING).settings.pruner.rebuild_events == 150_000
+
+
+def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no configuration file .*none\.toml"):
+        load(config=tmp_path / "none.toml")
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = = 3")
+    with pytest.raises(ValueError, match=r"broken\.toml is no TOML: "):
+        load(config=path)

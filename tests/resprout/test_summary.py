@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+
+from resprout.summary import Cost, Summary, summarise
+from stream.messages import Interval, Judgement, ModelScore, RebuildPlan, Verdict, Window
+
+COST = Cost(events=800, seconds=2.0)
+
+
+def score(ce: float) -> ModelScore:
+    return ModelScore(versions=(1,), ce=ce, ne=None, ne_training=None, calibration=None)
+
+
+def window(number: int, size: int = 100, bayes: float | None = None, **ces: float) -> Window:
+    """A window of 100 events that weigh 1 each, every second of them a click."""
+    return Window(
+        size=size,
+        number=number,
+        begin=number * size,
+        end=(number + 1) * size,
+        partial=False,
+        weight=size,
+        clicks=size / 2,
+        click_rate=0.5,
+        models={name: score(ce) for name, ce in ces.items()},
+        relative_ce={},
+        bayes_ce=bayes,
+        drift=(),
+    )
+
+
+def verdict(number: int, end: int, name: str = "promoted") -> Verdict:
+    interval = Interval(mean=-0.01, low=-0.02, high=0.0)
+    judged = Judgement(
+        rebuild=number,
+        begin=end - 100,
+        end=end,
+        candidate_ce=0.5,
+        incumbent_ce=0.51,
+        dense_ce=0.49,
+        difference=interval,
+        relative=interval,
+    )
+    reason = "first" if number == 1 else "divergence"
+    plan = RebuildPlan(
+        number=number, reason=reason, cause="", snapshot=end - 200, decided=end - 200, end=end
+    )
+    return Verdict.model_validate(
+        {
+            "count": end,
+            "rebuild": plan,
+            "verdict": name,
+            "reason": "lower",
+            "version": number if name == "promoted" else None,
+            "snapshot": None,
+            "mask": None,
+            "sparsity": 0.8 if name == "promoted" else None,
+            "layers": {},
+            "judgement": None if number == 1 else judged,
+            "cost_events": 200,
+        }
+    )
+
+
+def summary_of(*windows: Window, verdicts: tuple[Verdict, ...] = ()) -> Summary:
+    return summarise(windows, verdicts, COST, seed=3, dead_letters=7)
+
+
+def test_models_are_scored_on_the_events_after_the_first_mask() -> None:
+    found = summary_of(
+        window(0, dense=0.9),
+        window(1, dense=0.4, sparse=0.5),
+        window(2, dense=0.2, sparse=0.3),
+        verdicts=(verdict(1, 100),),
+    )
+    assert found.dense is not None
+    assert found.dense.ce == pytest.approx(0.3)
+    assert found.sparse is not None
+    assert found.sparse.ce == pytest.approx(0.4)
+    assert found.sparse.relative_ce == pytest.approx(1 / 3)
+    assert found.sparse.sparsity == 0.8
+    assert found.never_rebuilt is None
+
+
+def test_the_last_half_is_that_of_the_events_after_the_first_mask() -> None:
+    rows = [window(0, dense=9.0)]
+    rows += [window(n, dense=n, sparse=2 * n) for n in (1, 2, 3, 4)]
+    half = summary_of(*rows, verdicts=(verdict(1, 100),)).last_half
+    assert half.dense is not None
+    assert half.dense.ce == pytest.approx(3.5)
+    assert half.sparse is not None
+    assert half.sparse.ce == pytest.approx(7.0)
+
+
+def test_without_a_mask_dense_is_scored_on_all_events() -> None:
+    found = summary_of(window(0, dense=0.2), window(1, dense=0.4))
+    assert found.dense is not None
+    assert found.dense.ce == pytest.approx(0.3)
+    assert found.sparse is None
+    assert found.last_half.dense is not None
+    assert found.last_half.dense.ce == pytest.approx(0.4)
+
+
+def test_predicting_the_click_rate_scores_an_ne_of_one() -> None:
+    coin = 0.6931471805599453
+    found = summary_of(window(0, dense=coin), window(1, dense=coin))
+    assert found.dense is not None
+    assert found.dense.ne == pytest.approx(1.0)
+
+
+def test_figures_come_from_the_smallest_windows_and_all_windows_are_counted() -> None:
+    found = summary_of(window(0, dense=0.2), window(1, dense=0.4), window(0, 200, dense=9.0))
+    assert found.dense is not None
+    assert found.dense.ce == pytest.approx(0.3)
+    assert (found.windows, found.events) == (3, 200)
+
+
+def test_a_model_that_missed_a_window_has_no_figures() -> None:
+    found = summary_of(window(0, dense=0.2), window(1, dense=0.2, sparse=0.3))
+    assert found.sparse is None
+
+
+def test_the_bayes_ce_is_there_where_all_windows_know_it() -> None:
+    assert summary_of(window(0, bayes=0.1, dense=0.2)).bayes_ce == pytest.approx(0.1)
+    assert summary_of(window(0, bayes=0.1, dense=0.2), window(1, dense=0.2)).bayes_ce is None
+
+
+def test_every_verdict_is_a_rebuild() -> None:
+    found = summary_of(verdicts=(verdict(1, 100), verdict(2, 400, "rejected")))
+    assert [(r.count, r.reason, r.verdict) for r in found.rebuilds] == [
+        (100, "first", "promoted"),
+        (400, "divergence", "rejected"),
+    ]
+    assert found.rebuilds[0].difference is None
+    assert found.rebuilds[1].difference == Interval(mean=-0.01, low=-0.02, high=0.0)
+
+
+def test_the_speed_is_that_of_this_process() -> None:
+    found = summary_of()
+    assert (found.seconds, found.events_per_second) == (2.0, 400.0)
+    assert (found.seed, found.dead_letters, found.events) == (3, 7, 0)
+
+
+def test_the_keys_are_those_that_the_documentation_promises() -> None:
+    assert list(Summary.model_fields) == [
+        "events",
+        "seconds",
+        "events_per_second",
+        "seed",
+        "windows",
+        "bayes_ce",
+        "dense",
+        "sparse",
+        "never_rebuilt",
+        "last_half",
+        "rebuilds",
+        "dead_letters",
+    ]
+    assert summary_of().model_dump()["last_half"] == dict.fromkeys(
+        ("dense", "sparse", "never_rebuilt")
+    )
