@@ -3,8 +3,9 @@
 ``python -m bench.demo`` runs seeds 0 to 4 of the default demo and the same without drift, then
 the trigger on 10 streams without drift and 10 with one abrupt shift; about an hour on two cores.
 What is done is kept in ``runs/bench``, so it goes on where it was stopped. It writes README's table
-(``bench/results/demo.md``), every run's figures (``demo.json``) and the plot of seed 0. ``--json``
-prints the result as the last line.
+(``bench/results/demo.md``), every run's figures (``demo.json``) and the plot of seed 0.
+``--held-out`` runs the demo on seeds 100 to 104 instead, which nothing was tuned on, and writes
+``demo-held-out.md`` and ``.json``. ``--json`` prints the result as the last line.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from resprout.summary import Pruned, Summary
 
 RUNS = Path("runs/bench/demo")
 RESULTS = Path(__file__).parent / "results"
-DEMO_SEEDS, TRIGGER_SEEDS = range(5), range(10)
+DEMO_SEEDS, TRIGGER_SEEDS, HELD_OUT_SEEDS = range(5), range(10), range(100, 105)
 PARTS = {"drift": DEMO_SEEDS, "none": DEMO_SEEDS, "quiet": TRIGGER_SEEDS, "abrupt": TRIGGER_SEEDS}
 """The demo with drift and without; the trigger where nothing happens, and where the truth jumps."""
+HELD_OUT = {"drift": HELD_OUT_SEEDS, "none": HELD_OUT_SEEDS}
 QUIET_EVENTS = 2_000_000
 """Events after the first mask in which the trigger should stay silent."""
 SHIFT_AFTER = 300_000
@@ -262,40 +264,44 @@ def about(drift: Column) -> str:
     )
 
 
-def report(found: dict[Case, Summary]) -> dict[str, Any]:
-    """Write the table of README, and return the result."""
+def report(found: dict[Case, Summary], name: str) -> dict[str, Any]:
+    """Write the table and every run's figures, and return the result."""
     drift, none = (
         Column(tuple(s for case, s in found.items() if case.part == part))
         for part in ("drift", "none")
     )
     quiet = [s for case, s in found.items() if case.part == "quiet"]
     soon = [reacted(s, case) for case, s in found.items() if case.part == "abrupt"]
-    rows = [*table(drift, none), "", about(drift)]
-    (RESULTS / "demo.md").write_text("\n".join(rows) + "\n")
-    return {
-        "bench": "demo",
+    goals = demo_goals(drift, none) + (trigger_goals(quiet, soon) if quiet and soon else [])
+    result = {
+        "bench": name,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
-        "seed": list(DEMO_SEEDS),
+        "seed": sorted({case.seed for case in found}),
         "rows": [row(case, summary) for case, summary in found.items()],
-        "goals": [asdict(g) for g in [*demo_goals(drift, none), *trigger_goals(quiet, soon)]],
+        "goals": [asdict(goal) for goal in goals],
     }
+    (RESULTS / f"{name}.md").write_text("\n".join(table(drift, none)) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def main() -> None:
     """Run what was not run yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=PARTS, action="append", help="run only this, no table")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--part", choices=PARTS, action="append", help="run only this, no table")
+    which.add_argument("--held-out", action="store_true", help="seeds nothing was tuned on")
     parser.add_argument("--json", action="store_true", help="the result as the last line")
     asked = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
-    cases = [Case(part, seed) for part in asked.part or PARTS for seed in PARTS[part]]
+    parts, name = (HELD_OUT, "demo-held-out") if asked.held_out else (PARTS, "demo")
+    cases = [Case(part, seed) for part in asked.part or parts for seed in parts[part]]
     found = {case: summary_of(case) for case in cases}
     if asked.part:
         return
-    result = report(found)
-    (RESULTS / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
-    print("", (RESULTS / "demo.md").read_text(), sep="\n")
+    result = report(found, name)
+    print("", (RESULTS / f"{name}.md").read_text(), sep="\n")
     for goal in result["goals"]:
         met = "met    " if goal["met"] else "NOT MET"
         print(f"{met} {goal['name']}: {goal['value']:.4g} {goal['goal']}")
