@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 from torch import nn
 
 from learner import dlrm
+from stream import plugins
 from stream.schema import FeatureSchema
 
 Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
@@ -30,14 +30,8 @@ def builder(name: str) -> Builder:
     ...
     ValueError: unknown model 'dlmr'; known: dlrm
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    plugins = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name in plugins:
-        found: Builder = plugins[name].load()
-        return found
-    known = ", ".join(sorted(BUILT_IN | plugins))
-    raise ValueError(f"unknown model {name!r}; known: {known}")
+    found: Builder = plugins.find(GROUP, BUILT_IN, name)
+    return found
 
 
 def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) -> nn.Module:

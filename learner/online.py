@@ -74,7 +74,7 @@ class OnlineModel:
     def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
         _check_names(module)
         self.config = config
-        self.device = torch.device(config.device)
+        self.device = device(config.device)
         self.module = module.to(self.device).eval()
         self.optimiser = Adagrad(module, config)
         self.layers = {
@@ -296,6 +296,22 @@ def _check_names(module: nn.Module) -> None:
             f"the model has a tensor {taken[0]!r}; rename the submodule: names that begin with "
             f"{FROZEN!r}, {MASK!r} or {ADAGRAD!r} are the learner's own"
         )
+
+
+def device(name: str) -> torch.device:
+    """Name a device that can be used here.
+
+    >>> device("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"learner.device {name!r} cannot be used here: {error}; 'cpu' always can"
+        ) from error
+    return found
 
 
 def _probability(logits: Tensor) -> NDArray[np.float64]:

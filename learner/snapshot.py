@@ -119,7 +119,7 @@ class SnapshotStore:
 
     def find(self, model: str, count: int) -> str | None:
         """Return the name of a model's snapshot after ``count`` events, None without one."""
-        return next((n for n in reversed(self.names(model)) if _count(n) == count), None)
+        return next((n for n in reversed(self.names(model)) if count_of(n) == count), None)
 
     def names(self, model: str) -> list[str]:
         """Return the names of all snapshots of a model, oldest first."""
@@ -178,7 +178,12 @@ def _hash_or_none(content: bytes) -> str | None:
         return None
 
 
-def _count(name: str) -> int:
+def count_of(name: str) -> int:
+    """Return the count in a snapshot's name.
+
+    >>> count_of("dense/000000000050000-0123456789ab")
+    50000
+    """
     return int(name.partition("/")[2].partition("-")[0])
 
 

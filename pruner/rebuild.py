@@ -13,7 +13,7 @@ from torch import Tensor
 from learner.checkpoint import LearnerState, from_parts, to_parts
 from learner.online import OnlineModel
 from learner.prequential import NonFiniteError, RunPlan
-from learner.snapshot import Snapshot, SnapshotStore
+from learner.snapshot import Snapshot, SnapshotError, SnapshotStore, count_of
 from pruner.config import PrunerConfig
 from pruner.job import PruneJob
 from pruner.pruning import recipe
@@ -75,12 +75,23 @@ class Rebuild:
 
     @classmethod
     def open(cls, plan: RebuildPlan, version: int, workshop: Workshop) -> Rebuild | None:
-        """Go on with a rebuild, or begin it; None while the dense snapshot is not there."""
+        """Go on with a rebuild, or begin it; None while the dense snapshot is not there.
+
+        Raises :class:`~learner.snapshot.SnapshotError` where it never will be: dense has left a
+        later one.
+        """
         kept = workshop.checkpoints(plan).latest()
         if kept is not None:
             return cls(plan, version, workshop, from_parts(kept.parts))
         name = workshop.snapshots.find("dense", plan.snapshot)
         if name is None:
+            later = [n for n in workshop.snapshots.names("dense") if count_of(n) > plan.snapshot]
+            if later:
+                raise SnapshotError(
+                    f"rebuild {plan.number} begins at the dense snapshot of {plan.snapshot} "
+                    f"events, which is gone from {workshop.snapshots.folder}, and dense is past "
+                    f"it ({later[-1]}); start afresh"
+                )
             return None
         dense = workshop.snapshots.read(name)
         state = LearnerState(0, dense.cursor, dense.trained_through, dense.tensors)

@@ -15,7 +15,7 @@ from pruner import conformance, criteria
 from resprout import demo as demonstration
 from resprout.application import execute, feed_all
 from resprout.console import Progress, settings_toml, table
-from resprout.folder import PLOT, RunFolder
+from resprout.folder import PLOT, RECORD, RunFolder
 from resprout.foreground import logging_to, stoppable
 from resprout.options import (
     INPUT,
@@ -68,6 +68,7 @@ def main(context: click.Context) -> None:
 @SETTINGS
 @STATE
 @stored("--resume", is_flag=True, help="Go on with the last demo, rather than start afresh.")
+@stored("--fresh", is_flag=True, help="Delete the run in the folder that --state names.")
 @JSON
 @click.option("--scale", type=float, default=1.0, help="Multiplies the events after the mask.")
 @click.option("--drift", metavar="KIND", help="gradual, abrupt, recurring, churn, click-rate, none")
@@ -79,8 +80,10 @@ def demo(request: Request, scale: float, drift: str | None) -> None:
         asked = request.load(demonstration.LAYER).settings
         request.arguments |= demonstration.changes(asked, scale=scale, drift=drift)
         plan = Plan.generated(request.load(demonstration.LAYER).settings)
+        if request.state is not None and not (request.resume or request.fresh):
+            _refuse_another(RunFolder(state))
         _prepare(plan, state, fresh=not request.resume)
-    result = _run(plan, state)
+    result = _run(plan, state, "`resprout demo --resume`")
     with failure():
         plots = _plot(result, state)
     _show(request, result)
@@ -104,7 +107,7 @@ def run(request: Request, plot: bool) -> None:
     with usage():
         plan = request.plan()
         _prepare(plan, state, fresh=request.fresh)
-    result = _run(plan, state)
+    result = _run(plan, state, "the same command")
     if plot:
         with failure():
             written = _plot(result, state)
@@ -184,7 +187,10 @@ def list_criteria() -> None:
 def check_criterion(name: str, text: str) -> None:
     """Run the conformance checks on a criterion; exit code 1 if any fails."""
     with usage():
-        criterion = criteria.build(name, json.loads(text))
+        options = json.loads(text)
+        if not isinstance(options, dict):
+            raise ValueError(f"--options is {text}; it must be a JSON object, such as {{}}")
+        criterion = criteria.build(name, options)
     checks = conformance.check(criterion)
     for one in checks:
         click.echo(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
@@ -213,14 +219,20 @@ def _prepare(plan: Plan, state: Path, *, fresh: bool) -> None:
     folder.check(plan)
 
 
-def _run(plan: Plan, state: Path) -> Result:
-    progress = Progress()
+def _refuse_another(folder: RunFolder) -> None:
+    """Leave a run alone that nobody asked to delete."""
+    if (folder.path / RECORD).exists():
+        raise ValueError(f"{folder.path} holds a run; --resume goes on with it, --fresh deletes it")
+
+
+def _run(plan: Plan, state: Path, again: str) -> Result:
+    progress = Progress(window_events=plan.settings.trigger.window_events)
     with failure(), logging_to(progress), stoppable() as stop:
         result = execute(plan, state, progress, stop)
         progress.finish()
     if not result.finished:
         raise click.ClickException(
-            f"stopped after {result.summary.events} events; the run in {state} goes on from there"
+            f"stopped after {result.summary.events} events; {again} goes on from there ({state})"
         )
     return result
 
@@ -241,9 +253,11 @@ def _plot(result: Result, state: Path) -> tuple[Path, Path]:
 
 def _show(request: Request, result: Result) -> None:
     if request.json:
+        for remark in result.remarks:
+            click.echo(remark, err=True)
         click.echo(result.summary.model_dump_json())
     else:
-        click.echo(_coloured(table(result.summary)))
+        click.echo(_coloured(table(result.summary, result.remarks)))
 
 
 def _coloured(text: str) -> str:

@@ -33,8 +33,10 @@ class View:
 
     counts: dict[str, int] = field(default_factory=dict)
     """How far each worker has come, by name."""
+    window_events: int | None = None
+    """Size of the windows to tell of; None: the smallest."""
     window: Window | None = None
-    """The last window closed."""
+    """The last whole window of that size."""
     verdict: Verdict | None = None
     """The last candidate promoted."""
     rebuilds: int = 0
@@ -44,13 +46,20 @@ class View:
     def update(self, name: str, step: Step, now: float) -> None:
         """Take in one step of one worker."""
         self.counts[name] = step.count
-        if isinstance(step, EvaluatorStep) and step.windows:
-            self.window = step.windows[-1]
+        if isinstance(step, EvaluatorStep):
+            self._closed(step.windows)
         if isinstance(step, PruneStep) and step.verdict and step.verdict.verdict == "promoted":
             self.verdict = step.verdict
             self.rebuilds += step.verdict.rebuild.reason != "first"
         if name == "sparse":
             self._wait(step, now)
+
+    def _closed(self, windows: Sequence[Window]) -> None:
+        """Keep to one size: larger windows lag behind, and would mix old figures with new."""
+        whole = [window for window in windows if not window.partial]
+        known = [self.window, *whole] if self.window else whole
+        size = self.window_events or min((window.size for window in known), default=0)
+        self.window = next((w for w in reversed(whole) if w.size == size), self.window)
 
     def _wait(self, step: Step, now: float) -> None:
         what = step.waiting_for
@@ -125,17 +134,22 @@ class Progress:
         Where to print; standard error.
     clock
         Seconds that never go back.
+    window_events
+        Size of the windows whose scores are shown; None shows the smallest.
     """
 
     def __init__(
-        self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        out: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        window_events: int | None = None,
     ) -> None:
         self._out = out or sys.stderr
         self._clock = clock
         self._terminal = self._out.isatty()
         self._every = TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS
         self._lock = threading.Lock()
-        self._view = View()
+        self._view = View(window_events=window_events)
         self._printed = (clock(), 0)
 
     def __call__(self, name: str, step: Step) -> None:
@@ -172,8 +186,8 @@ class Progress:
         return "\r\x1b[K" if self._terminal else ""
 
 
-def table(summary: Summary) -> str:
-    """Write the closing table: all models on the same events, and the rebuilds."""
+def table(summary: Summary, remarks: Sequence[str] = ()) -> str:
+    """Write the closing table: all models on the same events, the rebuilds, and remarks."""
     rows = [("", "CE", "NE", "vs dense", "NE, last half", "vs dense")]
     rows += [
         (label, *_cells(getattr(summary, name)), *_cells(getattr(summary.last_half, name))[1:])
@@ -184,6 +198,7 @@ def table(summary: Summary) -> str:
         rows.append(("truth (Bayes)", f"{summary.bayes_ce:.4f}", "", "", "", ""))
     lines = [*_aligned(rows), ""]
     lines += [_rebuild_line(rebuild) for rebuild in summary.rebuilds]
+    lines += remarks
     return "\n".join(lines).rstrip()
 
 

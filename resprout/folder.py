@@ -68,6 +68,10 @@ class RunFolder:
             raise FileNotFoundError(
                 f"{self.path} holds no run; name the state folder of one"
             ) from None
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self.path / RECORD} is damaged ({error}); name another folder"
+            ) from None
         return found
 
     def check(self, plan: Plan) -> None:
@@ -92,18 +96,20 @@ class RunFolder:
             write_atomic(self.path / RECORD, json.dumps(plan.record(), indent=1).encode())
 
     def clear(self) -> None:
-        """Delete the run; a folder that holds anything else is refused."""
-        if not self.path.exists():
-            return
-        strange = {file.name for file in self.path.iterdir()} - _OURS
+        """Delete the run; a folder that holds anything else, or no run at all, is refused."""
+        there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        strange = there - _OURS if RECORD in there else there - {LOCK}
         if strange:
             raise ValueError(
                 f"{self.path} holds {min(strange)!r}, which is no part of a run, and is not "
                 "deleted; name another folder"
             )
-        with self.lock():
-            for name in sorted(_OURS - {LOCK}):
-                _delete(self.path / name)
+        if there:
+            with self.lock():
+                # The record goes last: without it, what is left is nobody's to delete.
+                for name in sorted(_OURS - {LOCK, RECORD}):
+                    _delete(self.path / name)
+                _delete(self.path / RECORD)
 
 
 def _delete(path: Path) -> None:

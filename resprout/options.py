@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from pydantic import ValidationError
 
+from learner.prequential import NonFiniteError
 from learner.snapshot import SnapshotError
 from resprout.plan import Plan
 from resprout.settings import Layer, Loaded, load
@@ -21,7 +23,15 @@ from stream.schema import FeatureSchema, load_schema
 from stream.source import Source
 from stream.state import StateLockedError
 
-FAULTS = (ValueError, OSError, ImportError, LogError, SnapshotError, StateLockedError)
+FAULTS = (
+    ValueError,
+    OSError,
+    ImportError,
+    LogError,
+    NonFiniteError,
+    SnapshotError,
+    StateLockedError,
+)
 """What is told in a line of its own; anything else is a fault of ours, and shows where."""
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -169,4 +179,11 @@ def failure() -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
-    return "; ".join([str(error), *getattr(error, "__notes__", [])])
+    if isinstance(error, ValidationError):
+        said = [
+            ": ".join([*([".".join(map(str, one["loc"]))] if one["loc"] else []), one["msg"]])
+            for one in error.errors(include_url=False)
+        ]
+    else:
+        said = [str(error)]
+    return "; ".join([*said, *getattr(error, "__notes__", [])])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from evaluator.entropy import normalized_entropy
+from evaluator.sums import EventSums
+from resprout.settings import Settings
 from stream.messages import Interval, Verdict, VerdictName, Window
 
 
@@ -21,7 +23,7 @@ class Dense(_Figures):
     ce: float
     """Cross entropy, nats per event."""
     ne: float | None
-    """CE over the entropy of the click rate of the same events; None with one kind only."""
+    """CE over the entropy of the click rate of the same events; None with too few of a kind."""
 
 
 class Pruned(Dense):
@@ -103,24 +105,29 @@ class Cost:
 
 
 def summarise(
-    windows: Sequence[Window], verdicts: Sequence[Verdict], cost: Cost, seed: int, dead_letters: int
+    windows: Sequence[Window],
+    verdicts: Sequence[Verdict],
+    cost: Cost,
+    settings: Settings,
+    dead_letters: int,
 ) -> Summary:
     """Put a run into figures."""
+    enough = settings.evaluator.min_clicks
     rows = finest(windows)
     scored = common(rows, first_swap(verdicts))
     sparsity = next((v.sparsity for v in reversed(verdicts) if v.verdict == "promoted"), None)
-    whole = _half(scored, sparsity)
+    whole = _half(scored, sparsity, enough)
     return Summary(
         events=max((w.end for w in rows), default=0),
         seconds=cost.seconds,
         events_per_second=cost.events / cost.seconds if cost.seconds else 0.0,
-        seed=seed,
+        seed=settings.seed,
         windows=len(windows),
         bayes_ce=_bayes(scored),
         dense=whole.dense,
         sparse=whole.sparse,
         never_rebuilt=whole.never_rebuilt,
-        last_half=_half(second_half(scored), sparsity),
+        last_half=_half(second_half(scored), sparsity, enough),
         rebuilds=tuple(_rebuild(verdict) for verdict in verdicts),
         dead_letters=dead_letters,
     )
@@ -150,9 +157,10 @@ def second_half(rows: Sequence[Window]) -> list[Window]:
     return common(rows, (rows[0].begin + rows[-1].end + 1) // 2)
 
 
-def _half(rows: Sequence[Window], sparsity: float | None) -> Half:
-    dense = _dense(rows, "dense")
-    sparse, never = _pruned(rows, "sparse", dense), _pruned(rows, "never_rebuilt", dense)
+def _half(rows: Sequence[Window], sparsity: float | None, enough: int) -> Half:
+    dense = _score(rows, "dense", enough)
+    sparse = _beside(dense, _score(rows, "sparse", enough))
+    never = _beside(dense, _score(rows, "never_rebuilt", enough))
     return Half(
         dense=dense,
         sparse=Sparse(**sparse.model_dump(), sparsity=sparsity) if sparse else None,
@@ -160,14 +168,13 @@ def _half(rows: Sequence[Window], sparsity: float | None) -> Half:
     )
 
 
-def _pruned(rows: Sequence[Window], model: str, dense: Dense | None) -> Pruned | None:
-    score = _dense(rows, model)
+def _beside(dense: Dense | None, score: Dense | None) -> Pruned | None:
     if score is None or dense is None:
         return None
     return Pruned(ce=score.ce, ne=score.ne, relative_ce=score.ce / dense.ce - 1)
 
 
-def _dense(rows: Sequence[Window], model: str) -> Dense | None:
+def _score(rows: Sequence[Window], model: str, enough: int) -> Dense | None:
     """Score a model over windows; None where it did not predict all of them."""
     scores = [window.models.get(model) for window in rows]
     known = [score for score in scores if score is not None]
@@ -175,7 +182,16 @@ def _dense(rows: Sequence[Window], model: str) -> Dense | None:
         return None
     weight = sum(window.weight for window in rows)
     ce = sum(w.weight * s.ce for w, s in zip(rows, known, strict=True)) / weight
-    return Dense(ce=ce, ne=normalized_entropy(ce, sum(w.clicks for w in rows) / weight))
+    ne = normalized_entropy(ce, sum(w.clicks for w in rows) / weight)
+    has_both = any(one.ne is not None for one in known) or _events(rows).has_both(enough)
+    return Dense(ce=ce, ne=ne if has_both else None)
+
+
+def _events(rows: Sequence[Window]) -> EventSums:
+    """Add windows up; where events differ in weight, the number clicked goes by the rate."""
+    events = sum(w.end - w.begin for w in rows)
+    weight, clicks = sum(w.weight for w in rows), sum(w.clicks for w in rows)
+    return EventSums(events, round(events * clicks / weight), weight, clicks)
 
 
 def _bayes(rows: Sequence[Window]) -> float | None:

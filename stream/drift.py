@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stream import plugins
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,15 +201,8 @@ def build(options: Mapping[str, Any]) -> Drift:
     ...
     ValueError: unknown drift 'sudden'; known: abrupt, churn, click-rate, gradual, none, recurring
     """
-    kind = options.get("kind")
-    plugins = {entry.name: entry for entry in entry_points(group="resprout.drifts")}
-    rest = {key: value for key, value in options.items() if key != "kind"}
-    if kind in BUILT_IN:
-        return BUILT_IN[kind](**rest)
-    if kind in plugins:
-        made: Drift = plugins[kind].load()(**rest)
-        return made
-    raise ValueError(f"unknown drift {kind!r}; known: {', '.join(sorted({*BUILT_IN, *plugins}))}")
+    make: type[Drift] = plugins.find("resprout.drifts", BUILT_IN, options.get("kind"))
+    return make(**{key: value for key, value in options.items() if key != "kind"})
 
 
 def world_at(drifts: Sequence[Drift], count: int) -> World:

@@ -42,6 +42,11 @@ class GeneratorSource:
         reader.close()
         begin = _resume_at(last, self.identity)
         ended = last is not None and codec.kind_of(last) == codec.END
+        if ended and begin != self.config.events:
+            raise ValueError(
+                f"the click log has ended after {begin} events and cannot go on to "
+                f"{self.config.events}; use another folder"
+            )
         return GeneratorFeed(self, home, begin, ended)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ class FileSource:
     """Rows of the file that go into one record."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
         if not self.path.is_file():
             raise FileNotFoundError(f"no file {self.path} to replay; check its name")
         if self.records_events < 1:
@@ -53,6 +55,12 @@ class FileSource:
                     f"{self.path} has no column {column!r} ({use}); there: {', '.join(there)}; "
                     "the schema's [columns] table can name another"
                 )
+
+    @property
+    def content(self) -> str:
+        """Digest of the file's bytes, 16 hex digits."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def attach(self, home: LogHome) -> FileFeed:
         """Go on where the ``clicks`` log of ``home`` ends; a log of another input is refused."""
@@ -70,7 +78,8 @@ class FileSource:
 
     def _check_same(self, last: StoredRecord) -> None:
         """Refuse a log whose newest record came from somewhere else."""
-        found = {name: (last.header(name) or b"").decode() for name in ("file", "schema")}
+        names = ("file", "schema", "content")
+        found = {name: (last.header(name) or b"").decode() for name in names}
         if found["file"] != self.path.name:
             origin = f"the file {found['file']}" if found["file"] else "another input"
             raise ValueError(
@@ -81,6 +90,12 @@ class FileSource:
             raise ValueError(
                 f"the clicks log was begun with schema {found['schema']}, this one is "
                 f"{self.schema.digest}; use another state folder"
+            )
+        if found["content"] != self.content:
+            raise ValueError(
+                f"{self.path} has changed since the clicks log was begun with it (content "
+                f"{found['content']} was, {self.content} is): start afresh, use another state "
+                "folder, or give it the file as it was"
             )
 
 
@@ -132,6 +147,7 @@ class FileFeed:
         self._time_ms = last.record.time_ms if last is not None else 0
         self._rows = islice(_rows(source), self._done, None)
         self._mapping = _Mapping(source.schema)
+        self._content = source.content
 
     def step(self) -> int | None:
         """Append the next chunk and return its rows; None once the end record is written."""
@@ -203,6 +219,7 @@ class FileFeed:
             ("file", self._source.path.name.encode()),
             ("rows", str(self._done).encode()),
             ("schema", self._source.schema.digest.encode()),
+            ("content", self._content.encode()),
         )
 
 

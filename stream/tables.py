@@ -78,6 +78,9 @@ class DelimitedTable:
             header = next(csv.reader(file, delimiter=self.delimiter), None)
         if header is None:
             raise ValueError(f"{self.path} is empty; its first line must name the columns")
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise ValueError(f"{self.path} has two columns {twice[0]!r}; rename one of them")
         return tuple(header)
 
     def rows(self) -> Iterator[FileRow]:

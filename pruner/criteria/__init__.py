@@ -15,6 +15,7 @@ from pruner.criteria.aux import Aux
 from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criteria.random import Random
 from pruner.criterion import Criterion, NoOptions, Stateless
+from stream import plugins
 
 GROUP = "resprout.criteria"
 """The entry-point group under which other packages offer criteria."""
@@ -28,8 +29,8 @@ def known() -> dict[str, str]:
     >>> known()["aux"]
     'resprout'
     """
-    plugins = entry_points(group=GROUP)
-    origins = {entry.name: entry.dist.name if entry.dist else "unknown" for entry in plugins}
+    offered = entry_points(group=GROUP)
+    origins = {entry.name: entry.dist.name if entry.dist else "unknown" for entry in offered}
     return dict(sorted((origins | dict.fromkeys(BUILT_IN, "resprout")).items()))
 
 
@@ -41,11 +42,7 @@ def find(name: str) -> Any:
     ...
     ValueError: unknown criterion 'magnitud'; known: aux, magnitude, random
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    for entry in entry_points(group=GROUP, name=name):
-        return entry.load()
-    raise ValueError(f"unknown criterion {name!r}; known: {', '.join(known())}")
+    return plugins.find(GROUP, BUILT_IN, name)
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Criterion:

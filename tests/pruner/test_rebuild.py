@@ -12,6 +12,7 @@ import torch
 from learner import tensors
 from learner.checkpoint import LearnerState
 from learner.prequential import NonFiniteError
+from learner.snapshot import SnapshotError
 from pruner.job import PruneJob
 from pruner.pruning import recipe
 from pruner.rebuild import Rebuild, Workshop
@@ -199,3 +200,13 @@ def test_predictions_that_are_not_finite_are_not_published(tmp_path: Path) -> No
         with pytest.raises(NonFiniteError, match="candidate-1 predicts what is not finite"):
             finish(rebuild)
     assert not world.predicted()
+
+
+def test_a_dense_snapshot_that_is_gone_is_named_rather_than_waited_for(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.click(stream(700))
+    world.dense(600)
+    world.snapshots.delete(str(world.snapshots.find("dense", PLAN.snapshot)))
+    gone = pytest.raises(SnapshotError, match=r"is gone from .*, and dense is past it")
+    with workshop(world) as shop, gone:
+        Rebuild.open(PLAN, 1, shop)

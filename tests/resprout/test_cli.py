@@ -106,7 +106,10 @@ def test_the_demo_starts_afresh_unless_it_is_to_go_on(home: Path) -> None:
     given = ("demo", "--config", home / "small.toml", "--state", home / "demo", "--json")
     first = summary(call(*given))
     assert summary(call(*given, "--resume"))["events_per_second"] == 0
-    assert summary(call(*given, "--scale", "0.5"))["events"] == 10_000
+    refused = call(*given)
+    assert refused.exit_code == 2
+    assert "holds a run; --resume goes on with it, --fresh deletes it" in refused.stderr
+    assert summary(call(*given, "--fresh", "--scale", "0.5"))["events"] == 10_000
     assert first["events"] == 16_000
 
 
@@ -301,3 +304,35 @@ def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(home: Path) -> N
     assert process.returncode == 1
     assert "finishing the batch; once more leaves now" in errors
     assert "goes on from there" in errors
+
+
+def test_a_file_that_has_changed_is_not_read_on(home: Path) -> None:
+    assert run(home).exit_code == 0
+    clicks = home / "clicks.csv"
+    clicks.write_text(clicks.read_text() + clicks.read_text().splitlines()[-1] + "\n")
+    result = run(home)
+    assert result.exit_code == 1
+    assert "clicks.csv has changed since the clicks log was begun with it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--set", "learner.device=abacus"), "learner.device 'abacus' cannot be used here"),
+        (("--set", "learner.rate=1e30"), "not finite"),
+    ],
+)
+def test_what_torch_cannot_do_is_told_in_a_line(
+    home: Path, words: tuple[str, ...], complaint: str
+) -> None:
+    result = run(home, *words, "--set", "learner.checkpoint_events=500")
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit)
+    assert complaint in result.stderr
+
+
+def test_options_of_a_criterion_are_an_object_of_known_names() -> None:
+    assert "it must be a JSON object" in call("criteria", "check", "aux", "--options", "[1]").stderr
+    wrong = call("criteria", "check", "aux", "--options", '{"q": 1}')
+    assert wrong.exit_code == 2
+    assert wrong.stderr.splitlines()[-1] == "Error: q: Extra inputs are not permitted"

@@ -6,8 +6,10 @@ from evaluator.worker import EvaluatorStep
 from learner.step import LearnerStep
 from pruner.worker import PruneStep
 from resprout.console import Progress, View, line, table
+from resprout.result import Outcome, Records, Result
+from resprout.settings import Settings
 from resprout.summary import Cost, summarise
-from stream.messages import Interval, Window
+from stream.messages import DeadLetter, Interval, Verdict, Window
 from tests.resprout.test_summary import score, verdict, window
 
 
@@ -37,6 +39,44 @@ def test_the_line_says_how_the_run_goes() -> None:
         "1.20M events  41k/s  lag 40k  NE dense 0.812  sparse 0.818 (+0.7%)  sparsity 80%  "
         "rebuilds 1"
     )
+
+
+def sized(size: int, ne: float, *, partial: bool = False) -> Window:
+    given = scored(ne, ne, 0.0)
+    return given.model_copy(update={"size": size, "partial": partial})
+
+
+def shown(view: View, *closed: Window) -> str:
+    view.update("evaluator", EvaluatorStep(100, 50, closed), 0.0)
+    return line(view, rate=0, now=0.0).partition("lag 0")[2].strip()
+
+
+def test_the_line_keeps_to_windows_of_the_size_given() -> None:
+    view = View(window_events=50)
+    assert shown(view, sized(10, 0.1)) == ""
+    expected = "NE dense 0.500  sparse 0.500 (+0.0%)"
+    assert shown(view, sized(10, 0.2), sized(50, 0.5), sized(100, 0.9)) == expected
+    assert shown(view, sized(10, 0.3)) == expected
+
+
+def test_the_line_keeps_to_the_smallest_windows_where_no_size_is_given() -> None:
+    view = View()
+    assert shown(view, sized(10, 0.1), sized(50, 0.5)).startswith("NE dense 0.100")
+    assert shown(view, sized(50, 0.6)).startswith("NE dense 0.100")
+    assert shown(view, sized(10, 0.2), sized(100, 0.9)).startswith("NE dense 0.200")
+
+
+def test_the_line_passes_over_what_is_left_of_a_window_at_the_end() -> None:
+    view = View()
+    shown(view, sized(50, 0.5))
+    assert shown(view, sized(50, 0.9, partial=True)).startswith("NE dense 0.500")
+
+
+def test_the_progress_shows_windows_of_the_size_given() -> None:
+    out, ticks = io.StringIO(), iter([0.0, 10.0])
+    progress = Progress(out, lambda: next(ticks), window_events=50)
+    progress("evaluator", EvaluatorStep(100, 100, (sized(50, 0.5), sized(100, 0.9))))
+    assert out.getvalue().startswith("100 events  10/s  lag 0  NE dense 0.500  sparse")
 
 
 def test_a_rejected_candidate_is_no_rebuild() -> None:
@@ -85,7 +125,7 @@ def test_the_rate_is_that_of_this_process() -> None:
 
 def test_the_table_sets_models_side_by_side() -> None:
     rows = [window(n, bayes=0.1, dense=0.5, sparse=0.55, never_rebuilt=0.6) for n in range(4)]
-    text = table(summarise(rows, [verdict(1, 0)], Cost(0, 0.0), 0, 0))
+    text = table(summarise(rows, [verdict(1, 0)], Cost(0, 0.0), Settings(), 0))
     lines = text.splitlines()
     assert lines[0].split() == ["CE", "NE", "vs", "dense", "NE,", "last", "half", "vs", "dense"]
     assert lines[2].split() == ["sparse", "0.5500", "0.7935", "+10.00%", "0.7935", "+10.00%"]
@@ -95,10 +135,89 @@ def test_the_table_sets_models_side_by_side() -> None:
 
 
 def test_the_table_of_a_run_without_a_mask_is_of_dense_alone() -> None:
-    text = table(summarise([window(0, dense=0.5)], [], Cost(0, 0.0), 0, 0))
+    text = table(summarise([window(0, dense=0.5)], [], Cost(0, 0.0), Settings(), 0))
     assert [row.split()[0] for row in text.splitlines()] == ["CE", "dense"]
 
 
 def test_a_run_of_nothing_has_a_table_of_nothing() -> None:
-    (heading,) = table(summarise([], [], Cost(0, 0.0), 0, 0)).splitlines()
+    (heading,) = table(summarise([], [], Cost(0, 0.0), Settings(), 0)).splitlines()
     assert heading.split()[:2] == ["CE", "NE"]
+
+
+def letter(offset: int, reason: str, file: str | None = None) -> DeadLetter:
+    return DeadLetter(
+        reason=reason,
+        detail="",
+        partition=0,
+        offset=offset,
+        row=2,
+        file=file,
+        line=offset + 1 if file else None,
+        raw="",
+    )
+
+
+def ran(
+    events: int = 8_000,
+    *letters: DeadLetter,
+    verdicts: tuple[Verdict, ...] = (),
+    finished: bool = True,
+) -> Result:
+    windows = (window(0, size=events, dense=0.5),) if events else ()
+    outcome = Outcome({}, finished, Cost(events, 1.0))
+    return Result(Settings(), outcome, Records(windows, (), verdicts, letters))
+
+
+def told(result: Result) -> list[str]:
+    """The lines of the table behind the models."""
+    return table(result.summary, result.remarks).partition("\n\n")[2].splitlines()
+
+
+def test_the_table_says_that_the_input_ended_before_the_first_mask() -> None:
+    assert told(ran()) == [
+        "no sparse model: the input ended at 8 000 events, the first mask is cut at 1 000 000 and "
+        "takes over at 1 100 000 (pruner.first_mask_events, pruner.rebuild_events)"
+    ]
+
+
+def test_the_table_says_that_the_input_ended_inside_the_first_rebuild() -> None:
+    lines = told(ran(verdicts=(verdict(1, 8_100, "unfinished"),)))
+    assert lines[-1] == (
+        "no sparse model: the input ended at 8 000 events, the first mask was cut at 7 900 and "
+        "takes over at 8 100 (pruner.first_mask_events, pruner.rebuild_events)"
+    )
+
+
+def test_a_first_mask_that_failed_or_took_over_needs_no_remark() -> None:
+    assert ran(verdicts=(verdict(1, 7_000, "failed"),)).remarks == ()
+    later = (verdict(1, 7_000), verdict(2, 9_000, "unfinished"))
+    assert ran(verdicts=later).remarks == ()
+
+
+def test_a_run_that_was_stopped_says_nothing_of_the_end_of_the_input() -> None:
+    assert ran(finished=False).remarks == ()
+
+
+def test_the_table_says_why_events_were_left_out_and_where_the_first_stands() -> None:
+    letters = (letter(6, "numeric", "c.csv"), letter(7, "label", "c.csv"), letter(9, "label"))
+    assert told(ran(8_000, *letters))[-1] == (
+        "3 dead letters (2 label, 1 numeric), the first at c.csv:7; kept in the log `deadletters` "
+        "of the state folder"
+    )
+
+
+def test_a_dead_letter_that_came_from_no_file_stands_in_a_partition() -> None:
+    assert told(ran(8_000, letter(6, "label")))[-1].startswith(
+        "1 dead letter (1 label), the first at partition 0, offset 6, row 2; kept"
+    )
+
+
+def test_an_input_without_one_valid_event_is_called_that() -> None:
+    assert told(ran(0, letter(1, "label", "c.csv"), letter(2, "label", "c.csv"))) == [
+        "no event was valid: 2 dead letters (2 label), the first at c.csv:2; kept in the log "
+        "`deadletters` of the state folder"
+    ]
+
+
+def test_remarks_are_no_part_of_the_json() -> None:
+    assert "no sparse model" not in ran().summary.model_dump_json()

@@ -53,6 +53,20 @@ def test_clearing_refuses_what_is_not_of_a_run(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_clearing_refuses_a_folder_that_only_looks_like_a_run(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "app.log").write_text("precious")
+    with pytest.raises(ValueError, match="holds 'logs', which is no part of a run"):
+        RunFolder(tmp_path).clear()
+    assert (tmp_path / "logs" / "app.log").exists()
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        RunFolder(tmp_path).record()
+
+
 def test_masks_are_kept_where_the_settings_say(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert isinstance(folder.masks("disk"), DiskMaskStore)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from resprout.settings import Settings
 from resprout.summary import Cost, Summary, summarise
 from stream.messages import Interval, Judgement, ModelScore, RebuildPlan, Verdict, Window
 
@@ -64,7 +65,7 @@ def verdict(number: int, end: int, name: str = "promoted") -> Verdict:
 
 
 def summary_of(*windows: Window, verdicts: tuple[Verdict, ...] = ()) -> Summary:
-    return summarise(windows, verdicts, COST, seed=3, dead_letters=7)
+    return summarise(windows, verdicts, COST, Settings(seed=3), dead_letters=7)
 
 
 def test_models_are_scored_on_the_events_after_the_first_mask() -> None:
@@ -107,6 +108,54 @@ def test_predicting_the_click_rate_scores_an_ne_of_one() -> None:
     found = summary_of(window(0, dense=coin), window(1, dense=coin))
     assert found.dense is not None
     assert found.dense.ne == pytest.approx(1.0)
+
+
+def clicked(given: Window, clicks: float, weight: float = 100.0) -> Window:
+    update = {"clicks": clicks, "weight": weight, "click_rate": clicks / weight}
+    return given.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "known"), [(9, False), (10, True), (90, True), (91, False), (0, False)]
+)
+def test_the_ne_needs_ten_clicks_and_ten_events_without_one(clicks: int, known: bool) -> None:
+    found = summary_of(clicked(window(0, dense=0.3, sparse=0.4), clicks))
+    assert found.dense is not None
+    assert found.sparse is not None
+    assert (found.dense.ne is not None, found.sparse.ne is not None) == (known, known)
+
+
+def test_how_few_clicks_are_too_few_is_the_evaluators_setting() -> None:
+    rows = [clicked(window(0, dense=0.3), 2)]
+    few = Settings.model_validate({"evaluator": {"min_clicks": 2}})
+    dense = summarise(rows, (), COST, few, 0).dense
+    assert dense is not None
+    assert dense.ne is not None
+
+
+def test_windows_with_too_few_clicks_may_have_enough_together() -> None:
+    found = summary_of(*(clicked(window(n, dense=0.3), 5) for n in range(2)))
+    assert found.dense is not None
+    assert found.dense.ne is not None
+    assert found.last_half.dense is not None
+    assert found.last_half.dense.ne is None
+
+
+def test_heavy_events_are_not_counted_for_more_than_they_are() -> None:
+    """200 of 2 000 in weight, but only 10 of the 100 events; and 180 are 9."""
+    assert getattr(summary_of(clicked(window(0, dense=0.3), 200, 2_000)).dense, "ne", None)
+    heavy = summary_of(clicked(window(0, dense=0.3), 180, 2_000)).dense
+    assert heavy is not None
+    assert heavy.ne is None
+
+
+def test_a_window_that_has_an_ne_vouches_for_all() -> None:
+    """With light clicks the weights say 1 click; the evaluator, which counted, knew enough."""
+    light = clicked(window(0), 1)
+    known = score(0.3).model_copy(update={"ne": 0.9})
+    found = summary_of(light.model_copy(update={"models": {"dense": known}}))
+    assert found.dense is not None
+    assert found.dense.ne is not None
 
 
 def test_figures_come_from_the_smallest_windows_and_all_windows_are_counted() -> None:

@@ -110,3 +110,12 @@ def test_the_truth_names_the_drifts_that_run(tmp_path: Path) -> None:
     named = [[span.drift for span in batch.drift] for batch in truth(home)]
     alone, both = ["gradual"], ["gradual", "abrupt"]
     assert named[:7] == [[], [], alone, alone, alone, both, alone]
+
+
+def test_a_stream_that_has_ended_does_not_go_on(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    run(home, GeneratorSource(SMALL, 0))
+    run(home, GeneratorSource(SMALL, 0))
+    longer = GeneratorSource(SMALL.model_copy(update={"events": 5_000}), 0)
+    with pytest.raises(ValueError, match="has ended after 2300 events and cannot go on to 5000"):
+        longer.attach(home)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -372,3 +373,17 @@ def test_a_log_begun_with_another_schema_is_refused(tmp_path: Path) -> None:
     other = FeatureSchema.model_validate(other.model_dump())
     with pytest.raises(ValueError, match=f"begun with schema {SCHEMA.digest}, this one is"):
         FileSource(path, other).attach(home)
+
+
+def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
+    home, path = EmbeddedHome(tmp_path / "logs"), write_csv(tmp_path / "clicks.csv")
+    replay(FileSource(path, SCHEMA), home)
+    assert replay(FileSource(path, SCHEMA), home) == 0
+    write_csv(path, [*FLAT, FLAT[0]])
+    with pytest.raises(ValueError, match=r"clicks\.csv has changed since the clicks log was begun"):
+        FileSource(path, SCHEMA).attach(home)
+
+
+def test_a_path_may_be_a_text(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "clicks.csv")
+    assert FileSource(cast(Path, str(path)), SCHEMA).path == path

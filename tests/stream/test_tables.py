@@ -114,3 +114,10 @@ def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_suffix_names_the_known(name: str) -> None:
     with pytest.raises(ValueError, match=r"cannot read clicks.*known: \.csv, \.csv\.gz"):
         open_table(Path(name))
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    path.write_text("age,label,age\n1,0,2\n")
+    with pytest.raises(ValueError, match=r"clicks\.csv has two columns 'age'; rename one of them"):
+        open_table(path).columns()
