@@ -201,6 +201,5 @@ def _next(reader: Iterator[list[str]]) -> list[str] | str | None:
 def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with _bytes(path) as file:
         for number, line in enumerate(file, start=1):
-            raw = line.strip()
-            if raw:
-                yield number, raw
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")

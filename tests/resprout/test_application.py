@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 import resprout
-from pruner import criteria
-from pruner.evidence import Evidence
 from resprout.application import execute
 from resprout.plan import Plan
 from resprout.runner import Step
@@ -44,36 +41,6 @@ def test_the_sparse_model_has_its_pruned_weights_at_zero() -> None:
     layers = [m for m in result.models["sparse"].modules() if isinstance(m, torch.nn.Linear)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
     assert float((weights == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
-
-
-def test_two_runs_of_the_same_clicks_agree_to_the_last_bit(tmp_path: Path) -> None:
-    """The same log, copied: predictions, windows, ledger and weights."""
-    plan = Plan.generated(small())
-    one = execute(plan, tmp_path / "one")
-    two = execute(plan, tmp_path / "two")
-    assert one.windows == two.windows
-    for name, model in one.models.items():
-        for key, tensor in model.state_dict().items():
-            assert torch.equal(tensor, two.models[name].state_dict()[key]), (name, key)
-
-
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    plan, stop = Plan.generated(small()), threading.Event()
-
-    def stop_midway(name: str, step: Step) -> None:
-        if name == DENSE and step.count >= 9_000:
-            stop.set()
-
-    stopped = execute(plan, tmp_path / "state", stop_midway, stop)
-    assert not stopped.finished
-    assert stopped.summary.events < 16_000
-    resumed = execute(plan, tmp_path / "state")
-    assert resumed.finished
-    whole = execute(plan, tmp_path / "whole")
-    assert resumed.windows == whole.windows
-    for name, model in whole.models.items():
-        for key, tensor in model.state_dict().items():
-            assert torch.equal(tensor, resumed.models[name].state_dict()[key]), (name, key)
 
 
 def test_a_finished_run_is_told_again_without_work(tmp_path: Path) -> None:
@@ -147,37 +114,3 @@ def test_a_warm_start_begins_with_the_weights_given(tmp_path: Path) -> None:
     execute(warm, tmp_path / "state")
     with pytest.raises(ValueError, match="init_from was"):
         execute(plan, tmp_path / "state")
-
-
-@pytest.mark.parametrize("events", [3_000, 4_000, 5_250, 5_700, 9_100])
-def test_an_input_that_ends_anywhere_is_run_to_its_end(events: int) -> None:
-    """Before the first mask, inside its rebuild, inside a batch, inside a later rebuild."""
-    settings = small(stream__generator__events=events)
-    result = resprout.run(settings, Plan.generated(settings).source)
-    assert result.finished
-    assert result.summary.events == events
-    assert ("sparse" in result.models) == (events > 6_000)
-    if 4_000 <= events < 6_000:
-        assert [verdict.verdict for verdict in result.verdicts] == ["unfinished"]
-
-
-def test_a_criterion_that_raises_in_the_middle_of_a_rebuild_fails_that_rebuild_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The third score raises: the first mask fails, is tried again, and the run goes on."""
-    scored = iter(range(1_000))
-
-    def fragile(layer: Evidence) -> torch.Tensor:
-        if next(scored) == 2:
-            raise ArithmeticError("division by hope")
-        return layer.weight.abs()
-
-    monkeypatch.setitem(criteria.BUILT_IN, "fragile", fragile)
-    settings = small(pruner__criterion="fragile")
-    result = resprout.run(settings, Plan.generated(settings).source)
-    assert result.finished
-    first, second, *_ = result.verdicts
-    assert (first.rebuild.reason, first.verdict) == ("first", "failed")
-    assert "division by hope" in first.reason
-    assert (second.rebuild.reason, second.verdict) == ("first", "promoted")
-    assert "sparse" in result.models

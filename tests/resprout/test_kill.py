@@ -2,138 +2,114 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections import Counter
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
 
 import pytest
-import torch
 
 from learner.checkpoint import from_parts
+from pruner.ledger import LedgerTail
 from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.settings import MODELS
+from resprout.settings import DENSE, NEVER_REBUILT, SPARSE
+from resprout.wiring import EVALUATOR, PRUNER, SOURCE
 from stream import topics
-from stream.columnar import predictions_from_bytes
-from stream.keyed import read_all
-from stream.messages import Judgement, Window, parse
-from tests.resprout.victim import LIVES, PLAN
+from stream.messages import RebuildPlan
+from stream.state import Checkpoints
+from tests.resprout.eventful import BATCH, PLAN, TOTAL
+from tests.resprout.left import PARTS, Left
+from tests.resprout.victim import How, Life, Moment, Promoted, Scored, lived
 
-INPUTS = (topics.CLICKS, topics.TRUTH)
+ENDS = (7_000, 13_000, 17_000)
+"""Where candidates are promoted."""
+AFTER = {"threads": 1, "turns": 1, "call": 2_000, "disk": 12}
+
+
+def lives(seed: int) -> list[Life]:
+    """Draw twenty lives that end all over the run, three of them between a verdict and its swap."""
+    rng = random.Random(seed)
+    counts = sorted(rng.randrange(TOTAL - 10 * BATCH) for _ in range(20 - len(ENDS)))
+    moments: list[tuple[Moment, How]] = []
+    for count in counts:
+        started = (SPARSE, NEVER_REBUILT) if count >= ENDS[0] else ()
+        worker = rng.choice((SOURCE, DENSE, PRUNER, EVALUATOR, *started))
+        moments.append((Scored(count, worker), rng.choice(get_args(How))))
+    for before, end in enumerate(ENDS):
+        at = before + sum(count < end - 25 * BATCH for count in counts)
+        moments.insert(at, (Promoted(), "turns"))
+    return [
+        Life(moment, how, after=rng.randrange(AFTER[how]), seed=number)
+        for number, (moment, how) in enumerate(moments)
+    ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands on disk after a kill."""
+
+    inside: int | None
+    """The rebuild whose candidate has learned some of its events, and not yet all."""
+    unfollowed: int | None
+    """The version in force by the ledger, where the sparse model has not become it."""
+
+
+def look(folder: RunFolder) -> Found:
+    reader = folder.home.reader(topics.LEDGER)
+    ledger = LedgerTail(reader)
+    ledger.poll()
+    reader.close()
+    plan, promised = ledger.history.open, ledger.history.version
+    kept = folder.checkpoints(SPARSE).latest()
+    version = from_parts(kept.parts).version if kept else 0
+    return Found(
+        inside=plan.number if plan and is_under_way(folder, plan) else None,
+        unfollowed=promised if promised > version else None,
+    )
+
+
+def is_under_way(folder: RunFolder, plan: RebuildPlan) -> bool:
+    kept = Checkpoints(folder.checkpoints(PRUNER).folder / f"rebuild-{plan.number:06d}").latest()
+    return kept is not None and plan.snapshot < kept.count < plan.end
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A run of many lives."""
+
+    left: Left
+    found: list[Found]
+    """After each kill."""
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
-    """Two runs of the same clicks: one undisturbed, one killed twenty times."""
-    whole, killed = (RunFolder(tmp_path_factory.mktemp(name)) for name in ("whole", "killed"))
-    for log in INPUTS:
-        identity = f"logs/{log}/identity"
-        whole.home.reader(log).close()
-        (killed.path / identity).parent.mkdir(parents=True)
-        (killed.path / identity).write_bytes((whole.path / identity).read_bytes())
-    execute(PLAN, whole.path)
-    command = [sys.executable, "-m", "tests.resprout.victim", str(killed.path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    ends = [json.loads(line) for line in done.stdout.splitlines()]
-    assert Counter(end["kind"] for end in ends if end["killed"]) == Counter(LIVES[:-1])
-    return whole, killed
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = RunFolder(tmp_path_factory.mktemp("killed"))
+    found = []
+    for life in lives(seed=13):
+        assert lived(PLAN, folder.path, life), f"{life} was not ended by a kill"
+        found.append(look(folder))
+    assert execute(PLAN, folder.path).finished
+    return Killed(Left.by(folder), found)
 
 
-def values(folder: RunFolder, log: str) -> list[bytes]:
-    reader = folder.home.reader(log)
-    found = [stored.record.value for stored in read_all(reader)]
-    reader.close()
-    return found
+def test_twenty_kills_hit_rebuilds_and_the_time_between_verdict_and_swap(killed: Killed) -> None:
+    assert len(killed.found) == 20
+    inside = [found.inside for found in killed.found if found.inside]
+    assert (len(inside) >= 5, len(set(inside)) >= 3) == (True, True), inside
+    assert {found.unfollowed for found in killed.found} >= {1, 2, 3}
 
 
-def first_of_each(keyed: list[tuple[str, bytes]]) -> dict[str, bytes]:
-    """What readers keep; whatever repeats it must have the same bytes."""
-    kept: dict[str, bytes] = {}
-    for key, value in keyed:
-        assert kept.setdefault(key, value) == value, key
-    return kept
-
-
-def test_twenty_lives_are_as_many_as_were_asked_for() -> None:
-    kinds = Counter(LIVES[:-1])
-    assert (kinds.total(), kinds["rebuild"] >= 5, kinds["promotion"] >= 3) == (20, True, True)
-
-
-@pytest.mark.parametrize("log", INPUTS)
-def test_the_clicks_and_their_truth_are_the_same(
-    folders: tuple[RunFolder, RunFolder], log: str
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_left_is_what_an_undisturbed_run_leaves(
+    killed: Killed, whole: RunFolder, part: str
 ) -> None:
-    whole, killed = folders
-    assert values(whole, log) == values(killed, log)
+    assert getattr(killed.left, part) == getattr(Left.by(whole), part)
 
 
-@pytest.mark.parametrize("model", [*MODELS, "candidate-1"])
-def test_the_predictions_are_the_same(folders: tuple[RunFolder, RunFolder], model: str) -> None:
-    one, two = (
-        first_of_each(
-            [
-                (f"{batch.model}/{batch.begin}", value)
-                for value in values(folder, topics.predictions(model))
-                if (batch := predictions_from_bytes(value))
-            ]
-        )
-        for folder in folders
-    )
-    assert one == two
-    assert one
-
-
-def test_windows_and_judgements_are_the_same(folders: tuple[RunFolder, RunFolder]) -> None:
-    one, two = (
-        first_of_each(
-            [
-                (message.key, value)
-                for value in values(folder, topics.WINDOWS)
-                if isinstance(message := parse(value), Window | Judgement)
-            ]
-        )
-        for folder in folders
-    )
-    assert one == two
-    assert any(key.startswith("judgement") for key in one)
-
-
-def test_the_ledgers_are_the_same(folders: tuple[RunFolder, RunFolder]) -> None:
-    one, two = (
-        list(first_of_each([(parse(v).key, v) for v in values(folder, topics.LEDGER)]).values())
-        for folder in folders
-    )
-    assert one == two
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_last_states_of_the_models_are_the_same(
-    folders: tuple[RunFolder, RunFolder], model: str
-) -> None:
-    kept = [folder.checkpoints(model).latest() for folder in folders]
-    one, two = (from_parts(checkpoint.parts) for checkpoint in kept if checkpoint)
-    assert (one.version, one.cursor, one.trained_through) == (
-        two.version,
-        two.cursor,
-        two.trained_through,
-    )
-    assert one.tensors.keys() == two.tensors.keys()
-    for name, tensor in one.tensors.items():
-        assert torch.equal(tensor, two.tensors[name]), name
-
-
-def test_the_snapshots_are_the_same(folders: tuple[RunFolder, RunFolder]) -> None:
-    """Their names hold the hashes of their contents."""
-    one, two = (
-        {path.relative_to(f.snapshots.folder) for path in f.snapshots.folder.glob("*/[!.]*")}
-        for f in folders
-    )
-    assert one == two
-
-
-def test_the_masks_and_the_head_are_the_same(folders: tuple[RunFolder, RunFolder]) -> None:
-    one, two = (folder.masks("disk") for folder in folders)
-    assert one.names() == two.names()
-    assert one.head() == two.head()
+def test_two_undisturbed_runs_leave_the_same(whole: RunFolder, tmp_path: Path) -> None:
+    execute(PLAN, tmp_path)
+    one, two = Left.by(whole), Left.by(RunFolder(tmp_path))
+    for part in PARTS:
+        assert getattr(one, part) == getattr(two, part), part

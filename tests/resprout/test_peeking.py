@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,23 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resprout.application import execute, feed_all
+from resprout.application import execute
+from resprout.folder import RunFolder
 from resprout.plan import Plan
+from resprout.settings import MODELS
 from stream import topics
 from stream.batch import ClickBatch
 from stream.clicks import ClickReader
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
 from stream.log import LogHome, LogWriter, Record
-from stream.messages import PredictionBatch
 from stream.schema import FeatureSchema
-from tests.resprout.victim import PLAN
+from tests.resprout.eventful import BATCH, PLAN
+from tests.resprout.left import records
 
-BATCH = PLAN.settings.stream.batch_events
 SCHEMA = PLAN.source.schema
-LOGS = ("dense", "sparse", "never_rebuilt", "candidate-1")
+EVERYBODY = {*MODELS}
 
 
 @dataclass(frozen=True)
@@ -67,30 +65,25 @@ class GivenFeed:
         self.writer.close()
 
 
-def predicted(events: ClickBatch, state: Path) -> list[PredictionBatch]:
-    """Run over the events, and return all predictions of all models."""
+Predicted = dict[tuple[str, int], bytes]
+"""Each batch of each model, by the events before it: version, places and every bit."""
+
+
+def predicted(events: ClickBatch, state: Path) -> Predicted:
+    """Run over the events, and return all predictions of all models and candidates."""
     execute(Plan(PLAN.settings, Given(events)), state)
-    home = EmbeddedHome(state / "logs")
-    found = []
-    for log in LOGS:
-        reader = home.reader(topics.predictions(log))
-        found += [predictions_from_bytes(stored.record.value) for stored in read_all(reader)]
-        reader.close()
+    found = {}
+    for log in dict.fromkeys(map(topics.predictions, (*MODELS, "candidate-1"))):
+        for stored in records(RunFolder(state), log):
+            batch = predictions_from_bytes(stored.record.value)
+            found[batch.model, batch.begin] = stored.record.value
     return found
 
 
-def until(batches: list[PredictionBatch], end: int) -> dict[tuple[str, int], bytes]:
-    """What was predicted up to the end of a batch, to the last bit."""
-    kept = (batch for batch in batches if batch.end <= end)
-    return {(batch.model, batch.begin): batch.probability.tobytes() for batch in kept}
-
-
 @pytest.fixture(scope="module")
-def events(tmp_path_factory: pytest.TempPathFactory) -> ClickBatch:
-    state = tmp_path_factory.mktemp("clicks")
-    feed_all(PLAN, state, threading.Event())
-    log = EmbeddedHome(state / "logs").reader(topics.CLICKS)
-    reader, batches = ClickReader(log, SCHEMA, 500), []
+def events(whole: RunFolder) -> ClickBatch:
+    log = whole.home.reader(topics.CLICKS)
+    reader, batches = ClickReader(log, SCHEMA, BATCH), []
     while (counted := reader.next()) is not None:
         batches.append(counted.batch)
     log.close()
@@ -98,30 +91,39 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> ClickBatch:
 
 
 @pytest.fixture(scope="module")
-def honest(events: ClickBatch, tmp_path_factory: pytest.TempPathFactory) -> list[PredictionBatch]:
+def honest(events: ClickBatch, tmp_path_factory: pytest.TempPathFactory) -> Predicted:
     return predicted(events, tmp_path_factory.mktemp("honest"))
 
 
 @pytest.mark.parametrize(
-    ("position", "models"),
+    ("position", "at_work"),
     [
-        (2_530, {"dense"}),
-        (6_450, {"dense", "candidate-1"}),
-        (12_499, {"dense", "sparse", "never_rebuilt", "candidate-1", "candidate-2"}),
-        (20_400, {"dense", "sparse", "never_rebuilt", "candidate-4"}),
+        pytest.param(2_530, {"dense"}, id="before the first mask"),
+        pytest.param(4_700, {"dense"}, id="inside the first prune phase"),
+        pytest.param(6_000, {"dense", "candidate-1"}, id="where the first candidate predicts"),
+        pytest.param(7_099, EVERYBODY, id="inside the first batch under the first mask"),
+        pytest.param(9_999, EVERYBODY, id="right before a rebuild is decided"),
+        pytest.param(11_240, EVERYBODY, id="inside a rebuild"),
+        pytest.param(12_000, EVERYBODY | {"candidate-2"}, id="where the judging begins"),
+        pytest.param(12_999, EVERYBODY | {"candidate-2"}, id="right before a swap"),
+        pytest.param(16_450, EVERYBODY | {"candidate-3"}, id="where another is judged"),
+        pytest.param(20_777, EVERYBODY | {"candidate-4"}, id="where one is judged and rejected"),
+        pytest.param(24_010, EVERYBODY | {"candidate-5"}, id="where one never comes to its end"),
     ],
 )
 def test_flipping_every_label_from_an_event_on_changes_no_prediction_up_to_its_batch(
-    events: ClickBatch,
-    honest: list[PredictionBatch],
-    position: int,
-    models: set[str],
-    tmp_path: Path,
+    events: ClickBatch, honest: Predicted, position: int, at_work: set[str], tmp_path: Path
 ) -> None:
+    """The next batch of everybody who goes on does change: all have learned from the flip."""
     late = np.arange(len(events)) >= position
     flipped = replace(events, label=np.where(late, 1 - events.label, events.label))
-    end = position // BATCH * BATCH + BATCH
+    begin = position // BATCH * BATCH
+    end = begin + BATCH
     told = predicted(flipped[slice(0, end + 2 * BATCH)], tmp_path)
-    assert until(told, end) == until(honest, end)
-    assert models <= {model for model, _ in until(honest, end)}
-    assert until(told, end + BATCH) != until(honest, end + BATCH), "the flip must be felt after it"
+    before, after = (
+        {key: value for key, value in found.items() if key[1] < end} for found in (honest, told)
+    )
+    assert after == before
+    assert {model for model, count in before if count == begin} == at_work
+    learned = {model for model, count in honest if count == end}
+    assert {m for m in learned if honest[m, end] != told[m, end]} == learned

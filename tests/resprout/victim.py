@@ -1,24 +1,21 @@
-"""A process that is killed again and again, and each time goes on: ``python -m ... STATE``.
+"""A process that is killed in the middle of a run, at a moment that its own life names.
 
-Every life is a fork, so that torch is imported once. A life steps the workers one after the
-other, in an order drawn from its number, until what it waits for has happened, and then kills
-itself as ``kill -9`` does: nothing is closed, nothing is flushed. Lives of the kind ``threads``
-run the application as it is, and are killed from outside at some moment, in the middle of
-whatever is going on. The last life goes to the end. How each life ended goes to stdout, a line of
-JSON each.
+``SIGKILL`` from inside is ``kill -9``: nothing is closed, nothing is flushed, and whatever another
+thread was about stays as it was.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import random
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -26,130 +23,132 @@ from resprout.application import execute
 from resprout.folder import RunFolder
 from resprout.plan import Plan
 from resprout.runner import Step
-from resprout.wiring import PRUNER, Wiring
-from stream.messages import Verdict
-from tests.resprout.small import small
+from resprout.wiring import EVALUATOR, Wiring
 
-SETTINGS = small(
-    stream__batch_events=100,
-    stream__generator__events=24_050,
-    stream__generator__drifts=[{"kind": "abrupt", "begin": 8_000, "every_events": 6_000}],
-    learner__snapshot_events=1_000,
-    learner__checkpoint_events=1_500,
-    pruner__first_mask_events=4_000,
-    pruner__rebuild_events=3_000,
-    pruner__prune_events=1_500,
-    pruner__judge_events=1_000,
-    pruner__lead_events=1_000,
-    pruner__checkpoint_events=700,
-    trigger__window_events=1_000,
-    trigger__every_events=3_000,
-    evaluator__windows=[500, 1_000],
-    evaluator__checkpoint_events=1_100,
+Moment = Callable[[str, Step], bool]
+"""Whether the step of a worker is what a life waits for."""
+How = Literal["threads", "turns", "call", "disk"]
+
+DISK = frozenset(
+    {"open", "write", "truncate", "ftruncate", "fsync", "fdatasync", "rename", "replace", "mkdir"}
+    | {"rmdir", "unlink", "link"}
 )
-PLAN = Plan.generated(SETTINGS)
-
-Happened = Callable[[str, Step], bool]
-"""Whether a step of a worker is what a life waits for."""
+"""The calls by which a process changes what is on disk."""
 
 
-def anything(after: int) -> Happened:
-    """Wait for so many steps of anybody."""
-    left = iter(range(after, -1, -1))
-    return lambda name, step: next(left) == 0
+@dataclass
+class Scored:
+    """The evaluator has scored so many events, and then a worker has done something.
+
+    Where that worker has come to its end before, anybody.
+    """
+
+    count: int
+    worker: str
+    _there: bool = False
+    _over: bool = False
+
+    def __call__(self, name: str, step: Step) -> bool:
+        self._there = self._there or (name == EVALUATOR and step.count >= self.count)
+        self._over = self._over or (name == self.worker and step.done)
+        return self._there and (self._over or (name == self.worker and step.events > 0))
 
 
-def inside_a_rebuild(after: int) -> Happened:
-    """Wait for so many batches of a candidate."""
-    left = iter(range(after, -1, -1))
-    return lambda name, step: name == PRUNER and step.events > 0 and next(left) == 0
+@dataclass(frozen=True)
+class Promoted:
+    """The prune worker has promoted a candidate."""
 
-
-def a_promotion(_: int) -> Happened:
-    """Wait for a verdict that the sparse models have not followed yet."""
-
-    def happened(name: str, step: Step) -> bool:
-        verdict: Verdict | None = getattr(step, "verdict", None)
+    def __call__(self, name: str, step: Step) -> bool:
+        verdict = getattr(step, "verdict", None)
         return verdict is not None and verdict.verdict == "promoted"
 
-    return happened
+
+@dataclass(frozen=True)
+class Buried:
+    """The evaluator has written dead letters."""
+
+    def __call__(self, name: str, step: Step) -> bool:
+        return name == EVALUATOR and getattr(step, "dead_letters", 0) > 0
 
 
-KINDS: dict[str, Callable[[int], Happened]] = {
-    "anything": anything,
-    "rebuild": inside_a_rebuild,
-    "promotion": a_promotion,
-}
-LIVES = [
-    *["anything", "anything", "threads", "rebuild", "rebuild", "promotion", "anything"],
-    *["rebuild", "rebuild", "threads", "promotion", "anything", "rebuild", "anything", "threads"],
-    *["rebuild", "rebuild", "promotion", "anything", "threads", "the rest"],
-]
-"""What each life waits for, in order; 20 are killed, and the last one goes to the end."""
+@dataclass(frozen=True)
+class Life:
+    """What a life waits for, and how it ends."""
+
+    moment: Moment
+    how: How
+    """``threads``: the application as it is, killed by the thread whose step it was, whatever the
+    others are about. ``turns``: the workers step one after the other, in an order drawn from
+    ``seed``, and nobody is about anything. ``call``, ``disk``: the same, but the end comes inside
+    one of the next steps, ``after`` so many calls, or calls that change what is on disk."""
+    after: int = 0
+    seed: int = 0
 
 
-def live(state: Path, happened: Happened, seed: int) -> None:
-    """Step workers until it has happened, then die; return if the run ends before."""
-    folder, rng = RunFolder(state), random.Random(seed)
+def lived(plan: Plan, state: Path, life: Life) -> bool:
+    """Let a process live on a state folder, and say whether it was killed: else the run is over.
+
+    It is forked from a server that has imported everything, and where nothing runs.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=live, args=(plan, state, life))
+    process.start()
+    process.join()
+    code = process.exitcode
+    process.close()
+    assert code in (0, -signal.SIGKILL), f"a life ended by a fault of its own: {code}"
+    return code != 0
+
+
+def live(plan: Plan, state: Path, life: Life) -> None:
+    """Live; return only if the run ends before the moment comes."""
+    if life.how == "threads":
+        execute(plan, state, lambda name, step: die() if life.moment(name, step) else None)
+    else:
+        torch.set_num_threads(1)
+        in_turns(plan, state, life)
+
+
+def in_turns(plan: Plan, state: Path, life: Life) -> None:
+    """Step one worker after the other: one drawn, or of two drawn the one that is behind."""
+    folder, rng = RunFolder(state), random.Random(life.seed)
     with folder.lock():
-        folder.begin(PLAN)
-        with Wiring(PLAN, folder) as wiring:
-            open_workers = list(wiring.workers)
-            while open_workers:
-                worker = rng.choice(open_workers)
-                for _ in range(rng.randrange(1, 30)):
+        folder.begin(plan)
+        with Wiring(plan, folder) as wiring:
+            working = {worker: 0 for worker in wiring.workers}
+            while working:
+                drawn = rng.sample(list(working), k=min(rng.choice((1, 2)), len(working)))
+                worker = min(drawn, key=lambda one: working[one])
+                for _ in range(rng.randrange(1, 20)):
                     step = worker.step()
-                    if happened(worker.name, step):
-                        os.kill(os.getpid(), signal.SIGKILL)
+                    working[worker] = step.count
+                    if life.moment(worker.name, step):
+                        _end(life)
                     if step.done:
                         worker.close()
-                        open_workers.remove(worker)
+                        del working[worker]
                         break
 
 
-def fork(child: Callable[[], None], kill_after: float | None = None) -> bool:
-    """Let a child live, and say whether it was killed."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            torch.set_num_threads(1)
-            child()
-        except BaseException as error:
-            sys.stderr.write(f"{error!r}\n")
-            os._exit(1)
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise RuntimeError("a life ended by a fault of its own")
-    return os.WIFSIGNALED(status)
+def _end(life: Life) -> None:
+    """Die, or see to it that it comes to that."""
+    if life.how == "turns":
+        die()
+    left = life.after
+
+    def count_down(_: FrameType, event: str, what: Any) -> None:
+        nonlocal left
+        disk = event == "c_call" and what.__name__ in DISK
+        if disk or (life.how == "call" and event in ("call", "c_call")):
+            left -= 1
+            if left < 0:
+                die()
+
+    sys.setprofile(count_down)
 
 
-def lives(state: Path) -> Iterator[tuple[str, bool]]:
-    """Live one life after the other; of each its kind, and whether it was killed."""
-    rng = random.Random(3)
-    for number, kind in enumerate(LIVES):
-        if kind == "the rest":
-            yield kind, fork(partial(run, state))
-        elif kind == "threads":
-            yield kind, fork(partial(run, state), kill_after=rng.uniform(0.1, 0.5))
-        else:
-            happened = KINDS[kind](rng.randrange(3, 60) if kind == "anything" else rng.randrange(9))
-            yield kind, fork(partial(live, state, happened, number))
-
-
-def run(state: Path) -> None:
-    """Run the application as it is."""
-    execute(PLAN, state)
-
-
-def main() -> None:
-    """Live all lives on the state folder that is named."""
-    for kind, killed in lives(Path(sys.argv[1])):
-        sys.stdout.write(json.dumps({"kind": kind, "killed": killed}) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def die() -> NoReturn:
+    """Be killed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("nobody outlives that")

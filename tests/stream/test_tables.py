@@ -84,9 +84,17 @@ def test_a_broken_json_line_is_one_bad_row(tmp_path: Path) -> None:
     rows = list(open_table(path).rows())
     assert [row.line for row in rows] == [1, 2, 3, 4]
     assert str(rows[1].cells).startswith("no JSON: ")
-    assert rows[1].raw == b'{"a":'
+    assert rows[1].raw == b'{"a": '
     assert rows[2].cells == "no JSON object"
     assert rows[3].cells == {"a": 2}
+
+
+def test_a_line_of_json_keeps_its_bytes_and_an_empty_one_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.ndjson"
+    path.write_bytes(b' {"a": 1}\t \r\n \n\n[\xff ')
+    rows = list(open_table(path).rows())
+    assert [(row.line, row.raw) for row in rows] == [(1, b' {"a": 1}\t '), (4, b"[\xff ")]
+    assert rows[0].cells == {"a": 1}
 
 
 def test_json_nested_beyond_all_measure_is_one_bad_row(tmp_path: Path) -> None:

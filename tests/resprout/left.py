@@ -1,0 +1,101 @@
+"""What a run leaves behind: equal for equal runs, however many lives they took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from learner.checkpoint import from_parts
+from resprout.folder import RunFolder
+from resprout.settings import MODELS
+from stream import topics
+from stream.columnar import predictions_from_bytes
+from stream.keyed import read_all
+from stream.log import StoredRecord
+from stream.messages import parse
+
+Messages = dict[str, bytes]
+"""The first message of each key, in the order of the log."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """All that is compared, bit for bit; the identities of logs differ from run to run."""
+
+    clicks: list[StoredRecord]
+    truth: list[StoredRecord]
+    predictions: Messages
+    """Of all models and candidates, by model and count."""
+    windows: Messages
+    """Whatever stands in the log ``windows``: windows, judgements and copies of the ledger."""
+    ledger: list[tuple[str, bytes]]
+    """In its order, which is a part of it."""
+    dead_letters: Messages
+    states: dict[str, dict[str, Any]]
+    """Of each model, its last checkpoint, every tensor as bytes."""
+    snapshots: set[str]
+    """Their names, which hold the hashes of their contents."""
+    masks: tuple[str, ...]
+    head: Any
+
+    @classmethod
+    def by(cls, folder: RunFolder) -> Left:
+        """Read what stands in a state folder."""
+        masks, snapshots = folder.masks("disk"), folder.snapshots.folder
+        logs = dict.fromkeys(topics.predictions(m) for m in (*MODELS, "candidate-1"))
+        return cls(
+            clicks=records(folder, topics.CLICKS),
+            truth=records(folder, topics.TRUTH),
+            predictions=_first(keyed for log in logs for keyed in _predictions(folder, log)),
+            windows=_first(_messages(folder, topics.WINDOWS)),
+            ledger=list(_first(_messages(folder, topics.LEDGER)).items()),
+            dead_letters=_first(_messages(folder, topics.DEAD_LETTERS)),
+            states={model: _state(folder, model) for model in MODELS},
+            snapshots={str(p.relative_to(snapshots)) for p in snapshots.glob("*/[!.]*")},
+            masks=masks.names(),
+            head=masks.head(),
+        )
+
+
+PARTS = [field.name for field in fields(Left)]
+
+
+def records(folder: RunFolder, log: str) -> list[StoredRecord]:
+    """Return all that a log holds."""
+    reader = folder.home.reader(log)
+    found = list(read_all(reader))
+    reader.close()
+    return found
+
+
+def _messages(folder: RunFolder, log: str) -> Iterable[tuple[str, bytes]]:
+    values = [stored.record.value for stored in records(folder, log)]
+    return [(parse(value).key, value) for value in values]
+
+
+def _predictions(folder: RunFolder, log: str) -> Iterable[tuple[str, bytes]]:
+    for stored in records(folder, log):
+        batch = predictions_from_bytes(stored.record.value)
+        yield f"{batch.model}/{batch.begin}", stored.record.value
+
+
+def _first(keyed: Iterable[tuple[str, bytes]]) -> Messages:
+    """Keep what readers keep; whatever repeats it must have the same bytes."""
+    kept: Messages = {}
+    for key, value in keyed:
+        assert kept.setdefault(key, value) == value, f"{key} was published again, otherwise"
+    return kept
+
+
+def _state(folder: RunFolder, model: str) -> dict[str, Any]:
+    kept = folder.checkpoints(model).latest()
+    if kept is None:
+        return {}
+    state = from_parts(kept.parts)
+    return {
+        "version": state.version,
+        "cursor": state.cursor.model_copy(update={"identity": ""}),
+        "trained_through": state.trained_through,
+        "tensors": {name: t.numpy().tobytes() for name, t in state.tensors.items()},
+    }

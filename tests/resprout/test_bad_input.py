@@ -1,0 +1,201 @@
+"""What is wrong with an input, as a person at the command line meets it."""
+
+from __future__ import annotations
+
+import base64
+import multiprocessing
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from resprout.cli import main
+from resprout.folder import RunFolder
+from resprout.plan import Plan
+from resprout.settings import load
+from stream import topics
+from stream.messages import DeadLetter, parse
+from stream.replay import FileSource
+from stream.schema import load_schema
+from stream.state import StateFolder
+from tests.resprout.left import records
+from tests.resprout.small import SMALL, write_toml
+from tests.resprout.victim import Buried, How, Life, lived
+
+FEATURES = """
+[[numeric]]
+name = "price"
+[[categorical]]
+name = "site"
+buckets = 50
+"""
+SCHEMA = f"""{FEATURES}
+[columns]
+event_time = "when"
+label = "clicked"
+"""
+GOOD = "2026-01-01T00:00:00,1,2.5,a"
+EVENT = (
+    '{"event_id": "7", "event_time": "2026-01-01T00:00:00Z", "label": 1, "numeric": {"price": 2.5}}'
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_toml(tmp_path / "small.toml", SMALL)
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    (tmp_path / "events.toml").write_text(FEATURES)
+    write(tmp_path / "clicks.csv", [GOOD] * 10)
+    return tmp_path
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    head = ["when,clicked,price,site"] if path.suffix == ".csv" else []
+    path.write_text("\n".join([*head, *lines, ""]))
+    return path
+
+
+def run(home: Path, *more: str | Path, schema: str = "schema.toml") -> Result:
+    """Run the clicks of the folder; what comes later on a command line takes precedence."""
+    given = ["run", "--input", home / "clicks.csv", "--schema", home / schema]
+    given += ["--config", home / "small.toml", "--state", home / "state", *more]
+    return CliRunner().invoke(main, [str(word) for word in given])
+
+
+def letters(home: Path) -> list[DeadLetter]:
+    """Return whatever stands in the log of dead letters, repeats too."""
+    stored = records(RunFolder(home / "state"), topics.DEAD_LETTERS)
+    return [m for one in stored if isinstance(m := parse(one.record.value), DeadLetter)]
+
+
+def raw(letter: DeadLetter) -> str:
+    return base64.b64decode(letter.raw).decode()
+
+
+BAD_ROWS = {
+    "label": "2026-01-01T00:00:00,2,2.5,a",
+    "numeric": "2026-01-01T00:00:00,1,nan,a",
+    "time": "noon,1,2.5,a",
+    "unparsable": "2026-01-01T00:00:00,1,2.5,a,and more",
+}
+
+
+@pytest.mark.parametrize("reason", BAD_ROWS)
+def test_a_row_that_is_no_event_is_kept_with_its_reason_its_line_and_its_bytes(
+    home: Path, reason: str
+) -> None:
+    write(home / "clicks.csv", [GOOD, GOOD, BAD_ROWS[reason], GOOD])
+    result = run(home)
+    assert result.exit_code == 0, result.output
+    (letter,) = letters(home)
+    assert (letter.reason, letter.file, letter.line) == (reason, "clicks.csv", 4)
+    assert raw(letter) == BAD_ROWS[reason]
+    assert letter.detail
+
+
+BAD_EVENTS = {
+    "unparsable": '{"event_id": "7", "event_time": ',
+    "label": EVENT.replace('"label": 1', '"label": 2'),
+    "numeric": EVENT.replace("2.5", "NaN"),
+    "unknown_feature": EVENT.replace("price", "prize"),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_EVENTS)
+def test_a_line_of_json_that_is_no_event_is_kept_in_the_same_way(home: Path, reason: str) -> None:
+    events = write(home / "clicks.jsonl", [EVENT, BAD_EVENTS[reason], EVENT])
+    result = run(home, "--input", events, schema="events.toml")
+    assert result.exit_code == 0, result.output
+    (letter,) = letters(home)
+    assert (letter.reason, letter.file, letter.line) == (reason, "clicks.jsonl", 2)
+    assert raw(letter) == BAD_EVENTS[reason]
+
+
+def test_a_dead_letter_is_written_once_however_often_the_run_is_killed(home: Path) -> None:
+    """Killed right after it was written, at the next writing to disk, and among threads."""
+    bad = [5, 400, 1_100, 1_101, 1_700, 2_300, 2_499]
+    lines = [f"{row},2,2.5,a" if row in bad else GOOD for row in range(2_500)]
+    path = write(home / "clicks.csv", lines)
+    schema = load_schema(home / "schema.toml")
+    settings = load(("schema", schema.settings), home / "small.toml").settings
+    plan = Plan(settings, FileSource(path, schema))
+    hows: tuple[How, ...] = ("turns", "disk", "threads")
+    for how in hows:
+        assert lived(plan, home / "state", Life(Buried(), how))
+        assert letters(home)
+    result = run(home)
+    assert result.exit_code == 0, result.output
+    assert [letter.line for letter in letters(home)] == [row + 2 for row in bad]
+    assert [raw(letter) for letter in letters(home)] == [lines[row] for row in bad]
+
+
+def cut_parquet(home: Path) -> Path:
+    """Half of a file."""
+    path = home / "cut.parquet"
+    table = pa.table({name: ["1"] * 1_000 for name in ("when", "clicked", "price", "site")})
+    pq.write_table(table, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def test_a_truncated_parquet_file_is_refused_before_anything_starts(home: Path) -> None:
+    result = run(home, "--input", cut_parquet(home))
+    assert result.exit_code == 2
+    assert f"{home / 'cut.parquet'} is not a whole Parquet file: " in result.stderr
+    assert "write it anew" in result.stderr
+    assert not (home / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (("--input", "none.csv"), "no file HOME/none.csv to replay; check its name"),
+        (
+            ("--schema", "column.toml"),
+            "HOME/clicks.csv has no column 'click' (label); there: when, clicked, price, site; "
+            "the schema's [columns] table can name another",
+        ),
+        (("--schema", "key.toml"), "HOME/key.toml: unknown key numeric.0.mena"),
+        (("--sparsity", "1.2"), "pruner.sparsity = 1.2 (argument): Input should be less than 1"),
+        (("--criterion", "fischer"), "unknown criterion 'fischer'; known: aux, magnitude, random"),
+    ],
+    ids=["missing file", "wrong column", "unknown key", "sparsity", "criterion"],
+)
+def test_wrong_usage_is_told_with_the_thing_its_value_and_the_way_out(
+    home: Path, more: tuple[str, str], complaint: str
+) -> None:
+    (home / "column.toml").write_text(SCHEMA.replace("clicked", "click"))
+    (home / "key.toml").write_text(SCHEMA.replace('"price"', '"price"\nmena = 1', 1))
+    name, value = more
+    result = run(home, name, home / value if "." in value and name != "--sparsity" else value)
+    assert result.exit_code == 2
+    assert complaint.replace("HOME", str(home)) in result.stderr
+    assert not (home / "state").exists()
+
+
+def hold(state: Path, end: Connection) -> None:
+    """Use a state folder until told to stop."""
+    with StateFolder.lock(state, name="resprout"):
+        end.send("held")
+        end.recv()
+
+
+def test_a_second_learner_on_the_same_state_folder_is_told_who_has_it(home: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(home / "state", theirs))
+    process.start()
+    assert ours.recv() == "held"
+    result = run(home)
+    ours.send("stop")
+    process.join()
+    assert result.exit_code == 1
+    assert (
+        f"state folder {home / 'state'} is in use by resprout (process {process.pid}); stop it, or "
+        "choose another folder"
+    ) in result.stderr
+    process.close()
+    assert run(home).exit_code == 0
