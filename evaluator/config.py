@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from stream.messages import DetectorName
 
 DENSE = "dense"
 """The model that all others are compared with; it runs from the first event."""
 INCUMBENT = "sparse"
 """The model that a candidate must beat."""
+DETECTORS: Final[tuple[DetectorName, ...]] = get_args(DetectorName)
+_MOST_LOOKED_AT: Final = 10_000
+
+
+class AlarmsConfig(BaseModel):
+    """What counts as drift. Alarms are told and decide nothing.
+
+    By ``bench/alarms.py``, in windows of 10 000 events: none on five streams of 3 M events without
+    drift; behind an abrupt shift dense loss tells within 40 000 events and relative loss within
+    60 000; behind the beginning of a gradual one, relative loss within 400 000, dense loss
+    within 300 000 in four of five.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detectors: tuple[DetectorName, ...] = DETECTORS
+    """Which there are."""
+    window_events: PositiveInt | None = None
+    """Size of the windows that they look at, one of ``evaluator.windows``; null: the smallest."""
+    adwin_delta: float = Field(default=0.002, gt=0, lt=1)
+    """Of ADWIN, on dense loss and on the click rate: its chance of a false alarm."""
+    page_hinkley_tolerance: float = Field(default=0.5, ge=0)
+    """Of Page and Hinkley's test on relative loss: a rise that is let pass, in standard errors of
+    one window."""
+    page_hinkley_threshold: float = Field(default=10.0, gt=0)
+    """Of the same test: how far rises beyond that may add up, in standard errors of one window."""
+    psi_threshold: float = Field(default=0.2, gt=0)
+    """Population stability index above which a feature has drifted; 0.1 is a moderate change, 0.25
+    a major one."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.detectors)) != len(self.detectors):
+            raise ValueError(f"detectors are {', '.join(self.detectors)}; name each once")
+        return self
 
 
 class EvaluatorConfig(BaseModel):
@@ -27,6 +64,22 @@ class EvaluatorConfig(BaseModel):
     """A normalised entropy stays empty with fewer clicks than this, or fewer events without one."""
     checkpoint_events: int = Field(default=50_000, gt=0)
     """Events between two checkpoints; a multiple of the batch."""
+    segments: tuple[str | tuple[str, ...], ...] = ()
+    """Categorical features, or lists of them that are crossed, whose most frequent values are
+    scored apart."""
+    segments_top: int = Field(default=10, ge=1)
+    """Values of each that have a segment of their own."""
+    alarms: AlarmsConfig = AlarmsConfig()
+
+    @property
+    def alarm_events(self) -> int:
+        """Size of the windows that alarms look at."""
+        return self.alarms.window_events or min(self.windows)
+
+    @property
+    def look_events(self) -> int:
+        """The first events, from which it is chosen which values are told apart."""
+        return min(_MOST_LOOKED_AT, *self.windows)
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -36,6 +89,13 @@ class EvaluatorConfig(BaseModel):
             )
         if not self.windows or len(set(self.windows)) != len(self.windows):
             raise ValueError(f"windows are {self.windows}; name at least one size and each once")
+        if len(set(self.segments)) != len(self.segments) or () in self.segments:
+            raise ValueError(f"segments are {self.segments}; name features, and each once")
+        if self.alarm_events not in self.windows:
+            raise ValueError(
+                f"alarms.window_events is {self.alarms.window_events}, none of the windows "
+                f"{self.windows}; add it there"
+            )
         return self
 
 
@@ -53,3 +113,5 @@ class Agreement:
     """The last ones of a rebuild, on which its candidate is judged."""
     truth: bool = False
     """The stream is synthetic: the log ``truth`` is there and will hold every event."""
+    workers: tuple[str, ...] = ()
+    """Whose progress by the wall clock is copied beside the scores."""

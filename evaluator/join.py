@@ -16,6 +16,7 @@ from stream.clicks import ClickCursor, ClickReader, CountedBatch
 from stream.codec import Invalid
 from stream.log import LogHome
 from stream.messages import Place, PredictionBatch
+from stream.order import Stated, open_order
 from stream.schema import FeatureSchema
 from stream.topics import CLICKS, TRUTH, predictions
 
@@ -63,8 +64,10 @@ class Join:
         self.missing: str | None = None
         self._home = home
         self._log = home.reader(CLICKS)
+        self._order = open_order(home, self._log)
+        order = Stated(self._order) if self._order else None
         at = cursor.clicks if cursor else None
-        self._clicks = ClickReader(self._log, schema, agreement.batch_events, at)
+        self._clicks = ClickReader(self._log, schema, agreement.batch_events, at, order)
         self._at = self._clicks.cursor
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}
@@ -106,7 +109,7 @@ class Join:
         """
         self._pending = self._pending or self._clicks.next()
         if self._pending is None:
-            self.missing = CLICKS
+            self.missing = self._clicks.waits_for
             return None
         clicks = self._pending
         found: dict[str, PredictionBatch] = {}
@@ -132,6 +135,8 @@ class Join:
     def close(self) -> None:
         """Release all logs."""
         self._log.close()
+        if self._order:
+            self._order.close()
         for tail in self._tails.values():
             tail.close()
         if self._truth:
@@ -161,6 +166,7 @@ class Join:
             bayes=truth.probability if truth else None,
             drift=truth.drift if truth else (),
             invalid=clicks.invalid,
+            clicks=clicks.batch,
         )
 
 

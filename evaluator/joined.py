@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.batch import ClickBatch
 from stream.codec import Invalid
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,8 @@ class JoinedBatch:
     """The true drifts that run here, where they are known; sorted."""
     invalid: tuple[Invalid, ...] = ()
     """Events skipped since the batch before."""
+    clicks: ClickBatch = field(default_factory=lambda: ClickBatch.empty(numeric=0, columns=0))
+    """The events as they were read; of no events where nobody looks at features."""
 
     @property
     def end(self) -> int:

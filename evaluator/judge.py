@@ -8,7 +8,7 @@ from evaluator.config import DENSE, INCUMBENT
 from evaluator.interval import RatioSums
 from evaluator.join import Join, JoinCursor
 from evaluator.joined import JoinedBatch
-from evaluator.sums import weighted_losses
+from evaluator.measures import weighted_losses
 from stream.messages import Judgement, RebuildPlan
 from stream.topics import CLICKS, predictions
 

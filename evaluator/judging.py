@@ -30,6 +30,9 @@ class JudgingState:
 class Judging:
     """Judges one rebuild after the other; the first mask needs no judgement.
 
+    Nor does a rebuild that a rollback has overruled: whether it was judged before is a matter of
+    time, and nobody reads it.
+
     A judgement goes over events that may have been scored before its rebuild was even decided. So
     the places where one might begin are marked in passing, and kept until it is known.
 
@@ -73,6 +76,8 @@ class Judging:
 
     def step(self, ledger: LedgerTail) -> tuple[int, Judgement | None]:
         """Take in at most one batch; return its events, and the judgement if it ends one."""
+        if self._judge is not None and self._judge.state.plan.number in ledger.overruled:
+            self._end(self._judge)
         plan = self._next(ledger)
         if self._judge is None and plan is not None:
             self._begin(plan)
@@ -81,7 +86,7 @@ class Judging:
             return 0, None
         events, judgement = self._judge.step(settled=plan.number in ledger.verdicts)
         if self._judge.over:
-            self._end(self._judge, plan)
+            self._end(self._judge)
         return events, judgement
 
     def is_idle(self, ledger: LedgerTail, count: int) -> bool:
@@ -96,7 +101,7 @@ class Judging:
 
     def _next(self, ledger: LedgerTail) -> RebuildPlan | None:
         """Return the oldest rebuild that needs a judgement and has none."""
-        plans = ledger.plans.values()
+        plans = [p for p in ledger.plans.values() if p.number not in ledger.overruled]
         wanted = (p for p in plans if p.number > self._state.judged and p.reason != FIRST)
         return next(wanted, None)
 
@@ -114,8 +119,9 @@ class Judging:
             cursor = replace(cursor, predictions=known)
         self._judge = Judge(self._open_join(cursor), JudgeState(plan, begin, cursor))
 
-    def _end(self, judge: Judge, plan: RebuildPlan) -> None:
+    def _end(self, judge: Judge) -> None:
         """Close the judgement; the next one looks for its candidate from here on."""
+        plan = judge.state.plan
         place = judge.state.cursor.predictions.get(plan.candidate, self._state.candidates)
         self._state = replace(self._state, judged=plan.number, candidates=place)
         judge.close()

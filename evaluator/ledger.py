@@ -33,6 +33,8 @@ class LedgerTail:
         All rebuilds decided, by number.
     verdicts
         How they ended, by number.
+    overruled
+        The numbers of those that a rollback ended before they could be judged.
     decided
         The end of the last window that was decided.
     start
@@ -44,6 +46,7 @@ class LedgerTail:
     ) -> None:
         self.plans: dict[int, RebuildPlan] = {}
         self.verdicts: dict[int, Verdict] = {}
+        self.overruled: set[int] = set()
         self.decided = 0
         self.start: int | None = None
         self._log = log
@@ -111,6 +114,8 @@ class LedgerTail:
                 self.start = message.count
             return
         self.decided = message.count
+        if message.rollback is not None:
+            self.overruled |= self.plans.keys() - self.verdicts.keys()
         plan = message.rebuild
         if plan is not None and plan.end - plan.decided != self._agreement.rebuild_events:
             raise ValueError(

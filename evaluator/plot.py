@@ -8,6 +8,7 @@ model did not predict is a gap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -32,10 +33,21 @@ Floats = NDArray[np.float64]
 
 _NAMES: Final = {"never_rebuilt": "never rebuilt"}
 _FONTS: Final = "system-ui, -apple-system, &quot;Segoe UI&quot;, Helvetica, Arial, sans-serif"
-_SIZE: Final = (9.2, 5.2)
-"""Of the figure, in inches."""
-_MARGINS: Final = {"left": 0.075, "right": 0.79, "top": 0.905, "bottom": 0.125}
-"""Around the panels, as shares of the figure."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.69, 1.93, 0.49, 0.65
+"""Inches around the panels, where the key has one row."""
+_BETWEEN: Final = 0.53
+"""Inches between two panels, where the title of the lower one stands."""
+_ROW: Final = 0.2
+"""Inches that each further row of the key takes."""
+_LETTER: Final = 0.066
+"""Inches that a letter of the key or beside a title takes, more or less."""
+_BOLD: Final = 0.084
+"""Inches of a letter of a title."""
+_TICK: Final = 0.8
+"""Inches between two labels of the axis of events, at least."""
+_LEAST: Final = (4.5, 3.5)
+"""Inches of the smallest picture."""
+_MOST_PIXELS: Final = 100_000_000
 _GAP_POINTS: Final = 14
 """Between two labels at line ends."""
 _AT_LEAST: Final = (-0.05, 0.45)
@@ -43,40 +55,94 @@ _AT_LEAST: Final = (-0.05, 0.45)
 _MILLIONS: Final = 1_500_000
 """From this many events on the axis counts in millions."""
 _MARKS: Final = {"promoted": "full", "rejected": "none"}
+_BACK: Final = "<"
+"""The mark of a rollback; all others point down."""
 _SETTLED: Final = 0.1
 """The share of the stream before which the learning curve may leave the panel."""
+Suffix = Literal["svg", "png"]
 
 
-def save(messages: Iterable[Message], folder: Path, name: str = "run") -> tuple[Path, Path]:
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What a picture is drawn on.
+
+    Letters keep their size, so draw a picture as large as it is to be printed.
+
+    Examples
+    --------
+    >>> Paper(width=3)
+    Traceback (most recent call last):
+    ...
+    ValueError: a picture of 3 x 5.2 inches; it takes 4.5 x 3.5 at least, to bear its labels
+    """
+
+    width: float = 9.2
+    """Inches."""
+    height: float = 5.2
+    """Inches."""
+    dpi: int = 144
+    """Pixels an inch, of PNG."""
+    outlines: bool = False
+    """SVG: letters are drawn as shapes, the same everywhere, rather than in the reader's font."""
+
+    def __post_init__(self) -> None:
+        size = f"{self.width:g} x {self.height:g} inches"
+        if not (self.width >= _LEAST[0] and self.height >= _LEAST[1]):
+            least = f"{_LEAST[0]:g} x {_LEAST[1]:g}"
+            raise ValueError(f"a picture of {size}; it takes {least} at least, to bear its labels")
+        if self.dpi < 1 or self.width * self.height * self.dpi**2 > _MOST_PIXELS:
+            raise ValueError(
+                f"a picture of {size} at {self.dpi} dpi; use 1 dpi or more, and no more than "
+                f"{_MOST_PIXELS:,} pixels in all"
+            )
+
+
+PAPER: Final = Paper()
+
+
+def save(
+    messages: Iterable[Message],
+    folder: Path,
+    name: str = "run",
+    suffix: Suffix = "svg",
+    paper: Paper = PAPER,
+) -> tuple[Path, Path]:
     """Write ``<name>-light.svg`` and ``<name>-dark.svg``; equal runs give equal bytes.
 
     Parameters
     ----------
     messages
-        The run's windows and the verdicts of its ledger.
+        The run's windows, and the decisions and verdicts of its ledger.
     folder
         Made if need be.
     name
         Of the files.
+    suffix
+        What they are, and how they end.
+    paper
+        What they are drawn on.
     """
     story = tell(messages)
     folder.mkdir(parents=True, exist_ok=True)
-    light, dark = folder / f"{name}-light.svg", folder / f"{name}-dark.svg"
-    light.write_bytes(draw(story, "light"))
-    dark.write_bytes(draw(story, "dark"))
+    light, dark = folder / f"{name}-light.{suffix}", folder / f"{name}-dark.{suffix}"
+    light.write_bytes(draw(story, "light", suffix, paper))
+    dark.write_bytes(draw(story, "dark", suffix, paper))
     return light, dark
 
 
-def draw(story: Story, theme: Theme = "light", suffix: Literal["svg", "png"] = "svg") -> bytes:
+def draw(
+    story: Story, theme: Theme = "light", suffix: Suffix = "svg", paper: Paper = PAPER
+) -> bytes:
     """Draw a run, as SVG or PNG."""
     palette = PALETTES[theme]
-    with style.context(["default", palette.settings]):
-        figure = Figure(figsize=_SIZE)
+    letters = {"svg.fonttype": "path"} if paper.outlines else {}
+    with style.context(["default", palette.settings, letters]):
+        figure = Figure(figsize=(paper.width, paper.height))
         FigureCanvasAgg(figure)
         _compose(figure, story, palette)
         drawn = BytesIO()
         about = {"Date": None, "Creator": "resprout"} if suffix == "svg" else {}
-        figure.savefig(drawn, format=suffix, dpi=144, metadata=about)
+        figure.savefig(drawn, format=suffix, dpi=paper.dpi, metadata=about)
     return _named(drawn.getvalue(), story) if suffix == "svg" else drawn.getvalue()
 
 
@@ -84,7 +150,19 @@ def _compose(figure: Figure, story: Story, palette: Palette) -> None:
     """Put the panels on the figure: one where dense runs alone, else two."""
     others = [model for model in story.models if model != DENSE]
     ratios = [3, 2] if others else [1]
-    grid = figure.add_gridspec(len(ratios), 1, height_ratios=ratios, hspace=0.3, **_MARGINS)
+    width, height = figure.get_size_inches()
+    key = _rows(_entries(story), width)
+    bottom = _BOTTOM + _ROW * max(len(key) - 1, 0)
+    grid = figure.add_gridspec(
+        len(ratios),
+        1,
+        height_ratios=ratios,
+        hspace=2 * _BETWEEN / (height - _TOP - bottom - _BETWEEN),
+        left=_LEFT / width,
+        right=1 - _RIGHT / width,
+        top=1 - _TOP / height,
+        bottom=bottom / height,
+    )
     top = figure.add_subplot(grid[0])
     panels = [top, figure.add_subplot(grid[1], sharex=top)] if others else [top]
     for panel in panels:
@@ -95,7 +173,7 @@ def _compose(figure: Figure, story: Story, palette: Palette) -> None:
         _relatives(panels[1], others, story, palette)
     _events_axis(panels[-1], story)
     _marks(panels, story, palette)
-    _key(figure, story, palette)
+    _key(figure, key, palette)
 
 
 def _background(panel: Axes, story: Story, palette: Palette) -> None:
@@ -162,10 +240,12 @@ def _limits(panel: Axes, seen: Floats) -> None:
 
 
 def _title(panel: Axes, title: str, more: str) -> None:
-    """Write what a panel shows above its left corner."""
+    """Write what a panel shows above its left corner, and more of it where there is room."""
     text = panel.text(
         0, _above(panel, 11), title, transform=panel.transAxes, fontsize=10.5, fontweight="bold"
     )
+    if _LEFT + len(title) * _BOLD + len(more) * _LETTER > _size(panel)[0]:
+        return
     panel.annotate(
         more,
         (1, 0),
@@ -199,13 +279,21 @@ def _end_labels(panel: Axes, lines: dict[str, tuple[Floats, str]], palette: Pale
 
 def _above(panel: Axes, points: float) -> float:
     """Return the height that many points above a panel, as a share of the panel's own height."""
-    return 1 + points / 72 / (panel.get_position().height * _SIZE[1])
+    return 1 + points / 72 / (panel.get_position().height * _size(panel)[1])
+
+
+def _size(panel: Axes) -> tuple[float, float]:
+    """Return the inches of the figure that a panel is on."""
+    figure = panel.get_figure(root=True)
+    width, height = figure.get_size_inches() if figure else (PAPER.width, PAPER.height)
+    return float(width), float(height)
 
 
 def _events_axis(panel: Axes, story: Story) -> None:
     """Count events from 0, in thousands or millions."""
     panel.set_xlim(0, story.end)
-    panel.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    labels = int(panel.get_position().width * _size(panel)[0] / _TICK)
+    panel.xaxis.set_major_locator(MaxNLocator(min(labels, 7), steps=[1, 2, 2.5, 5, 10]))
     unit, letter = (1e6, "M") if story.end >= _MILLIONS else (1e3, "k")
     panel.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: f"{x / unit:g} {letter}" if x else "0 events")
@@ -214,29 +302,34 @@ def _events_axis(panel: Axes, story: Story) -> None:
 
 
 def _marks(panels: Sequence[Axes], story: Story, palette: Palette) -> None:
-    """Mark where a rebuild ended: full where its mask took over, hollow where it was rejected."""
-    above = panels[0].get_xaxis_transform()
-    for verdict in story.verdicts:
-        fill = _MARKS.get(verdict.verdict)
-        if fill is None or verdict.count > story.end:
+    """Mark where a rebuild ended: full where its mask took over, hollow where it was rejected.
+
+    A rollback is marked where it took effect, pointing back.
+    """
+    marks = [
+        (one.count, "v", _MARKS[one.verdict]) for one in story.verdicts if one.verdict in _MARKS
+    ]
+    marks += [(one.effective, _BACK, "full") for one in story.rollbacks]
+    for count, marker, fill in marks:
+        if count > story.end:
             continue
         panels[0].plot(
-            [verdict.count],
+            [count],
             [_above(panels[0], 5)],
-            marker="v",
+            marker=marker,
             markersize=6,
             color=palette.ink,
             fillstyle=fill,
-            transform=above,
+            transform=panels[0].get_xaxis_transform(),
             clip_on=False,
         )
-        if verdict.verdict == "promoted":
+        if fill == "full":
             for panel in panels:
-                panel.axvline(verdict.count, color=palette.muted, linewidth=0.7, zorder=1)
+                panel.axvline(count, color=palette.muted, linewidth=0.7, zorder=1)
 
 
-def _key(figure: Figure, story: Story, palette: Palette) -> None:
-    """Explain the marks that there are, in one line below the panels."""
+def _entries(story: Story) -> list[tuple[str, str]]:
+    """Return the signs that there are to explain, and the words for each."""
     shown = {verdict.verdict for verdict in story.verdicts if verdict.count <= story.end}
     kinds = sorted({kind for band in story.bands for kind in band.drift})
     entries: list[tuple[str, str]] = []
@@ -244,34 +337,70 @@ def _key(figure: Figure, story: Story, palette: Palette) -> None:
         entries.append(("full", "new mask takes over"))
     if "rejected" in shown:
         entries.append(("none", "candidate rejected"))
+    if any(back.effective <= story.end for back in story.rollbacks):
+        entries.append((_BACK, "rollback"))
     if kinds:
         entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
     if story.last_half and len(story.models) > 1:
         entries.append(("*", "over the last half since the first mask"))
-    axes = figure.add_axes((0.0, 0.01, 1.0, 0.06))
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.axis("off")
-    x = 0.075
-    for sign, words in entries:
-        x = _entry(axes, x, (sign, words), palette)
+    return entries
 
 
-def _entry(axes: Axes, x: float, entry: tuple[str, str], palette: Palette) -> float:
-    """Draw one sign and its words at ``x``; return where the next goes."""
+_SIGNS: Final = {"hatch": 0.267, "*": 0.11}
+"""Inches that a sign takes; the others are markers."""
+_MARKER: Final = 0.166
+_APART: Final = 0.276
+"""Inches between two entries of the key."""
+
+
+def _rows(entries: Sequence[tuple[str, str]], width: float) -> list[list[tuple[str, str]]]:
+    """Break the key into rows that fit into so many inches."""
+    rows: list[list[tuple[str, str]]] = []
+    x = width
+    for entry in entries:
+        taken = _taken(entry)
+        if x + taken > width:
+            rows.append([])
+            x = _LEFT
+        rows[-1].append(entry)
+        x += taken + _APART
+    return rows
+
+
+def _taken(entry: tuple[str, str]) -> float:
+    """Return the inches that an entry of the key takes."""
     sign, words = entry
+    return _SIGNS.get(sign, _MARKER) + _LETTER * len(words)
+
+
+def _key(figure: Figure, rows: Sequence[Sequence[tuple[str, str]]], palette: Palette) -> None:
+    """Explain the marks that there are, below the panels."""
+    width, height = figure.get_size_inches()
+    tall = 0.312 + _ROW * max(len(rows) - 1, 0)
+    axes = figure.add_axes((0.0, 0.052 / height, 1.0, tall / height))
+    axes.set(xlim=(0, width), ylim=(0, tall))
+    axes.axis("off")
+    for number, row in enumerate(rows):
+        x = _LEFT
+        for entry in row:
+            _entry(axes, (x, tall - 0.156 - _ROW * number), entry, palette)
+            x += _taken(entry) + _APART
+
+
+def _entry(axes: Axes, at: tuple[float, float], entry: tuple[str, str], palette: Palette) -> None:
+    """Draw one sign and its words at a place, in inches."""
+    (x, y), (sign, words) = at, entry
     if sign == "hatch":
-        box = Rectangle((x, 0.3), 0.022, 0.4, hatch="/////", fill=False, linewidth=0)
+        box = Rectangle((x, y - 0.062), 0.202, 0.125, hatch="/////", fill=False, linewidth=0)
         box.set_edgecolor(palette.hatch)
         axes.add_patch(box)
-        x += 0.029
     elif sign == "*":
-        axes.text(x, 0.5, "*", va="center", fontsize=9, color=palette.muted)
-        x += 0.012
+        axes.text(x, y, "*", va="center", fontsize=9, color=palette.muted)
     else:
-        axes.plot([x + 0.005], [0.5], "v", markersize=6, color=palette.ink, fillstyle=sign)
-        x += 0.018
-    axes.text(x, 0.48, words, va="center", fontsize=8.5, color=palette.muted)
-    return x + 0.0072 * len(words) + 0.03
+        marker, fill = (_BACK, "full") if sign == _BACK else ("v", sign)
+        axes.plot([x + 0.046], [y], marker, markersize=6, color=palette.ink, fillstyle=fill)
+    words_at = x + _SIGNS.get(sign, _MARKER)
+    axes.text(words_at, y - 0.006, words, va="center", fontsize=8.5, color=palette.muted)
 
 
 def _middles(story: Story) -> Floats:

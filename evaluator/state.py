@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from evaluator.join import JoinCursor
 from evaluator.judging import JudgingState
 from evaluator.position import LogPosition
-from evaluator.windows import WindowsState
+from evaluator.scoring import ScoringState
 from stream.state import Checkpoints
 
 _PART: Final = "evaluator.json"
@@ -22,10 +22,10 @@ class EvaluatorState:
 
     cursor: JoinCursor | None = None
     """None before the first event."""
-    windows: WindowsState | None = None
+    scoring: ScoringState = field(default_factory=ScoringState)
     judging: JudgingState = field(default_factory=JudgingState)
     logs: dict[str, LogPosition] = field(default_factory=dict)
-    """By name: the ends of the logs that it writes, and how far the ledger has been copied."""
+    """By name: the ends of the logs that it writes, and how far those of others are copied."""
 
 
 _ADAPTER: Final = TypeAdapter(EvaluatorState)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluator.config import DENSE
-from stream.messages import Message, Verdict, Window
+from stream.messages import Decision, Message, Rollback, Verdict, Window
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,10 @@ class Story:
     finest: tuple[Window, ...]
     """Those of the smallest size, the partial one too, in order: all events once."""
     verdicts: tuple[Verdict, ...]
+    """Without those on rebuilds that a rollback overruled: nothing happened at their E."""
     bands: tuple[Band, ...]
+    rollbacks: tuple[Rollback, ...] = ()
+    """In order; the last may lie beyond the end."""
 
     @property
     def end(self) -> int:
@@ -79,7 +82,7 @@ def tell(messages: Iterable[Message], size: int | None = None) -> Story:
     Parameters
     ----------
     messages
-        Windows and the ledger's verdicts.
+        Windows and the ledger's decisions and verdicts.
     size
         Of the windows to tell of; None takes the smallest of which there are not too many.
     """
@@ -96,10 +99,27 @@ def tell(messages: Iterable[Message], size: int | None = None) -> Story:
     if not told:
         known = ", ".join(str(s) for s in sizes) or "none"
         raise ValueError(f"no whole window of {size} events to tell of; sizes there are: {known}")
-    verdicts = {one.key: one for one in found if isinstance(one, Verdict)}
-    ordered = sorted(verdicts.values(), key=lambda verdict: verdict.count)
     finest = tuple(window for window in every if window.size == sizes[0])
-    return Story(told, finest, tuple(ordered), _bands(finest))
+    back = _rolled_back(found)
+    rollbacks = tuple(one.rollback for one in back if one.rollback)
+    return Story(told, finest, _verdicts(found, back), _bands(finest), rollbacks)
+
+
+def _rolled_back(messages: Iterable[Message]) -> list[Decision]:
+    """Return the decisions to roll back, in order."""
+    found = {one.count: one for one in messages if isinstance(one, Decision) and one.rollback}
+    return [found[count] for count in sorted(found)]
+
+
+def _verdicts(messages: Iterable[Message], back: Sequence[Decision]) -> tuple[Verdict, ...]:
+    """Return the verdicts in order, but those on rebuilds that were open at a rollback."""
+    found = {one.key: one for one in messages if isinstance(one, Verdict)}
+    whole = (
+        verdict
+        for verdict in found.values()
+        if not any(verdict.rebuild.decided < one.count <= verdict.count for one in back)
+    )
+    return tuple(sorted(whole, key=lambda verdict: verdict.count))
 
 
 def _bands(windows: Sequence[Window]) -> tuple[Band, ...]:

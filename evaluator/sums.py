@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from evaluator.cells import Cells
 from evaluator.config import DENSE
-from evaluator.entropy import losses
 from evaluator.interval import RatioSums
 from evaluator.joined import Floats, JoinedBatch
+from evaluator.measures import Measures, measure
+from evaluator.ranking import BINS
+from evaluator.segments import Membership, SegmentSums
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,10 @@ class EventSums:
         return min(self.clicked, self.events - self.clicked) >= enough
 
 
+def _no_cells() -> Cells:
+    return Cells(np.zeros((3, BINS)))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSums:
     """How one model did."""
@@ -69,17 +78,26 @@ class ModelSums:
     """Weighted probabilities: the clicks it expected."""
     relative: RatioSums | None
     """a = its weighted loss less that of dense, b = that of dense; None for dense itself."""
+    regret: float | None = None
+    """Weighted divergence from the true probabilities, nats; None where that is not known or not
+    finite."""
+    histogram: Cells = field(default_factory=_no_cells)
+    """Shape (3, bins), of :mod:`evaluator.ranking`."""
 
     def __add__(self, other: ModelSums) -> ModelSums:
         known = self.versions
-        relative = None
+        relative = regret = None
         if self.relative is not None and other.relative is not None:
             relative = self.relative + other.relative
+        if self.regret is not None and other.regret is not None:
+            regret = self.regret + other.regret
         return ModelSums(
             known + tuple(version for version in other.versions if version not in known),
             self.loss + other.loss,
             self.predicted + other.predicted,
             relative,
+            regret,
+            self.histogram + other.histogram,
         )
 
 
@@ -96,16 +114,30 @@ class Sums:
     """Weighted loss of the true probabilities, nats; None where they are not known."""
     drift: tuple[str, ...]
     """The true drifts that touch the stretch; sorted."""
+    segments: tuple[SegmentSums, ...] = ()
+    """One for each segmentation; none before their values have been chosen, and a sum is then of
+    the events since."""
 
     @classmethod
-    def of(cls, batch: JoinedBatch) -> Sums:
-        """Sum up one batch, of at least one event; raises as :func:`weighted_losses` does."""
-        loss = weighted_losses(batch)
+    def of(cls, batch: JoinedBatch, members: Sequence[Membership] = ()) -> Sums:
+        """Sum up one batch, of at least one event.
+
+        Raises as :func:`evaluator.measures.weighted_losses` does.
+
+        Parameters
+        ----------
+        batch
+            The events, and what was predicted.
+        members
+            For each segmentation, which event is in which segment.
+        """
+        found = measure(batch)
         return cls(
             on=EventSums.of(batch.label, batch.weight),
-            models={name: _model(batch, name, loss) for name in loss},
-            bayes=_bayes(batch),
+            models={name: _model(batch, name, found.models) for name in found.models},
+            bayes=None if found.bayes is None else float(found.bayes.sum()),
             drift=batch.drift,
+            segments=tuple(SegmentSums.of(batch, found, one) for one in members),
         )
 
     def __add__(self, other: Sums) -> Sums:
@@ -119,39 +151,21 @@ class Sums:
         drift = self.drift
         if drift != other.drift:
             drift = tuple(sorted({*drift, *other.drift}))
-        return Sums(self.on + other.on, models, bayes, drift)
+        segments = self.segments or other.segments
+        if self.segments and other.segments:
+            both = zip(self.segments, other.segments, strict=True)
+            segments = tuple(one + another for one, another in both)
+        return Sums(self.on + other.on, models, bayes, drift, segments)
 
 
-def weighted_losses(batch: JoinedBatch) -> dict[str, Floats]:
-    """Return each model's losses times the weights, shape (n,) each, in nats.
-
-    Raises
-    ------
-    ValueError
-        If a model was certain and wrong: no mean holds an infinite loss.
-    """
-    found = {}
-    for name, one in batch.models.items():
-        found[name] = batch.weight * losses(batch.label, one.probability)
-        if found[name].max() == np.inf:
-            raise ValueError(
-                f"{name!r} gave probability 0 or 1 to an event of {batch.begin + 1} to "
-                f"{batch.end} that went the other way, an infinite loss; lower its learning rate"
-            )
-    return found
-
-
-def _model(batch: JoinedBatch, name: str, loss: dict[str, Floats]) -> ModelSums:
-    one, dense = batch.models[name], loss[DENSE]
+def _model(batch: JoinedBatch, name: str, models: dict[str, Measures]) -> ModelSums:
+    one, dense = models[name], models[DENSE].loss
+    regret = None if one.regret is None else float(one.regret.sum())
     return ModelSums(
-        versions=(one.version,),
-        loss=float(loss[name].sum()),
-        predicted=float((batch.weight * one.probability).sum()),
-        relative=None if name == DENSE else RatioSums.of(loss[name] - dense, dense),
+        versions=(batch.models[name].version,),
+        loss=float(one.loss.sum()),
+        predicted=float(one.expected.sum()),
+        relative=None if name == DENSE else RatioSums.of(one.loss - dense, dense),
+        regret=regret if regret is not None and math.isfinite(regret) else None,
+        histogram=one.histogram,
     )
-
-
-def _bayes(batch: JoinedBatch) -> float | None:
-    if batch.bayes is None:
-        return None
-    return float((batch.weight * losses(batch.label, batch.bayes)).sum())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from evaluator.calibration import calibration
-from evaluator.config import DENSE, EvaluatorConfig
-from evaluator.entropy import normalized_entropy
-from evaluator.sums import EventSums, ModelSums, Sums
-from stream.messages import Interval, ModelScore, Window
+from evaluator.config import EvaluatorConfig
+from evaluator.scores import scores
+from evaluator.sums import EventSums, Sums
+from stream.messages import Lifetime, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,16 @@ class OpenWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """All events since a count."""
+
+    begin: int
+    before: EventSums
+    """All events before it."""
+    sums: Sums
+
+
+@dataclass(frozen=True, slots=True)
 class WindowsState:
     """All that the windows know, for a checkpoint."""
 
@@ -38,6 +48,8 @@ class WindowsState:
     opened: tuple[OpenWindow, ...]
     stretch: Sums | None = None
     """What no window has taken in yet."""
+    lives: tuple[Life, ...] = ()
+    """Since the first event, and since more models have begun."""
 
 
 class TumblingWindows:
@@ -88,7 +100,7 @@ class TumblingWindows:
         """Take in a batch and return the windows that it closes, the smallest first."""
         so_far, stretch = self.state.so_far + sums.on, self.state.stretch
         stretch = sums if stretch is None else stretch + sums
-        self.state = WindowsState(so_far, self.state.opened, stretch)
+        self.state = replace(self.state, so_far=so_far, stretch=stretch)
         left_over = so_far.events % self._stretch_events
         if 0 < left_over < sums.on.events:
             raise ValueError(
@@ -101,10 +113,27 @@ class TumblingWindows:
         """Close what is open, since the input has ended; such windows are partial."""
         self._fold()
         opened = self.state.opened
-        unfinished = tuple(self._score(one, one.sums) for one in opened if one.sums is not None)
+        unfinished = tuple(self._window(one, one.sums) for one in opened if one.sums is not None)
         emptied = tuple(replace(window, sums=None) for window in opened)
         self.state = replace(self.state, opened=emptied)
         return unfinished
+
+    def lifetimes(self, closed: Sequence[Window]) -> tuple[Lifetime, ...]:
+        """Return the scores so far, if windows of more than the smallest size have just closed.
+
+        Where there is one size alone, these tell.
+        """
+        sizes = [window.size for window in self.state.opened]
+        if all(window.size != sizes[:2][-1] for window in closed):
+            return ()
+        return tuple(
+            Lifetime(
+                begin=life.begin,
+                end=life.begin + life.sums.on.events,
+                **scores(self._config, life.sums, life.before),
+            )
+            for life in self.state.lives
+        )
 
     def _fold(self) -> tuple[Window, ...]:
         """Take the stretch into all windows, and return those that it closes."""
@@ -117,12 +146,13 @@ class TumblingWindows:
             if so_far.events < window.end:
                 opened.append(replace(window, sums=total))
             else:
-                closed.append(self._score(window, total))
+                closed.append(self._window(window, total))
                 opened.append(OpenWindow(window.size, window.end, so_far))
-        self.state = WindowsState(so_far, tuple(opened))
+        lives = _live_on(self.state.lives, stretch, so_far.events - stretch.on.events)
+        self.state = WindowsState(so_far, tuple(opened), lives=lives)
         return tuple(closed)
 
-    def _score(self, window: OpenWindow, sums: Sums) -> Window:
+    def _window(self, window: OpenWindow, sums: Sums) -> Window:
         """Turn a window's sums into its scores."""
         end = window.begin + sums.on.events
         return Window(
@@ -131,35 +161,28 @@ class TumblingWindows:
             begin=window.begin,
             end=end,
             partial=end < window.end,
-            weight=sums.on.weight,
-            clicks=sums.on.clicks,
-            click_rate=sums.on.click_rate,
-            models={name: self._model(window, sums, name) for name in self._config.models},
-            relative_ce={
-                name: _relative(sums.models.get(name))
-                for name in self._config.models
-                if name != DENSE
-            },
-            bayes_ce=None if sums.bayes is None else sums.bayes / sums.on.weight,
-            drift=sums.drift,
-        )
-
-    def _model(self, window: OpenWindow, sums: Sums, name: str) -> ModelScore | None:
-        """Score one model; None where it did not predict the whole window."""
-        model = sums.models.get(name)
-        if model is None:
-            return None
-        ce, rate, enough = model.loss / sums.on.weight, sums.on.click_rate, self._config.min_clicks
-        has_both, had_both = sums.on.has_both(enough), window.before.has_both(enough)
-        training = normalized_entropy(ce, rate, window.before.click_rate) if had_both else None
-        return ModelScore(
-            versions=model.versions,
-            ce=ce,
-            ne=normalized_entropy(ce, rate) if has_both else None,
-            ne_training=training if has_both else None,
-            calibration=calibration(model.predicted, sums.on.clicks),
+            **scores(self._config, sums, window.before),
         )
 
 
-def _relative(model: ModelSums | None) -> Interval | None:
-    return None if model is None or model.relative is None else model.relative.interval()
+def _live_on(lives: Sequence[Life], stretch: Sums, begin: int) -> tuple[Life, ...]:
+    """Take a stretch into all lives; where models have begun with it, so does another life.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from evaluator.joined import JoinedBatch, Predicted
+    >>> dense, both = (
+    ...     Sums.of(JoinedBatch(0, np.array([1.0]), np.ones(1), dict.fromkeys(models, half)))
+    ...     for half in [Predicted(1, np.array([0.5]))]
+    ...     for models in (["dense"], ["dense", "sparse"])
+    ... )
+    >>> lives = _live_on(_live_on(_live_on((), dense, 0), both, 1), both, 2)
+    >>> [(life.begin, life.sums.on.events, list(life.sums.models)) for life in lives]
+    [(0, 3, ['dense']), (1, 2, ['dense', 'sparse'])]
+    """
+    grown = tuple(replace(life, sums=life.sums + stretch) for life in lives)
+    if grown and stretch.models.keys() <= grown[-1].sums.models.keys():
+        return grown
+    before = lives[0].sums.on if lives else EventSums()
+    return (*grown, Life(begin, before, stretch))

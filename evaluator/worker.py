@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from evaluator.config import Agreement, EvaluatorConfig
+from evaluator.copies import ProgressCopies
 from evaluator.join import Join, JoinCursor
 from evaluator.joined import JoinedBatch
 from evaluator.judging import Judging
 from evaluator.ledger import LedgerTail
 from evaluator.outbox import Outbox
+from evaluator.scoring import Scoring, Told
 from evaluator.state import EvaluatorState, load, save
 from evaluator.sums import Sums
-from evaluator.windows import TumblingWindows
 from stream.deadletters import dead_letter
 from stream.log import LogHome
-from stream.messages import Judgement, Window
+from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Stability, Window
 from stream.schema import FeatureSchema
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
@@ -31,9 +32,15 @@ class EvaluatorStep:
     """Events scored in this step, and those judged; with 0 there was nothing to do."""
     windows: tuple[Window, ...] = ()
     """Closed in this step."""
+    lifetimes: tuple[Lifetime, ...] = ()
+    """Scores so far, told in this step; so are the next two."""
+    stability: tuple[Stability, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     judgements: tuple[Judgement, ...] = ()
-    dead_letters: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
     """Written in this step."""
+    sums: Sums | None = None
+    """Of the events scored; None where there were none."""
     waiting_for: str | None = None
     """Why there was nothing to do; None where something was done."""
     done: bool = False
@@ -46,6 +53,7 @@ class Evaluator:
     It is the one writer of the logs ``windows`` and ``deadletters``. What it writes follows from
     the clicks, the predictions and the ledger alone, however often it is stopped; only *where* in
     ``windows`` copies of the ledger and judgements stand between the windows is a matter of time.
+    Copies of the workers' progress are of the wall clock altogether, and nobody compares them.
 
     Parameters
     ----------
@@ -75,11 +83,12 @@ class Evaluator:
         state = load(checkpoints)
         self._config, self._checkpoints = config, checkpoints
         self._join = Join(home, schema, agreement, state.cursor)
-        self._windows = TumblingWindows(config, state.windows)
+        self._scoring = Scoring(config, schema, state.scoring)
         self._judging = Judging(open_join, agreement, state.judging)
         self._ledger = LedgerTail(home.reader(LEDGER), agreement, state.logs.get(LEDGER))
         self._outbox = Outbox(home, WINDOWS, state.logs.get(WINDOWS))
         self._dead = Outbox(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
+        self._progress = ProgressCopies(home, agreement.workers, state.logs, self._outbox.copied)
         self._trigger_events = agreement.trigger_events
         self._looks_at_ledger = True
         self._done = False
@@ -99,15 +108,17 @@ class Evaluator:
         1. Copy what is new in the ledger; while scoring runs, only where a decision may be due.
         2. Take one batch into the judgement under way, if its candidate has predicted it.
         3. Score one batch, once every model that must has predicted it: dead letters, windows.
-        4. Checkpoint if due, after what was written has been flushed.
+        4. Copy what the workers told of their progress, every now and then.
+        5. Checkpoint if due, after what was written has been flushed.
         """
         if self._done:
             return EvaluatorStep(self._join.count, done=True)
-        copied = self._outbox.append(self._ledger.poll()) if self._looks_at_ledger else 0
+        copied = self._outbox.append(self._ledger.poll()) if self._looks_at_ledger else []
         judged, judgement = self._judging.step(self._ledger)
         if judgement:
             self._outbox.append([judgement])
         step = self._score()
+        self._outbox.copy(self._progress.poll(at_once=step.done))
         self._looks_at_ledger = not step.events or step.count % self._trigger_events == 0
         if step.done or (step.events and step.count % self._config.checkpoint_events == 0):
             self._checkpoint()
@@ -122,7 +133,8 @@ class Evaluator:
         """Checkpoint where it stands, and let the next evaluator in."""
         if not self._done:
             self._checkpoint()
-        for part in (self._join, self._judging, self._ledger, self._outbox, self._dead):
+        logs = (self._join, self._judging, self._ledger, self._progress, self._outbox, self._dead)
+        for part in logs:
             part.close()
 
     def _score(self) -> EvaluatorStep:
@@ -140,22 +152,25 @@ class Evaluator:
 
     def _take(self, batch: JoinedBatch) -> EvaluatorStep:
         dead = self._dead.append([dead_letter(one) for one in batch.invalid])
-        closed = self._windows.add(Sums.of(batch))
-        self._outbox.append(closed)
+        sums, told = self._scoring.add(batch)
+        self._outbox.append(told.messages)
         if self._judging.may_begin(batch.end):
             self._judging.mark(self._join.cursor)
-        return EvaluatorStep(batch.end, len(batch.label), closed, dead_letters=dead)
+        step = EvaluatorStep(batch.end, len(batch.label), dead_letters=tuple(dead), sums=sums)
+        return _telling(step, told)
 
     def _finish(self) -> EvaluatorStep:
         """Close what is open at the end of the input, and wait for the last word of the ledger."""
-        dead = self._dead.append([dead_letter(one) for one in self._join.drain_invalid()])
-        closed = self._windows.finish()
-        self._outbox.append(closed)
+        invalid = self._join.drain_invalid()
+        dead = self._dead.append([dead_letter(one) for one in invalid])
+        told = self._scoring.finish(invalid)
+        self._outbox.append(told.messages)
         count, ledger = self._join.count, self._ledger
         decides = len(self._config.models) > 1 or bool(ledger.plans)
         done = not decides or (ledger.complete(count) and self._judging.is_idle(ledger, count))
-        waiting_for = None if done or closed or dead else LEDGER
-        return EvaluatorStep(count, 0, closed, (), dead, waiting_for, done)
+        waiting_for = None if done or told.windows or dead else LEDGER
+        step = EvaluatorStep(count, dead_letters=tuple(dead), waiting_for=waiting_for, done=done)
+        return _telling(step, told)
 
     def _checkpoint(self) -> None:
         """Flush what was written, *then* write down how far it goes."""
@@ -165,6 +180,18 @@ class Evaluator:
             WINDOWS: self._outbox.position,
             DEAD_LETTERS: self._dead.position,
             LEDGER: self._ledger.position,
+            **self._progress.positions,
         }
-        state = EvaluatorState(self._join.cursor, self._windows.state, self._judging.state, logs)
+        state = EvaluatorState(self._join.cursor, self._scoring.state, self._judging.state, logs)
         save(self._checkpoints, self._join.count, state)
+
+
+def _telling(step: EvaluatorStep, told: Told) -> EvaluatorStep:
+    """Let a step report what was told."""
+    return replace(
+        step,
+        windows=told.windows,
+        lifetimes=told.lifetimes,
+        stability=told.stability,
+        alarms=told.alarms,
+    )

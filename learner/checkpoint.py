@@ -27,6 +27,9 @@ class LearnerState:
     """For each partition the last place the model or any ancestor of it has learned from."""
     tensors: dict[str, Tensor] = field(repr=False)
     """:meth:`learner.online.OnlineModel.state`."""
+    ordered: int | None = None
+    """Of dense with several partitions: where in its predictions those after ``cursor`` begin, so
+    that it can repeat them."""
 
 
 class _Place(BaseModel):
@@ -35,6 +38,7 @@ class _Place(BaseModel):
     version: int
     cursor: ClickCursor
     trained_through: dict[int, Place]
+    ordered: int | None = None
 
 
 def to_parts(state: LearnerState) -> dict[str, bytes]:
@@ -45,7 +49,10 @@ def to_parts(state: LearnerState) -> dict[str, bytes]:
     True
     """
     place = _Place(
-        version=state.version, cursor=state.cursor, trained_through=state.trained_through
+        version=state.version,
+        cursor=state.cursor,
+        trained_through=state.trained_through,
+        ordered=state.ordered,
     )
     return {
         _TENSORS: tensors.dump(state.tensors),
@@ -63,5 +70,9 @@ def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
         )
     place = _Place.model_validate_json(parts[_PLACE])
     return LearnerState(
-        place.version, place.cursor, place.trained_through, tensors.load(parts[_TENSORS])
+        place.version,
+        place.cursor,
+        place.trained_through,
+        tensors.load(parts[_TENSORS]),
+        place.ordered,
     )

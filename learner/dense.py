@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 class DenseLearner:
     """The model from which all sparse ones are cut, going on from its last checkpoint.
 
+    Of several partitions it chooses the order (:class:`stream.order.Chosen`), and its predictions
+    state it. After a restart it first repeats what it had published.
+
     Parameters
     ----------
     online
@@ -25,7 +28,7 @@ class DenseLearner:
     """
 
     def __init__(self, online: OnlineModel, ports: Ports, plan: RunPlan) -> None:
-        self._course = Prequential(online, ports, plan)
+        self._course = Prequential(online, ports, plan, leads=True)
         self._config = online.config
         self._done = False
         if self._course.resume():
@@ -56,7 +59,7 @@ class DenseLearner:
             course.snapshot()
             course.checkpoint()
             self._done = True
-        waiting_for = None if events or self._done else "clicks"
+        waiting_for = None if events or self._done else course.waits_for
         return LearnerStep(course.count, events, waiting_for, self._done)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from stream.clicks import ClickCursor, ClickReader, CountedBatch
 from stream.columnar import predictions_to_bytes
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Place, PredictionBatch
+from stream.order import Leading, Order, Stated
 from stream.schema import FeatureSchema
 from stream.state import Checkpoints
 
@@ -33,6 +34,9 @@ class Ports:
     predictions: LogWriter
     checkpoints: Checkpoints
     snapshots: SnapshotStore
+    order: LogReader | None = None
+    """The predictions of dense, which state the order of the clicks, through a reader of its own;
+    None where they have one partition. See :func:`stream.order.open_order`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Prequential:
         What it reads from and writes to.
     plan
         What it shares with all models of the run.
+    leads
+        It chooses the order of several partitions; the others follow it.
 
     Attributes
     ----------
@@ -65,11 +71,15 @@ class Prequential:
         Of the model: 0 until it becomes a state of another version.
     """
 
-    def __init__(self, online: OnlineModel, ports: Ports, plan: RunPlan) -> None:
+    def __init__(
+        self, online: OnlineModel, ports: Ports, plan: RunPlan, *, leads: bool = False
+    ) -> None:
         self.online = online
         self.ports = ports
         self.plan = plan
         self.version = 0
+        self._leads = leads
+        self._leading: Leading | None = None
         self._trained_through: dict[int, Place] = {}
         self._reader = self._read_from(None)
         self._kept: int | None = None
@@ -83,6 +93,11 @@ class Prequential:
     def ended(self) -> bool:
         """The input has ended and all of it is learned."""
         return self._reader.ended
+
+    @property
+    def waits_for(self) -> str:
+        """The log that must go on, where :meth:`step` found nothing to do."""
+        return self._reader.waits_for
 
     def resume(self) -> bool:
         """Become the last checkpoint; False where there is none."""
@@ -98,7 +113,22 @@ class Prequential:
         self.online.load(state.tensors)
         self.version = state.version
         self._trained_through = dict(state.trained_through)
-        self._reader = self._read_from(state.cursor)
+        self._reader = self._read_from(state.cursor, state.ordered)
+        self._kept = None
+
+    def revert(self, version: int, snapshot: Snapshot) -> None:
+        """Take weights, optimiser and masks of an earlier snapshot back, and stay at this place.
+
+        What it claims to have learned from stays too: that bounds from above what the snapshot
+        had, and no prediction may claim less than its model has seen.
+        """
+        self.online.load(snapshot.tensors)
+        self.version = version
+        behind = snapshot.trained_through
+        self._trained_through = behind | {
+            partition: max(place, behind.get(partition, place))
+            for partition, place in self._trained_through.items()
+        }
         self._kept = None
 
     def step(self) -> int:
@@ -128,7 +158,11 @@ class Prequential:
         self._check_finite()
         self.ports.predictions.flush()
         state = LearnerState(
-            self.version, self._reader.cursor, self._trained_through, self.online.state()
+            self.version,
+            self._reader.cursor,
+            self._trained_through,
+            self.online.state(),
+            self._leading.offset if self._leading else None,
         )
         self.ports.checkpoints.write(self.count, to_parts(state))
         self._kept = self.count
@@ -160,9 +194,14 @@ class Prequential:
         record = Record(predictions_to_bytes(predictions), time_ms=int(counted.batch.time_ms[-1]))
         self.ports.predictions.append([record])
 
-    def _read_from(self, cursor: ClickCursor | None) -> ClickReader:
-        plan = self.plan
-        return ClickReader(self.ports.clicks, plan.schema, plan.batch_events, cursor)
+    def _read_from(self, cursor: ClickCursor | None, ordered: int | None = None) -> ClickReader:
+        plan, log = self.plan, self.ports.order
+        order: Order | None = None
+        if log is not None and self._leads:
+            order = self._leading = Leading(log, ordered)
+        elif log is not None:
+            order = Stated(log)
+        return ClickReader(self.ports.clicks, plan.schema, plan.batch_events, cursor, order)
 
     def _check_finite(self) -> None:
         if not self.online.finite():

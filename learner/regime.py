@@ -26,6 +26,14 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Revert:
+    """Take the weights, sums and mask of an earlier version back, and go on from where you are."""
+
+    to: Swap
+    """Its ``version`` is a new one, its snapshot the earlier one's, ``count`` where it begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Something that decides the mask of the next batch is not known yet."""
 
@@ -38,7 +46,7 @@ class Over:
     """No mask will ever come: the input ended before one was made."""
 
 
-Answer = Go | Swap | Wait | Over
+Answer = Go | Swap | Revert | Wait | Over
 
 
 class Regime(Protocol):
@@ -57,3 +65,9 @@ class Head(Protocol):
 
     def publish(self, swap: Swap) -> None:
         """Make this version the head; it only moves forward."""
+
+    def tend(self, version: int) -> None:
+        """See that the world still sees this version; called at every step, it seldom acts.
+
+        Neither of the two raises where the world cannot be told now: it is told later.
+        """

@@ -7,7 +7,7 @@ import logging
 from learner.checkpoint import LearnerState
 from learner.online import OnlineModel
 from learner.prequential import Ports, Prequential, RunPlan
-from learner.regime import Head, Over, Regime, Swap, Wait
+from learner.regime import Head, Over, Regime, Revert, Swap, Wait
 from learner.step import LearnerStep
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,9 @@ class SparseLearner:
     """A pruned model in service, going on from its last checkpoint.
 
     It begins as the first candidate that its regime names, and becomes every later one at the
-    count at which that is promoted. Between two swaps its mask stands.
+    count at which that is promoted. Between two swaps its mask stands. Where the regime takes it
+    back to an earlier version, it has that one's weights and mask again, and goes on with the next
+    event: those between are not learned anew.
 
     Parameters
     ----------
@@ -30,7 +32,8 @@ class SparseLearner:
     regime
         Says at every boundary of a batch whether to go on, swap or wait.
     head
-        Told of every swap once that is safe, and told again after a restart; None tells nobody.
+        Told of every swap once that is safe, and at every step which version is in force; None
+        tells nobody.
     """
 
     def __init__(
@@ -74,12 +77,15 @@ class SparseLearner:
         """
         if self._done:
             return self._report()
+        self._tend()
         answer = self._regime.at(self._course.count if self._started else None)
         match answer:
             case Wait(for_):
                 return self._report(waiting_for=for_)
             case Swap():
                 return self._report() if self._swap(answer) else self._go()
+            case Revert(to):
+                return self._report() if self._revert(to) else self._go()
             case Over():
                 return self._finish()
         return self._go()
@@ -100,7 +106,15 @@ class SparseLearner:
             if self._course.count % self._config.checkpoint_events == 0:
                 self._course.checkpoint()
             return self._report(events)
-        return self._finish() if self._course.ended else self._report(waiting_for="clicks")
+        return (
+            self._finish()
+            if self._course.ended
+            else self._report(waiting_for=self._course.waits_for)
+        )
+
+    def _tend(self) -> None:
+        if self._head is not None and self._course.version:
+            self._head.tend(self._course.version)
 
     def _finish(self) -> LearnerStep:
         if self._started:
@@ -115,6 +129,25 @@ class SparseLearner:
         if changes:
             self._course.become(self._candidate(swap))
             self._started = True
+        self._keep(swap, changes=changes)
+        return changes
+
+    def _revert(self, swap: Swap) -> bool:
+        """Become what an earlier version was; False where that is done already."""
+        changes = swap.version > self._course.version
+        if changes:
+            if self._course.count != swap.count:
+                raise ValueError(
+                    f"{self._course.ports.model} stands at {self._course.count} events and cannot "
+                    f"go back to {swap.snapshot} at {swap.count}; both must be equal"
+                )
+            self._course.revert(swap.version, self._course.ports.snapshots.read(swap.snapshot))
+        self._keep(swap, changes=changes)
+        return changes
+
+    def _keep(self, swap: Swap, *, changes: bool) -> None:
+        """Make a change safe, and tell the head, once in this life."""
+        if changes:
             self._course.checkpoint()
             log.info(
                 "%s is version %d after %d events",
@@ -125,7 +158,6 @@ class SparseLearner:
         if self._head is not None and swap.version > self._told:
             self._head.publish(swap)
             self._told = swap.version
-        return changes
 
     def _candidate(self, swap: Swap) -> LearnerState:
         found = self._course.ports.snapshots.read(swap.snapshot)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 
 class PrunerConfig(BaseModel):
@@ -68,11 +69,66 @@ class TriggerConfig(BaseModel):
 
 
 class StoreConfig(BaseModel):
-    """Where masks are kept."""
+    """Where masks are kept.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A password in the URL is taken out of it, so that the URL can be shown.
 
-    kind: Literal["disk", "memory"] = "disk"
-    """In the state folder, or gone with the process; the ledger can fill either again."""
+    Examples
+    --------
+    >>> config = StoreConfig(kind="redis", url="redis://ann:s%40cret@masks:6379/2")
+    >>> config.url, config.password, config.password.get_secret_value()
+    ('redis://ann@masks:6379/2', SecretStr('**********'), 's@cret')
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    kind: Literal["disk", "memory", "redis"] = "disk"
+    """In the state folder, gone with the process, or on a server; the ledger can fill each again.
+    """
+    url: str = "redis://localhost:6379/0"
+    """``redis``: ``redis://[user@]host[:port][/database]``, ``rediss://`` for TLS."""
+    password: SecretStr | None = None
+    """``redis``: goes before the one in the URL."""
+    prefix: str = Field(default="resprout", pattern=r"^[A-Za-z0-9_.:-]+$")
+    """``redis``: what the names of all keys begin with; one run, one prefix."""
+    cafile: str | None = None
+    """``rediss://``: the certificate authority to trust beside the system's."""
+    certfile: str | None = None
+    """``rediss://``: what this side shows, where the server asks for it."""
+    keyfile: str | None = None
+    """``rediss://``: the key of ``certfile``."""
+    timeout_seconds: float = Field(default=1.0, gt=0)
+    """``redis``: how long one answer is waited for, while learning stands."""
+    check_seconds: float = Field(default=5.0, gt=0)
+    """Between two looks whether the store holds what it should, and the first pause before a
+    store that is away is tried again.
+    """
     versions: int = Field(default=3, gt=0)
     """How many versions of the sparse model are kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_password(cls, given: Any) -> Any:
+        """Take the password out of the URL, so that neither errors nor listings can show it."""
+        if not isinstance(given, dict) or "@" not in str(given.get("url", "")):
+            return given
+        login, _, host = str(given["url"]).rpartition("@")
+        scheme, slashes, user = login.rpartition("//")
+        user, _, password = user.partition(":")
+        url = f"{scheme}{slashes}{user}{'@' if user else ''}{host}"
+        named = given.get("password") or (unquote(password) if password else None)
+        return {**given, "url": url, "password": named}
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        """Refuse a URL that names no server; options have settings of their own."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.query:
+            raise ValueError(
+                f"{url!r} names no Redis server; use redis://[user@]host[:port][/database], or "
+                "rediss:// for TLS"
+            )
+        return url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learner.snapshot import SnapshotStore
-from stream.clicks import ClickReader
+from stream.clicks import nothing_follows
 from stream.codec import END, kind_of
 from stream.log import LogReader
 from stream.schema import FeatureSchema
@@ -14,8 +14,8 @@ _DENSE = "dense"
 class InputEnd:
     """Finds out how many events the input has, once the dense model has learned all of them.
 
-    The dense model leaves a last snapshot where the input ends: behind its place there is nothing
-    but the end record.
+    The dense model leaves a last snapshot where the input ends: behind its places there is nothing
+    but the end records.
 
     Parameters
     ----------
@@ -44,11 +44,10 @@ class InputEnd:
         return self._total
 
     def _last_is_end(self) -> bool:
-        last = self._clicks.last(0)
-        return last is not None and kind_of(last) == END
+        lasts = [self._clicks.last(partition) for partition in self._clicks.partitions]
+        return all(last is not None and kind_of(last) == END for last in lasts)
 
     def _count_at_end(self, snapshot: str) -> int | None:
         """Return the count of a snapshot if nothing comes after it."""
         cursor = self._snapshots.read(snapshot).cursor
-        reader = ClickReader(self._clicks, self._schema, 1, cursor)
-        return cursor.count if reader.next() is None and reader.ended else None
+        return cursor.count if nothing_follows(self._clicks, self._schema, cursor) else None

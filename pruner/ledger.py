@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from learner.regime import Swap
 from pruner.trigger import Fire, Score, Seen, Trigger
 from stream.keyed import FirstWins, Tail
 from stream.log import LogReader
-from stream.messages import Decision, Message, RebuildPlan, Verdict, parse
+from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict, parse
 
 FIRST = "first"
 """The reason of the rebuilds that make the first mask."""
+REQUEST = "request"
+"""The reason of the rebuilds that a person asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,14 @@ class History:
     """The end of the rebuild that made the first mask; None while there is no mask."""
     rebuilds: int = 0
     """Rebuilds decided, without those for the first mask."""
-    promoted: tuple[Verdict, ...] = ()
-    """The last versions of the sparse model, oldest first."""
+    promoted: tuple[Swap, ...] = ()
+    """The last versions of the sparse model, oldest first; a rollback makes one too."""
     versions: int = 3
-    """How many of those are remembered."""
+    """How many of those are remembered, and kept."""
+    overruled: Decision | None = None
+    """The rollback that ended the last rebuild before its E."""
+    answered: frozenset[str] = frozenset()
+    """The ids of the requests that decisions have answered."""
 
     @property
     def open(self) -> RebuildPlan | None:
@@ -52,12 +59,19 @@ class History:
     @property
     def version(self) -> int:
         """The version of the sparse model after the last swap decided; 0 while there is none."""
-        return self.promoted[-1].version or 0 if self.promoted else 0
+        return self.promoted[-1].version if self.promoted else 0
 
     @property
     def swap(self) -> int:
-        """The count of the last swap; 0 while there was none."""
+        """The count of the last swap decided, which may be to come; 0 while there is none."""
         return self.promoted[-1].count if self.promoted else 0
+
+    @property
+    def busy(self) -> int:
+        """The count through which the last rebuild keeps all others from beginning; 0 without."""
+        if self.plan is None:
+            return 0
+        return self.overruled.count if self.overruled else self.plan.end
 
     def after(self, message: Message) -> History:
         """Return the history with one more record; what is no decision and no verdict is passed."""
@@ -68,18 +82,40 @@ class History:
         return self
 
     def _decided(self, decision: Decision) -> History:
+        known = replace(self, decided=decision.count)
+        if decision.request is not None:
+            known = replace(known, answered=self.answered | {decision.request.id})
+        if decision.rollback is not None:
+            overruled = decision if self.open else self.overruled
+            known = replace(known, overruled=overruled)
+            return known._with(swap_back(decision.rollback))
         plan = decision.rebuild
         if plan is None:
-            return replace(self, decided=decision.count)
+            return known
         rebuilds = self.rebuilds + (plan.reason != FIRST)
-        return replace(self, decided=decision.count, plan=plan, verdict=None, rebuilds=rebuilds)
+        return replace(known, plan=plan, verdict=None, overruled=None, rebuilds=rebuilds)
 
     def _ended(self, verdict: Verdict) -> History:
+        known = replace(self, verdict=verdict)
         if verdict.verdict != "promoted":
-            return replace(self, verdict=verdict)
+            return known
         first_end = verdict.count if self.first_end is None else self.first_end
-        promoted = (*self.promoted, verdict)[-self.versions :]
-        return replace(self, verdict=verdict, first_end=first_end, promoted=promoted)
+        return replace(known, first_end=first_end)._with(swap_of(verdict))
+
+    def _with(self, swap: Swap) -> History:
+        return replace(self, promoted=(*self.promoted, swap)[-self.versions :])
+
+
+def swap_of(verdict: Verdict) -> Swap:
+    """Say what a sparse model becomes by a promotion."""
+    if verdict.version is None or verdict.snapshot is None:
+        raise ValueError(f"rebuild {verdict.rebuild.number} was {verdict.verdict}: no swap")
+    return Swap(verdict.version, verdict.snapshot, verdict.count, verdict.mask)
+
+
+def swap_back(rollback: Rollback) -> Swap:
+    """Say what a sparse model becomes by a rollback."""
+    return Swap(rollback.version, rollback.snapshot, rollback.effective, rollback.mask)
 
 
 class LedgerTail:
@@ -122,15 +158,32 @@ class Rules:
     rebuild_events: int = 150_000
     snapshot_events: int = 50_000
     """The grid at which the dense model leaves snapshots."""
+    lead_events: int = 0
+    """From the window that decides a rollback to where it takes effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that is to be answered."""
+
+    request: Request
+    unfit: str | None = None
+    """Why it cannot be granted whatever the ledger says; None where nothing is known against it."""
 
 
 def missing(history: History, count: int) -> str | None:
     """Name what must be in the ledger before the window ending at ``count`` can be decided."""
     plan = history.open
-    return f"the verdict on rebuild {plan.number}" if plan and plan.end < count else None
+    return f"the verdict on rebuild {plan.number}" if plan and history.busy < count else None
 
 
-def decide(history: History, scores: Sequence[Score], count: int, rules: Rules) -> Decision:
+def decide(
+    history: History,
+    scores: Sequence[Score],
+    count: int,
+    rules: Rules,
+    asked: Asked | None = None,
+) -> Decision:
     """Decide on the window that ends at ``count``: a pure function.
 
     Parameters
@@ -143,6 +196,8 @@ def decide(history: History, scores: Sequence[Score], count: int, rules: Rules) 
         W: the end of the window.
     rules
         The configuration.
+    asked
+        The request that this decision answers, granted or declined.
 
     Returns
     -------
@@ -160,9 +215,45 @@ def decide(history: History, scores: Sequence[Score], count: int, rules: Rules) 
     """
     if (needed := missing(history, count)) is not None:
         raise ValueError(f"the window ending at {count} cannot be decided without {needed}")
-    if history.plan is not None and history.plan.end >= count:
-        plan = history.plan
-        return _none(count, f"rebuild {plan.number} is open until {plan.end}")
+    if asked is None:
+        return _unasked(history, scores, count, rules)
+    request = asked.request
+    declined = asked.unfit or declines(history, request, count, rules)
+    if declined is not None:
+        decision = _unasked(history, scores, count, rules)
+    elif request.action == "rebuild":
+        decision = _rebuild(history, count, rules, (REQUEST, f"asked for: {request.reason}"))
+    else:
+        decision = _back(history, count, rules, request)
+    return decision.model_copy(update={"request": request, "declined": declined})
+
+
+def declines(history: History, request: Request, count: int, rules: Rules) -> str | None:
+    """Say why a request cannot be granted with the decision on ``count``; None where it can.
+
+    >>> from pruner.trigger import Periodic
+    >>> request = Request(id="7f", action="rollback", version=1, reason="clicks fell", time_ms=0)
+    >>> declines(History(), request, 450, Rules(Periodic(every_events=200)))
+    'there is no version yet: the first mask is cut at 1000000'
+    """
+    if history.first_end is None:
+        plan = history.plan if history.busy >= count else None
+        first = f"cut at {max(count, rules.first_mask_events)}"
+        first = f"made, and takes over at {plan.end}" if plan else first
+        return f"there is no version yet: the first mask is {first}"
+    if request.action == "rebuild":
+        return _open(history, count)
+    if request.version == history.version:
+        return f"version {request.version} is in force already"
+    kept = [swap.version for swap in history.promoted]
+    if request.version in kept:
+        return None
+    return f"version {request.version} is not kept; kept are {', '.join(map(str, kept))}"
+
+
+def _unasked(history: History, scores: Sequence[Score], count: int, rules: Rules) -> Decision:
+    if why_not := _open(history, count):
+        return _none(count, why_not)
     if history.first_end is None:
         return _first(history, count, rules)
     since = tuple(score for score in scores if score.begin >= history.swap and score.end <= count)
@@ -172,6 +263,26 @@ def decide(history: History, scores: Sequence[Score], count: int, rules: Rules) 
     if isinstance(answer, Fire):
         return _rebuild(history, count, rules, (rules.trigger.name, answer.cause))
     return _none(count, answer.why_not)
+
+
+def _open(history: History, count: int) -> str | None:
+    plan = history.plan
+    if plan is None or history.busy < count:
+        return None
+    return f"rebuild {plan.number} is open until {plan.end}"
+
+
+def _back(history: History, count: int, rules: Rules, request: Request) -> Decision:
+    old = next(swap for swap in history.promoted if swap.version == request.version)
+    back = Rollback(
+        to_version=old.version,
+        version=history.version + 1,
+        snapshot=old.snapshot,
+        mask=old.mask,
+        effective=count + rules.lead_events,
+    )
+    why_not = f"back to version {old.version} as version {back.version} at {back.effective}"
+    return Decision(count=count, why_not=why_not, rollback=back)
 
 
 def _none(count: int, why_not: str) -> Decision:
@@ -205,7 +316,7 @@ def _seen(history: History, since: tuple[Score, ...]) -> Seen:
         scores=since,
         first_end=history.first_end or 0,
         last_decided=plan.decided if plan else 0,
-        last_end=plan.end if plan else 0,
+        last_end=history.busy,
         rebuilds=history.rebuilds,
     )
 

@@ -21,6 +21,7 @@ from stream.clicks import ClickReader, CountedBatch
 from stream.columnar import predictions_to_bytes
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import PredictionBatch, RebuildPlan
+from stream.order import Stated
 from stream.state import Checkpoints
 
 
@@ -39,6 +40,8 @@ class Workshop:
     snapshots: SnapshotStore
     folder: Path
     """Holds the checkpoints of the open rebuild."""
+    order: LogReader | None = None
+    """As in :class:`learner.prequential.Ports`."""
 
     def checkpoints(self, plan: RebuildPlan) -> Checkpoints:
         """Return where a rebuild keeps its checkpoints."""
@@ -67,7 +70,10 @@ class Rebuild:
         self.version = version
         self._shop = workshop
         run = workshop.run
-        self._reader = ClickReader(workshop.clicks, run.schema, run.batch_events, state.cursor)
+        order = Stated(workshop.order) if workshop.order is not None else None
+        self._reader = ClickReader(
+            workshop.clicks, run.schema, run.batch_events, state.cursor, order
+        )
         self._trained_through = dict(state.trained_through)
         self._job = self._begin(state)
         self._kept = self.count
@@ -106,6 +112,11 @@ class Rebuild:
     def ended(self) -> bool:
         """The input has ended, and all of it is learned."""
         return self._reader.ended
+
+    @property
+    def waits_for(self) -> str:
+        """The log that must go on, where :meth:`step` found nothing to do."""
+        return self._reader.waits_for
 
     @property
     def done(self) -> bool:

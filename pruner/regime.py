@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from learner.regime import Answer, Go, Over, Swap, Wait
-from pruner.ledger import LedgerTail, settled
+from learner.regime import Answer, Go, Over, Revert, Swap, Wait
+from pruner.ledger import LedgerTail, settled, swap_back, swap_of
 from stream.log import LogReader
-from stream.messages import Verdict
+from stream.messages import Decision, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class Leash:
 
 class LedgerRegime:
     """The regime of the sparse model: every promoted candidate takes over at its E.
+
+    A rollback takes effect where its decision says, which the leash lets no model pass before it.
 
     Parameters
     ----------
@@ -37,7 +39,8 @@ class LedgerRegime:
         self._tail = LedgerTail(ledger)
         self._leash = leash
         self._total = total
-        self._swaps: dict[int, Swap] = {}
+        self._first: Swap | None = None
+        self._changes: dict[int, Swap | Revert] = {}
 
     def at(self, count: int | None) -> Answer:
         """Answer a model that has learned ``count`` events; None for one that has not started.
@@ -51,10 +54,20 @@ class LedgerRegime:
             answer = self._known(count)
         return answer
 
+    def swaps(self) -> tuple[Swap, ...]:
+        """Return all versions that the ledger told of so far, oldest first."""
+        known = [one.to if isinstance(one, Revert) else one for one in self._changes.values()]
+        return tuple(sorted(known, key=lambda swap: swap.version))
+
     def _read(self) -> None:
         for message in self._tail.poll():
             if isinstance(message, Verdict) and message.verdict == "promoted":
-                self._swaps[message.count] = swap_of(message)
+                swap = swap_of(message)
+                self._first = self._first or swap
+                self._changes[swap.count] = swap
+            if isinstance(message, Decision) and message.rollback is not None:
+                back = swap_back(message.rollback)
+                self._changes[back.count] = Revert(back)
 
     def _known(self, count: int | None) -> Answer:
         if count is None:
@@ -65,11 +78,11 @@ class LedgerRegime:
             return Wait(f"the decision on the window ending at {due}")
         if history.open is not None and history.open.end == count:
             return Wait(f"the verdict on rebuild {history.open.number}")
-        return self._swaps.get(count, Go())
+        return self._changes.get(count, Go())
 
     def _start(self) -> Answer:
-        if self._swaps:
-            return self._swaps[min(self._swaps)]
+        if self._first is not None:
+            return self._first
         total = self._total()
         if total is not None and settled(self._tail.history, total, self._leash.window_events):
             return Over()
@@ -91,10 +104,3 @@ class NeverRebuiltRegime:
     def at(self, count: int | None) -> Answer:
         """Answer with the first mask, and let the model go on with it."""
         return self._regime.at(None) if count is None else Go()
-
-
-def swap_of(verdict: Verdict) -> Swap:
-    """Say what a sparse model becomes by a promotion."""
-    if verdict.version is None or verdict.snapshot is None:
-        raise ValueError(f"rebuild {verdict.rebuild.number} was {verdict.verdict}: no swap")
-    return Swap(verdict.version, verdict.snapshot, verdict.count, verdict.mask)

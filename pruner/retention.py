@@ -50,7 +50,7 @@ def tidy_dense(snapshots: SnapshotStore, history: History, snapshot_events: int)
 
 def tidy_candidates(snapshots: SnapshotStore, history: History) -> None:
     """Delete the candidates that are neither in the making nor among the last versions."""
-    kept = {verdict.snapshot for verdict in history.promoted}
+    kept = {swap.snapshot for swap in history.promoted}
     for folder in sorted(snapshots.folder.glob("candidate-*")):
         if history.open is not None and folder.name == history.open.candidate:
             continue

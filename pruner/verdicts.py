@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from pruner.masks import content_hash, describe, pack, sparsity
-from stream.messages import Judgement, RebuildPlan, Verdict
+from stream.messages import Decision, Judgement, RebuildPlan, Verdict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +77,27 @@ def unfinished(plan: RebuildPlan, count: int) -> Verdict:
     return _without_candidate(plan, "unfinished", f"the input ended after {count} events", count)
 
 
+def overruled(plan: RebuildPlan, decision: Decision) -> Verdict:
+    """Reject a rebuild whose incumbent was rolled back before it could be judged.
+
+    How far the candidate had come by then is a matter of time, so its cost is told as if it had
+    kept pace with the windows.
+
+    >>> plan = RebuildPlan(number=2, reason="", cause="", snapshot=500, decided=500, end=900)
+    >>> back = Decision(count=600, why_not="back to version 1 as version 3 at 700")
+    >>> verdict = overruled(plan, back)
+    >>> verdict.verdict, verdict.count, verdict.cost_events, verdict.reason
+    ('rejected', 900, 100, 'overruled at 600: back to version 1 as version 3 at 700')
+    """
+    reason = f"overruled at {decision.count}: {decision.why_not}"
+    return _without_candidate(plan, "rejected", reason, decision.count)
+
+
 def _without_candidate(
-    plan: RebuildPlan, verdict: Literal["failed", "unfinished"], reason: str, count: int
+    plan: RebuildPlan,
+    verdict: Literal["rejected", "failed", "unfinished"],
+    reason: str,
+    count: int,
 ) -> Verdict:
     return Verdict(
         count=plan.end,

@@ -9,20 +9,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from learner.online import MASK, OnlineModel
+from learner.online import OnlineModel
 from learner.prequential import NonFiniteError, RunPlan
-from learner.snapshot import SnapshotStore
+from learner.snapshot import SnapshotError, SnapshotStore
 from pruner import verdicts
 from pruner.config import PrunerConfig
 from pruner.ending import InputEnd
-from pruner.ledger import FIRST, History, LedgerTail, Rules, decide, missing, settled
+from pruner.ledger import FIRST, Asked, History, LedgerTail, Rules, decide, missing, settled
+from pruner.projection import Projection, masks_of
 from pruner.pruning import CriterionFailedError
 from pruner.rebuild import Rebuild, Workshop
+from pruner.requests import RequestTail
 from pruner.retention import tidy_candidates, tidy_checkpoints, tidy_dense
 from pruner.scoreboard import Scoreboard
-from pruner.store import MaskStore
 from stream.log import LogReader, LogWriter, Record
-from stream.messages import Decision, RebuildPlan, Verdict, dump
+from stream.messages import Decision, RebuildPlan, Request, Verdict, dump
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +37,20 @@ class PrunePorts:
     clicks: LogReader
     windows: LogReader
     ledger: LogReader
+    requests: LogReader
+    """What people ask for."""
     decisions: LogWriter
     """The ledger's one writer."""
     predictions: LogWriter
     """Of ``predictions.candidate``."""
     snapshots: SnapshotStore
-    masks: MaskStore
+    masks: Projection
     folder: Path
     """Holds the checkpoints of the open rebuild, and nothing else."""
     versions: int = 3
     """How many versions of the sparse model are kept."""
+    order: LogReader | None = None
+    """As in :class:`learner.prequential.Ports`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +100,24 @@ class PruneWorker:
         self._ports = ports
         self._rules = rules
         self._shop = Workshop(
-            config, run, build, ports.clicks, ports.predictions, ports.snapshots, ports.folder
+            config=config,
+            run=run,
+            build=build,
+            clicks=ports.clicks,
+            predictions=ports.predictions,
+            snapshots=ports.snapshots,
+            folder=ports.folder,
+            order=ports.order,
         )
         self._ledger = LedgerTail(ports.ledger, ports.versions)
         self._board = Scoreboard(ports.windows, rules.window_events)
+        self._requests = RequestTail(ports.requests)
         self._end = InputEnd(ports.clicks, ports.snapshots, run.schema)
         self._rebuild: Rebuild | None = None
         self._failed: Verdict | None = None
         self._done = False
         self._ledger.poll()
         self._tidy()
-        self._fill_store()
 
     @property
     def history(self) -> History:
@@ -116,12 +128,17 @@ class PruneWorker:
         """Do one thing, at once; decisions come first.
 
         1. Read what the evaluator has found.
-        2. Decide on the next window, if it is closed.
-        3. Otherwise, learn one batch of the open rebuild, or end it.
+        2. End the open rebuild, if a rollback has overruled it.
+        3. Decide on the next window, if it is closed, and take one request into the decision.
+        4. Otherwise, learn one batch of the open rebuild, or end it.
         """
         if self._done:
             return self._report()
+        self._ports.masks.tend()
         self._board.poll()
+        history = self.history
+        if history.open is not None and history.overruled is not None:
+            return self._conclude(verdicts.overruled(history.open, history.overruled))
         decision = self._decide()
         if decision is not None:
             return self._report(decided=decision)
@@ -138,12 +155,23 @@ class PruneWorker:
         count = self.history.decided + self._rules.window_events
         if self._board.closed < count or missing(self.history, count) is not None:
             return None
-        decision = decide(self.history, self._board.scores, count, self._rules)
+        request = self._requests.next(self.history.answered)
+        asked = Asked(request, self._unfit(request)) if request is not None else None
+        decision = decide(self.history, self._board.scores, count, self._rules, asked)
         self._write(decision)
         tidy_dense(self._ports.snapshots, self.history, self._rules.snapshot_events)
-        if decision.rebuild is not None:
-            log.info("rebuild %d: %s", decision.rebuild.number, decision.rebuild.cause)
+        _tell(decision)
         return decision
+
+    def _unfit(self, request: Request) -> str | None:
+        """Say why a version cannot be gone back to though the ledger names it."""
+        named = (one for one in self.history.promoted if one.version == request.version)
+        try:
+            for swap in named:
+                self._ports.snapshots.read(swap.snapshot)
+        except SnapshotError as error:
+            return str(error)
+        return None
 
     def _work(self, plan: RebuildPlan) -> PruneStep:
         """Take the open rebuild one batch further, or end it.
@@ -174,7 +202,7 @@ class PruneWorker:
         if not events and rebuild.ended:
             undecided = self._undecided(rebuild.count)
             return undecided or self._conclude(verdicts.unfinished(plan, rebuild.count))
-        return self._report(events=events, waiting_for=None if events else "clicks")
+        return self._report(events=events, waiting_for=None if events else rebuild.waits_for)
 
     def _judge(self, rebuild: Rebuild) -> PruneStep:
         """End a rebuild that has come to E, once the evaluator has judged it.
@@ -208,9 +236,27 @@ class PruneWorker:
         total = self._end.total()
         if total is not None and settled(self.history, total, self._rules.window_events):
             self._done = True
+            self._tell_what_came_too_late(total)
             return self._report()
         due = self.history.decided + self._rules.window_events
         return self._report(waiting_for=f"the window ending at {due}")
+
+    def _tell_what_came_too_late(self, total: int) -> None:
+        """Say which swap and which requests the end of the input has left behind."""
+        if self.history.swap > total:
+            log.warning(
+                "version %d never took effect: the input ended after %d events, before %d",
+                self.history.version,
+                total,
+                self.history.swap,
+            )
+        for request in self._requests.open(self.history.answered):
+            log.warning(
+                "the %s asked for (%s) was not decided on: the input ended after %d events",
+                request.action,
+                request.reason,
+                total,
+            )
 
     def _undecided(self, through: int) -> PruneStep | None:
         """Report that a window ending by ``through`` is still to be decided, None if none is."""
@@ -225,24 +271,13 @@ class PruneWorker:
 
     def _masks_in_force(self) -> dict[str, Tensor] | None:
         promoted = self.history.promoted
-        return self._masks_of(promoted[-1]) if promoted else None
-
-    def _masks_of(self, verdict: Verdict) -> dict[str, Tensor]:
-        """Read the masks of a version from its snapshot."""
-        found = self._ports.snapshots.read(verdict.snapshot or "").tensors.items()
-        return {n.removeprefix(MASK): t.bool() for n, t in found if n.startswith(MASK)}
-
-    def _fill_store(self) -> None:
-        """Put the masks of the last versions into a store that lacks them."""
-        for verdict in self.history.promoted:
-            if verdict.mask not in self._ports.masks.names():
-                self._ports.masks.put(self._masks_of(verdict))
+        return masks_of(self._ports.snapshots.read(promoted[-1].snapshot)) if promoted else None
 
     def _tidy(self) -> None:
         """Delete what only rebuilds that have ended needed."""
         tidy_candidates(self._ports.snapshots, self.history)
         tidy_checkpoints(self._ports.folder, self.history)
-        self._ports.masks.retain({v.mask for v in self.history.promoted if v.mask})
+        self._ports.masks.keep(self.history.promoted)
 
     def _report(
         self,
@@ -253,3 +288,16 @@ class PruneWorker:
     ) -> PruneStep:
         count = self._rebuild.count if self._rebuild else self.history.decided
         return PruneStep(count, events, decided, verdict, waiting_for, self._done)
+
+
+def _tell(decision: Decision) -> None:
+    """Log what was begun, and how a request was answered."""
+    if decision.rebuild is not None:
+        log.info("rebuild %d: %s", decision.rebuild.number, decision.rebuild.cause)
+    request = decision.request
+    if request is None:
+        return
+    if decision.declined is not None:
+        log.warning("no %s (%s): %s", request.action, request.reason, decision.declined)
+    elif decision.rollback is not None:
+        log.info("%s: %s", decision.why_not, request.reason)

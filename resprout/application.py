@@ -5,20 +5,23 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-import torch
-
+from resprout import home
 from resprout.folder import RunFolder
+from resprout.health import Health, pages
+from resprout.metrics import Known, Metrics
+from resprout.page import Page
 from resprout.plan import Plan
 from resprout.progress import ProgressLogs
 from resprout.result import Outcome, Records, Result
-from resprout.runner import Observe, Runner, Step
-from resprout.settings import Settings
+from resprout.runner import Observe, Runner
+from resprout.settings import EVALUATOR, Settings
 from resprout.summary import Cost
-from resprout.wiring import EVALUATOR, Wiring
+from resprout.threads import one_thread_each
+from resprout.watch import Watch
+from resprout.wiring import Wiring
 from stream.source import Source
 
 
@@ -58,8 +61,12 @@ def execute(
     state: Path,
     observe: Observe | None = None,
     stop: threading.Event | None = None,
+    *,
+    show: bool = False,
 ) -> Result:
     """Run a plan in a state folder until it is done or ``stop`` is set.
+
+    With ``show`` the live page is served where ``settings.serve`` says.
 
     Raises :class:`ValueError` where the folder was begun otherwise or the settings name something
     unknown, and :class:`stream.state.StateLockedError` where somebody else uses the folder.
@@ -69,50 +76,23 @@ def execute(
     with ExitStack() as opened:
         opened.enter_context(folder.lock())
         folder.begin(plan)
-        wiring = opened.enter_context(Wiring(plan, folder))
-        names = tuple(worker.name for worker in wiring.workers)
-        logs = opened.enter_context(closing(ProgressLogs(folder.home, names)))
-        watch = _Watch(logs, observe)
+        logs = opened.enter_context(home.logs(plan.settings.stream, folder))
+        wiring = opened.enter_context(Wiring(plan, folder, logs))
+        workers = wiring.every()
+        names = tuple(worker.name for worker in workers)
+        metrics = Metrics(Known.of(plan.settings, names))
+        health = Health(names, {"masks": wiring.away})
+        progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
+        if show and plan.settings.serve.port is not None:
+            page = opened.enter_context(Page(plan.settings, state, pages(metrics, health)))
+            page.show(logs)
+        looking_on: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
+        watch = Watch(EVALUATOR, looking_on)
         started = time.monotonic()
-        with _one_thread_each():
-            finished = Runner(wiring.workers, watch, stop).run()
+        with one_thread_each():
+            watched = [health.watched(metrics.timed(worker)) for worker in workers]
+            finished = Runner(watched, watch, stop).run()
         cost = Cost(watch.events, time.monotonic() - started)
         models = {name: model.module for name, model in wiring.models.items()}
         outcome = Outcome(models, finished, cost)
-    return Result(plan.settings, outcome, Records.read(folder.home))
-
-
-def feed_all(plan: Plan, state: Path, stop: threading.Event) -> int:
-    """Write clicks into the log of a state folder until their end or a stop; return how many."""
-    folder, events = RunFolder(state), 0
-    with folder.lock(), closing(plan.source.attach(folder.home)) as feed:
-        while not stop.is_set() and (step := feed.step()) is not None:
-            events += step
-    return events
-
-
-class _Watch:
-    """Counts what this process scores, and passes every step on."""
-
-    def __init__(self, logs: ProgressLogs, observe: Observe | None) -> None:
-        self.events = 0
-        self._logs = logs
-        self._observe = observe
-
-    def __call__(self, name: str, step: Step) -> None:
-        if name == EVALUATOR:
-            self.events += step.events
-        self._logs(name, step)
-        if self._observe is not None:
-            self._observe(name, step)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let torch split no operation: workers are threads already, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return Result(plan.settings, outcome, Records.read(logs))

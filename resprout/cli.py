@@ -13,11 +13,15 @@ from learner.export import export as export_model
 from learner.models import build
 from pruner import conformance, criteria
 from resprout import demo as demonstration
-from resprout.application import execute, feed_all
+from resprout.application import execute
+from resprout.commands import COMMANDS
 from resprout.console import Progress, settings_toml, table
 from resprout.folder import PLOT, RECORD, RunFolder
 from resprout.foreground import logging_to, stoppable
+from resprout.letters import deadletters
+from resprout.masks import masks, rebuild
 from resprout.options import (
+    INIT_FROM,
     INPUT,
     JSON,
     PATH,
@@ -29,6 +33,7 @@ from resprout.options import (
     usage,
 )
 from resprout.plan import Plan
+from resprout.reports import report_command
 from resprout.result import Result
 from resprout.settings import MODELS, Settings
 from stream.schema import FeatureSchema
@@ -42,6 +47,8 @@ HELP = """Keep a pruned click model good on a stream that never stands still.
 Examples:
   resprout demo                                    two minutes of drift and rebuilds
   resprout run --input clicks.csv --schema s.toml  your own clicks
+  resprout learn dense --state runs/mine           one worker, as a process of its own
+  resprout masks list --state runs/mine            the versions of the sparse model
   resprout config --set pruner.sparsity=0.9        every setting and its origin
   resprout criteria check aux                      does a criterion keep its promises?
 """
@@ -62,6 +69,10 @@ def main(context: click.Context) -> None:
     context.obj = Request()
     if "NO_COLOR" in os.environ:
         context.color = False
+
+
+for command in (*COMMANDS, masks, rebuild, deadletters, report_command):
+    main.add_command(command)
 
 
 @main.command()
@@ -89,7 +100,8 @@ def demo(request: Request, scale: float, drift: str | None) -> None:
     _show(request, result)
     where = f"{plots[0]} (dark: {plots[1].name})"
     following = "resprout run --input YOUR.csv --schema YOUR.toml   see README, On your own clicks"
-    click.echo(f"\nplot   {where}\nnext   {following}", err=request.json)
+    again = f"resprout evaluate --replay {state}"
+    click.echo(f"\npage   {again}\nplot   {where}\nnext   {following}", err=request.json)
 
 
 @main.command(help=RUN_HELP)
@@ -97,7 +109,7 @@ def demo(request: Request, scale: float, drift: str | None) -> None:
 @SETTINGS
 @STATE
 @stored("--fresh", is_flag=True, help="Start afresh, rather than go on.")
-@stored("--init-from", type=PATH, metavar="FILE", help="Weights that the dense model begins with.")
+@INIT_FROM
 @JSON
 @click.option("--plot", is_flag=True, help="Write the plot into the state folder.")
 @click.pass_obj
@@ -113,33 +125,6 @@ def run(request: Request, plot: bool) -> None:
             written = _plot(result, state)
         click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
     _show(request, result)
-
-
-@main.command()
-@SETTINGS
-@STATE
-@click.pass_obj
-def generate(request: Request) -> None:
-    """Write generated clicks, and their truth, into the log of a state folder.
-
-    `resprout run` with the same settings and --state learns from them.
-    """
-    _feed(request, "generated")
-
-
-@main.command()
-@INPUT
-@SETTINGS
-@STATE
-@click.pass_obj
-def replay(request: Request) -> None:
-    """Write the clicks of a file into the log of a state folder.
-
-    `resprout run` with the same --input, --schema and --state learns from them.
-    """
-    if request.input is None:
-        raise click.UsageError("name the file to replay: --input FILE --schema TOML")
-    _feed(request, request.input.stem)
 
 
 @main.command()
@@ -214,6 +199,11 @@ def _prepare(plan: Plan, state: Path, *, fresh: bool) -> None:
     """Find what is wrong with a run before it begins."""
     folder = RunFolder(state)
     plan.check()
+    if fresh and plan.settings.stream.home == "kafka":
+        raise ValueError(
+            "--fresh deletes the state folder, and would leave the topics on the broker; name "
+            "another folder and another stream.kafka.prefix"
+        )
     if fresh:
         folder.clear()
     folder.check(plan)
@@ -228,7 +218,7 @@ def _refuse_another(folder: RunFolder) -> None:
 def _run(plan: Plan, state: Path, again: str) -> Result:
     progress = Progress(window_events=plan.settings.trigger.window_events)
     with failure(), logging_to(progress), stoppable() as stop:
-        result = execute(plan, state, progress, stop)
+        result = execute(plan, state, progress, stop, show=True)
         progress.finish()
     if not result.finished:
         raise click.ClickException(
@@ -237,18 +227,9 @@ def _run(plan: Plan, state: Path, again: str) -> Result:
     return result
 
 
-def _feed(request: Request, otherwise: str) -> None:
-    state = request.folder(otherwise)
-    with usage():
-        plan = request.plan()
-    with failure(), stoppable() as stop:
-        events = feed_all(plan, state, stop)
-    click.echo(f"{events} events written to {RunFolder(state).home.folder}")
-
-
 def _plot(result: Result, state: Path) -> tuple[Path, Path]:
     """Write the plot, light and dark."""
-    return save([*result.windows, *result.verdicts], state, PLOT)
+    return save([*result.windows, *result.ledger], state, PLOT)
 
 
 def _show(request: Request, result: Result) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from evaluator.worker import EvaluatorStep
 from pruner.worker import PruneStep
 from resprout.runner import Step
 from resprout.settings import Loaded, flat
-from resprout.summary import Dense, Pruned, Rebuild, Summary
+from resprout.summary import Dense, Pruned, Rebuild, RolledBack, Summary
 from stream.messages import Verdict, Window
 
 TERMINAL_SECONDS = 0.5
@@ -198,6 +199,7 @@ def table(summary: Summary, remarks: Sequence[str] = ()) -> str:
         rows.append(("truth (Bayes)", f"{summary.bayes_ce:.4f}", "", "", "", ""))
     lines = [*_aligned(rows), ""]
     lines += [_rebuild_line(rebuild) for rebuild in summary.rebuilds]
+    lines += [_rollback_line(rollback) for rollback in summary.rollbacks]
     lines += remarks
     return "\n".join(lines).rstrip()
 
@@ -233,6 +235,15 @@ def _rebuild_line(rebuild: Rebuild) -> str:
     )
 
 
+def _rollback_line(rollback: RolledBack) -> str:
+    never = "never: the input ended before"
+    return (
+        f"back to version {rollback.to_version} as version {rollback.version} decided at "
+        f"{rollback.decided:,}, in force {'at' if rollback.took_effect else never} "
+        f"{rollback.count:,}: {rollback.reason}"
+    )
+
+
 def settings_toml(loaded: Loaded) -> str:
     """Write settings as TOML, the origin of each as a comment.
 
@@ -246,10 +257,21 @@ def settings_toml(loaded: Loaded) -> str:
         if path != section:
             lines += ["", f"[{path}]"]
             section = path
-        text = "" if value is None else _toml(to_jsonable_python(value))
-        empty = "" if text else "# "
-        lines.append(f"{empty}{key} = {text or 'null'}  # {loaded.origins[name]}")
+        lines.append(f"{_setting(key, value)}  # {loaded.origins[name]}")
     return "\n".join(lines)
+
+
+def _setting(key: str, value: object) -> str:
+    """Write one setting; what TOML has no word for, and what nobody is to see, as a comment.
+
+    >>> _setting("seed", 7), _setting("budget", None), _setting("password", SecretStr("1234"))
+    ('seed = 7', '# budget = null', '# password = (not shown)')
+    """
+    if value is None:
+        return f"# {key} = null"
+    if isinstance(value, SecretStr):
+        return f"# {key} = (not shown)"
+    return f"{key} = {_toml(to_jsonable_python(value))}"
 
 
 def _toml(value: object) -> str:

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from learner.snapshot import SnapshotStore
-from pruner.store import DiskMaskStore, MaskStore, MemoryMaskStore
-from resprout.plan import Plan, differences
+from resprout.plan import Plan, decisive, differences
+from resprout.settings import WORKERS, with_defaults
+from stream.disk import sync_folder
 from stream.embedded import EmbeddedHome
-from stream.state import Checkpoints, StateFolder, write_atomic
+from stream.state import Checkpoints, StateFolder
 
-LOCK, RECORD = "lock", "run.json"
+LOCK, LOCKS, RECORD = "lock", "workers", "run.json"
+_DRAFT = f".draft-{RECORD}-"
 PLOT = "ne"
-"""What the files of the plot are called, before ``-light.svg`` and ``-dark.svg``."""
-_PLOTS = {f"{PLOT}-light.svg", f"{PLOT}-dark.svg"}
-_OURS = {LOCK, RECORD, "logs", "snapshots", "checkpoints", "masks"} | _PLOTS
-_MAY_CHANGE = "settings.stream.ahead_events"
+"""What the files of the plot are called, before ``-light.svg`` and so on."""
+REPORT = "report.html"
+_PLOTS = {f"{PLOT}-{theme}.{end}" for theme in ("light", "dark") for end in ("svg", "png")}
+_LEFT = {LOCK, LOCKS}
+"""What is never deleted: deleting a lock would let two holders in."""
+_OURS = _LEFT | {RECORD, "logs", "snapshots", "checkpoints", "masks", REPORT} | _PLOTS
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Where a run keeps what.
 
+    One process that runs all workers takes the whole folder. Workers that are processes of their
+    own share it, and each takes its own part.
+
     ::
 
+        lock                of a process that runs all workers
+        workers/NAME/lock   of whoever is that worker
         run.json            what it was begun with: settings, schema, warm start
         logs/NAME/          the logs
         snapshots/MODEL/    published copies of models
         checkpoints/NAME/   the last states of each worker
         masks/              masks and the head
-        ne-*.svg            the plot, where it was asked for
+        ne-*.svg, ne-*.png  the plot, where it was asked for
+        report.html         the report, where it was asked for
     """
 
     path: Path
@@ -52,13 +66,23 @@ class RunFolder:
         """Return the checkpoints of one worker."""
         return Checkpoints(self.path / "checkpoints" / worker)
 
-    def masks(self, kind: str) -> MaskStore:
-        """Return the mask store."""
-        return DiskMaskStore(self.path / "masks") if kind == "disk" else MemoryMaskStore()
+    @property
+    def masks(self) -> Path:
+        """The folder of the masks, where they are kept on disk."""
+        return self.path / "masks"
 
-    def lock(self) -> StateFolder:
-        """Take the folder; :class:`stream.state.StateLockedError` names who else has it."""
-        return StateFolder.lock(self.path, name="resprout")
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it."""
+        with ExitStack() as held:
+            held.enter_context(StateFolder.lock(self.path, name="resprout"))
+            for worker in WORKERS:
+                held.enter_context(self.lock_worker(worker, holder="resprout"))
+            yield
+
+    def lock_worker(self, worker: str, holder: str | None = None) -> StateFolder:
+        """Take what belongs to one worker; the others may be processes of their own."""
+        return StateFolder.lock(self.path / LOCKS / worker, name=holder or worker)
 
     def record(self) -> dict[str, Any]:
         """Return what the run was begun with."""
@@ -74,15 +98,16 @@ class RunFolder:
             ) from None
         return found
 
-    def check(self, plan: Plan) -> None:
-        """See that a run that was begun here is this one."""
+    def check(self, plan: Plan, part: str = "") -> None:
+        """See that a run that was begun here is this one, in a part of what it depends on.
+
+        Raises :class:`ValueError` naming every difference whose name begins with ``part``.
+        """
         if not (self.path / RECORD).exists():
             return
-        changed = [
-            one
-            for one in differences(self.record(), plan.record())
-            if not one.startswith(_MAY_CHANGE)
-        ]
+        begun = self.record()
+        begun["settings"] = decisive(with_defaults(begun["settings"]))
+        changed = [one for one in differences(begun, plan.record()) if one.startswith(part)]
         if changed:
             raise ValueError(
                 f"state folder {self.path} was begun otherwise: {'; '.join(changed)}; go on as it "
@@ -90,15 +115,29 @@ class RunFolder:
             )
 
     def begin(self, plan: Plan) -> None:
-        """Write down what the run is begun with, or see that it is what it was begun with."""
+        """Write down what the run is begun with, or see that it is what it was begun with.
+
+        Where several workers begin it at once, one writes and all see the whole of it.
+        """
         self.check(plan)
-        if not (self.path / RECORD).exists():
-            write_atomic(self.path / RECORD, json.dumps(plan.record(), indent=1).encode())
+        if (self.path / RECORD).exists():
+            return
+        draft = self.path / f"{_DRAFT}{uuid.uuid4().hex}"
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(plan.record(), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, self.path / RECORD)
+        draft.unlink()
+        sync_folder(self.path)
+        self.check(plan)
 
     def clear(self) -> None:
         """Delete the run; a folder that holds anything else, or no run at all, is refused."""
         there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
-        strange = there - _OURS if RECORD in there else there - {LOCK}
+        drafts = {name for name in there if name.startswith(_DRAFT)}
+        strange = there - (_OURS if RECORD in there else _LEFT) - drafts
         if strange:
             raise ValueError(
                 f"{self.path} holds {min(strange)!r}, which is no part of a run, and is not "
@@ -107,7 +146,7 @@ class RunFolder:
         if there:
             with self.lock():
                 # The record goes last: without it, what is left is nobody's to delete.
-                for name in sorted(_OURS - {LOCK, RECORD}):
+                for name in sorted((_OURS | drafts) - _LEFT - {RECORD}):
                     _delete(self.path / name)
                 _delete(self.path / RECORD)
 

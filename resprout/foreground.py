@@ -1,14 +1,16 @@
-"""What surrounds a run in the foreground: log messages and signals."""
+"""What surrounds a run or a worker: log messages and signals."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from types import FrameType
 
 from resprout.console import Progress
@@ -28,10 +30,37 @@ class _Above(logging.Handler):
         self._progress.message(self.format(record))
 
 
+class JsonLines(logging.Formatter):
+    """Writes each message as one line of JSON: time, level, logger, message, and any exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one message."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said)
+
+
+def logging_to(progress: Progress) -> AbstractContextManager[None]:
+    """Show what our rooms log while a run goes on, above its progress."""
+    return _logging_by(_Above(progress))
+
+
+def logging_lines(*, as_json: bool) -> AbstractContextManager[None]:
+    """Show what our rooms log on standard error, a line each."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLines() if as_json else plain)
+    return _logging_by(handler)
+
+
 @contextmanager
-def logging_to(progress: Progress) -> Iterator[None]:
-    """Show what our rooms log while a run goes on."""
-    handler = _Above(progress)
+def _logging_by(handler: logging.Handler) -> Iterator[None]:
     loggers = [logging.getLogger(room) for room in ROOMS]
     for logger in loggers:
         logger.addHandler(handler)
@@ -43,8 +72,12 @@ def logging_to(progress: Progress) -> Iterator[None]:
             logger.removeHandler(handler)
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"\n{text}\n")
+
+
 @contextmanager
-def stoppable() -> Iterator[threading.Event]:
+def stoppable(say: Callable[[str], None] = _say) -> Iterator[threading.Event]:
     """Let Ctrl+C, or a polite kill, end the run after the batch; a second one ends it now."""
     stop = threading.Event()
 
@@ -52,11 +85,29 @@ def stoppable() -> Iterator[threading.Event]:
         if stop.is_set():
             os._exit(1)
         stop.set()
-        sys.stderr.write("\nfinishing the batch; once more leaves now\n")
+        say("finishing the batch; once more leaves now")
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _on_signal(end):
         yield stop
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Let Ctrl+C, or a polite kill, end at once what has not begun to work: exit code 0."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    with _on_signal(leave):
+        yield
+
+
+@contextmanager
+def _on_signal(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

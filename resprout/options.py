@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from learner.prequential import NonFiniteError
 from learner.snapshot import SnapshotError
-from resprout.plan import Plan
-from resprout.settings import Layer, Loaded, load
+from pruner.store import StoreError
+from resprout.plan import Elsewhere, Plan
+from resprout.settings import Layer, Loaded, Settings, load
 from stream.generator import GeneratorSource
 from stream.log import LogError
 from stream.replay import FileSource
@@ -31,6 +32,7 @@ FAULTS = (
     NonFiniteError,
     SnapshotError,
     StateLockedError,
+    StoreError,
 )
 """What is told in a line of its own; anything else is a fault of ours, and shows where."""
 
@@ -51,6 +53,7 @@ class Request:
     fresh: bool = False
     resume: bool = False
     json: bool = False
+    log_json: bool = False
     _features: FeatureSchema | None = None
 
     @property
@@ -67,13 +70,23 @@ class Request:
         return load(base, self.config, self.arguments)
 
     def plan(self) -> Plan:
-        """Say what a run is to do: replay a file, or generate clicks where none is named."""
+        """Say what a run is to do: replay a file, or generate clicks where none is named.
+
+        On a broker, clicks of a schema without a file are those that somebody else sends.
+        """
         settings = self.load().settings
-        if (self.input is None) != (self.features is None):
+        sent = settings.stream.home == "kafka" and self.input is None
+        if (self.input is None) != (self.features is None) and not sent:
             raise ValueError("--input and --schema go together; name both, or none to generate")
-        source: Source = GeneratorSource(settings.stream.generator, settings.seed)
         if self.input is not None and self.features is not None:
-            source = FileSource(self.input, self.features)
+            return Plan(settings, FileSource(self.input, self.features), self.init_from)
+        return self.share(settings)
+
+    def share(self, settings: Settings) -> Plan:
+        """Say what the run is of which a process is one worker: who feeds it is another's part."""
+        source: Source | Elsewhere = GeneratorSource(settings.stream.generator, settings.seed)
+        if self.features is not None:
+            source = Elsewhere(self.features)
         return Plan(settings, source, self.init_from)
 
     def folder(self, otherwise: str) -> Path:
@@ -154,6 +167,11 @@ INPUT = several(
     stored("--input", type=PATH, metavar="FILE", help="CSV, TSV, JSON Lines or Parquet."),
     stored("--schema", type=PATH, metavar="TOML", help="Which columns are what."),
 )
+SCHEMA = stored("--schema", type=PATH, metavar="TOML", help="The features of events of your own.")
+INIT_FROM = stored(
+    "--init-from", type=PATH, metavar="FILE", help="Weights that the dense model begins with."
+)
+LOG_JSON = stored("--log-json", is_flag=True, help="Log messages as lines of JSON.")
 STATE = stored("--state", type=PATH, metavar="FOLDER", help="Where the run lives.")
 JSON = stored("--json", is_flag=True, help="The result as one line of JSON, the last of stdout.")
 

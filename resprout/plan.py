@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,12 +14,37 @@ from learner.online import OnlineModel
 from learner.prequential import RunPlan
 from learner.warm import warm_start
 from pruner import trigger
+from pruner.config import StoreConfig
 from pruner.ledger import Rules
 from pruner.pruning import recipe
 from pruner.regime import Leash
-from resprout.settings import Settings
+from resprout.settings import WORKERS, Settings
 from stream.generator import GeneratorSource
+from stream.kafka.config import KafkaConfig
+from stream.schema import FeatureSchema
 from stream.source import Source
+
+_DEPLOYMENT = (
+    "serve",
+    "stream.ahead_events",
+    "stream.generator.events",
+    "stream.generator.rate",
+    *(f"stream.kafka.{name}" for name in KafkaConfig.model_fields if name != "prefix"),
+    *(
+        f"store.{name}"
+        for name in StoreConfig.model_fields
+        if name not in ("kind", "prefix", "versions")
+    ),
+)
+"""Settings that decide nothing: where the servers are and what they ask for, how fast clicks come
+and when they end. The processes of one run may differ in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Clicks that somebody else writes: another process, or a producer that is none of ours."""
+
+    schema: FeatureSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +52,7 @@ class Plan:
     """The settings, the clicks and where the dense model begins."""
 
     settings: Settings
-    source: Source
+    source: Source | Elsewhere
     init_from: Path | None = None
     """A safetensors state dict that the dense model begins with."""
 
@@ -53,10 +79,11 @@ class Plan:
     def learners(self) -> RunPlan:
         """What all learners have in common.
 
-        Snapshots keep the settings, without those of the stream: these do not decide a model.
+        Snapshots keep the settings that decide a model: not those of the stream, nor where masks
+        are kept and metrics seen.
         """
         settings = self.settings
-        known = settings.model_dump_json(exclude={"stream"})
+        known = settings.model_dump_json(exclude={"stream", "store", "serve"})
         return RunPlan(self.source.schema, settings.stream.batch_events, known, settings.seed)
 
     @property
@@ -69,6 +96,7 @@ class Plan:
             rebuild_events=settings.pruner.rebuild_events,
             judge_events=settings.pruner.judge_events,
             truth=isinstance(self.source, GeneratorSource),
+            workers=WORKERS,
         )
 
     @property
@@ -81,6 +109,7 @@ class Plan:
             first_mask_events=settings.pruner.first_mask_events,
             rebuild_events=settings.pruner.rebuild_events,
             snapshot_events=settings.learner.snapshot_events,
+            lead_events=settings.pruner.lead_events,
         )
 
     @property
@@ -89,13 +118,30 @@ class Plan:
         return Leash(self.settings.trigger.window_events, self.settings.pruner.lead_events)
 
     def record(self) -> dict[str, Any]:
-        """Return what a state folder remembers of its run, as JSON knows it."""
+        """Return what a state folder remembers of its run, as JSON knows it.
+
+        Nothing that the processes of a run may differ in is among it, and so no password.
+        """
         warm = hashlib.sha256(self.init_from.read_bytes()).hexdigest() if self.init_from else None
         return {
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": decisive(self.settings.model_dump(mode="json")),
             "schema": self.source.schema.model_dump(mode="json"),
             "init_from": warm,
         }
+
+
+def decisive(settings: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Leave out of settings by section what the processes of one run may differ in.
+
+    >>> decisive({"seed": 0, "stream": {"batch_events": 500, "ahead_events": 20_000}, "serve": {}})
+    {'seed': 0, 'stream': {'batch_events': 500}}
+    """
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        if at + name in _DEPLOYMENT:
+            continue
+        kept[name] = decisive(value, f"{at}{name}.") if isinstance(value, Mapping) else value
+    return kept
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from stream.log import LogHome, LogWriter, Record
 from stream.messages import Progress, dump
 from stream.topics import progress
 
-EVERY_SECONDS = 5.0
+EVERY_SECONDS = 2.0
 """Pause between two records of one worker."""
 
 
@@ -23,32 +23,47 @@ class ProgressLogs:
         Where the logs live.
     workers
         The workers' names.
+    lag
+        Tells by a worker's name how far it is behind, in events and in seconds, where that is
+        known.
     clock
         Seconds that never go back.
+    wall_clock
+        Unix time.
     """
 
     def __init__(
         self,
         home: LogHome,
         workers: tuple[str, ...],
+        lag: Callable[[str], tuple[int, float] | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._clock = clock
+        self._lag, self._clock, self._wall_clock = lag, clock, wall_clock
         self._started = clock()
         self._due = dict.fromkeys(workers, self._started)
+        self._events = dict.fromkeys(workers, 0)
         self._writers: dict[str, LogWriter] = {w: home.writer(progress(w)) for w in workers}
 
     def __call__(self, name: str, step: Step) -> None:
         """Observe a step; called in the worker's own thread."""
         now = self._clock()
+        self._events[name] += step.events
         if now < self._due[name] and not step.done:
             return
         self._due[name] = now + EVERY_SECONDS
+        lag = self._lag(name)
         message = Progress(
             worker=name,
             count=step.count,
+            events=self._events[name],
             wall_seconds=now - self._started,
             waiting_for=step.waiting_for,
+            time_ms=round(1_000 * self._wall_clock()),
+            lag_events=lag[0] if lag else None,
+            lag_seconds=lag[1] if lag else None,
+            done=step.done,
         )
         self._writers[name].append([Record(dump(message))])
 

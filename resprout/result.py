@@ -14,7 +14,16 @@ from resprout.summary import Cost, Summary, first_swap, summarise
 from stream import topics
 from stream.keyed import FirstWins, read_all
 from stream.log import LogHome
-from stream.messages import AnyMessage, DeadLetter, Decision, Judgement, Verdict, Window, parse
+from stream.messages import (
+    AnyMessage,
+    DeadLetter,
+    Decision,
+    Judgement,
+    Progress,
+    Verdict,
+    Window,
+    parse,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +55,12 @@ class Records:
 
 
 def _messages(home: LogHome, log: str) -> Iterator[AnyMessage]:
+    """Yield what a log holds, each once, but for what belongs to the wall clock."""
     reader, seen = home.reader(log), FirstWins()
     for stored in read_all(reader):
         message = parse(stored.record.value)
+        if isinstance(message, Progress):
+            continue
         if seen.accept(message.key, stored.record.value):
             yield message
     reader.close()
@@ -101,7 +113,7 @@ class Result:
     def summary(self) -> Summary:
         """The run in a few figures."""
         dead = len(self.dead_letters)
-        return summarise(self.windows, self.verdicts, self._cost, self.settings, dead)
+        return summarise(self.windows, self.ledger, self._cost, self.settings, dead)
 
     @property
     def remarks(self) -> tuple[str, ...]:

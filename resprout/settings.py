@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -25,8 +25,12 @@ from evaluator.config import EvaluatorConfig
 from learner.config import LearnerConfig, ModelConfig
 from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
 from stream.config import GeneratorConfig
+from stream.kafka.config import KafkaConfig
 
 DENSE, SPARSE, NEVER_REBUILT = MODELS = ("dense", "sparse", "never_rebuilt")
+SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
+WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
+"""All workers, in the order of what they wait for."""
 PREFIX = "RESPROUT_"
 DELIMITER = "__"
 
@@ -35,16 +39,33 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 class StreamConfig(BaseModel):
-    """How clicks are made and cut into batches."""
+    """Where the logs live, and how clicks are made and cut into batches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    home: Literal["embedded", "kafka"] = "embedded"
+    """Where the logs live: in the state folder, or on a broker."""
     batch_events: int = Field(default=500, gt=0)
     """Events a batch, for all models: whatever is counted in events is a multiple of it."""
     ahead_events: int = Field(default=20_000, gt=0)
     """How far the source may run ahead of the dense learner."""
     generator: GeneratorConfig = GeneratorConfig()
     """The synthetic stream, where no file is given."""
+    kafka: KafkaConfig = KafkaConfig()
+    """The broker, where it has the logs."""
+
+
+class ServeConfig(BaseModel):
+    """Where a process answers those who ask how it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is seen from everywhere, as inside a container."""
+    port: int | None = Field(default=0, ge=0, le=65_535)
+    """Of the live page, ``/healthz`` and ``/metrics``. 0: any free one; None: none at all. Where
+    nothing is set, the page is at 8000 if that is free.
+    """
 
 
 class Settings(BaseSettings):
@@ -62,6 +83,8 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         env_nested_delimiter=DELIMITER,
         env_parse_none_str="null",
+        # A password may be among them: :func:`load` says of each bad value what may be said.
+        hide_input_in_errors=True,
     )
 
     seed: int = Field(default=0, ge=0)
@@ -73,6 +96,7 @@ class Settings(BaseSettings):
     trigger: TriggerConfig = TriggerConfig()
     store: StoreConfig = StoreConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
+    serve: ServeConfig = ServeConfig()
 
     @classmethod
     def settings_customise_sources(
@@ -236,6 +260,15 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in, as JSON knows them, settings that there were not yet when others were recorded.
+
+    >>> with_defaults({"seed": 4})["stream"]["batch_events"]
+    500
+    """
+    return _merge(Settings.model_construct().model_dump(mode="json"), recorded)
+
+
 def flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting by its dotted name, sections in order.
 
@@ -298,12 +331,27 @@ def _complaints(error: ValidationError, layers: list[Layer]) -> Iterator[str]:
             yield f"unknown setting {name} ({origin}); known: {_known(item['loc'][:-1])}"
         else:
             message = item["msg"].removeprefix("Value error, ")
-            yield f"{name} = {item['input']!r} ({origin}): {message}"
+            yield f"{name}{_shown(item['loc'], item['input'])} ({origin}): {message}"
+
+
+def _shown(section: tuple[int | str, ...], given: object) -> str:
+    """Show a bad value, unless it is a password or a whole section, which may hold one."""
+    annotation = _annotation(section)
+    if isinstance(given, Mapping) or "SecretStr" in str(annotation):
+        return ""
+    return f" = {given!r}"
 
 
 def _known(section: tuple[int | str, ...]) -> str:
     """Name the settings of a section."""
-    model: Any = Settings
+    return ", ".join(_annotation(section).model_fields)
+
+
+def _annotation(section: tuple[int | str, ...]) -> Any:
+    """Return the type of a setting, or of the one that it is a part of."""
+    found: Any = Settings
     for part in section:
-        model = model.model_fields[part].annotation
-    return ", ".join(model.model_fields)
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            break
+        found = found.model_fields[str(part)].annotation
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from evaluator.entropy import normalized_entropy
 from evaluator.sums import EventSums
 from resprout.settings import Settings
-from stream.messages import Interval, Verdict, VerdictName, Window
+from stream.messages import Decision, Interval, Verdict, VerdictName, Window
 
 
 class _Figures(BaseModel):
@@ -59,7 +59,7 @@ class Rebuild(_Figures):
     snapshot: int
     """s: the count of the dense snapshot it was cut from."""
     reason: str
-    """``first``, or the name of the trigger."""
+    """``first``, the name of the trigger, or ``request`` where a person asked for it."""
     cause: str
     verdict: VerdictName
     verdict_reason: str
@@ -69,6 +69,21 @@ class Rebuild(_Figures):
     """CE(candidate) − CE(incumbent), nats per event; None for the first mask."""
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
+
+
+class RolledBack(_Figures):
+    """One rollback."""
+
+    count: int
+    """The earlier version serves again from the event after it."""
+    decided: int
+    """W: the end of the window with which it was decided."""
+    version: int
+    to_version: int
+    reason: str
+    """In the words of whoever asked for it."""
+    took_effect: bool
+    """False where the input ended before ``count``."""
 
 
 class Summary(_Figures):
@@ -93,6 +108,7 @@ class Summary(_Figures):
     never_rebuilt: Pruned | None
     last_half: Half
     rebuilds: tuple[Rebuild, ...]
+    rollbacks: tuple[RolledBack, ...] = ()
     dead_letters: int
 
 
@@ -106,19 +122,20 @@ class Cost:
 
 def summarise(
     windows: Sequence[Window],
-    verdicts: Sequence[Verdict],
+    ledger: Sequence[Decision | Verdict],
     cost: Cost,
     settings: Settings,
     dead_letters: int,
 ) -> Summary:
     """Put a run into figures."""
     enough = settings.evaluator.min_clicks
-    rows = finest(windows)
+    rows, verdicts = finest(windows), [one for one in ledger if isinstance(one, Verdict)]
+    events = max((w.end for w in rows), default=0)
     scored = common(rows, first_swap(verdicts))
-    sparsity = next((v.sparsity for v in reversed(verdicts) if v.verdict == "promoted"), None)
+    sparsity = _sparsity(ledger, events)
     whole = _half(scored, sparsity, enough)
     return Summary(
-        events=max((w.end for w in rows), default=0),
+        events=events,
         seconds=cost.seconds,
         events_per_second=cost.events / cost.seconds if cost.seconds else 0.0,
         seed=settings.seed,
@@ -129,6 +146,7 @@ def summarise(
         never_rebuilt=whole.never_rebuilt,
         last_half=_half(second_half(scored), sparsity, enough),
         rebuilds=tuple(_rebuild(verdict) for verdict in verdicts),
+        rollbacks=tuple(_rolled_back(ledger, events)),
         dead_letters=dead_letters,
     )
 
@@ -199,6 +217,33 @@ def _bayes(rows: Sequence[Window]) -> float | None:
     if not rows or len(known) < len(rows):
         return None
     return sum(weight * ce for weight, ce in known) / sum(weight for weight, _ in known)
+
+
+def _sparsity(ledger: Iterable[Decision | Verdict], events: int) -> float | None:
+    """Return the sparsity of the version in force after so many events; None without one."""
+    found: dict[int | None, float | None] = {}
+    in_force = None
+    for one in ledger:
+        if isinstance(one, Verdict) and one.verdict == "promoted":
+            in_force = found[one.version] = one.sparsity
+        elif isinstance(one, Decision) and one.rollback is not None:
+            back = one.rollback
+            found[back.version] = found.get(back.to_version)
+            in_force = found[back.version] if back.effective <= events else in_force
+    return in_force
+
+
+def _rolled_back(ledger: Iterable[Decision | Verdict], events: int) -> Iterator[RolledBack]:
+    for one in ledger:
+        if isinstance(one, Decision) and one.rollback is not None:
+            yield RolledBack(
+                count=one.rollback.effective,
+                decided=one.count,
+                version=one.rollback.version,
+                to_version=one.rollback.to_version,
+                reason=one.request.reason if one.request else "",
+                took_effect=one.rollback.effective <= events,
+            )
 
 
 def _rebuild(verdict: Verdict) -> Rebuild:

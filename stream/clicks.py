@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Final
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from stream.batch import ClickBatch
-from stream.codec import JSON, Decoded, Invalid, decode_json, decode_record, kind_of
-from stream.log import LogIdentityError, LogReader, StoredRecord
+from stream.codec import Invalid
+from stream.lane import Lane
+from stream.log import LogIdentityError, LogReader
 from stream.messages import Place, Span
+from stream.order import Chosen, Order
 from stream.schema import FeatureSchema
-
-_PARTITION: Final = 0
-_READ_COLUMNAR: Final = 4
-"""Records a read where each holds many events."""
-_READ_JSON: Final = 1024
-"""Records a read where each holds one event."""
+from stream.topics import CLICKS
 
 
 class ClickCursor(BaseModel):
@@ -30,12 +23,11 @@ class ClickCursor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     identity: str
-    """The log that the position is in."""
+    """The log that the places are in."""
     count: int = 0
     """Valid events handed out since the start of the run."""
-    offset: int = 0
-    row: int = 0
-    """With ``offset``: the place to read next."""
+    places: dict[int, Place] = {}
+    """For each partition the place to read next; one that is not named, from its beginning."""
     ended: bool = False
     """The input has ended, and nothing of it is left."""
 
@@ -47,9 +39,9 @@ class CountedBatch:
     begin: int
     batch: ClickBatch
     spans: tuple[Span, ...]
-    """Where the events stand."""
+    """Where the events stand, in their order; each partition at most once."""
     invalid: tuple[Invalid, ...]
-    """Events skipped since the batch before, in order."""
+    """Events skipped since the batch before, by partition, in order."""
     last: bool
     """The input ended inside this batch, which is short. An input that ends exactly where a batch
     does has no such batch: ask :attr:`ClickReader.ended`.
@@ -64,19 +56,27 @@ class CountedBatch:
 class ClickReader:
     """Cuts the ``clicks`` log into batches of ``batch_events`` valid events.
 
-    The batches depend on the log alone, not on the sizes of its records nor on when they were
-    written. One reader has one owner: it is not shared between threads.
+    Of one partition, the batches depend on the log alone, not on the sizes of its records nor on
+    when they were written; of several, on the log and the order. The input ends when every
+    partition has. One reader has one owner: it is not shared between threads.
 
     Parameters
     ----------
     log
-        The log to read, of one partition.
+        The log to read.
     schema
         Decides how events are encoded and which are valid.
     batch_events
         Events a batch; only the one right before the end of the input may be shorter.
     cursor
         Where to go on; None begins at the start of the log.
+    order
+        Says which events come next, of a log of several partitions; None for one of one.
+
+    Raises
+    ------
+    LogTrimmedError
+        If a partition that is to be read from its beginning has lost it.
     """
 
     def __init__(
@@ -85,24 +85,19 @@ class ClickReader:
         schema: FeatureSchema,
         batch_events: int,
         cursor: ClickCursor | None = None,
+        order: Order | None = None,
     ) -> None:
         if batch_events < 1:
             raise ValueError(f"batch_events is {batch_events}; it must be at least 1")
-        if log.partitions != (_PARTITION,):
+        if order is None and len(log.partitions) > 1:
             raise ValueError(
-                f"the clicks log has partitions {log.partitions}; only a log of partition 0 alone "
-                "can be read"
+                f"the clicks log has partitions {log.partitions}: they are read in the order that "
+                "the dense learner states; hand in stream.order.Stated"
             )
-        self._log = log
-        self._schema = schema
         self._batch_events = batch_events
-        self._cursor = _checked(cursor, log.identity)
-        self._offset = self._cursor.offset
-        self._read_records = _READ_COLUMNAR
-        self._chunks: deque[Decoded] = deque()
-        self._ready = 0
-        self._invalid: deque[Invalid] = deque()
-        self._end_seen = self._cursor.ended
+        self._cursor = cursor or ClickCursor(identity=log.identity)
+        self._lanes = _lanes(log, schema, self._cursor)
+        self._order = order or Chosen()
 
     @property
     def cursor(self) -> ClickCursor:
@@ -112,17 +107,17 @@ class ClickReader:
     @property
     def ended(self) -> bool:
         """Whether the end of the input has been reached and every batch handed out."""
-        return self._end_seen and self._ready == 0
+        return all(lane.over for lane in self._lanes.values())
+
+    @property
+    def waits_for(self) -> str:
+        """The log that must go on, where :meth:`next` last returned None; at the end the clicks."""
+        return CLICKS if self.ended else self._order.waits_for
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""
-        while self._ready < self._batch_events and not self._end_seen and self._fetch():
-            pass
-        if self._ready >= self._batch_events:
-            return self._cut(self._batch_events)
-        if self._end_seen and self._ready:
-            return self._cut(self._ready)
-        return None
+        spans = self._order.next(self._cursor.count, self._batch_events, self._lanes)
+        return self._cut(tuple(spans)) if spans else None
 
     def drain_invalid(self) -> tuple[Invalid, ...]:
         """Return the invalid events after the last batch, once the input has ended.
@@ -131,97 +126,49 @@ class ClickReader:
         """
         if not self.ended:
             return ()
-        invalid = tuple(self._invalid)
-        self._invalid.clear()
+        invalid = self._skipped((), last=True)
         self._cursor = self._cursor.model_copy(update={"ended": True})
         return invalid
 
-    def _fetch(self) -> bool:
-        """Read and decode some more records; say whether there were any."""
-        records = self._log.read(_PARTITION, self._offset, self._read_records)
-        for is_json, run in groupby(records, lambda stored: kind_of(stored) == JSON):
-            self._read_records = _READ_JSON if is_json else _READ_COLUMNAR
-            if is_json:
-                self._take(decode_json(list(run), self._schema))
-            else:
-                self._take_each(run)
-            if self._end_seen:
-                break
-        if records:
-            self._offset = records[-1].next_offset
-        return bool(records)
-
-    def _take_each(self, run: Iterable[StoredRecord]) -> None:
-        for stored in run:
-            self._take(decode_record(stored, self._schema))
-            if self._end_seen:
-                return
-
-    def _take(self, decoded: Decoded) -> None:
-        """Queue what was decoded, without what stands before the cursor."""
-        start = Place(self._cursor.offset, self._cursor.row)
-        self._invalid.extend(one for one in decoded.invalid if one.place >= start)
-        self._end_seen = decoded.end
-        if len(decoded.rows) and (decoded.offsets[0], decoded.rows[0]) < start:
-            done = (decoded.offsets == start.offset) & (decoded.rows < start.row)
-            decoded = _slice(decoded, int(np.count_nonzero(done)), len(decoded.rows))
-        if len(decoded.rows):
-            self._chunks.append(decoded)
-            self._ready += len(decoded.rows)
-
-    def _cut(self, events: int) -> CountedBatch:
-        """Hand out the first events of the queue."""
-        parts: list[Decoded] = []
-        missing = events
-        while missing:
-            chunk = self._chunks.popleft()
-            if len(chunk.rows) > missing:
-                self._chunks.appendleft(_slice(chunk, missing, len(chunk.rows)))
-                chunk = _slice(chunk, 0, missing)
-            missing -= len(chunk.rows)
-            parts.append(chunk)
-        self._ready -= events
-        return self._counted(parts, last=events < self._batch_events)
-
-    def _counted(self, parts: Sequence[Decoded], last: bool) -> CountedBatch:
-        """Count a batch, and move the cursor behind it."""
+    def _cut(self, spans: tuple[Span, ...]) -> CountedBatch:
+        """Hand out the events of a batch, and move the cursor behind it."""
+        parts = [part for span in spans for part in self._lanes[span.partition].take(span.events)]
         batch = ClickBatch.concat([part.batch for part in parts])
-        span = Span(_PARTITION, _place(parts[0], 0), _place(parts[-1], -1), len(batch))
+        last = len(batch) < self._batch_events
         begin = self._cursor.count
+        read = {span.partition: Place(span.last.offset, span.last.row + 1) for span in spans}
         self._cursor = ClickCursor(
             identity=self._cursor.identity,
             count=begin + len(batch),
-            offset=span.last.offset,
-            row=span.last.row + 1,
+            places=self._cursor.places | read,
             ended=last,
         )
-        return CountedBatch(begin, batch, (span,), self._skipped(span.last, last), last)
+        return CountedBatch(begin, batch, spans, self._skipped(spans, last=last), last)
 
-    def _skipped(self, through: Place, last: bool) -> tuple[Invalid, ...]:
-        """Take the invalid events through a place, at the end of the input all."""
-        skipped = []
-        while self._invalid and (last or self._invalid[0].place < through):
-            skipped.append(self._invalid.popleft())
+    def _skipped(self, spans: Sequence[Span], *, last: bool) -> tuple[Invalid, ...]:
+        """Take the invalid events before the ends of spans, at the end of the input all."""
+        skipped = [one for span in spans for one in self._lanes[span.partition].skip(span.last)]
+        if last:
+            skipped += [one for lane in self._lanes.values() for one in lane.skip()]
         return tuple(skipped)
 
 
-def _checked(cursor: ClickCursor | None, identity: str) -> ClickCursor:
-    """Return where to begin in a log, refusing a position in another."""
-    if cursor is None:
-        return ClickCursor(identity=identity)
-    if cursor.identity != identity:
+def nothing_follows(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> bool:
+    """Whether the input has ended at a cursor: every partition has, without another valid event."""
+    lanes = _lanes(log, schema, cursor)
+    for lane in lanes.values():
+        lane.fill(1)
+    return all(lane.over for lane in lanes.values())
+
+
+def _lanes(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> dict[int, Lane]:
+    """Open the partitions of a log at a cursor, refusing a position in another log."""
+    if cursor.identity != log.identity:
         raise LogIdentityError(
-            f"the position is in the clicks log {cursor.identity}, this one is {identity}: it was "
-            "deleted and made again; begin with a new state folder"
+            f"the position is in the clicks log {cursor.identity}, this one is {log.identity}: it "
+            "was deleted and made again; begin with a new state folder"
         )
-    return cursor
-
-
-def _place(decoded: Decoded, at: int) -> Place:
-    return Place(int(decoded.offsets[at]), int(decoded.rows[at]))
-
-
-def _slice(decoded: Decoded, begin: int, end: int) -> Decoded:
-    """Take some of the valid events, as views."""
-    rows = slice(begin, end)
-    return Decoded(decoded.batch[rows], decoded.offsets[rows], decoded.rows[rows])
+    lanes = {p: Lane(log, p, schema, cursor.places.get(p)) for p in log.partitions}
+    for lane in lanes.values():
+        lane.ended = cursor.ended
+    return lanes

@@ -30,6 +30,7 @@ JSON: Final = b"json"
 COLUMNAR: Final = b"columnar"
 RAW: Final = b"raw"
 END: Final = b"end"
+_LINE_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Invalid:
     """The bytes as they came; of a columnar record, the row as JSON."""
     file: str | None = None
     line: int | None = None
+    headers: Headers = ()
+    """Of the record."""
 
     @property
     def place(self) -> Place:
@@ -69,13 +72,10 @@ class Decoded:
     """The input ends after these."""
 
 
-def json_record(event: ClickEvent) -> Record:
+def json_record(event: ClickEvent, headers: Headers = ()) -> Record:
     """Make a record of one event."""
-    return Record(
-        event.model_dump_json(exclude_defaults=True).encode(),
-        ((KIND, JSON),),
-        event.time_ms,
-    )
+    value = event.model_dump_json(exclude_defaults=True).encode()
+    return Record(value, ((KIND, JSON), *headers), event.time_ms)
 
 
 def columnar_record(batch: ClickBatch, schema: FeatureSchema, headers: Headers = ()) -> Record:
@@ -200,7 +200,10 @@ def _nothing(schema: FeatureSchema) -> Decoded:
 
 def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
     """Call a whole record invalid."""
-    return Invalid(stored.partition, stored.offset, 0, reason, detail, stored.record.value)
+    record = stored.record
+    return Invalid(
+        stored.partition, stored.offset, 0, reason, detail, record.value, headers=record.headers
+    )
 
 
 def _row(stored: StoredRecord, batch: ClickBatch, fault: Fault) -> Invalid:
@@ -213,8 +216,8 @@ def _row(stored: StoredRecord, batch: ClickBatch, fault: Fault) -> Invalid:
         "numeric": batch.numeric[row].tolist(),
         "categorical": batch.categorical[row].tolist(),
     }
-    raw = json.dumps(values).encode()
-    return Invalid(stored.partition, stored.offset, row, fault.reason, fault.detail, raw)
+    whole = _whole(stored, fault.reason, fault.detail)
+    return replace(whole, row=row, raw=json.dumps(values).encode())
 
 
 def _raw(stored: StoredRecord) -> Invalid:
@@ -225,7 +228,7 @@ def _raw(stored: StoredRecord) -> Invalid:
     return replace(
         _whole(stored, Reason(reason) if known else Reason.UNPARSABLE, _text(stored, "detail")),
         file=_text(stored, "file") or None,
-        line=int(line) if line.isdecimal() else None,
+        line=int(line) if line.isdecimal() and len(line) <= _LINE_DIGITS else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,9 @@ class GeneratorConfig(BaseModel):
 
     events: int | None = Field(default=2_400_000, gt=0)
     """Events before the stream ends; None = it never ends."""
+    rate: float | None = Field(default=2_000, gt=0, allow_inf_nan=False)
+    """Events a second after the first mask, for a process that is nothing but the generator;
+    None = as fast as it goes."""
     drifts: tuple[dict[str, Any], ...] = ({"kind": "gradual", "begin": 1_000_000},)
     """Kind and options of each drift, applied in order; see :mod:`stream.drift`."""
     click_rate: float = Field(default=0.2, gt=0, lt=1)
@@ -43,6 +46,8 @@ class GeneratorConfig(BaseModel):
     """Events made under one world: drift moves in steps of a block."""
     record_events: int = Field(default=500, gt=0)
     """Events in a columnar record of the log."""
+    codec: Literal["columnar", "json"] = "columnar"
+    """What a record holds: ``record_events`` events as columns, or one event as JSON."""
     start_ms: int = 1_767_225_600_000
     """Event time of the first event, milliseconds; 2026-01-01 UTC."""
     events_per_second: int = Field(default=2_000, gt=0)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 from stream.codec import Invalid
 from stream.messages import DeadLetter
+
+_DETAIL: Final = 500
+"""Characters of a detail at most: it may quote a name that the event itself brings."""
 
 
 def dead_letter(invalid: Invalid) -> DeadLetter:
@@ -18,11 +22,20 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
     """
     return DeadLetter(
         reason=invalid.reason.value,
-        detail=invalid.detail,
+        detail=_short(invalid.detail),
         partition=invalid.partition,
         offset=invalid.offset,
         row=invalid.row,
         file=invalid.file,
         line=invalid.line,
-        raw=base64.b64encode(invalid.raw).decode(),
+        raw=_text(invalid.raw),
+        headers=tuple((name, _text(value)) for name, value in invalid.headers),
     )
+
+
+def _text(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _short(detail: str) -> str:
+    return detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…"

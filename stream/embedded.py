@@ -5,6 +5,7 @@
     <home>/<name>/identity      32 hex digits, made once
     <home>/<name>/writer        the lock of the one writer
     <home>/<name>/0/<base>.log  segments of partition 0; base: the offset of the first record
+    <home>/<name>/1/...         of partition 1, where there are several
 
 A segment is a row of frames (:mod:`stream.frame`). The writer only ever appends to the newest
 segment, with one ``write`` for each :meth:`EmbeddedWriter.append`, so readers in other threads and
@@ -18,15 +19,15 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream import frame
-from stream.disk import HeldError, hold, sync_folder
+from stream.disk import HeldError, hold
 from stream.log import LogLockedError, Record, StoredRecord
-from stream.segments import Walker, bases, begin, segment
+from stream.partition import PartitionWriter
+from stream.segments import Walker, begin
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class EmbeddedHome:
         Made when its first log is opened.
     segment_bytes
         A segment that would grow beyond is followed by a new one; an ``append`` is never split.
+    partitions
+        Of logs that have several, by name; fixed when the log is made.
 
     Examples
     --------
@@ -58,6 +61,7 @@ class EmbeddedHome:
 
     folder: Path
     segment_bytes: int = SEGMENT_BYTES
+    partitions: Mapping[str, int] = field(default_factory=dict)
 
     def reader(self, name: str) -> EmbeddedReader:
         """Open a log for reading; made empty if it is not there yet."""
@@ -70,10 +74,18 @@ class EmbeddedHome:
     def _make(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise ValueError(f"log name {name!r}; use letters, digits, '_', '-' and '.' inside")
-        folder = self.folder / name
-        (folder / "0").mkdir(parents=True, exist_ok=True)
-        if not (folder / "identity").exists():
+        folder, wanted = self.folder / name, self.partitions.get(name)
+        made = (folder / "identity").exists()
+        for partition in range(1 if made else wanted or 1):
+            (folder / str(partition)).mkdir(parents=True, exist_ok=True)
+        if not made:
             _make_identity(folder)
+        found = len(_partitions(folder))
+        if wanted not in (None, found):
+            raise ValueError(
+                f"log {name!r} in {self.folder} was made with {found} partitions, not {wanted}; "
+                "name another folder"
+            )
         return folder
 
 
@@ -107,9 +119,9 @@ class EmbeddedReader:
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         self._identity = (folder / "identity").read_text()
-        self._folder = folder / "0"
-        self._reading = Walker(self._folder)
-        self._ending = Walker(self._folder)
+        self._folders = _partitions(folder)
+        self._reading = [Walker(one) for one in self._folders]
+        self._ending = [Walker(one) for one in self._folders]
 
     @property
     def identity(self) -> str:
@@ -118,43 +130,46 @@ class EmbeddedReader:
 
     @property
     def partitions(self) -> tuple[int, ...]:
-        """The one partition, 0."""
-        return (0,)
+        """The partitions, ascending."""
+        return tuple(range(len(self._folders)))
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on; none at the end."""
-        _check_partition(self.name, partition)
+        self._check(partition)
+        walker = self._reading[partition]
         found: list[StoredRecord] = []
-        if self._reading.go(offset):
-            while len(found) < max_records and (place := self._reading.advance()):
-                found.append(frame.decode(*place))
+        if walker.go(offset):
+            while len(found) < max_records and (place := walker.advance()):
+                found.append(frame.decode(*place, partition))
         return found
 
     def begin(self, partition: int) -> int:
         """Return the offset of the oldest record that is kept."""
-        _check_partition(self.name, partition)
-        return begin(self._folder)
+        self._check(partition)
+        return begin(self._folders[partition])
 
     def end(self, partition: int) -> int:
         """Return the offset that the next record will get; reads only what it has not yet seen."""
-        _check_partition(self.name, partition)
-        self._ending.go_to_end()
-        return self._ending.offset
+        self._check(partition)
+        walker = self._ending[partition]
+        walker.go_to_end()
+        return walker.offset
 
     def last(self, partition: int) -> StoredRecord | None:
         """Return the newest record, None where the partition holds none."""
-        end = self.end(partition)
-        if end == self.begin(partition) or not self._ending.go(end - 1):
+        end, walker = self.end(partition), self._ending[partition]
+        if end == self.begin(partition) or not walker.go(end - 1):
             return None
-        place = self._ending.advance()
-        return frame.decode(*place) if place else None
+        place = walker.advance()
+        return frame.decode(*place, partition) if place else None
 
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset whose event time is at or after ``time_ms``, else the end.
 
         Times need not grow along the log, so all records before the answer are looked at.
         """
-        walker = Walker(self._folder)
+        self._check(partition)
+        walker = Walker(self._folders[partition])
         walker.go(self.begin(partition))
         try:
             while place := walker.advance():
@@ -167,8 +182,11 @@ class EmbeddedReader:
 
     def close(self) -> None:
         """Release the files; reading opens them again."""
-        self._reading.close()
-        self._ending.close()
+        for walker in (*self._reading, *self._ending):
+            walker.close()
+
+    def _check(self, partition: int) -> None:
+        _check_partition(self.name, partition, len(self._folders))
 
 
 class EmbeddedWriter:
@@ -181,128 +199,74 @@ class EmbeddedWriter:
     segment_bytes
         When to begin a new segment.
 
-    Attributes
-    ----------
-    cut_bytes
-        Bytes of a torn tail, left by a crash, that were cut when the log was opened.
     """
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self._descriptor = -1
+        self._writers: list[PartitionWriter] = []
         self.name = folder.name
         self._identity = (folder / "identity").read_text()
-        self._folder = folder / "0"
-        self._segment_bytes = segment_bytes
         try:
             self._lock = hold(folder / "writer", f"writer of {folder.name}")
         except HeldError as held:
             raise LogLockedError(
                 f"log {folder.name!r} in {folder.parent} is being written by {held}; stop it first"
             ) from None
-        self.cut_bytes = 0
-        self._dirty = False
-        self._unsynced = [self._folder, folder, folder.parent]
         try:
-            self._offset, self._size = self._open_last()
+            for partition in _partitions(folder):
+                self._writers.append(PartitionWriter(partition, segment_bytes))
         except BaseException:
             self.close()
             raise
+        self._partitions = len(self._writers)
 
     @property
     def identity(self) -> str:
         """The same as the readers see."""
         return self._identity
 
-    def _open_last(self) -> tuple[int, int]:
-        """Open the newest segment after its last whole record, and cut what follows."""
-        walker = Walker(self._folder)
-        walker.go_to_end()
-        base = max(walker.base, 0)
-        self._open_segment(base)
-        torn = os.fstat(self._descriptor).st_size - walker.position
-        if torn:
-            os.ftruncate(self._descriptor, walker.position)
-            os.fsync(self._descriptor)
-            self.cut_bytes = torn
-            path = segment(self._folder, base)
-            log.warning("%s: cut a torn tail of %d bytes at %d", path, torn, walker.position)
-        return walker.offset, walker.position
-
-    def _open_segment(self, base: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = os.open(segment(self._folder, base), flags, 0o644)
+    @property
+    def cut_bytes(self) -> int:
+        """Bytes of torn tails, left by a crash, that were cut when the log was opened."""
+        return sum(writer.cut_bytes for writer in self._writers)
 
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Append records in order: readers see them at once, a crash of the machine may lose them.
 
         Where the disk is full, none of them is appended.
         """
-        _check_partition(self.name, partition)
-        if self._descriptor < 0:
+        _check_partition(self.name, partition, self._partitions)
+        if not self._writers:
             raise ValueError(f"log {self.name!r}: this writer is closed; open another")
-        frames = b"".join(
-            [frame.encode(offset, record) for offset, record in enumerate(records, self._offset)]
-        )
-        if not frames:
-            return
-        if self._size and self._size + len(frames) > self._segment_bytes:
-            self._roll()
-        self._write(frames)
-        self._offset += len(records)
-        self._size += len(frames)
-        self._dirty = True
-
-    def _write(self, frames: bytes) -> None:
-        try:
-            written = os.write(self._descriptor, frames)
-            while written < len(frames):
-                written += os.write(self._descriptor, memoryview(frames)[written:])
-        except OSError:
-            os.ftruncate(self._descriptor, self._size)
-            raise
-
-    def _roll(self) -> None:
-        """Begin a new segment."""
-        self.flush()
-        full = self._descriptor
-        self._open_segment(self._offset)
-        self._size = 0
-        self._unsynced.append(self._folder)
-        os.close(full)
+        self._writers[partition].append(records)
 
     def flush(self) -> None:
         """Return once all that was appended survives a crash of the machine."""
-        if self._dirty:
-            os.fdatasync(self._descriptor)
-            while self._unsynced:
-                sync_folder(self._unsynced.pop())
-            self._dirty = False
+        for writer in self._writers:
+            writer.flush()
 
     def trim(self, partition: int, offset: int) -> None:
         """Delete the segments, oldest first, that hold nothing from ``offset`` on.
 
         The newest segment always stays, and so does the offset that the next record will get.
         """
-        _check_partition(self.name, partition)
-        for base, successor in pairwise(bases(self._folder)):
-            if successor > offset:
-                break
-            segment(self._folder, base).unlink()
-        sync_folder(self._folder)
+        _check_partition(self.name, partition, self._partitions)
+        self._writers[partition].trim(offset)
 
     def close(self) -> None:
         """Flush, and let the next writer in."""
-        if self._descriptor >= 0:
-            self.flush()
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self.flush()
+        while self._writers:
+            self._writers.pop().close()
         self._lock.close()
 
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+
+def _partitions(folder: Path) -> list[Path]:
+    """Return the folders of a log's partitions, in order."""
+    numbers = sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal())
+    return [folder / str(number) for number in numbers]
 
 
-def _check_partition(name: str, partition: int) -> None:
-    if partition != 0:
-        raise ValueError(f"log {name!r} has no partition {partition}; it has only 0")
+def _check_partition(name: str, partition: int, count: int) -> None:
+    if not 0 <= partition < count:
+        known = ", ".join(map(str, range(count)))
+        raise ValueError(f"log {name!r} has no partition {partition}; it has {known}")

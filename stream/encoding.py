@@ -72,6 +72,8 @@ def _misfits(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fa
             names = (event.numeric.keys() - numeric) | (event.categorical.keys() - most.keys())
             yield Fault(row, Reason.UNKNOWN_FEATURE, f"the schema has no {sorted(names)[0]!r}")
             continue
+        if list not in map(type, event.categorical.values()):
+            continue
         for name, value in event.categorical.items():
             if isinstance(value, list) and len(value) > most[name]:
                 detail = f"{name} has {len(value)} values, max_values is {most[name]}"
@@ -81,14 +83,16 @@ def _misfits(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fa
 
 def _columns(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
     n = len(events)
+    numbers = [event.numeric for event in events]
     numeric = np.empty((n, schema.numeric_count), np.float32)
     for column, feature in enumerate(schema.numeric):
-        values = [event.numeric.get(feature.name) for event in events]
+        values = [given.get(feature.name) for given in numbers]
         numeric[:, column] = standardise(np.array(values, np.float64), feature)
+    names = [event.categorical for event in events]
     categorical = np.empty((n, schema.column_count), np.int32)
     for known in schema.categorical:
-        names = [event.categorical.get(known.name) for event in events]
-        categorical[:, schema.columns_of(known.name)] = _buckets(names, known)
+        found = [given.get(known.name) for given in names]
+        categorical[:, schema.columns_of(known.name)] = _buckets(found, known)
     with np.errstate(over="ignore", under="ignore"):
         weight = np.array([event.weight for event in events], np.float64).astype(np.float32)
     return ClickBatch(
@@ -157,6 +161,9 @@ def _buckets(
     """Hash one feature of many events into shape (n, max_values)."""
     seen = _memory(feature)
     width = feature.max_values
+    if width == 1:
+        alone = [seen[_only(value) if isinstance(value, list) else value] for value in values]
+        return np.array(alone, np.int32).reshape(len(values), 1)
     rows = []
     for value in values:
         if isinstance(value, list):
@@ -165,3 +172,8 @@ def _buckets(
         else:
             rows.append([seen[value]] + [PADDING] * (width - 1))
     return np.array(rows, np.int32).reshape(len(values), width)
+
+
+def _only(values: list[str]) -> str | None:
+    """Return the value of a list that holds one at most."""
+    return values[0] if values else None

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -47,6 +56,18 @@ def _aware(time: datetime) -> datetime:
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
+_TIME: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([Tt _][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?$"
+)
+_Text = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
+_Time = Annotated[
+    datetime,
+    AfterValidator(_aware),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TIME}, {"type": "number"}]}),
+]
+
+
 class ClickEvent(BaseModel):
     """One impression joined with its outcome.
 
@@ -61,22 +82,28 @@ class ClickEvent(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
     )
 
-    event_id: str
-    event_time: Annotated[datetime, AfterValidator(_aware)]
-    """When the impression happened; a time without a zone is UTC, a number is a Unix time."""
+    event_id: _Text
+    """Names the event; a number becomes text."""
+    event_time: _Time
+    """When the impression happened, ISO 8601; a time without a zone is UTC, a number is a Unix
+    time in seconds, or in milliseconds from 2e10 on."""
     label: Literal[0, 1]
     """1 for a click."""
     weight: float = Field(default=1.0, gt=0)
     """1 / sampling rate, where negatives were down-sampled."""
     numeric: dict[str, float | None] = {}
-    """By feature name; absent or None is missing."""
+    """By feature name; absent or null is missing."""
     categorical: dict[
-        str, Annotated[str | list[str] | None, Field(union_mode="left_to_right")]
+        str, Annotated[_Text | list[_Text] | None, Field(union_mode="left_to_right")]
     ] = {}
-    """By feature name; absent, None or an empty list is missing. Whole numbers become text."""
+    """By feature name; absent, null or an empty list is missing. A number becomes text."""
 
     @property
     def time_ms(self) -> int:
@@ -109,3 +136,73 @@ def explain(error: ValidationError) -> tuple[Reason, str]:
         return Reason.UNPARSABLE, first["msg"]
     reason = _BY_FIELD.get(str(where[0]), Reason.UNKNOWN_FIELD)
     return reason, f"{'.'.join(str(part) for part in where[:2])}: {first['msg']}"
+
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "event_id": "a1",
+    "event_time": "2024-05-01T12:00:00Z",
+    "label": 1,
+    "weight": 2.5,
+    "numeric": {"price": 9.5},
+    "categorical": {"site": "17", "tags": ["a", "b"]},
+}
+
+
+def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of one event; with a feature schema, it knows the features' names.
+
+    It is what producers should keep to. What it cannot say, and where an event that it refuses is
+    taken nevertheless, stands in ``docs/events.md``.
+
+    Examples
+    --------
+    >>> found = json_schema(FeatureSchema(numeric=(NumericFeature(name="price"),)))
+    >>> found["required"], list(found["properties"]["numeric"]["properties"])
+    (['event_id', 'event_time', 'label'], ['price'])
+    """
+    event = ClickEvent.model_json_schema()
+    fields: dict[str, dict[str, Any]] = {
+        name: {**told, "description": " ".join(told["description"].split())}
+        for name, told in event["properties"].items()
+    }
+    for told in fields.values():
+        del told["title"]
+    example = _EXAMPLE
+    if schema is not None:
+        numeric = {one.name: _number(one) for one in schema.numeric}
+        categorical = {one.name: _names(one, fields) for one in schema.categorical}
+        fields["numeric"] |= {"properties": numeric, "additionalProperties": False}
+        fields["categorical"] |= {"properties": categorical, "additionalProperties": False}
+        example = _EXAMPLE | {
+            "numeric": {one.name: 9.5 for one in schema.numeric},
+            "categorical": {
+                one.name: "17" if one.max_values == 1 else ["a", "b"] for one in schema.categorical
+            },
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Click event",
+        "description": "One impression joined with its outcome: a record of the topic `clicks`.",
+        "type": "object",
+        "properties": fields,
+        "required": event["required"],
+        "additionalProperties": event["additionalProperties"],
+        "examples": [example],
+    }
+
+
+def _number(feature: NumericFeature) -> dict[str, Any]:
+    """Describe the values of a numeric feature."""
+    bound = {"exclusiveMinimum": -1} if feature.log1p else {}
+    return {"anyOf": [{"type": "number", **bound}, {"type": "null"}]}
+
+
+def _names(feature: CategoricalFeature, fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Describe the values of a categorical feature: as of any, but only so many of them."""
+    kinds = fields["categorical"]["additionalProperties"]["anyOf"]
+    return {
+        "anyOf": [
+            kind | {"maxItems": feature.max_values} if kind["type"] == "array" else kind
+            for kind in kinds
+        ]
+    }

@@ -3,7 +3,7 @@
 A log has partitions; a partition is a sequence of records, each with an offset. Offsets grow but
 may have holes, so a reader never counts: the log tells it where the next record begins
 (:attr:`StoredRecord.next_offset`). The protocol has two homes: a folder of segment files
-(:mod:`stream.embedded`) and, later, a Kafka topic.
+(:mod:`stream.embedded`) and the topics of a Kafka broker (:mod:`stream.kafka`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,29 @@ class LogError(Exception):
     ::
 
         LogError
-        ├── LogCorruptError     a record in the middle of a log does not match its checksum
-        ├── LogIdentityError    the log was deleted and made again since a position was taken
-        ├── LogLockedError      another writer holds the log
-        └── LogTrimmedError     the position asked for has been trimmed away
+        ├── LogAccessError       the broker does not let us in, or not to this log
+        ├── LogCorruptError      a record in the middle of a log does not match its checksum
+        ├── LogDeletedError      the log was deleted while it was in use
+        ├── LogIdentityError     the log was deleted and made again since a position was taken
+        ├── LogLockedError       another writer holds the log
+        ├── LogLostError         the log ends before a position that was taken in it
+        ├── LogRefusedError      a record cannot be taken: its size, its time
+        ├── LogSettingsError     the settings of the log would lose or change records
+        ├── LogTrimmedError      the position asked for has been trimmed away
+        └── LogUnreachableError  the broker has been away for longer than allowed
     """
+
+
+class LogAccessError(LogError):
+    """The broker does not let us in: password, certificate, protocol or permission."""
 
 
 class LogCorruptError(LogError):
     """A record in the middle of a log does not match its checksum."""
+
+
+class LogDeletedError(LogError):
+    """The log was deleted while it was in use."""
 
 
 class LogIdentityError(LogError):
@@ -41,8 +55,24 @@ class LogLockedError(LogError):
     """Another writer holds the log."""
 
 
+class LogLostError(LogError):
+    """The log ends before a position that was taken in it: records are gone."""
+
+
+class LogRefusedError(LogError):
+    """A record cannot be taken: it is too large, or its time is refused."""
+
+
+class LogSettingsError(LogError):
+    """The settings of the log would lose records, or change them."""
+
+
 class LogTrimmedError(LogError):
     """The position asked for has been trimmed away."""
+
+
+class LogUnreachableError(LogError):
+    """The broker has been away for longer than allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +115,9 @@ class LogReader(Protocol):
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on, at once; none at the end.
 
-        Raises :class:`LogTrimmedError` for an offset before :meth:`begin` and
-        :class:`LogCorruptError` for a record that does not match its checksum.
+        Everything that was flushed before the call is seen. Raises :class:`LogTrimmedError` for an
+        offset before :meth:`begin` and :class:`LogCorruptError` for a record that does not match
+        its checksum.
         """
 
     def begin(self, partition: int) -> int:
@@ -113,7 +144,7 @@ class LogWriter(Protocol):
         """The same as the readers see."""
 
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
-        """Append records in order; readers may see them at once, a crash may still lose them."""
+        """Append records in order; readers may see them before :meth:`flush`, or only after it."""
 
     def flush(self) -> None:
         """Return once all that was appended survives a crash."""

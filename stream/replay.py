@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -63,12 +63,19 @@ class FileSource:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def attach(self, home: LogHome) -> FileFeed:
-        """Go on where the ``clicks`` log of ``home`` ends; a log of another input is refused."""
+        """Go on where the ``clicks`` log of ``home`` ends.
+
+        A log of another input or of several partitions is refused: a file has one order.
+        """
         writer = home.writer(topics.CLICKS)
         try:
-            reader = home.reader(topics.CLICKS)
-            last = reader.last(0)
-            reader.close()
+            with closing(home.reader(topics.CLICKS)) as reader:
+                if reader.partitions != (0,):
+                    raise ValueError(
+                        f"the clicks log has {len(reader.partitions)} partitions; a file is "
+                        "replayed into one of partition 0 alone: make it anew with one"
+                    )
+                last = reader.last(0)
             if last is not None:
                 self._check_same(last)
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 CLICKS = "clicks"
 TRUTH = "truth"
 LEDGER = "ledger"
+REQUESTS = "requests"
 WINDOWS = "windows"
 DEAD_LETTERS = "deadletters"
 

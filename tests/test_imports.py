@@ -23,19 +23,31 @@ OUTSIDE = {"bench", "examples", "tests"}
 """What no room may see: it stands on the rooms, not under them."""
 
 HOMES: dict[str, tuple[str, ...]] = {
-    "click": ("resprout/cli.py", "resprout/options.py"),
-    "kafka": ("stream/kafka.py",),
+    "click": (
+        "resprout/cli.py",
+        "resprout/commands.py",
+        "resprout/letters.py",
+        "resprout/masks.py",
+        "resprout/options.py",
+        "resprout/reports.py",
+    ),
+    "jinja2": ("evaluator/report.py",),
+    "kafka": ("stream/kafka/",),
     "matplotlib": ("evaluator/plot.py",),
     "numba": ("learner/kernels/",),
     "onnx": ("learner/export.py",),
     "onnxruntime": ("learner/export.py",),
+    "prometheus_client": ("resprout/metrics.py",),
     "pyarrow": ("stream/",),
     "pydantic_settings": ("resprout/settings.py",),
     "redis": ("pruner/redis.py", "pruner/stores/redis.py"),
-    "river": ("learner/river.py", "evaluator/river_metrics.py"),
+    "river": ("learner/river.py", "evaluator/river_metrics.py", "evaluator/detectors.py"),
     "safetensors": ("learner/", "pruner/"),
     "sklearn": (),
+    "sse_starlette": ("evaluator/page/",),
+    "starlette": ("evaluator/page/",),
     "torch": ("learner/", "pruner/", "resprout/"),
+    "uvicorn": ("evaluator/page/",),
     "xxhash": ("stream/",),
 }
 """Heavy libraries, and the files or folders that may import them."""

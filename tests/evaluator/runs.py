@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from stream.messages import Interval, Message, ModelScore, RebuildPlan, Verdict, VerdictName, Window
+from stream.messages import (
+    Decision,
+    Interval,
+    Message,
+    ModelScore,
+    RebuildPlan,
+    Rollback,
+    Verdict,
+    VerdictName,
+    Window,
+)
 
 MODELS = ("dense", "sparse", "never_rebuilt")
 
@@ -62,6 +72,12 @@ def verdict(number: int, count: int, name: VerdictName = "promoted") -> Verdict:
         judgement=None,
         cost_events=100,
     )
+
+
+def rollback(count: int, effective: int, version: int = 4) -> Decision:
+    """Decide to go back to version 1."""
+    back = Rollback(to_version=1, version=version, snapshot="x", mask=None, effective=effective)
+    return Decision(count=count, why_not="back to version 1", rollback=back)
 
 
 def drifting_run(size: int = 100, windows: int = 20, start: int = 800) -> list[Message]:

@@ -25,6 +25,7 @@ from stream.messages import (
     Place,
     PredictionBatch,
     RebuildPlan,
+    Rollback,
     Verdict,
     VerdictName,
     dump,
@@ -54,13 +55,13 @@ def chance(model: str, n: int) -> Floats:
     return np.random.default_rng([n, *model.encode()]).uniform(0.05, 0.6, n)
 
 
-def click_batch(label: Floats, weight: Floats) -> ClickBatch:
+def click_batch(label: Floats, weight: Floats, x: float = 0.0) -> ClickBatch:
     n = len(label)
     return ClickBatch(
         label=label.astype(np.float32),
         weight=weight.astype(np.float32),
         time_ms=np.arange(n, dtype=np.int64),
-        numeric=np.zeros((n, 1), np.float32),
+        numeric=np.full((n, 1), x, np.float32),
         categorical=np.empty((n, 0), np.int32),
     )
 
@@ -119,10 +120,11 @@ class Stage:
         self._writers[log].append(records)
 
     def clicks(self, label: Floats, weight: Floats, record_events: int = 7) -> None:
-        """Write clicks in records that fit no batch."""
+        """Write clicks in records that fit no batch; x jumps behind 120 of them."""
         for begin in range(0, len(label), record_events):
             rows = slice(begin, begin + record_events)
-            self.append(CLICKS, columnar_record(click_batch(label[rows], weight[rows]), SCHEMA))
+            batch = click_batch(label[rows], weight[rows], x=float(begin >= 120))
+            self.append(CLICKS, columnar_record(batch, SCHEMA))
 
     def end(self) -> None:
         self.append(CLICKS, end_record())
@@ -186,6 +188,12 @@ def run(evaluator: Evaluator, count: int | None = None) -> list[EvaluatorStep]:
     while not (steps[-1].waiting_for or steps[-1].done or steps[-1].count == count):
         steps.append(evaluator.step())
     return steps
+
+
+def rollback(count: int, version: int = 3, lead: int = 40) -> Decision:
+    """Decide on the window ending at ``count`` to go back to version 1."""
+    back = Rollback(to_version=1, version=version, snapshot="x", mask=None, effective=count + lead)
+    return Decision(count=count, why_not="back to version 1", rollback=back)
 
 
 FIRST, SECOND, THIRD = plan(1, 80), plan(2, 200), plan(3, 320)

@@ -138,7 +138,7 @@ def test_a_batch_that_waits_is_not_part_of_the_cursor(stage: Stage) -> None:
     stage.predict("dense", chance("dense", N))
     joined = join(stage)
     assert joined.next(BOTH) is None
-    assert (joined.cursor.clicks.count, joined.cursor.clicks.offset) == (0, 0)
+    assert (joined.cursor.clicks.count, joined.cursor.clicks.places) == (0, {})
     assert joined.cursor.predictions["dense"].offset == 0
 
 

@@ -8,9 +8,9 @@ import pytest
 from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judging, JudgingState
 from evaluator.ledger import LedgerTail
-from stream.messages import RebuildPlan
+from stream.messages import Decision, RebuildPlan
 from stream.topics import LEDGER
-from tests.evaluator.stage import AGREEMENT, SCHEMA, Stage, chance, drawn, plan, verdict
+from tests.evaluator.stage import AGREEMENT, SCHEMA, Stage, chance, drawn, plan, rollback, verdict
 
 N = 400
 FIRST, SECOND, THIRD = plan(1, 80), plan(2, 160), plan(3, 280)
@@ -163,3 +163,62 @@ def test_marks_survive_in_the_state(bench: Bench) -> None:
     state = bench.judging.state
     assert bench.opened(state).state == state
     assert replace(state, marks={}) == JudgingState()
+
+
+@pytest.mark.parametrize("predicted", [0, 10, 20], ids=["nothing", "some", "everything"])
+def test_a_rebuild_that_was_overruled_is_not_judged_however_far_it_had_come(
+    bench: Bench, predicted: int
+) -> None:
+    bench.walk(390)
+    bench.stage.decisions(160, FIRST, SECOND)
+    if predicted:
+        bench.candidate(SECOND, SECOND.end - 20 + predicted)
+    bench.stage.decide(rollback(200), verdict(SECOND, "rejected"))
+    assert bench.judged() == []
+    assert bench.judging.is_idle(bench.ledger, 390)
+
+
+def test_a_judgement_under_way_ends_where_its_rebuild_is_overruled(bench: Bench) -> None:
+    bench.walk(390)
+    bench.stage.decisions(160, FIRST, SECOND)
+    bench.candidate(SECOND, SECOND.end - 10)
+    assert bench.judged() == []
+    assert bench.judging.state.judge is not None
+    bench.stage.decide(rollback(200))
+    assert bench.judged() == []
+    after = bench.judging.state
+    assert after.judge is None
+    assert after.judged == 2
+    assert bench.judging.is_idle(bench.ledger, 390)
+
+
+def test_the_rebuild_after_an_overruled_one_is_judged_though_the_other_had_not_ended(
+    bench: Bench,
+) -> None:
+    """Rebuild 2 would have ended at 240; rebuild 3, decided at 200, ends at 280."""
+    third = plan(3, 200)
+    bench.walk(230)
+    bench.stage.decisions(120, FIRST)
+    bench.stage.decide(Decision(count=160, rebuild=SECOND))
+    bench.candidate(SECOND, SECOND.end - 10)
+    bench.judged()
+    bench.stage.decide(rollback(180), verdict(SECOND, "rejected"))
+    bench.stage.decide(Decision(count=200, rebuild=third))
+    assert bench.judged() == []
+    bench.candidate(third)
+    bench.walk(390)
+    assert bench.judged() == [3]
+
+
+def test_what_was_overruled_while_nobody_looked_is_not_taken_up_again(bench: Bench) -> None:
+    bench.walk(390)
+    bench.stage.decisions(160, FIRST, SECOND)
+    bench.candidate(SECOND, SECOND.end - 10)
+    bench.judged()
+    state = bench.judging.state
+    bench.judging.close()
+    bench.judging = bench.opened(state)
+    bench.stage.decide(rollback(200))
+    bench.candidate(SECOND)
+    assert bench.judged() == []
+    assert bench.judging.state.judge is None

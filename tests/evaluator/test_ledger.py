@@ -7,9 +7,9 @@ import pytest
 from evaluator.ledger import LedgerTail
 from evaluator.position import LogPosition
 from stream.log import LogIdentityError, Record
-from stream.messages import Decision, RebuildPlan
+from stream.messages import Decision, Progress, RebuildPlan, dump
 from stream.topics import LEDGER
-from tests.evaluator.stage import AGREEMENT, Stage, plan, verdict
+from tests.evaluator.stage import AGREEMENT, Stage, plan, rollback, verdict
 
 FIRST, SECOND = plan(1, 80), plan(2, 200)
 BOTH = ("dense", "sparse")
@@ -117,8 +117,8 @@ def test_a_rebuild_of_another_length_is_refused(stage: Stage) -> None:
 
 
 def test_what_does_not_belong_in_the_ledger_is_refused(stage: Stage) -> None:
-    value = b'{"kind":"progress","worker":"w","count":0,"wall_seconds":0,"waiting_for":null}'
-    stage.append(LEDGER, Record(value))
+    strange = Progress(worker="w", count=0, events=0, wall_seconds=0, waiting_for=None, time_ms=0)
+    stage.append(LEDGER, Record(dump(strange)))
     with pytest.raises(ValueError, match="record 0 of the ledger is a progress; only decisions"):
         ledger(stage).poll()
 
@@ -126,3 +126,24 @@ def test_what_does_not_belong_in_the_ledger_is_refused(stage: Stage) -> None:
 def test_a_ledger_that_was_made_again_is_refused(stage: Stage) -> None:
     with pytest.raises(LogIdentityError, match="ledger before"):
         ledger(stage, LogPosition("before", 0))
+
+
+def test_a_rollback_overrules_the_rebuild_that_is_open(stage: Stage) -> None:
+    tail = ledger(stage)
+    stage.decisions(200, FIRST, SECOND)
+    stage.decide(verdict(FIRST, "promoted", 1), rollback(240))
+    assert tail.poll()[-1] == rollback(240)
+    assert tail.overruled == {2}
+    assert not tail.complete(240)
+    stage.decide(verdict(SECOND, "rejected"))
+    tail.poll()
+    assert tail.complete(240)
+
+
+def test_a_rollback_with_no_rebuild_open_overrules_none(stage: Stage) -> None:
+    tail = ledger(stage)
+    stage.decisions(160, FIRST)
+    stage.decide(verdict(FIRST, "promoted", 1), rollback(200))
+    tail.poll()
+    assert tail.overruled == set()
+    assert tail.complete(200)

@@ -2,18 +2,34 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
 
 from evaluator.palette import PALETTES, Theme
-from evaluator.plot import draw, save
+from evaluator.plot import Paper, draw, save
 from evaluator.story import tell
-from tests.evaluator.runs import drifting_run, score, verdict, window
+from tests.evaluator.runs import drifting_run, rollback, score, verdict, window
 
 STORY = tell(drifting_run())
+
+
+def places(svg: bytes) -> list[tuple[str, tuple[float, float]]]:
+    """Return all texts of a picture that are not turned, and where each stands."""
+    found = []
+    for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        x, y = text.get("x"), text.get("y")
+        at = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)", text.get("transform", ""))
+        place = (at[1], at[2]) if at else (x or "nan", y or "nan")
+        found.append(
+            (" ".join("".join(text.itertext()).split()), (float(place[0]), float(place[1])))
+        )
+    return found
 
 
 def words(svg: bytes) -> list[str]:
@@ -106,5 +122,49 @@ def test_a_verdict_beyond_the_last_window_is_not_marked() -> None:
     assert "new mask takes over" not in words(draw(tell([*late, verdict(1, 5000)])))
 
 
-def test_a_picture_can_be_had_as_png() -> None:
-    assert draw(STORY, "dark", "png").startswith(b"\x89PNG")
+def test_a_picture_can_be_had_as_png_of_any_size() -> None:
+    png = draw(STORY, "dark", "png", Paper(width=6, height=4, dpi=50))
+    assert png.startswith(b"\x89PNG")
+    assert struct.unpack(">II", png[16:24]) == (300, 200)
+
+
+@pytest.mark.parametrize(
+    ("paper", "fault"),
+    [
+        ((4, 5.2), "a picture of 4 x 5.2 inches; it takes 4.5 x 3.5 at least"),
+        ((9.2, 3), "a picture of 9.2 x 3 inches; it takes 4.5 x 3.5 at least"),
+        ((float("nan"), 5), "a picture of nan x 5 inches"),
+        ((9, 5, 0), "a picture of 9 x 5 inches at 0 dpi; use 1 dpi or more"),
+        ((90, 50, 600), "no more than 100,000,000 pixels in all"),
+        ((float("inf"), 5), "no more than 100,000,000 pixels in all"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused(paper: Sequence[Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        Paper(*paper)
+
+
+@pytest.mark.parametrize("size", [(4.5, 3.5), (7, 4), (20, 12)])
+def test_nothing_stands_outside_or_over_the_key_on_any_paper(size: tuple[float, float]) -> None:
+    svg = draw(STORY, paper=Paper(*size))
+    width, height = (72 * inches for inches in size)
+    assert f'viewBox="0 0 {width:g} {height:g}"' in svg.decode()
+    key = ("new mask takes over", "candidate rejected", "true drift: gradual", "over the last half")
+    rows = {word: y for words_, (x, y) in places(svg) for word in key if words_.startswith(word)}
+    assert len(rows) == len(key)
+    axis = max(y for words_, (x, y) in places(svg) if words_.startswith("0 events"))
+    assert all(axis < y < height for y in rows.values())
+    assert (len(set(rows.values())) == 1) == (size[0] > 9)
+
+
+def test_letters_can_be_drawn_as_shapes() -> None:
+    svg = draw(STORY, paper=Paper(outlines=True))
+    assert words(svg) == []
+    assert b"font" not in svg
+
+
+def test_a_rollback_is_marked_and_explained_where_it_took_effect() -> None:
+    back = "rollback"
+    assert back in words(draw(tell([*drifting_run(), rollback(1700, 1750)])))
+    assert back not in words(draw(tell([*drifting_run(), rollback(1900, 2100)])))
+    assert back not in words(draw(STORY))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from evaluator.story import MOST_WINDOWS, Band, relative_ce, tell
-from tests.evaluator.runs import drifting_run, verdict, window
+from tests.evaluator.runs import drifting_run, rollback, verdict, window
 
 
 def test_windows_and_verdicts_are_put_in_order_and_each_told_once() -> None:
@@ -95,3 +95,17 @@ def test_a_run_without_a_whole_window_has_no_story() -> None:
 def test_a_size_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"no whole window of 70 events .*; sizes there are: 100"):
         tell([window(100, 0, {"dense": 0.4})], size=70)
+
+
+def test_rollbacks_are_told_in_order_and_each_once() -> None:
+    back = [rollback(1700, 1750, 4), rollback(1300, 1350, 3)]
+    story = tell([*drifting_run(), *back, *back])
+    assert [one.effective for one in story.rollbacks] == [1350, 1750]
+    assert tell(drifting_run()).rollbacks == ()
+
+
+@pytest.mark.parametrize(("count", "told"), [(1500, 3), (1501, 2), (1600, 2), (1601, 3)], ids=str)
+def test_a_rebuild_that_was_open_at_a_rollback_has_no_end_to_tell_of(count: int, told: int) -> None:
+    """Rebuild 3 goes from 1500 to 1600."""
+    story = tell([*drifting_run(), rollback(count, count + 50)])
+    assert len(story.verdicts) == told

@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from evaluator.joined import JoinedBatch, Predicted
-from evaluator.sums import EventSums, Sums, weighted_losses
+from evaluator.measures import weighted_losses
+from evaluator.sums import EventSums, Sums
 from tests.evaluator.stage import chance, drawn
 
 N = 200
@@ -52,6 +53,7 @@ def flat(sums: Sums) -> list[float]:
     return [*found, sums.bayes or 0.0]
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(1, N - 1)))
 def test_sums_merge_to_the_same_in_any_split(cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), N]

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import scipy.stats
 from pydantic import TypeAdapter
-from sklearn.metrics import log_loss
+from scipy.special import rel_entr
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
+from evaluator.calibration import expected_calibration_error
 from evaluator.config import EvaluatorConfig
 from evaluator.joined import JoinedBatch, Predicted
+from evaluator.ranking import histogram
 from evaluator.sums import Sums
 from evaluator.windows import TumblingWindows, WindowsState
-from stream.messages import ModelScore, Window
+from stream.messages import Lifetime, ModelScore, Window
 from tests.evaluator.stage import chance, drawn
 
 N = 300
@@ -77,6 +80,24 @@ def test_scores_of_a_window_are_those_of_scikit_learn_and_scipy() -> None:
     assert list(window.relative_ce) == ["sparse"]
 
 
+def test_the_other_scores_of_a_window_are_those_of_scikit_learn_and_scipy() -> None:
+    truth = chance("truth", N)
+    windows = TumblingWindows(EvaluatorConfig(windows=(N,), models=("dense",), min_clicks=2))
+    p = chance("dense", N)
+    joined = JoinedBatch(0, LABEL, WEIGHT, {"dense": Predicted(1, p)}, truth)
+    score = dense(windows.add(Sums.of(joined))[0])
+    assert score.predicted_clicks == pytest.approx(WEIGHT @ p)
+    regret = rel_entr(truth, p) + rel_entr(1 - truth, 1 - p)
+    assert score.regret == pytest.approx(np.average(regret, weights=WEIGHT))
+    assert score.roc_auc_error is not None
+    assert score.roc_auc_error < 0.02
+    exact = roc_auc_score(LABEL, p, sample_weight=WEIGHT)
+    assert score.roc_auc == pytest.approx(exact, abs=score.roc_auc_error)
+    exact = average_precision_score(LABEL, p, sample_weight=WEIGHT)
+    assert score.pr_auc == pytest.approx(exact, abs=score.pr_auc_error)
+    assert score.ece == expected_calibration_error(histogram(p, LABEL, WEIGHT))
+
+
 def test_predicting_the_click_rate_of_the_window_scores_one() -> None:
     rate = float(np.average(LABEL[:20], weights=WEIGHT[:20]))
     constant = {"dense": Predicted(1, np.full(20, rate))}
@@ -117,6 +138,8 @@ def test_normalized_entropy_is_none_with_too_few_clicks() -> None:
         "window/50/0": False,
     }
     assert [dense(window).ne_training for window in found] == [None] * 4
+    for name in ("ece", "roc_auc", "roc_auc_error", "pr_auc", "pr_auc_error"):
+        assert {w.key: getattr(dense(w), name) is None for w in found} == ne
     assert dense(found[-1]).calibration is None
 
 
@@ -154,6 +177,88 @@ def test_windows_go_on_from_their_state_to_the_same_bits() -> None:
     for at in range(0, 200, 10):
         windows = TumblingWindows(CONFIG, adapter.validate_json(adapter.dump_json(state)))
         found += windows.add(batch(at, at + 10))
+        state = windows.state
+    assert found == whole
+
+
+def told(windows: TumblingWindows, begin: int, end: int, starts: int = 0) -> list[Lifetime]:
+    """Feed batches, and gather the scores so far."""
+    found: list[Lifetime] = []
+    for at in range(begin, end, 10):
+        found += windows.lifetimes(windows.add(batch(at, at + 10, starts)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ends"),
+    [((20, 50), [50, 100]), ((50, 10, 20), [20, 40, 60, 80, 100]), ((50,), [50, 100])],
+)
+def test_scores_so_far_are_told_with_windows_of_the_second_smallest_size(
+    sizes: tuple[int, ...], ends: list[int]
+) -> None:
+    config = CONFIG.model_copy(update={"windows": sizes})
+    assert [one.end for one in told(TumblingWindows(config), 0, 100)] == ends
+
+
+def test_scores_so_far_are_of_all_events() -> None:
+    found = told(TumblingWindows(CONFIG), 0, 100)
+    assert [(one.begin, one.end) for one in found] == [(0, 50), (0, 100)]
+    last, rows = found[-1], slice(0, 100)
+    label, weight = LABEL[rows], WEIGHT[rows]
+    assert last.click_rate == pytest.approx(np.average(label, weights=weight))
+    for name in ("dense", "sparse"):
+        p, score = chance(name, N)[rows], last.models[name]
+        assert score is not None
+        assert score.ce == pytest.approx(log_loss(label, p, sample_weight=weight), rel=1e-12)
+        assert score.ne_training is None
+        assert score.roc_auc_error is not None
+        exact = roc_auc_score(label, p, sample_weight=weight)
+        assert score.roc_auc == pytest.approx(exact, abs=score.roc_auc_error)
+
+
+def test_models_that_begin_late_have_a_lifetime_of_their_own_beside_dense() -> None:
+    found = told(TumblingWindows(CONFIG), 0, 100, starts=30)
+    assert [(one.begin, one.end) for one in found] == [
+        (0, 50),
+        (30, 50),
+        (0, 100),
+        (30, 100),
+    ]
+    whole, later = found[-2:]
+    assert whole.models["sparse"] is None
+    assert whole.relative_ce == {"sparse": None}
+    ces = {}
+    for name in ("dense", "sparse"):
+        score = later.models[name]
+        assert score is not None
+        p = chance(name, N)[30:100]
+        ces[name] = log_loss(LABEL[30:100], p, sample_weight=WEIGHT[30:100])
+        assert score.ce == pytest.approx(ces[name], rel=1e-12)
+        assert score.ne_training is not None
+    relative = later.relative_ce["sparse"]
+    assert relative is not None
+    assert relative.mean == pytest.approx(ces["sparse"] / ces["dense"] - 1)
+
+
+@pytest.mark.parametrize(("events", "ends"), [(100, []), (64, [64, 64]), (105, [105, 105])])
+def test_the_end_of_the_input_tells_the_scores_so_far_unless_they_are_known(
+    events: int, ends: list[int]
+) -> None:
+    windows = TumblingWindows(CONFIG)
+    told(windows, 0, events - events % 10, starts=20)
+    if events % 10:
+        windows.add(batch(events - events % 10, events, starts=20))
+    assert [one.end for one in windows.lifetimes(windows.finish())] == ends
+
+
+def test_scores_so_far_go_on_from_their_state_to_the_same_bits() -> None:
+    whole = told(TumblingWindows(CONFIG), 0, 200, starts=30)
+    adapter = TypeAdapter(WindowsState)
+    state = TumblingWindows(CONFIG).state
+    found: list[Lifetime] = []
+    for at in range(0, 200, 10):
+        windows = TumblingWindows(CONFIG, adapter.validate_json(adapter.dump_json(state)))
+        found += told(windows, at, at + 10, starts=30)
         state = windows.state
     assert found == whole
 

@@ -9,10 +9,22 @@ import pytest
 import scipy.stats
 from sklearn.metrics import log_loss
 
+from evaluator.config import EvaluatorConfig
 from evaluator.worker import EvaluatorStep
 from stream.columnar import predictions_to_bytes
 from stream.log import LogIdentityError, Record
-from stream.messages import Decision, DriftSpan, Judgement, PredictionBatch, Verdict, Window, parse
+from stream.messages import (
+    Alarm,
+    Decision,
+    DriftSpan,
+    Judgement,
+    Lifetime,
+    PredictionBatch,
+    Stability,
+    Verdict,
+    Window,
+    parse,
+)
 from stream.state import Checkpoints
 from stream.topics import CLICKS, DEAD_LETTERS, LEDGER, WINDOWS
 from tests.evaluator.stage import (
@@ -31,7 +43,7 @@ from tests.evaluator.stage import (
 )
 
 LABEL, WEIGHT = drawn(EVENTS)
-KINDS = ("window", "judgement", "decision", "verdict")
+KINDS = ("window", "lifetime", "stability", "alarm", "judgement", "decision", "verdict")
 
 
 def written(stage: Stage) -> dict[str, list[bytes]]:
@@ -71,6 +83,38 @@ def test_a_finished_run_leaves_every_window_judgement_and_copy(stage: Stage) -> 
         100: [100, 200, 300, 400, 407],
     }
     assert [w.end for w in windows(stage) if w.partial] == [407, 407, 407]
+
+
+def test_steps_tell_the_sums_and_the_dead_letters_of_what_they_scored(stage: Stage) -> None:
+    steps = run(stage.evaluator())
+    sums = [step.sums for step in steps if step.sums]
+    assert sum(one.on.events for one in sums) == EVENTS
+    assert sum(one.on.clicks for one in sums) == pytest.approx(np.dot(WEIGHT, LABEL))
+    expected = np.dot(WEIGHT, chance("dense", EVENTS))
+    assert sum(one.models["dense"].predicted for one in sums) == pytest.approx(expected)
+    assert [one for step in steps for one in step.dead_letters] == stage.messages(DEAD_LETTERS)
+
+
+def test_scores_so_far_and_alarms_are_told_beside_the_windows(stage: Stage) -> None:
+    steps = run(stage.evaluator())
+    told = stage.messages(WINDOWS)
+    for kind, name in ((Lifetime, "lifetimes"), (Stability, "stability"), (Alarm, "alarms")):
+        assert [m for step in steps for m in getattr(step, name)] == [
+            message for message in told if isinstance(message, kind)
+        ]
+    lives = [(one.begin, one.end) for one in told if isinstance(one, Lifetime)]
+    ends = [*range(40, 401, 40), 407]
+    assert [end for begin, end in lives if begin == 0] == ends
+    assert [end for begin, end in lives if begin == FIRST.end] == [e for e in ends if e > FIRST.end]
+    (alarm,) = [one for one in told if isinstance(one, Alarm)]
+    assert (alarm.key, alarm.since) == ("alarm/input/140/x", 120)
+    assert alarm.reason.startswith("x is not distributed as in the events 1 to 20; population ")
+
+
+def test_a_segmentation_by_an_unknown_feature_is_refused_at_the_start(tmp_path: Path) -> None:
+    config = EvaluatorConfig(windows=(40,), segments=("site",))
+    with pytest.raises(ValueError, match="unknown categorical feature 'site'; known: "):
+        replace(Stage(tmp_path), config=config).evaluator()
 
 
 def brute_force(window: Window, model: str) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ def test_a_state_comes_back_bit_for_bit() -> None:
     online = model()
     online.learn(batches(1)[0])
     online.set_masks(masks_for(online))
-    cursor = ClickCursor(identity="7f", count=16, offset=3, row=1, ended=True)
+    cursor = ClickCursor(identity="7f", count=16, places={0: Place(3, 1)}, ended=True)
     state = LearnerState(4, cursor, {0: Place(3, 0), 2: Place(9, 9)}, online.state())
     found = from_parts(to_parts(state))
     assert (found.version, found.cursor, found.trained_through) == (

@@ -115,7 +115,7 @@ def test_snapshots_stand_on_the_grid_and_at_the_end(tmp_path: Path) -> None:
     assert all(torch.equal(found.tensors[n], t) for n, t in oracle.state().items())
     assert (found.model, found.version, found.seed) == ("dense", 0, 0)
     assert found.trained_through == {0: Place(3, 15)}
-    assert (found.cursor.offset, found.cursor.row) == (3, 16)
+    assert found.cursor.places == {0: Place(3, 16)}
     assert found.config_json == PLAN.config_json
 
 

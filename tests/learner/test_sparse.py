@@ -9,7 +9,7 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.online import OnlineModel
-from learner.regime import Answer, Go, Over, Swap, Wait
+from learner.regime import Answer, Go, Over, Revert, Swap, Wait
 from learner.snapshot import Snapshot
 from learner.sparse import SparseLearner
 from learner.step import LearnerStep
@@ -37,9 +37,13 @@ class Told:
     """A head that remembers what it was told."""
 
     swaps: list[Swap] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
 
     def publish(self, swap: Swap) -> None:
         self.swaps.append(swap)
+
+    def tend(self, version: int) -> None:
+        self.versions.append(version)
 
 
 def candidate(world: World, number: int, count: int) -> Swap:
@@ -111,6 +115,20 @@ def test_it_learns_on_from_the_candidate_under_its_mask(tmp_path: Path) -> None:
         clicks = STREAM[begin // 16]
         assert np.array_equal(found[begin].probability, oracle.predict(clicks))
         oracle.learn(clicks)
+
+
+def test_its_head_hears_of_every_swap_and_at_every_step_which_version_is_in_force(
+    tmp_path: Path,
+) -> None:
+    world, head = world_of(tmp_path), Told()
+    script = two_versions(world)
+    run(world, script, steps=4, head=head)
+    assert ([swap.version for swap in head.swaps], head.versions) == ([1], [1, 1, 1])
+    again = Told()
+    run(world, script, head=again)
+    assert [swap.version for swap in again.swaps] == [2]
+    assert again.versions == sorted(again.versions)
+    assert {*again.versions} == {1, 2}
 
 
 def test_no_prediction_mixes_two_versions(tmp_path: Path) -> None:
@@ -241,3 +259,74 @@ def test_a_swap_where_the_input_ends_still_takes_place(tmp_path: Path) -> None:
     assert run(world, two_versions(world)) == 96
     last = world.snapshots.read(world.snapshots.names("sparse")[-1])
     assert (last.version, last.count) == (2, 96)
+
+
+def back_again(world: World, at: int) -> Script:
+    """Version 2 at 96, and back to the weights of version 1 as version 3."""
+    script = two_versions(world)
+    first = script.answers[32]
+    assert isinstance(first, Swap)
+    script.answers[at] = Revert(Swap(3, first.snapshot, at, "mask-1"))
+    return script
+
+
+@pytest.mark.parametrize("at", [112, 144, 224])
+def test_a_rollback_has_the_old_weights_sums_and_mask_and_goes_on_with_the_next_event(
+    tmp_path: Path, at: int
+) -> None:
+    world = world_of(tmp_path)
+    run(world, back_again(world, at))
+    oracle = fresh()
+    oracle.load(world.snapshots.read(world.snapshots.names("candidate-1")[0]).tensors)
+    found = {p.begin: p for p in world.predicted("sparse")}
+    assert {begin: p.version for begin, p in found.items()} == {
+        begin: 1 if begin < 96 else 2 if begin < at else 3 for begin in range(32, 224, 16)
+    }
+    for begin in range(at, 224, 16):
+        clicks = STREAM[begin // 16]
+        assert np.array_equal(found[begin].probability, oracle.predict(clicks))
+        oracle.learn(clicks)
+    last = world.snapshots.read(world.snapshots.names("sparse")[-1])
+    assert all(torch.equal(last.tensors[name], t) for name, t in oracle.state().items())
+    assert (last.version, last.count) == (3, 224)
+
+
+def test_after_a_rollback_it_still_claims_all_that_it_has_read(tmp_path: Path) -> None:
+    """An upper bound: its weights have seen nothing of the events between 32 and 144."""
+    world = world_of(tmp_path)
+    run(world, back_again(world, 144))
+    claims = {p.begin: p.trained_through for p in world.predicted("sparse")}
+    assert claims[144] == {0: Place(8, 15)}
+    assert claims[160] == {0: Place(9, 15)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_rollback_survives_kills_bit_for_bit(tmp_path: Path, size: int) -> None:
+    whole, broken = world_of(tmp_path / "whole"), world_of(tmp_path / "broken")
+    run(whole, back_again(whole, 144))
+    script = back_again(broken, 144)
+    for steps in (5, size, 4, size + 1, 3, size, 1000):
+        run(broken, script, steps)
+    assert identical(broken, whole)
+
+
+def test_the_head_hears_of_a_rollback_and_again_after_a_restart(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script, head = back_again(world, 144), Told()
+    run(world, script, head=head)
+    assert [(swap.version, swap.count) for swap in head.swaps][-1] == (3, 144)
+    other = world_of(tmp_path / "other")
+    script = back_again(other, 144)
+    run(other, script, steps=10)
+    again = Told()
+    run(other, script, head=again)
+    assert [swap.version for swap in again.swaps] == [3]
+
+
+def test_a_rollback_anywhere_but_at_its_count_is_refused(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = two_versions(world)
+    script.answers[64] = Revert(Swap(2, "candidate-1/000000000000032-0123456789ab", 80))
+    message = "sparse stands at 64 events and cannot go back to candidate-1/.* at 80; both must be"
+    with pytest.raises(ValueError, match=message):
+        run(world, script)

@@ -22,6 +22,7 @@ from stream.columnar import predictions_from_bytes
 from stream.embedded import EmbeddedHome
 from stream.keyed import read_all
 from stream.messages import PredictionBatch
+from stream.order import open_order
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 from stream.state import Checkpoints
 from stream.topics import predictions
@@ -78,17 +79,19 @@ class World:
     """A folder of logs, checkpoints and snapshots, with clicks in it."""
 
     folder: Path
+    partitions: int = 1
+    """Of the clicks."""
     home: EmbeddedHome = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = EmbeddedHome(self.folder / "log")
+        self.home = EmbeddedHome(self.folder / "log", partitions={"clicks": self.partitions})
 
-    def write(self, parts: Sequence[ClickBatch], *, end: bool = True) -> None:
+    def write(self, parts: Sequence[ClickBatch], *, end: bool = True, partition: int = 0) -> None:
         """Append clicks, one record a batch, and the end of the input."""
         with closing(self.home.writer("clicks")) as writer:
-            writer.append([columnar_record(part, SCHEMA) for part in parts])
+            writer.append([columnar_record(part, SCHEMA) for part in parts], partition)
             if end:
-                writer.append([end_record()])
+                writer.append([end_record()], partition)
 
     @contextmanager
     def ports(self, model: str) -> Iterator[Ports]:
@@ -97,8 +100,11 @@ class World:
             closing(self.home.reader("clicks")) as clicks,
             closing(self.home.writer(predictions(model))) as writer,
         ):
+            order = open_order(self.home, clicks)
             checkpoints = Checkpoints(self.folder / "state" / model)
-            yield Ports(model, clicks, writer, checkpoints, self.snapshots)
+            yield Ports(model, clicks, writer, checkpoints, self.snapshots, order)
+            if order is not None:
+                order.close()
 
     @property
     def snapshots(self) -> SnapshotStore:

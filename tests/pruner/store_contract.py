@@ -1,21 +1,99 @@
-"""What every mask store must hold to: check functions over a way to open one.
+"""What every mask store must hold to: check functions over a place that holds one.
 
-``open_store()`` opens the same store each time it is called, as another process would; a store
+``place.open()`` opens the same store each time it is called, as another process would; a store
 that lives in memory opens the same object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from learner.regime import Head, Swap
-from pruner.store import MaskMissingError, MaskStore
+from learner.regime import Swap
+from pruner.config import StoreConfig
+from pruner.follower import MaskFollower
+from pruner.keys import Keys
+from pruner.masks import MaskDamagedError
+from pruner.redis import RedisMaskStore
+from pruner.store import (
+    HISTORY,
+    KEPT,
+    DiskMaskStore,
+    MaskMissingError,
+    MaskStore,
+    MemoryMaskStore,
+)
+from tests.redis_server import redis_server
 
 Open = Callable[[], MaskStore]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is, and what accidents happen to it."""
+
+    open: Open
+    damage: Callable[[str], None]
+    """Alters what is kept under the name of a mask."""
+    wipe: Callable[[], None]
+    """Deletes everything, while others use it."""
+
+
+@contextmanager
+def memory(folder: Path) -> Iterator[Place]:
+    del folder
+    store = MemoryMaskStore()
+
+    def damage(mask: str) -> None:
+        store._blobs[mask] += b"x"
+
+    def wipe() -> None:
+        store._blobs.clear()
+        store._history = ()
+
+    yield Place(lambda: store, damage, wipe)
+
+
+@contextmanager
+def disk(folder: Path) -> Iterator[Place]:
+    path = folder / "masks"
+
+    def damage(mask: str) -> None:
+        (path / f"{mask}.mask").write_bytes(b"x")
+
+    def wipe() -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+    yield Place(lambda: DiskMaskStore(path), damage, wipe)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Place]:
+    opened: list[MaskStore] = []
+    with redis_server(folder / "redis") as server, server.client() as client:
+        config = StoreConfig(kind="redis", url=server.url)
+
+        def open_store() -> MaskStore:
+            opened.append(RedisMaskStore(config, "run"))
+            return opened[-1]
+
+        def damage(mask: str) -> None:
+            client.append(Keys(config.prefix).mask(mask), "x")
+
+        yield Place(open_store, damage, server.wipe)
+        for store in opened:
+            store.close()
+
+
+PLACES = (memory, disk, redis)
 
 
 def masks(seed: int) -> dict[str, Tensor]:
@@ -23,68 +101,248 @@ def masks(seed: int) -> dict[str, Tensor]:
     return {"top.0": torch.rand(5, 7, generator=generator) < 0.4, "top.2": torch.ones(1, 5) > 0}
 
 
-def a_mask_comes_back_by_its_content(open_store: Open) -> None:
-    names = [open_store().put(masks(seed)) for seed in (0, 1)]
+def swaps(*versions: int, store: MaskStore | None = None) -> list[Swap]:
+    """Make heads; their masks are put into the store."""
+    made = []
+    for n in versions:
+        mask = store.put(masks(n)) if store else None
+        made.append(Swap(n, f"candidate-{n}/{100 * n:015d}-abcdefabcdef", 100 * n, mask))
+    return made
+
+
+def swap(version: int, store: MaskStore | None = None) -> Swap:
+    """Make one head."""
+    return swaps(version, store=store)[0]
+
+
+def a_mask_comes_back_by_its_content(place: Place) -> None:
+    names = [place.open().put(masks(seed)) for seed in (0, 1)]
     for seed, name in enumerate(names):
-        found = open_store().get(name)
+        found = place.open().get(name)
         assert all(torch.equal(found[layer], mask) for layer, mask in masks(seed).items())
 
 
-def the_same_mask_is_kept_once(open_store: Open) -> None:
-    assert open_store().put(masks(0)) == open_store().put(masks(0))
-    assert len(open_store().names()) == 1
+def the_same_mask_is_kept_once(place: Place) -> None:
+    assert place.open().put(masks(0)) == place.open().put(masks(0))
+    assert len(place.open().names()) == 1
 
 
-def a_mask_that_is_not_there_is_named(open_store: Open) -> None:
-    name = open_store().put(masks(0))
+def a_mask_that_is_not_there_is_named(place: Place) -> None:
+    name = place.open().put(masks(0))
     with pytest.raises(MaskMissingError, match=f"no mask 'abc' in the store; it holds {name}"):
-        open_store().get("abc")
+        place.open().get("abc")
 
 
-def an_empty_store_has_no_head(open_store: Open) -> None:
-    assert open_store().head() is None
-    assert open_store().history() == ()
-    assert open_store().names() == ()
+def a_damaged_mask_is_refused_by_name_and_heals_when_it_is_put_again(place: Place) -> None:
+    name = place.open().put(masks(0))
+    place.damage(name)
+    with pytest.raises(MaskDamagedError, match=f"{name}.* not .*what it is named after"):
+        place.open().get(name)
+    assert place.open().put(masks(0)) == name
+    assert torch.equal(place.open().get(name)["top.0"], masks(0)["top.0"])
 
 
-def the_head_moves_forward_only(open_store: Open) -> None:
-    one, two, three = (Swap(n, f"candidate-{n}/x", 100 * n, f"mask{n}") for n in (1, 2, 3))
-    for swap in (one, three, two, three, one):
-        open_store().publish(swap)
-    assert open_store().head() == three
-    assert open_store().history() == (one, three)
+def an_empty_store_has_no_head(place: Place) -> None:
+    place.open().check()
+    assert place.open().head() is None
+    assert place.open().history() == ()
+    assert place.open().names() == ()
 
 
-def a_head_of_the_same_version_does_not_move_it(open_store: Open) -> None:
-    open_store().publish(Swap(1, "candidate-1/x", 100))
-    open_store().publish(Swap(1, "candidate-2/y", 200))
-    head = open_store().head()
+def the_head_moves_forward_only(place: Place) -> None:
+    one, two, three = swaps(1, 2, 3, store=place.open())
+    for one_of in (one, three, two, three, one):
+        place.open().publish(one_of)
+    assert place.open().head() == three
+    assert place.open().history() == (one, three)
+
+
+def a_head_of_the_same_version_does_not_move_it(place: Place) -> None:
+    place.open().publish(Swap(1, "candidate-1/x", 100))
+    place.open().publish(Swap(1, "candidate-2/y", 200))
+    head = place.open().head()
     assert head is not None
     assert head.snapshot == "candidate-1/x"
 
 
-def masks_that_nobody_names_are_forgotten_but_never_that_of_the_head(open_store: Open) -> None:
-    old, serving, new = (open_store().put(masks(seed)) for seed in (0, 1, 2))
-    open_store().publish(Swap(1, "candidate-1/x", 100, serving))
-    open_store().retain({new})
-    assert set(open_store().names()) == {serving, new}
+def a_head_whose_mask_is_not_there_is_refused(place: Place) -> None:
+    one = swap(1, place.open())
+    place.open().publish(one)
+    with pytest.raises(MaskMissingError, match=f"no mask 'abc' in the store; it holds {one.mask}"):
+        place.open().publish(Swap(2, "candidate-2/x", 200, "abc"))
+    assert place.open().head() == one
+
+
+def a_version_that_is_past_is_passed_over_whatever_it_names(place: Place) -> None:
+    one, two = swaps(1, 2)
+    place.open().publish(two)
+    place.open().publish(Swap(1, "candidate-1/x", 100, "abc"), [one])
+    assert place.open().history() == (two,)
+
+
+def a_history_that_lacks_versions_is_filled_in(place: Place) -> None:
+    one, two, three, four = swaps(1, 2, 3, 4)
+    place.open().publish(two)
+    place.open().publish(four)
+    place.open().publish(four, [one, Swap(2, "candidate-9/x", 9), three])
+    assert place.open().history() == (one, two, three, four)
+    assert place.open().head() == four
+
+
+def a_head_and_its_history_are_written_at_once(place: Place) -> None:
+    one, two, three = swaps(1, 2, 3)
+    place.open().publish(three, [one, two])
+    assert place.open().history() == (one, two, three)
+    assert place.open().head() == three
+
+
+def the_history_of_heads_is_bounded(place: Place) -> None:
+    *earlier, last = swaps(*range(1, HISTORY + 5))
+    place.open().publish(last, earlier)
+    assert [one.version for one in place.open().history()] == list(range(5, HISTORY + 5))
+    place.open().publish(swap(HISTORY + 5), [*earlier, last])
+    assert [one.version for one in place.open().history()] == list(range(6, HISTORY + 6))
+
+
+def masks_that_nobody_names_are_forgotten_but_never_that_of_the_head(place: Place) -> None:
+    old, serving, new = (place.open().put(masks(seed)) for seed in (0, 1, 2))
+    place.open().publish(Swap(1, "candidate-1/x", 100, serving))
+    place.open().retain({new})
+    assert set(place.open().names()) == {serving, new}
     with pytest.raises(MaskMissingError, match=old):
-        open_store().get(old)
+        place.open().get(old)
 
 
-def it_is_the_head_that_the_sparse_learner_publishes_to(open_store: Open) -> None:
-    head: Head = open_store()
-    head.publish(Swap(1, "candidate-1/x", 100))
-    assert open_store().head() == Swap(1, "candidate-1/x", 100)
+def the_masks_of_the_last_versions_are_never_forgotten(place: Place) -> None:
+    made = swaps(*range(1, KEPT + 3), store=place.open())
+    for one in made:
+        place.open().publish(one)
+    place.open().retain(())
+    assert set(place.open().names()) == {one.mask for one in made[-KEPT:]}
 
 
-CHECKS: list[Callable[[Open], None]] = [
+def many_who_publish_at_once_leave_the_greatest_version_and_one_history(place: Place) -> None:
+    made = swaps(*range(1, 41), store=place.open())
+    seen: list[int] = []
+    done = threading.Event()
+
+    def publish(begin: int) -> None:
+        store = place.open()
+        for one in made[begin::4]:
+            store.publish(one)
+
+    def watch() -> None:
+        store = place.open()
+        while not done.is_set():
+            head = store.head()
+            seen.append(head.version if head else 0)
+
+    watcher = threading.Thread(target=watch)
+    publishers = [threading.Thread(target=publish, args=(begin,)) for begin in range(4)]
+    for thread in (watcher, *publishers):
+        thread.start()
+    for thread in publishers:
+        thread.join(60)
+    done.set()
+    watcher.join(60)
+    assert seen == sorted(seen)
+    assert place.open().head() == made[-1]
+    versions = [one.version for one in place.open().history()]
+    assert versions == sorted(set(versions))
+
+
+def whoever_reads_a_head_finds_its_mask_whatever_is_forgotten_meanwhile(place: Place) -> None:
+    last = 30
+    threads = [
+        threading.Thread(target=_publish_all, args=(place.open(), last)),
+        threading.Thread(target=_forget_often, args=(place.open(), last)),
+    ]
+    for thread in threads:
+        thread.start()
+    store, seen = place.open(), 0
+    while seen < last and any(thread.is_alive() for thread in threads):
+        head = store.head()
+        if head is not None and head.mask is not None:
+            seen = head.version
+            _read(store, head)
+    for thread in threads:
+        thread.join(60)
+    head = store.head()
+    assert head is not None
+    assert head.version == last
+    assert head.mask in store.names()
+
+
+def _publish_all(store: MaskStore, last: int) -> None:
+    """Publish one version after the other, each as often as its mask is forgotten before that."""
+    version = 1
+    while version <= last:
+        with suppress(MaskMissingError):
+            store.publish(swap(version, store))
+            version += 1
+
+
+def _forget_often(store: MaskStore, last: int) -> None:
+    for _ in range(10 * last):
+        store.retain(())
+
+
+def _read(store: MaskStore, head: Swap) -> None:
+    """Read the mask of a head; it may be gone only if that is none of the last versions."""
+    try:
+        store.get(head.mask or "")
+    except MaskMissingError:
+        now = store.head()
+        assert now is not None
+        assert now.version >= head.version + KEPT
+
+
+def a_follower_keeps_the_last_good_version(place: Place) -> None:
+    store, follower = place.open(), MaskFollower(place.open())
+    assert follower.poll() is None
+    one, two = swaps(1, 2, store=store)
+    store.publish(one)
+    served = follower.poll()
+    assert served is not None
+    assert (served.swap, served.masks.keys()) == (one, masks(1).keys())
+    store.publish(two)
+    place.damage(str(two.mask))
+    assert follower.poll() is served
+    assert follower.fault is not None
+    assert str(two.mask) in follower.fault
+    place.wipe()
+    assert follower.poll() is served
+    assert follower.fault is None
+    store.put(masks(2))
+    store.publish(two)
+    healed = follower.poll()
+    assert healed is not None
+    assert healed.swap == two
+
+
+def it_is_the_head_that_the_sparse_learner_publishes_to(place: Place) -> None:
+    publish: Callable[[Swap], None] = place.open().publish
+    publish(Swap(1, "candidate-1/x", 100))
+    assert place.open().head() == Swap(1, "candidate-1/x", 100)
+
+
+CHECKS: list[Callable[[Place], None]] = [
     a_mask_comes_back_by_its_content,
     the_same_mask_is_kept_once,
     a_mask_that_is_not_there_is_named,
+    a_damaged_mask_is_refused_by_name_and_heals_when_it_is_put_again,
     an_empty_store_has_no_head,
     the_head_moves_forward_only,
     a_head_of_the_same_version_does_not_move_it,
+    a_head_whose_mask_is_not_there_is_refused,
+    a_version_that_is_past_is_passed_over_whatever_it_names,
+    a_history_that_lacks_versions_is_filled_in,
+    a_head_and_its_history_are_written_at_once,
+    the_history_of_heads_is_bounded,
     masks_that_nobody_names_are_forgotten_but_never_that_of_the_head,
+    the_masks_of_the_last_versions_are_never_forgotten,
+    many_who_publish_at_once_leave_the_greatest_version_and_one_history,
+    whoever_reads_a_head_finds_its_mask_whatever_is_forgotten_meanwhile,
+    a_follower_keeps_the_last_good_version,
     it_is_the_head_that_the_sparse_learner_publishes_to,
 ]

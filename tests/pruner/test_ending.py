@@ -7,6 +7,8 @@ import pytest
 
 from pruner.ending import InputEnd
 from stream import topics
+from stream.codec import columnar_record, end_record
+from stream.embedded import EmbeddedHome
 from tests.pruner.worlds import SCHEMA, World, stream
 
 
@@ -48,3 +50,19 @@ def test_an_input_of_nothing_ends_at_zero(tmp_path: Path) -> None:
     world.click([], end=True)
     world.dense(10_000)
     assert total(world) == 0
+
+
+@pytest.mark.parametrize("short", [0, 7])
+def test_of_several_partitions_it_is_known_once_all_have_ended(tmp_path: Path, short: int) -> None:
+    world = World(tmp_path)
+    home = EmbeddedHome(world.home.folder, partitions={topics.CLICKS: 2})
+    parts = stream(300)
+    with closing(home.writer(topics.CLICKS)) as writer:
+        for partition, half in enumerate((parts[:10], [*parts[10:], parts[0][:short]])):
+            writer.append([columnar_record(part, SCHEMA) for part in half if len(part)], partition)
+        writer.append([end_record()], 1)
+    world.dense(300)
+    assert total(world) is None
+    world.click([], end=True)
+    world.dense(10_000)
+    assert total(world) == 300 + short

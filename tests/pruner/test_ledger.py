@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from learner.regime import Swap
 from pruner import verdicts
-from pruner.ledger import FIRST, History, LedgerTail, decide, missing, settled
+from pruner.ledger import FIRST, Asked, History, LedgerTail, Rules, decide, missing, settled
 from pruner.trigger import Divergence, Periodic, Score
 from stream import topics
 from stream.log import Record
-from stream.messages import Decision, RebuildPlan, Verdict, dump
+from stream.messages import Decision, RebuildPlan, Request, Rollback, Verdict, dump
 from tests.pruner.worlds import RULES, World, window
 
 
@@ -160,7 +161,7 @@ def test_only_the_last_versions_are_remembered() -> None:
         one = plan(number, 1000 * number)
         history = history.after(Decision(count=one.decided, rebuild=one))
         history = history.after(promoted(one, number))
-    assert [verdict.version for verdict in history.promoted] == [4, 5, 6]
+    assert [swap.version for swap in history.promoted] == [4, 5, 6]
 
 
 def test_other_messages_do_not_change_the_history() -> None:
@@ -198,3 +199,163 @@ def test_the_log_is_read_into_the_history_and_repeats_are_passed_over(tmp_path: 
     assert tail.poll() == messages
     assert tail.history == SERVING
     assert tail.poll() == []
+
+
+def back_to(version: int, id_: str = "7f") -> Request:
+    return Request(id=id_, action="rollback", version=version, reason="clicks fell", time_ms=7)
+
+
+REBUILD = Request(id="8a", action="rebuild", reason="a new shop", time_ms=7)
+TWO = SERVING.after(Decision(count=900, rebuild=SECOND)).after(promoted(SECOND, 2))
+
+
+def answer(history: History, count: int, request: Request, rules: Rules = RULES) -> Decision:
+    percents = [0.0] * ((count - 600) // 100)
+    return decide(history, scores(*percents), count, rules, Asked(request))
+
+
+def test_a_rollback_is_a_new_version_with_the_old_ones_weights_and_mask() -> None:
+    decision = answer(TWO, 1300, back_to(1))
+    assert decision.rollback == Rollback(
+        to_version=1, version=3, snapshot="x", mask="m1", effective=1400
+    )
+    assert (decision.rebuild, decision.declined, decision.request) == (None, None, back_to(1))
+    assert decision.why_not == "back to version 1 as version 3 at 1400"
+    history = TWO.after(decision)
+    assert (history.version, history.swap, history.decided) == (3, 1400, 1300)
+    assert history.promoted[-1] == Swap(3, "x", 1400, "m1")
+    assert history.answered == {"7f"}
+
+
+@pytest.mark.parametrize(("lead", "effective"), [(0, 1300), (40, 1340), (200, 1500)])
+def test_a_rollback_takes_effect_one_lead_behind_its_window(lead: int, effective: int) -> None:
+    rollback = answer(TWO, 1300, back_to(1), replace(RULES, lead_events=lead)).rollback
+    assert rollback is not None
+    assert rollback.effective == effective
+
+
+def test_windows_that_begin_before_a_rollback_takes_effect_decide_nothing() -> None:
+    history = TWO.after(answer(TWO, 1300, back_to(1)))
+    high = scores(0.1, 9.0, begin=1200)
+    assert decide(history, high, 1400, RULES).why_not == (
+        "the window began before the swap at 1400"
+    )
+    assert decide(history, scores(0.1, 0.5, begin=1400), 1600, RULES).rebuild is not None
+
+
+def test_a_rollback_overrules_the_open_rebuild_whose_verdict_then_comes_first() -> None:
+    history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
+    decision = answer(history, 1400, back_to(1))
+    assert decision.rollback is not None
+    overruled = history.after(decision)
+    assert missing(overruled, 1500) == "the verdict on rebuild 3"
+    assert not settled(overruled, 1400, 100)
+    with pytest.raises(ValueError, match="the window ending at 1500 cannot be decided without the"):
+        decide(overruled, [], 1500, RULES)
+    ended = overruled.after(verdicts.overruled(plan(3, 1300), decision))
+    assert (missing(ended, 1500), ended.open, settled(ended, 1400, 100)) == (None, None, True)
+
+
+def test_behind_a_rollback_a_rebuild_may_begin_though_the_overruled_one_had_not_ended() -> None:
+    """Rebuild 3 would have ended at 1500; the rollback ends it at 1400."""
+    rules = replace(RULES, lead_events=0, trigger=Divergence(threshold=0.002, cooldown_events=100))
+    history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
+    decision = answer(history, 1400, back_to(1), rules)
+    history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
+    again = decide(history, scores(0.0, begin=1400), 1500, rules)
+    assert "rebuild 3" not in (again.why_not or "")
+    asked = decide(history, scores(0.0, begin=1400), 1500, rules, Asked(REBUILD)).rebuild
+    assert asked is not None
+    assert (asked.number, asked.snapshot, asked.end) == (4, 1500, 1700)
+    shown = history.after(Decision(count=1500, rebuild=asked))
+    assert decide(shown, [], 1600, rules).why_not == "rebuild 4 is open until 1700"
+
+
+def test_the_cooldown_after_an_overruled_rebuild_begins_with_the_rollback() -> None:
+    rules = replace(RULES, lead_events=0, trigger=Divergence(threshold=0.002, cooldown_events=300))
+    history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
+    decision = answer(history, 1400, back_to(1), rules)
+    history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
+    low_then_high = scores(0.0, 0.5, begin=1400)
+    assert str(decide(history, low_then_high, 1600, rules).why_not).startswith(
+        "cooling down until 1700"
+    )
+
+
+@pytest.mark.parametrize(
+    ("history", "version", "why"),
+    [
+        (History(), 1, "there is no version yet: the first mask is cut at 1300"),
+        (TWO, 2, "version 2 is in force already"),
+        (TWO, 3, "version 3 is not kept; kept are 1, 2"),
+        (replace(TWO, promoted=TWO.promoted[1:]), 1, "version 1 is not kept; kept are 2"),
+    ],
+)
+def test_a_rollback_to_what_is_not_there_is_declined(
+    history: History, version: int, why: str
+) -> None:
+    """The decision is then the one that it would have been without."""
+    decision = answer(history, 1300, back_to(version))
+    assert decision.declined == why
+    plain = decide(history, scores(*[0.0] * 7), 1300, RULES)
+    assert decision == plain.model_copy(update={"request": back_to(version), "declined": why})
+    assert history.after(decision).answered == {"7f"}
+
+
+def test_a_rollback_to_a_damaged_version_is_declined_with_what_is_wrong() -> None:
+    decision = decide(TWO, [], 1300, RULES, Asked(back_to(1), "snapshot x is damaged"))
+    assert (decision.declined, decision.rollback) == ("snapshot x is damaged", None)
+
+
+def test_while_the_first_mask_is_made_a_request_is_declined() -> None:
+    history = told(Decision(count=400, rebuild=FIRST_PLAN))
+    for request in (back_to(1), REBUILD):
+        assert answer(history, 500, request).declined == (
+            "there is no version yet: the first mask is made, and takes over at 600"
+        )
+
+
+def test_two_rollbacks_in_a_row_are_two_versions() -> None:
+    first = answer(TWO, 1300, back_to(1))
+    history = TWO.after(first)
+    second = answer(history, 1400, back_to(2, "9c")).rollback
+    assert second == Rollback(to_version=2, version=4, snapshot="x", mask="m2", effective=1500)
+    again = answer(history, 1400, back_to(3, "9c"))
+    assert again.declined == "version 3 is in force already"
+
+
+def test_a_rollback_to_a_rollback_has_the_weights_of_the_version_behind_it() -> None:
+    history = TWO.after(answer(TWO, 1300, back_to(1)))
+    third = plan(3, 1500)
+    history = history.after(Decision(count=1500, rebuild=third)).after(promoted(third, 4))
+    back = answer(history, 1800, back_to(3, "9c")).rollback
+    assert back is not None
+    assert (back.to_version, back.version, back.mask) == (3, 5, "m1")
+
+
+def test_a_rollback_stays_among_the_last_versions_like_any_other() -> None:
+    history = replace(TWO, versions=2).after(answer(TWO, 1300, back_to(1)))
+    assert [(swap.version, swap.mask) for swap in history.promoted] == [(2, "m2"), (3, "m1")]
+
+
+def test_a_rebuild_asked_for_begins_whatever_the_trigger_says() -> None:
+    rules = replace(RULES, trigger=Divergence(threshold=0.002, budget=0))
+    plan_ = answer(TWO, 1300, REBUILD, rules).rebuild
+    assert plan_ == RebuildPlan(
+        number=3,
+        reason="request",
+        cause="asked for: a new shop",
+        snapshot=1300,
+        decided=1300,
+        end=1500,
+    )
+
+
+def test_a_rebuild_asked_for_while_one_is_open_is_declined() -> None:
+    history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
+    decision = answer(history, 1400, REBUILD)
+    assert (decision.declined, decision.rebuild) == ("rebuild 3 is open until 1500", None)
+
+
+def test_a_decision_on_a_request_depends_on_its_arguments_alone() -> None:
+    assert answer(TWO, 1300, back_to(1)) == answer(TWO, 1300, back_to(1))

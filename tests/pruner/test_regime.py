@@ -2,20 +2,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from learner.prequential import Ports
-from learner.regime import Go, Over, Swap, Wait
+from learner.regime import Go, Over, Revert, Swap, Wait
 from learner.sparse import SparseLearner
+from pruner import requests
 from pruner.ending import InputEnd
-from pruner.regime import Leash, LedgerRegime, NeverRebuiltRegime, swap_of
+from pruner.ledger import swap_of
+from pruner.projection import Projection
+from pruner.regime import Leash, LedgerRegime, NeverRebuiltRegime
 from pruner.verdicts import unfinished
 from stream import topics
+from stream.columnar import predictions_from_bytes
 from stream.state import Checkpoints
 from tests.pruner.test_ledger import FIRST_PLAN
+from tests.pruner.test_requests import back_to, opened, two_versions
 from tests.pruner.worlds import (
+    RULES,
     RUN,
     SCHEMA,
     WINDOW,
@@ -31,13 +38,13 @@ LEASH = Leash(window_events=WINDOW, lead_events=100)
 
 
 @contextmanager
-def regime_of(world: World) -> Iterator[LedgerRegime]:
+def regime_of(world: World, leash: Leash = LEASH) -> Iterator[LedgerRegime]:
     with (
         closing(world.home.reader(topics.CLICKS)) as reader,
         closing(world.home.reader(topics.LEDGER)) as ledger,
     ):
         end = InputEnd(reader, world.snapshots, SCHEMA)
-        yield LedgerRegime(ledger, LEASH, end.total)
+        yield LedgerRegime(ledger, leash, end.total)
 
 
 def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> None:
@@ -120,7 +127,8 @@ def test_a_sparse_learner_under_it_becomes_every_promoted_candidate(tmp_path: Pa
     ):
         state = Checkpoints(tmp_path / "state" / "sparse")
         ports = Ports("sparse", reader, writer, state, world.snapshots)
-        sparse = SparseLearner(build(), ports, RUN, regime, world.masks)
+        head = Projection(world.masks, world.snapshots, regime.swaps)
+        sparse = SparseLearner(build(), ports, RUN, regime, head)
 
         def live() -> tuple[int, str | None]:
             while (step := sparse.step()).waiting_for is None:
@@ -135,5 +143,84 @@ def test_a_sparse_learner_under_it_becomes_every_promoted_candidate(tmp_path: Pa
         world.work()
         assert live() == (1200, "the decision on the window ending at 1100")
         assert sparse.version == 2
-        head = world.masks.head()
-        assert head == swap_of(world.verdicts()[-1])
+        assert world.masks.head() == swap_of(world.verdicts()[-1])
+
+
+def test_a_rollback_comes_exactly_one_lead_behind_its_window(tmp_path: Path) -> None:
+    """At 1400 the open rebuild would have ended; the rollback has overruled it at 1300."""
+    world = opened(tmp_path)
+    with regime_of(world) as regime:
+        assert regime.at(1400) == Wait("the decision on the window ending at 1300")
+        requests.ask(world.home, back_to(1))
+        world.find(window(1300, 0.1))
+        world.work()
+        first = world.verdicts()[0]
+        back = Revert(Swap(3, str(first.snapshot), 1400, first.mask))
+        found = [regime.at(count) for count in (1100, 1300, 1380, 1400, 1420)]
+        assert found == [swap_of(world.verdicts()[1]), Go(), Go(), back, Go()]
+        assert [swap.version for swap in regime.swaps()] == [1, 2, 3]
+        assert NeverRebuiltRegime(regime).at(None) == swap_of(first)
+        assert NeverRebuiltRegime(regime).at(1400) == Go()
+
+
+def test_without_a_lead_a_rollback_comes_with_the_decision_itself(tmp_path: Path) -> None:
+    world = two_versions(tmp_path)
+    world.rules = replace(RULES, lead_events=0)
+    with regime_of(world, Leash(WINDOW, lead_events=0)) as regime:
+        assert regime.at(1180) == Go()
+        assert regime.at(1200) == Wait("the decision on the window ending at 1200")
+        requests.ask(world.home, back_to(1))
+        world.find(window(1200, 0.1))
+        world.work()
+        answer = regime.at(1200)
+        assert isinstance(answer, Revert)
+        assert (answer.to.version, answer.to.count) == (3, 1200)
+
+
+def test_a_model_at_e_of_an_overruled_rebuild_goes_on(tmp_path: Path) -> None:
+    """With a lead of 200 the model may stand at E while the rollback is decided."""
+    world = opened(tmp_path)
+    world.rules = replace(RULES, lead_events=200)
+    with regime_of(world, Leash(WINDOW, lead_events=200)) as regime:
+        assert regime.at(1400) == Wait("the verdict on rebuild 3")
+        requests.ask(world.home, back_to(1))
+        world.find(window(1300, 0.1))
+        world.work(1)
+        assert regime.at(1400) == Wait("the verdict on rebuild 3")
+        world.work(1)
+        assert regime.at(1400) == Go()
+        assert isinstance(regime.at(1500), Revert)
+
+
+def test_a_sparse_learner_under_it_goes_back_where_it_stands(tmp_path: Path) -> None:
+    world = two_versions(tmp_path)
+    with (
+        regime_of(world) as regime,
+        closing(world.home.reader(topics.CLICKS)) as reader,
+        closing(world.home.writer(topics.predictions("sparse"))) as writer,
+    ):
+        state = Checkpoints(tmp_path / "state" / "sparse")
+        ports = Ports("sparse", reader, writer, state, world.snapshots)
+        head = Projection(world.masks, world.snapshots, regime.swaps)
+        sparse = SparseLearner(build(), ports, RUN, regime, head)
+        while sparse.step().waiting_for is None:
+            pass
+        requests.ask(world.home, back_to(1))
+        world.find(window(1200, 0.1))
+        world.work()
+        while (step := sparse.step()).waiting_for is None:
+            pass
+        assert (step.count, sparse.version) == (1400, 3)
+        first = world.verdicts()[0]
+        assert world.masks.head() == Swap(3, str(first.snapshot), 1300, first.mask)
+        assert [swap.version for swap in world.masks.history()] == [1, 2, 3]
+    stored = world.values(topics.predictions("sparse"))
+    published = [predictions_from_bytes(value) for value in stored]
+    versions = {batch.begin: batch.version for batch in published}
+    assert {begin: versions[begin] for begin in (600, 1080, 1100, 1280, 1300)} == {
+        600: 1,
+        1080: 1,
+        1100: 2,
+        1280: 2,
+        1300: 3,
+    }

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from learner.regime import Swap
 from learner.snapshot import Snapshot
 from pruner.ledger import History
 from pruner.retention import stale, tidy_candidates, tidy_checkpoints
 from stream.clicks import ClickCursor
 from stream.messages import RebuildPlan
-from tests.pruner.test_ledger import promoted
 from tests.pruner.worlds import World, build
 
 NAMES = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]
@@ -42,7 +42,7 @@ def test_candidates_stay_while_they_are_among_the_last_versions_or_in_the_making
 ) -> None:
     world = World(tmp_path)
     names = {number: candidate(world, number) for number in (1, 2, 3, 4)}
-    kept = promoted(plan(2, 0), 2).model_copy(update={"snapshot": names[2]})
+    kept = Swap(2, names[2], 200)
     tidy_candidates(world.snapshots, History(plan=plan(4, 300), promoted=(kept,)))
     left = {number for number in names if world.snapshots.names(f"candidate-{number}")}
     assert left == {2, 4}

@@ -1,37 +1,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from learner.regime import Swap
 from pruner.masks import MaskDamagedError
-from pruner.store import HISTORY, DiskMaskStore, MaskStore, MemoryMaskStore, moved
-from tests.pruner.store_contract import CHECKS, Open, masks
-
-
-def memory(folder: Path) -> Open:
-    del folder
-    store = MemoryMaskStore()
-    return lambda: store
-
-
-def disk(folder: Path) -> Open:
-    return lambda: DiskMaskStore(folder / "masks")
+from pruner.store import DiskMaskStore, MemoryMaskStore, moved
+from tests.pruner.store_contract import CHECKS, PLACES, Place, masks
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("kind", [memory, disk])
+@pytest.mark.parametrize("kind", PLACES, ids=lambda kind: kind.__name__)
 def test_contract(
-    kind: Callable[[Path], Callable[[], MaskStore]],
-    check: Callable[[Open], None],
+    kind: Callable[[Path], AbstractContextManager[Place]],
+    check: Callable[[Place], None],
     tmp_path: Path,
 ) -> None:
-    check(kind(tmp_path))
+    with kind(tmp_path) as place:
+        check(place)
 
 
-def test_a_damaged_mask_is_refused_and_heals_when_it_is_put_again(tmp_path: Path) -> None:
+def test_a_flipped_bit_on_disk_is_found_and_the_file_named(tmp_path: Path) -> None:
     store = DiskMaskStore(tmp_path)
     name = store.put(masks(0))
     path = tmp_path / f"{name}.mask"
@@ -40,13 +32,19 @@ def test_a_damaged_mask_is_refused_and_heals_when_it_is_put_again(tmp_path: Path
     path.write_bytes(content)
     with pytest.raises(MaskDamagedError, match=f"{name}.mask holds .*, not what it is named after"):
         store.get(name)
-    store.put(masks(0))
-    assert store.get(name).keys() == masks(0).keys()
 
 
-def test_the_history_of_heads_is_bounded() -> None:
-    history: tuple[Swap, ...] = ()
-    for version in range(1, HISTORY + 5):
-        history = moved(history, Swap(version, "x", version))
-    assert len(history) == HISTORY
-    assert history[-1].version == HISTORY + 4
+@pytest.mark.parametrize("versions", [1, 2])
+def test_how_many_versions_are_never_forgotten_can_be_told(versions: int, tmp_path: Path) -> None:
+    for store in (MemoryMaskStore(versions), DiskMaskStore(tmp_path, versions)):
+        names = [store.put(masks(n)) for n in range(4)]
+        for n, name in enumerate(names):
+            store.publish(Swap(n + 1, "x", n, name))
+        store.retain(())
+        assert set(store.names()) == set(names[-versions:])
+
+
+def test_the_first_head_of_a_version_stays_in_the_history() -> None:
+    one, other = Swap(1, "one", 100), Swap(1, "other", 100)
+    assert moved((one,), other) == (one,)
+    assert moved((one,), Swap(2, "two", 200), [other]) == (one, Swap(2, "two", 200))

@@ -14,6 +14,7 @@ from learner.prequential import Ports, RunPlan
 from learner.snapshot import SnapshotStore
 from pruner.config import PrunerConfig
 from pruner.ledger import Rules
+from pruner.projection import Projection
 from pruner.store import DiskMaskStore
 from pruner.trigger import Divergence
 from pruner.worker import PrunePorts, PruneStep, PruneWorker
@@ -35,6 +36,7 @@ from stream.messages import (
     dump,
     parse,
 )
+from stream.order import open_order
 from stream.schema import FeatureSchema, NumericFeature
 from stream.state import Checkpoints
 from tests.pruner.nets import FEATURES, clicks, model
@@ -52,7 +54,7 @@ CONFIG = PrunerConfig(
     lead_events=100,
     checkpoint_events=40,
 )
-RULES = Rules(Divergence(threshold=0.002), WINDOW, 400, 200, WINDOW)
+RULES = Rules(Divergence(threshold=0.002), WINDOW, 400, 200, WINDOW, lead_events=100)
 
 
 def stream(events: int, seed: int = 0) -> list[ClickBatch]:
@@ -146,7 +148,8 @@ class World:
             closing(self.home.writer(topics.predictions("dense"))) as writer,
         ):
             state = Checkpoints(self.folder / "state" / "dense")
-            ports = Ports("dense", reader, writer, state, self.snapshots)
+            order = open_order(self.home, reader)
+            ports = Ports("dense", reader, writer, state, self.snapshots, order)
             learner = DenseLearner(dense(), ports, RUN)
             step = learner.step()
             while not step.done and step.count < through:
@@ -162,6 +165,7 @@ class World:
             closing(home.reader(topics.CLICKS)) as reader,
             closing(home.reader(topics.WINDOWS)) as windows,
             closing(home.reader(topics.LEDGER)) as ledger,
+            closing(home.reader(topics.REQUESTS)) as requests,
             closing(home.writer(topics.LEDGER)) as decisions,
             closing(home.writer(topics.predictions("candidate-1"))) as predictions,
         ):
@@ -169,10 +173,11 @@ class World:
                 clicks=reader,
                 windows=windows,
                 ledger=ledger,
+                requests=requests,
                 decisions=decisions,
                 predictions=predictions,
                 snapshots=self.snapshots,
-                masks=self.masks,
+                masks=Projection(self.masks, self.snapshots),
                 folder=self.folder / "state" / "pruner",
                 versions=self.versions,
             )

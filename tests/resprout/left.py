@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from learner.checkpoint import from_parts
+from pruner.store import DiskMaskStore, MaskStore
 from resprout.folder import RunFolder
 from resprout.settings import MODELS
 from stream import topics
 from stream.columnar import predictions_from_bytes
 from stream.keyed import read_all
-from stream.log import StoredRecord
-from stream.messages import parse
+from stream.log import LogHome, StoredRecord
+from stream.messages import Progress, parse
 
 Messages = dict[str, bytes]
 """The first message of each key, in the order of the log."""
@@ -28,7 +29,7 @@ class Left:
     predictions: Messages
     """Of all models and candidates, by model and count."""
     windows: Messages
-    """Whatever stands in the log ``windows``: windows, judgements and copies of the ledger."""
+    """All in the log ``windows`` but copies of progress, which belong to the wall clock."""
     ledger: list[tuple[str, bytes]]
     """In its order, which is a part of it."""
     dead_letters: Messages
@@ -40,17 +41,20 @@ class Left:
     head: Any
 
     @classmethod
-    def by(cls, folder: RunFolder) -> Left:
-        """Read what stands in a state folder."""
-        masks, snapshots = folder.masks("disk"), folder.snapshots.folder
+    def by(
+        cls, folder: RunFolder, home: LogHome | None = None, store: MaskStore | None = None
+    ) -> Left:
+        """Read what stands in a state folder, or of it on servers."""
+        home, masks = home or folder.home, store or DiskMaskStore(folder.masks)
+        snapshots = folder.snapshots.folder
         logs = dict.fromkeys(topics.predictions(m) for m in (*MODELS, "candidate-1"))
         return cls(
-            clicks=records(folder, topics.CLICKS),
-            truth=records(folder, topics.TRUTH),
-            predictions=_first(keyed for log in logs for keyed in _predictions(folder, log)),
-            windows=_first(_messages(folder, topics.WINDOWS)),
-            ledger=list(_first(_messages(folder, topics.LEDGER)).items()),
-            dead_letters=_first(_messages(folder, topics.DEAD_LETTERS)),
+            clicks=_records(home, topics.CLICKS),
+            truth=_records(home, topics.TRUTH),
+            predictions=_first(keyed for log in logs for keyed in _predictions(home, log)),
+            windows=_first(_messages(home, topics.WINDOWS)),
+            ledger=list(_first(_messages(home, topics.LEDGER)).items()),
+            dead_letters=_first(_messages(home, topics.DEAD_LETTERS)),
             states={model: _state(folder, model) for model in MODELS},
             snapshots={str(p.relative_to(snapshots)) for p in snapshots.glob("*/[!.]*")},
             masks=masks.names(),
@@ -62,20 +66,24 @@ PARTS = [field.name for field in fields(Left)]
 
 
 def records(folder: RunFolder, log: str) -> list[StoredRecord]:
-    """Return all that a log holds."""
-    reader = folder.home.reader(log)
+    """Return all that a log of a state folder holds."""
+    return _records(folder.home, log)
+
+
+def _records(home: LogHome, log: str) -> list[StoredRecord]:
+    reader = home.reader(log)
     found = list(read_all(reader))
     reader.close()
     return found
 
 
-def _messages(folder: RunFolder, log: str) -> Iterable[tuple[str, bytes]]:
-    values = [stored.record.value for stored in records(folder, log)]
-    return [(parse(value).key, value) for value in values]
+def _messages(home: LogHome, log: str) -> Iterable[tuple[str, bytes]]:
+    values = [stored.record.value for stored in _records(home, log)]
+    return [(message.key, v) for v in values if not isinstance(message := parse(v), Progress)]
 
 
-def _predictions(folder: RunFolder, log: str) -> Iterable[tuple[str, bytes]]:
-    for stored in records(folder, log):
+def _predictions(home: LogHome, log: str) -> Iterable[tuple[str, bytes]]:
+    for stored in _records(home, log):
         batch = predictions_from_bytes(stored.record.value)
         yield f"{batch.model}/{batch.begin}", stored.record.value
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,19 @@ import torch
 
 import resprout
 from resprout.application import execute
-from resprout.plan import Plan
+from resprout.folder import RunFolder
+from resprout.plan import Elsewhere, Plan
 from resprout.runner import Step
-from resprout.settings import DENSE
+from resprout.settings import DENSE, SOURCE
+from resprout.wiring import Wiring
 from stream.embedded import EmbeddedHome
+from stream.kafka.config import KafkaConfig
 from stream.keyed import read_all
 from stream.messages import Progress, parse
+from stream.replay import FileSource
+from stream.schema import NumericFeature
 from stream.state import StateFolder, StateLockedError
+from tests.redis_server import redis_server
 from tests.resprout.small import small
 
 
@@ -37,7 +44,8 @@ def test_all_workers_learn_judge_and_finish() -> None:
 
 def test_the_sparse_model_has_its_pruned_weights_at_zero() -> None:
     settings = small()
-    result = resprout.run(settings, Plan.generated(settings).source)
+    source = resprout.GeneratorSource(settings.stream.generator, settings.seed)
+    result = resprout.run(settings, source)
     layers = [m for m in result.models["sparse"].modules() if isinstance(m, torch.nn.Linear)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
     assert float((weights == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
@@ -114,3 +122,47 @@ def test_a_warm_start_begins_with_the_weights_given(tmp_path: Path) -> None:
     execute(warm, tmp_path / "state")
     with pytest.raises(ValueError, match="init_from was"):
         execute(plan, tmp_path / "state")
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+def test_wherever_masks_are_kept_the_run_is_the_same(kind: str, tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        where = {"store__kind": kind}
+        if kind == "redis":
+            server = opened.enter_context(redis_server(tmp_path / "redis"))
+            where["store__url"] = server.url
+        there = execute(Plan.generated(small(**where)), tmp_path / "there")
+        here = execute(Plan.generated(small()), tmp_path / "here")
+        if kind == "redis":
+            with server.client() as client:
+                assert client.hget("resprout:head:sparse", "version") == b"1"
+    assert there.windows == here.windows
+    assert there.ledger == here.ledger
+
+
+def test_a_run_over_a_broker_is_the_same(tmp_path: Path, kafka_config: KafkaConfig) -> None:
+    where = {f"stream__kafka__{k}": getattr(kafka_config, k) for k in ("bootstrap", "prefix")}
+    there = execute(Plan.generated(small(stream__home="kafka", **where)), tmp_path / "there")
+    here = execute(Plan.generated(small()), tmp_path / "here")
+    assert there.finished
+    assert there.windows == here.windows
+    assert there.ledger == here.ledger
+
+
+def test_clicks_that_somebody_else_writes_are_learned_without_a_source(tmp_path: Path) -> None:
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text("event_time,label,x\n" + "2026-01-01,1,0.5\n2026-01-02,0,1.5\n" * 500)
+    schema = resprout.FeatureSchema(numeric=(NumericFeature(name="x"),))
+    with closing(FileSource(clicks, schema).attach(EmbeddedHome(tmp_path / "logs"))) as feed:
+        while feed.step() is not None:
+            """Write all of it."""
+    plan = Plan(small(), Elsewhere(schema))
+    result = execute(plan, tmp_path)
+    assert result.finished
+    assert result.summary.events == 1_000
+    folder = RunFolder(tmp_path)
+    with (
+        Wiring(plan, folder, folder.home) as wiring,
+        pytest.raises(ValueError, match="the clicks are written by somebody else"),
+    ):
+        wiring.one(SOURCE)

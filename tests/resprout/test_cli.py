@@ -86,6 +86,7 @@ def test_a_run_ends_with_one_line_of_json(home: Path) -> None:
         "never_rebuilt",
         "last_half",
         "rebuilds",
+        "rollbacks",
         "dead_letters",
     ]
     assert (found["events"], found["seed"]) == (16_000, 4)
@@ -96,7 +97,8 @@ def test_the_demo_ends_with_a_plot_and_what_to_run_next(home: Path) -> None:
     state = home / "demo"
     result = call("demo", "--config", home / "small.toml", "--state", state, "--drift", "abrupt")
     assert result.exit_code == 0, result.output
-    plot, following = result.stdout.splitlines()[-2:]
+    page, plot, following = result.stdout.splitlines()[-3:]
+    assert page == f"page   resprout evaluate --replay {state}"
     assert plot == f"plot   {state / 'ne-light.svg'} (dark: ne-dark.svg)"
     assert (state / "ne-light.svg").read_bytes().startswith(b"<?xml")
     assert following.startswith("next   resprout run --input YOUR.csv")

@@ -9,8 +9,8 @@ from resprout.console import Progress, View, line, table
 from resprout.result import Outcome, Records, Result
 from resprout.settings import Settings
 from resprout.summary import Cost, summarise
-from stream.messages import DeadLetter, Interval, Verdict, Window
-from tests.resprout.test_summary import score, verdict, window
+from stream.messages import DeadLetter, Decision, Interval, Verdict, Window
+from tests.resprout.test_summary import back, score, verdict, window
 
 
 class Terminal(io.StringIO):
@@ -221,3 +221,14 @@ def test_an_input_without_one_valid_event_is_called_that() -> None:
 
 def test_remarks_are_no_part_of_the_json() -> None:
     assert "no sparse model" not in ran().summary.model_dump_json()
+
+
+def test_the_table_tells_of_rollbacks_and_whether_they_came_to_anything() -> None:
+    rows = [window(n, dense=0.5, sparse=0.5) for n in range(3)]
+    ledger: list[Decision | Verdict] = [verdict(1, 0), back(200, 1, 3, 300), back(250, 2, 4, 350)]
+    lines = table(summarise(rows, ledger, Cost(0, 0.0), Settings(), 0)).splitlines()
+    assert lines[-2:] == [
+        "back to version 1 as version 3 decided at 200, in force at 300: clicks fell",
+        "back to version 2 as version 4 decided at 250, in force never: the input ended before "
+        "350: clicks fell",
+    ]

@@ -13,8 +13,7 @@ from resprout.folder import RunFolder
 from resprout.plan import Plan
 from resprout.result import Records, Result
 from resprout.runner import Step
-from resprout.settings import DENSE, MODELS, NEVER_REBUILT, SPARSE
-from resprout.wiring import EVALUATOR
+from resprout.settings import DENSE, EVALUATOR, MODELS, NEVER_REBUILT, SPARSE
 from stream import topics
 from stream.columnar import predictions_from_bytes
 from stream.messages import Decision, Verdict

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+import threading
 from pathlib import Path
 
 import pytest
 
-from pruner.store import DiskMaskStore, MemoryMaskStore
 from resprout.folder import RunFolder
 from resprout.plan import Plan
+from resprout.settings import WORKERS
+from stream.state import StateLockedError
 from tests.resprout.small import small
 
 
@@ -25,10 +28,110 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
         folder.check(other)
 
 
-def test_how_far_the_source_runs_ahead_may_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"stream__ahead_events": 77},
+        {"stream__generator__rate": None},
+        {"stream__generator__events": None},
+        {"stream__kafka__bootstrap": "elsewhere:9092"},
+        {"store__url": "redis://elsewhere:6379/1"},
+        {"serve__port": 8_000},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_where_servers_are_and_how_fast_clicks_come_may_change(
+    changed: dict[str, object], tmp_path: Path
+) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(Plan.generated(small()))
-    folder.check(Plan.generated(small(stream__ahead_events=77)))
+    folder.check(Plan.generated(small(**changed)))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"stream__home": "kafka"},
+        {"stream__kafka__prefix": "other."},
+        {"store__kind": "memory"},
+        {"store__prefix": "other"},
+        {"store__versions": 7},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_which_logs_and_masks_they_are_may_not_change(
+    changed: dict[str, object], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(Plan.generated(small()))
+    name = next(iter(changed)).replace("__", r"\.")
+    with pytest.raises(ValueError, match=rf"begun otherwise: settings\.{name} was"):
+        folder.check(Plan.generated(small(**changed)))
+
+
+def test_no_password_is_written_down(tmp_path: Path) -> None:
+    secret = {
+        "stream__home": "kafka",
+        "stream__kafka__security_protocol": "SASL_SSL",
+        "stream__kafka__sasl_mechanism": "PLAIN",
+        "stream__kafka__username": "ann",
+        "stream__kafka__password": "hunter2",
+        "store__kind": "redis",
+        "store__url": "redis://ann:hunter2@masks:6379/0",
+    }
+    folder, plan = RunFolder(tmp_path), Plan.generated(small(**secret))
+    folder.begin(plan)
+    written = (tmp_path / "run.json").read_text() + plan.learners.config_json
+    assert "hunter2" not in written
+    assert "ann" not in written
+
+
+def test_a_run_that_was_begun_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:
+    folder, plan = RunFolder(tmp_path), Plan.generated(small())
+    record = plan.record()
+    del record["settings"]["stream"]["home"]
+    record["settings"]["stream"]["ahead_events"] = 20_000
+    tmp_path.joinpath("run.json").write_text(json.dumps(record))
+    folder.check(plan)
+    with pytest.raises(ValueError, match=r"settings\.stream\.home was 'embedded', is 'kafka'"):
+        folder.check(Plan.generated(small(stream__home="kafka")))
+
+
+def test_of_many_who_begin_at_once_one_writes_the_record_and_all_check_it(tmp_path: Path) -> None:
+    folder, refused = RunFolder(tmp_path), []
+    plans = [Plan.generated(small(seed=number % 2)) for number in range(8)]
+    gate = threading.Barrier(len(plans))
+
+    def begin(plan: Plan) -> None:
+        gate.wait()
+        try:
+            folder.begin(plan)
+        except ValueError:
+            refused.append(plan.settings.seed)
+
+    threads = [threading.Thread(target=begin, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = folder.record()["settings"]["seed"]
+    assert refused == [1 - won] * 4
+    assert {file.name for file in tmp_path.iterdir()} == {"run.json"}
+
+
+def test_workers_share_a_folder_and_each_is_there_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock_worker("dense"), folder.lock_worker("sparse"):
+        with pytest.raises(StateLockedError, match=r"workers/dense is in use by dense \(process"):
+            folder.lock_worker("dense")
+        with pytest.raises(StateLockedError, match=r"is in use by dense \("), folder.lock():
+            """Not reached."""
+    with folder.lock():
+        for worker in WORKERS:
+            with pytest.raises(StateLockedError, match=r"is in use by resprout \(process"):
+                folder.lock_worker(worker)
+    with folder.lock():
+        """It is free again."""
 
 
 def test_a_folder_without_a_run_has_no_record(tmp_path: Path) -> None:
@@ -41,7 +144,7 @@ def test_clearing_deletes_the_run(tmp_path: Path) -> None:
     folder.begin(Plan.generated(small()))
     folder.home.writer("clicks").close()
     folder.clear()
-    assert {file.name for file in tmp_path.iterdir()} == {"lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {"lock", "workers"}
     RunFolder(tmp_path / "none").clear()
     assert not (tmp_path / "none").exists()
 
@@ -65,9 +168,3 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         RunFolder(tmp_path).record()
-
-
-def test_masks_are_kept_where_the_settings_say(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert isinstance(folder.masks("disk"), DiskMaskStore)
-    assert isinstance(folder.masks("memory"), MemoryMaskStore)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from resprout.console import Progress
-from resprout.foreground import logging_to, stoppable
+from resprout.foreground import logging_lines, logging_to, stoppable
 
 TWICE = """
 import os, signal, time
@@ -45,3 +46,25 @@ def test_what_our_rooms_log_stands_among_the_progress() -> None:
         logging.getLogger("somebody.else").info("chatter")
     logging.getLogger("pruner.worker").info("after")
     assert out.getvalue() == "rebuild 2 promoted\n"
+
+
+def test_lines_of_json_can_be_read_by_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("pruner.worker")
+    with logging_lines(as_json=True):
+        logger.info('rebuild %d "promoted"', 2)
+        try:
+            raise ValueError("two\nlines")
+        except ValueError:
+            logger.exception("failed")
+    first, second = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (first["level"], first["logger"]) == ("info", "pruner.worker")
+    assert first["message"] == 'rebuild 2 "promoted"'
+    assert first["time"].endswith("+00:00")
+    assert "ValueError: two\nlines" in second["exception"]
+
+
+def test_plain_lines_bear_time_and_level(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_lines(as_json=False):
+        logging.getLogger("stream.log").warning("cut a torn tail of %d bytes", 7)
+    said = capsys.readouterr().err
+    assert said.endswith(" WARNING cut a torn tail of 7 bytes\n")

@@ -13,8 +13,7 @@ from learner.checkpoint import from_parts
 from pruner.ledger import LedgerTail
 from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.settings import DENSE, NEVER_REBUILT, SPARSE
-from resprout.wiring import EVALUATOR, PRUNER, SOURCE
+from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
 from stream import topics
 from stream.messages import RebuildPlan
 from stream.state import Checkpoints

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from learner.step import LearnerStep
-from resprout.pace import Pace, SourceStep
+from resprout.pace import Pace, Rated, SourceStep
 
 
 @dataclass
@@ -86,3 +88,58 @@ def test_the_end_of_the_input_is_the_end_of_the_source() -> None:
     pace = Pace(feed, Learner(feed), ahead_events=1_000)
     pace.learn()
     assert pace.feed().done
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def appended_by(rated: Rated, clock: Clock, seconds: float) -> int:
+    """Step a source every hundredth of a second, and return what it has appended."""
+    until, events = clock.now + seconds, 0
+    while clock.now < until:
+        events += rated.step().events
+        clock.now += 0.01
+    return events
+
+
+def test_a_source_of_its_own_keeps_to_its_rate_after_the_free_events() -> None:
+    clock = Clock()
+    rated = Rated(Feed(10_000), 0, 10_000, 2_000, clock)
+    while rated.step().count < 10_000:
+        """Full speed: the clock stands."""
+    assert appended_by(rated, clock, 10) == pytest.approx(20_000, abs=1_000)
+
+
+def test_a_source_that_begins_again_makes_no_burst() -> None:
+    clock = Clock()
+    rated = Rated(Feed(10_000), 1_000_000, 10_000, 2_000, clock)
+    assert appended_by(rated, clock, 10) == pytest.approx(20_000, abs=1_000)
+
+
+def test_a_source_does_not_catch_up_after_a_long_stretch_in_which_nothing_was_taken() -> None:
+    clock = Clock()
+    rated = Rated(Feed(10_000), 20_000, 10_000, 2_000, clock)
+    appended_by(rated, clock, 5)
+    clock.now += 600
+    assert appended_by(rated, clock, 10) == pytest.approx(22_000, abs=1_000)
+
+
+def test_a_source_held_back_by_its_rate_waits_for_nobody() -> None:
+    clock = Clock()
+    rated = Rated(Feed(10), 20_000, 10_000, 1, clock)
+    assert rated.step() == SourceStep(20_500, 500)
+    assert rated.step() == SourceStep(20_500)
+
+
+def test_a_source_without_a_rate_goes_to_its_end_at_once() -> None:
+    rated = Rated(Feed(2))
+    assert [rated.step() for _ in range(3)] == [
+        SourceStep(500, 500),
+        SourceStep(1_000, 500),
+        SourceStep(1_000, done=True),
+    ]

@@ -16,24 +16,36 @@ def written(home: EmbeddedHome, worker: str) -> list[Progress]:
 
 def test_every_worker_has_a_log_and_writes_every_few_seconds(tmp_path: Path) -> None:
     home, now = EmbeddedHome(tmp_path), [100.0]
-    logs = ProgressLogs(home, ("dense", "sparse"), lambda: now[0])
+    logs = ProgressLogs(home, ("dense", "sparse"), clock=lambda: now[0])
     logs("dense", LearnerStep(500, 500))
     logs("dense", LearnerStep(1_000, 500))
     now[0] += EVERY_SECONDS
     logs("dense", LearnerStep(1_500, 500))
     logs("sparse", LearnerStep(0, waiting_for="the first mask"))
     logs.close()
-    assert [(p.count, p.wall_seconds) for p in written(home, "dense")] == [
-        (500, 0.0),
-        (1_500, EVERY_SECONDS),
+    assert [(p.count, p.events, p.wall_seconds) for p in written(home, "dense")] == [
+        (500, 500, 0.0),
+        (1_500, 1_500, EVERY_SECONDS),
     ]
     assert [p.waiting_for for p in written(home, "sparse")] == ["the first mask"]
 
 
 def test_the_last_step_is_always_written(tmp_path: Path) -> None:
     home = EmbeddedHome(tmp_path)
-    logs = ProgressLogs(home, ("dense",), lambda: 0.0)
+    logs = ProgressLogs(home, ("dense",), clock=lambda: 0.0)
     logs("dense", LearnerStep(500, 500))
     logs("dense", LearnerStep(700, 200, done=True))
     logs.close()
-    assert [p.count for p in written(home, "dense")] == [500, 700]
+    assert [(p.count, p.done) for p in written(home, "dense")] == [(500, False), (700, True)]
+
+
+def test_it_is_told_when_and_how_far_behind(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    behind = {"sparse": (500, 0.25)}
+    logs = ProgressLogs(home, ("dense", "sparse"), behind.get, wall_clock=lambda: 1_700_000_000.25)
+    for worker in ("dense", "sparse"):
+        logs(worker, LearnerStep(500, 500))
+    logs.close()
+    (dense,), (sparse,) = written(home, "dense"), written(home, "sparse")
+    assert (dense.time_ms, dense.lag_events, dense.lag_seconds) == (1_700_000_000_250, None, None)
+    assert (sparse.lag_events, sparse.lag_seconds) == (500, 0.25)

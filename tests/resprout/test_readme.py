@@ -39,7 +39,14 @@ def test_a_target_of_the_readme_is_in_the_makefile(line: str) -> None:
 
 
 def test_all_commands_are_of_ours() -> None:
-    assert {line.split()[0] for line in COMMANDS} <= {"make", "resprout", "python"}
+    """Those of docker, with what they set, are run by tests/docker."""
+    words = ([w for w in line.split() if not re.match(r"[A-Z_]+=", w)] for line in COMMANDS)
+    assert {line[0] for line in words} <= {"make", "resprout", "python", "docker"}
+
+
+def test_the_producer_of_the_readme_is_the_one_that_is_run() -> None:
+    script = (ROOT / "examples" / "producer.py").read_text("utf-8").split('"""', 2)[2].strip()
+    assert script in {block.strip() for block in blocks("python")}
 
 
 def test_the_schema_of_the_readme_is_one() -> None:

@@ -4,7 +4,17 @@ import pytest
 
 from resprout.settings import Settings
 from resprout.summary import Cost, Summary, summarise
-from stream.messages import Interval, Judgement, ModelScore, RebuildPlan, Verdict, Window
+from stream.messages import (
+    Decision,
+    Interval,
+    Judgement,
+    ModelScore,
+    RebuildPlan,
+    Request,
+    Rollback,
+    Verdict,
+    Window,
+)
 
 COST = Cost(events=800, seconds=2.0)
 
@@ -64,7 +74,15 @@ def verdict(number: int, end: int, name: str = "promoted") -> Verdict:
     )
 
 
-def summary_of(*windows: Window, verdicts: tuple[Verdict, ...] = ()) -> Summary:
+def back(count: int, to: int, version: int, effective: int) -> Decision:
+    request = Request(id="7f", action="rollback", version=to, reason="clicks fell", time_ms=0)
+    rollback = Rollback(
+        to_version=to, version=version, snapshot="x", mask=None, effective=effective
+    )
+    return Decision(count=count, request=request, rollback=rollback)
+
+
+def summary_of(*windows: Window, verdicts: tuple[Decision | Verdict, ...] = ()) -> Summary:
     return summarise(windows, verdicts, COST, Settings(seed=3), dead_letters=7)
 
 
@@ -204,8 +222,31 @@ def test_the_keys_are_those_that_the_documentation_promises() -> None:
         "never_rebuilt",
         "last_half",
         "rebuilds",
+        "rollbacks",
         "dead_letters",
     ]
     assert summary_of().model_dump()["last_half"] == dict.fromkeys(
         ("dense", "sparse", "never_rebuilt")
     )
+
+
+@pytest.mark.parametrize(("effective", "sparsity"), [(300, 0.5), (301, 0.8)])
+def test_a_rollback_counts_once_the_input_has_come_to_it(effective: int, sparsity: float) -> None:
+    """Version 1 kept half of the weights, version 2 a fifth."""
+    first = verdict(1, 100).model_copy(update={"sparsity": 0.5})
+    rows = [window(0, dense=0.5), *(window(n, dense=0.4, sparse=0.4) for n in (1, 2))]
+    found = summary_of(*rows, verdicts=(first, verdict(2, 200), back(250, 1, 3, effective)))
+    assert found.sparse is not None
+    assert found.sparse.sparsity == sparsity
+    (told,) = found.rollbacks
+    assert (told.decided, told.count, told.version, told.to_version) == (250, effective, 3, 1)
+    assert (told.reason, told.took_effect) == ("clicks fell", effective == 300)
+
+
+def test_a_rollback_to_a_rollback_has_the_sparsity_of_the_first() -> None:
+    first = verdict(1, 100).model_copy(update={"sparsity": 0.5})
+    ledger = (first, verdict(2, 200), back(210, 1, 3, 210), verdict(4, 240), back(250, 3, 5, 250))
+    rows = [window(0, dense=0.5), *(window(n, dense=0.4, sparse=0.4) for n in (1, 2))]
+    sparse = summary_of(*rows, verdicts=ledger).sparse
+    assert sparse is not None
+    assert sparse.sparsity == 0.5

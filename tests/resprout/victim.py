@@ -23,7 +23,8 @@ from resprout.application import execute
 from resprout.folder import RunFolder
 from resprout.plan import Plan
 from resprout.runner import Step
-from resprout.wiring import EVALUATOR, Wiring
+from resprout.settings import EVALUATOR
+from resprout.wiring import Wiring
 
 Moment = Callable[[str, Step], bool]
 """Whether the step of a worker is what a life waits for."""
@@ -68,7 +69,7 @@ class Buried:
     """The evaluator has written dead letters."""
 
     def __call__(self, name: str, step: Step) -> bool:
-        return name == EVALUATOR and getattr(step, "dead_letters", 0) > 0
+        return name == EVALUATOR and bool(getattr(step, "dead_letters", ()))
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def in_turns(plan: Plan, state: Path, life: Life) -> None:
     folder, rng = RunFolder(state), random.Random(life.seed)
     with folder.lock():
         folder.begin(plan)
-        with Wiring(plan, folder) as wiring:
-            working = {worker: 0 for worker in wiring.workers}
+        with Wiring(plan, folder, folder.home) as wiring:
+            working = {worker: 0 for worker in wiring.every()}
             while working:
                 drawn = rng.sample(list(working), k=min(rng.choice((1, 2)), len(working)))
                 worker = min(drawn, key=lambda one: working[one])

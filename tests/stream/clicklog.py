@@ -64,9 +64,9 @@ def raw(line: int) -> Record:
 END = end_record()
 
 
-def append(home: EmbeddedHome, records: Sequence[Record]) -> None:
+def append(home: EmbeddedHome, records: Sequence[Record], partition: int = 0) -> None:
     writer = home.writer(topics.CLICKS)
-    writer.append(records)
+    writer.append(records, partition)
     writer.close()
 
 

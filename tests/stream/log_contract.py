@@ -1,6 +1,7 @@
 """What every home of logs promises; a new home is put under the same checks.
 
-Each check takes a home without logs. Offsets may have holes, so no check counts on their values.
+Each check takes a home without logs. Offsets may have holes, so no check counts on their values;
+what was appended need not be seen before it was flushed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from stream.log import (
     LogLockedError,
     LogReader,
     LogTrimmedError,
+    LogWriter,
     Record,
     StoredRecord,
 )
@@ -29,11 +31,11 @@ def numbered(count: int, start: int = 0) -> list[Record]:
     ]
 
 
-def everything(reader: LogReader, max_records: int = 64) -> list[StoredRecord]:
-    """Read a log from its beginning to its end."""
+def everything(reader: LogReader, max_records: int = 64, partition: int = 0) -> list[StoredRecord]:
+    """Read a partition from its beginning to its end."""
     found: list[StoredRecord] = []
-    offset = reader.begin(0)
-    while batch := reader.read(0, offset, max_records):
+    offset = reader.begin(partition)
+    while batch := reader.read(partition, offset, max_records):
         found += batch
         offset = batch[-1].next_offset
     return found
@@ -47,6 +49,7 @@ def what_is_appended_is_read_back_in_order(home: LogHome) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(3))
     writer.append(numbered(2, start=3))
+    writer.flush()
     assert records(everything(home.reader("clicks"))) == numbered(5)
     writer.close()
 
@@ -60,6 +63,7 @@ def records_of_every_shape_come_back_as_they_were(home: LogHome) -> None:
     ]
     writer = home.writer("clicks")
     writer.append(odd)
+    writer.flush()
     found = everything(home.reader("clicks"))
     assert records(found) == odd
     assert (found[1].header("kind"), found[1].header("none")) == (b"", None)
@@ -82,6 +86,7 @@ def a_reader_at_the_end_gets_nothing_until_there_is_more(home: LogHome) -> None:
     for i in range(5):
         assert list(reader.read(0, offset)) == []
         writer.append(numbered(1, start=i))
+        writer.flush()
         [found] = reader.read(0, offset)
         assert found.record == numbered(1, start=i)[0]
         offset = found.next_offset
@@ -91,6 +96,7 @@ def a_reader_at_the_end_gets_nothing_until_there_is_more(home: LogHome) -> None:
 def a_read_returns_no_more_than_asked_for(home: LogHome) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(10))
+    writer.flush()
     reader = home.reader("clicks")
     assert len(reader.read(0, reader.begin(0), 3)) == 3
     assert records(everything(reader, max_records=3)) == numbered(10)
@@ -100,6 +106,7 @@ def a_read_returns_no_more_than_asked_for(home: LogHome) -> None:
 def any_place_can_be_read_again(home: LogHome) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(1000))
+    writer.flush()
     reader = home.reader("clicks")
     stored = everything(reader)
     for i in (999, 0, 500, 499, 501, 130, 127, 128, 998):
@@ -110,6 +117,7 @@ def any_place_can_be_read_again(home: LogHome) -> None:
 def offsets_grow_and_lead_from_one_record_to_the_next(home: LogHome) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(10))
+    writer.flush()
     reader = home.reader("clicks")
     stored = everything(reader)
     assert stored[0].offset >= reader.begin(0)
@@ -125,6 +133,7 @@ def the_last_record_is_the_newest(home: LogHome) -> None:
     reader = home.reader("clicks")
     for i in range(300):
         writer.append(numbered(1, start=i))
+        writer.flush()
         last = reader.last(0)
         assert last is not None
         assert last.record == numbered(1, start=i)[0]
@@ -135,6 +144,7 @@ def the_last_record_is_the_newest(home: LogHome) -> None:
 def a_time_is_found(home: LogHome) -> None:
     writer = home.writer("clicks")
     writer.append([Record(b"", time_ms=time) for time in (10, 30, 20, 40)])
+    writer.flush()
     reader = home.reader("clicks")
     offsets = [one.offset for one in everything(reader)]
     assert reader.seek(0, 0) == offsets[0]
@@ -163,6 +173,7 @@ def a_second_writer_is_refused_until_the_first_closes(home: LogHome) -> None:
     first.close()
     second = home.writer("clicks")
     second.append(numbered(1, start=1))
+    second.flush()
     assert records(everything(home.reader("clicks"))) == numbered(2)
     second.close()
 
@@ -179,6 +190,7 @@ def a_writer_goes_on_where_the_one_before_ended(home: LogHome) -> None:
 def readers_do_not_disturb_each_other(home: LogHome) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(6))
+    writer.flush()
     one, other = home.reader("clicks"), home.reader("clicks")
     stored = everything(one)
     assert list(other.read(0, stored[2].offset, 1)) == stored[2:3]
@@ -192,6 +204,7 @@ def trimming_keeps_everything_from_the_offset_on(home: LogHome) -> None:
     writer = home.writer("clicks")
     for i in range(20):
         writer.append(numbered(1, start=i))
+    writer.flush()
     reader = home.reader("clicks")
     stored = everything(reader)
     end = reader.end(0)
@@ -199,6 +212,7 @@ def trimming_keeps_everything_from_the_offset_on(home: LogHome) -> None:
     assert stored[0].offset <= reader.begin(0) <= stored[10].offset
     assert list(home.reader("clicks").read(0, stored[10].offset)) == stored[10:]
     writer.append(numbered(1, start=20))
+    writer.flush()
     assert reader.end(0) > end
     writer.close()
 
@@ -207,6 +221,7 @@ def what_was_trimmed_is_refused(home: LogHome) -> None:
     writer = home.writer("clicks")
     for i in range(20):
         writer.append(numbered(1, start=i))
+    writer.flush()
     reader = home.reader("clicks")
     oldest = reader.begin(0)
     writer.trim(0, reader.end(0))
@@ -251,9 +266,73 @@ def readers_in_many_threads_see_every_record_while_it_is_written(home: LogHome) 
     writer = home.writer("clicks")
     for i in range(0, total, 5):
         writer.append(numbered(5, start=i))
+    writer.flush()
     for thread in threads:
         thread.join(timeout=60)
     assert all(one == numbered(total) for one in seen)
+    writer.close()
+
+
+# With several partitions: the log "clicks" of the home has three.
+
+
+def parted(writer: LogWriter) -> dict[int, list[Record]]:
+    """Write records to the partitions in turns, and say which went where."""
+    written: dict[int, list[Record]] = {0: [], 1: [], 2: []}
+    for i, record in enumerate(numbered(100)):
+        writer.append([record], partition=i % 3)
+        written[i % 3].append(record)
+    writer.flush()
+    return written
+
+
+def each_partition_is_read_in_its_order(home: LogHome) -> None:
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    written = parted(writer)
+    assert reader.partitions == (0, 1, 2)
+    for partition in (2, 0, 1):
+        stored = everything(reader, partition=partition)
+        assert records(stored) == written[partition]
+        assert {one.partition for one in stored} == {partition}
+    writer.close()
+
+
+def partitions_can_be_read_in_turns(home: LogHome) -> None:
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    written = parted(writer)
+    found: dict[int, list[Record]] = {0: [], 1: [], 2: []}
+    offsets = {partition: reader.begin(partition) for partition in found}
+    while any(
+        batches := {p: reader.read(p, offset, 3 + 2 * p) for p, offset in offsets.items()}.values()
+    ):
+        for batch in filter(None, batches):
+            found[batch[0].partition] += records(batch)
+            offsets[batch[0].partition] = batch[-1].next_offset
+    assert found == written
+    writer.close()
+
+
+def a_partition_has_an_end_a_last_record_and_times_of_its_own(home: LogHome) -> None:
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    written = parted(writer)
+    for partition, expected in written.items():
+        stored = everything(reader, partition=partition)
+        assert reader.last(partition) == stored[-1]
+        assert reader.end(partition) >= stored[-1].next_offset
+        assert reader.seek(partition, expected[7].time_ms) == stored[7].offset
+    end = reader.end(1)
+    writer.append(numbered(1), partition=2)
+    writer.flush()
+    assert reader.end(1) == end
+    writer.close()
+
+
+def trimming_one_partition_leaves_the_others(home: LogHome) -> None:
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    written = parted(writer)
+    writer.trim(1, reader.end(1))
+    for partition in (0, 2):
+        assert records(everything(reader, partition=partition)) == written[partition]
     writer.close()
 
 
@@ -278,4 +357,11 @@ CHECKS: list[Check] = [
     a_partition_that_is_not_there_is_refused,
     a_closed_writer_refuses_more,
     readers_in_many_threads_see_every_record_while_it_is_written,
+]
+
+PARTED_CHECKS: list[Check] = [
+    each_partition_is_read_in_its_order,
+    partitions_can_be_read_in_turns,
+    a_partition_has_an_end_a_last_record_and_times_of_its_own,
+    trimming_one_partition_leaves_the_others,
 ]

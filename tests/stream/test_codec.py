@@ -160,3 +160,21 @@ def test_many_json_records_decode_as_each_alone() -> None:
         row for d in alone for row in d.batch.numeric.tolist()
     ]
     assert together.invalid == tuple(invalid for d in alone for invalid in d.invalid)
+
+
+def test_a_raw_record_with_an_absurd_line_has_none() -> None:
+    headers = (("kind", b"raw"), ("reason", b"label"), ("line", b"9" * 5_000))
+    assert decode(Record(b"?", headers)).invalid[0].line is None
+
+
+def test_a_json_record_takes_headers_of_ones_own() -> None:
+    record = json_record(clicklog.event(3), (("count", b"4"),))
+    assert record.headers == (("kind", b"json"), ("count", b"4"))
+
+
+def test_a_list_of_one_or_none_is_a_value_or_missing_also_where_there_can_be_one_only() -> None:
+    event = clicklog.event(3)
+    one, none = (event.model_copy(update={"categorical": {"site": v}}) for v in (["3"], []))
+    alone, listed, empty = (decode(json_record(each)).batch for each in (event, one, none))
+    assert listed.categorical.tolist() == alone.categorical.tolist()
+    assert empty.categorical.tolist() == [[1]]

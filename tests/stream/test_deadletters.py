@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import base64
+import json
 
-from stream.codec import Invalid
+from stream.codec import Invalid, decode_record
 from stream.deadletters import dead_letter
 from stream.events import Reason
+from stream.log import Record, StoredRecord
 from stream.messages import DeadLetter, dump, parse
+from tests.stream import clicklog
+from tests.stream.clicklog import SCHEMA
 
 
 def test_a_dead_letter_keeps_reason_position_and_raw_bytes() -> None:
@@ -17,3 +21,37 @@ def test_a_dead_letter_keeps_reason_position_and_raw_bytes() -> None:
     assert (letter.partition, letter.offset, letter.row) == (0, 12, 3)
     assert (letter.file, letter.line) == ("clicks.csv", 9)
     assert base64.b64decode(letter.raw) == raw
+
+
+def test_a_dead_letter_keeps_the_headers_in_order() -> None:
+    headers = (("trace", b"a"), ("trace", b"\xff\x00"), ("kind", b"xml"))
+    stored = StoredRecord(1, 12, 13, Record(b"<click/>", headers))
+    letter = parse(dump(dead_letter(decode_record(stored, SCHEMA).invalid[0])))
+    assert isinstance(letter, DeadLetter)
+    assert [(name, base64.b64decode(value)) for name, value in letter.headers] == list(headers)
+    assert base64.b64decode(letter.raw) == b"<click/>"
+
+
+def test_a_bad_row_of_a_columnar_record_brings_the_headers_of_its_record() -> None:
+    bad = clicklog.columnar(0, 3, bad=[1])
+    record = Record(bad.value, (*bad.headers, ("from", b"site-7")))
+    invalid = decode_record(StoredRecord(0, 4, 5, record), SCHEMA).invalid[0]
+    assert (invalid.row, invalid.headers) == (1, (("kind", b"columnar"), ("from", b"site-7")))
+
+
+def test_a_dead_letter_from_before_headers_were_kept_can_be_read() -> None:
+    letter = dead_letter(Invalid(0, 12, 3, Reason.LABEL, "label is 2", b"2"))
+    old = json.loads(dump(letter))
+    del old["headers"]
+    assert parse(json.dumps(old).encode()) == letter
+
+
+def test_a_detail_that_quotes_a_huge_name_is_cut() -> None:
+    name = "x" * 1_000_000
+    value = f'{{"event_id": "a", "event_time": 0, "label": 1, "numeric": {{"{name}": 1}}}}'
+    stored = StoredRecord(0, 0, 1, Record(value.encode()))
+    letter = dead_letter(decode_record(stored, SCHEMA).invalid[0])
+    assert letter.reason == "unknown_feature"
+    assert letter.detail.startswith("the schema has no 'xxx")
+    assert (len(letter.detail), letter.detail[-1]) == (500, "…")
+    assert base64.b64decode(letter.raw) == value.encode()

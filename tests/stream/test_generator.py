@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,15 @@ from stream.clicks import ClickReader
 from stream.config import GeneratorConfig
 from stream.embedded import EmbeddedHome
 from stream.generator import GeneratorSource
+from stream.log import Record
 
 SMALL = GeneratorConfig(
     events=2_300, items=20, buckets=64, block_events=1_000, record_events=250, drifts=()
 )
+
+
+JSON = SMALL.model_copy(update={"codec": "json"})
+BOTH = pytest.mark.parametrize("config", [SMALL, JSON], ids=["columnar", "json"])
 
 
 def clicks(home: EmbeddedHome, source: GeneratorSource) -> ClickBatch:
@@ -27,7 +35,7 @@ def clicks(home: EmbeddedHome, source: GeneratorSource) -> ClickBatch:
 
 
 def truth(home: EmbeddedHome) -> list[columnar.TruthBatch]:
-    records = home.reader(topics.TRUTH).read(0, 0, 1_000)
+    records = home.reader(topics.TRUTH).read(0, 0, 10_000)
     return [columnar.truth_from_bytes(stored.record.value) for stored in records]
 
 
@@ -40,8 +48,11 @@ def run(home: EmbeddedHome, source: GeneratorSource, steps: int | None = None) -
     feed.close()
 
 
-def test_the_stream_ends_at_its_count_and_the_truth_covers_every_click(tmp_path: Path) -> None:
-    home, source = EmbeddedHome(tmp_path), GeneratorSource(SMALL, seed=3)
+@BOTH
+def test_the_stream_ends_at_its_count_and_the_truth_covers_every_click(
+    tmp_path: Path, config: GeneratorConfig
+) -> None:
+    home, source = EmbeddedHome(tmp_path), GeneratorSource(config, seed=3)
     run(home, source)
     assert len(clicks(home, source)) == 2_300
     begins = [batch.begin for batch in truth(home)]
@@ -50,21 +61,25 @@ def test_the_stream_ends_at_its_count_and_the_truth_covers_every_click(tmp_path:
     assert sum(sizes) == 2_300
 
 
-def test_a_stream_goes_on_where_its_log_ends(tmp_path: Path) -> None:
-    source = GeneratorSource(SMALL, seed=3)
+@BOTH
+def test_a_stream_goes_on_where_its_log_ends(tmp_path: Path, config: GeneratorConfig) -> None:
+    source = GeneratorSource(config, seed=3)
     whole, parts = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "parts")
     run(whole, source)
     for _ in range(5):
         run(parts, source, steps=1)
     for name in (topics.CLICKS, topics.TRUTH):
-        expected = whole.reader(name).read(0, 0, 1_000)
-        assert [s.record for s in parts.reader(name).read(0, 0, 1_000)] == [
+        expected = whole.reader(name).read(0, 0, 10_000)
+        assert [s.record for s in parts.reader(name).read(0, 0, 10_000)] == [
             s.record for s in expected
         ]
 
 
-def test_a_crash_between_truth_and_clicks_doubles_neither(tmp_path: Path) -> None:
-    source = GeneratorSource(SMALL, seed=3)
+@BOTH
+def test_a_crash_between_truth_and_clicks_doubles_neither(
+    tmp_path: Path, config: GeneratorConfig
+) -> None:
+    source = GeneratorSource(config, seed=3)
     home, ahead = EmbeddedHome(tmp_path / "home"), EmbeddedHome(tmp_path / "ahead")
     run(ahead, source, steps=1)
     writer = home.writer(topics.TRUTH)
@@ -119,3 +134,108 @@ def test_a_stream_that_has_ended_does_not_go_on(tmp_path: Path) -> None:
     longer = GeneratorSource(SMALL.model_copy(update={"events": 5_000}), 0)
     with pytest.raises(ValueError, match="has ended after 2300 events and cannot go on to 5000"):
         longer.attach(home)
+
+
+@BOTH
+def test_a_stream_made_in_small_steps_is_the_same(tmp_path: Path, config: GeneratorConfig) -> None:
+    source = GeneratorSource(config, seed=3)
+    whole, parts = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "parts")
+    run(whole, source)
+    run(parts, source, steps=1)
+    feed = source.attach(parts)
+    feed.step_events = SMALL.record_events
+    steps = []
+    while (events := feed.step()) is not None:
+        steps.append(events)
+    feed.close()
+    assert steps == [250, 250, 250, 250, 250, 50]
+    for name in (topics.CLICKS, topics.TRUTH):
+        assert parts.reader(name).read(0, 0, 10_000) == whole.reader(name).read(0, 0, 10_000)
+
+
+def cut(home: EmbeddedHome, name: str, records: int) -> None:
+    """Let a log hold only its first records, as after a crash of the machine."""
+    kept = [stored.record for stored in home.reader(name).read(0, 0, records)]
+    shutil.rmtree(home.folder / name)
+    writer = home.writer(name)
+    writer.append(kept)
+    writer.close()
+
+
+@pytest.mark.parametrize("kept", [1, 249, 250, 251, 777, 1_000, 1_001, 2_299, 2_300])
+def test_json_goes_on_after_any_record(tmp_path: Path, kept: int) -> None:
+    """A kill may fall between any two of the events that are written together."""
+    source = GeneratorSource(JSON, seed=3)
+    whole, killed = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "killed")
+    run(whole, source)
+    run(killed, source)
+    cut(killed, topics.CLICKS, kept)
+    run(killed, source)
+    for name in (topics.CLICKS, topics.TRUTH):
+        assert killed.reader(name).read(0, 0, 10_000) == whole.reader(name).read(0, 0, 10_000)
+
+
+@BOTH
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, 6, 9])
+def test_truth_that_a_crash_took_from_behind_the_clicks_is_written_again(
+    tmp_path: Path, config: GeneratorConfig, kept: int
+) -> None:
+    source = GeneratorSource(config, seed=3)
+    whole, killed = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "killed")
+    run(whole, source)
+    run(killed, source)
+    cut(killed, topics.TRUTH, kept)
+    run(killed, source)
+    for name in (topics.CLICKS, topics.TRUTH):
+        assert killed.reader(name).read(0, 0, 10_000) == whole.reader(name).read(0, 0, 10_000)
+
+
+def test_json_holds_one_event_a_record_with_the_values_that_the_schema_hashes(
+    tmp_path: Path,
+) -> None:
+    home = EmbeddedHome(tmp_path)
+    run(home, GeneratorSource(JSON, seed=3))
+    records = [stored.record for stored in home.reader(topics.CLICKS).read(0, 0, 10_000)]
+    assert len(records) == 2_300 + 1
+    event = json.loads(records[1_200].value)
+    assert (event["event_id"], event["event_time"]) == ("1200", "2026-01-01T00:00:00.600000Z")
+    assert sorted(event["categorical"]) == sorted(f"item_{i}" for i in range(10))
+    assert all(re.fullmatch(r"[0-9]+\.0", value) for value in event["categorical"].values())
+    assert sorted(event["numeric"]) == [f"x_{i}" for i in range(8)]
+    assert set(event) <= {"event_id", "event_time", "label", "numeric", "categorical"}
+
+
+def test_json_and_columnar_give_the_same_batches_to_the_bit(tmp_path: Path) -> None:
+    churn = ({"kind": "churn", "begin": 1_000, "period_events": 1_000},)
+    read = {}
+    for codec in ("columnar", "json"):
+        config = SMALL.model_copy(update={"codec": codec, "drifts": churn})
+        home, source = EmbeddedHome(tmp_path / codec), GeneratorSource(config, seed=3)
+        run(home, source)
+        read[codec] = clicks(home, source)
+    for name in ClickBatch.__slots__:
+        one, other = getattr(read["columnar"], name), getattr(read["json"], name)
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+
+
+def test_a_log_does_not_go_on_in_another_codec(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    run(home, GeneratorSource(SMALL, seed=3), steps=1)
+    with pytest.raises(ValueError, match="was made by source"):
+        GeneratorSource(JSON, seed=3).attach(home)
+
+
+def test_clicks_of_somebody_else_are_not_gone_on_with(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    writer = home.writer(topics.CLICKS)
+    writer.append([Record(b"{}", (("source", b"\xff"), ("count", b"1")))])
+    writer.close()
+    with pytest.raises(ValueError, match="was made by source \ufffd, not by this generator"):
+        GeneratorSource(SMALL, 0).attach(home)
+
+
+def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path, partitions={topics.CLICKS: 2})
+    with pytest.raises(ValueError, match="has 2 partitions; the generator writes one of partition"):
+        GeneratorSource(SMALL, 0).attach(home)

@@ -1,0 +1,119 @@
+"""Serving a page over HTTP, beside whatever else a process does."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+import uvicorn
+
+from evaluator.page.addresses import Pages
+
+_GRACE_SECONDS: Final = 2
+_LOOK_SECONDS: Final = 0.01
+
+
+class PageServer:
+    """Serves a page in a thread of its own, until it is closed; the feed is closed with it.
+
+    Parameters
+    ----------
+    listening
+        Of :func:`listen`; closed with the server.
+    pages
+        What it serves.
+    """
+
+    def __init__(self, listening: socket.socket, pages: Pages) -> None:
+        self._pages, self._socket = pages, listening
+        self.url = _url(listening)
+        config = uvicorn.Config(
+            pages.application(),
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the viewers go, and stop."""
+        self._begun.wait()
+        # Where it has ended by itself, its loop is closed.
+        with suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._end)
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._run())
+        finally:
+            self._begun.set()
+            self._socket.close()
+
+    async def _run(self) -> None:
+        """Serve; who closes the server before it has begun waits until it has."""
+        self._loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(self._server.serve([self._socket]))
+        while not (self._server.started or serving.done()):
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._begun.set()
+        await serving
+
+    def _end(self) -> None:
+        self._pages.feed.close()
+        self._server.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address; ``OSError`` names it where somebody else has it.
+
+    Parameters
+    ----------
+    host
+        The address to listen on.
+    port
+        0 takes any free one.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise OSError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); set serve.host and "
+            "serve.port to a free address, or the port to 0 for any free one"
+        ) from error
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    """Write where people find it; who listens everywhere is found here."""
+    host, port = listening.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        host = "127.0.0.1" if isinstance(address, ipaddress.IPv4Address) else "::1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

@@ -1,0 +1,99 @@
+"""What people ask for by command line: written by them, read by the prune worker."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Collection
+from contextlib import closing
+
+from pydantic import ValidationError
+
+from stream.keyed import FirstWins, Tail
+from stream.log import LogHome, LogReader, Record
+from stream.messages import Request, dump
+from stream.topics import REQUESTS
+
+log = logging.getLogger(__name__)
+
+
+class RequestTail:
+    """Follows the log of requests; being short, it is read from its beginning in every life.
+
+    What is no request is passed over, and said once.
+
+    Parameters
+    ----------
+    reader
+        The log.
+    """
+
+    def __init__(self, reader: LogReader) -> None:
+        self._tail = Tail(reader)
+        self._first = FirstWins()
+        self._requests: dict[str, Request] = {}
+
+    def open(self, answered: Collection[str]) -> list[Request]:
+        """Return the requests that are not answered yet, oldest first."""
+        self._poll()
+        return [one for one in self._requests.values() if one.id not in answered]
+
+    def next(self, answered: Collection[str]) -> Request | None:
+        """Return the oldest request that is not answered yet, None without one."""
+        return next(iter(self.open(answered)), None)
+
+    def _poll(self) -> None:
+        while records := self._tail.poll():
+            for stored in records:
+                value = stored.record.value
+                try:
+                    request = Request.model_validate_json(value)
+                except ValidationError as error:
+                    first = error.errors(include_url=False)[0]["msg"]
+                    log.warning(
+                        "record %d of the log %s is no request and is passed over: %s: %r",
+                        stored.offset,
+                        REQUESTS,
+                        first,
+                        value[:80],
+                    )
+                    continue
+                if self._first.accept(request.key, value):
+                    self._requests[request.id] = request
+
+
+def rollback(version: int, reason: str) -> Request:
+    """Ask for an earlier version.
+
+    >>> rollback(1, "clicks fell").version
+    1
+    """
+    return Request(id=_draw(), action="rollback", version=version, reason=reason, time_ms=_now())
+
+
+def rebuild(reason: str) -> Request:
+    """Ask for a rebuild now.
+
+    >>> rebuild("a new shop opened").action
+    'rebuild'
+    """
+    return Request(id=_draw(), action="rebuild", reason=reason, time_ms=_now())
+
+
+def ask(home: LogHome, request: Request) -> None:
+    """Write a request, safely; the log is held no longer than that.
+
+    Raises :class:`stream.log.LogLockedError` where somebody else is writing one just now.
+    """
+    with closing(home.writer(REQUESTS)) as writer:
+        writer.append([Record(dump(request), time_ms=request.time_ms)])
+        writer.flush()
+
+
+def _draw() -> str:
+    return uuid.uuid4().hex
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,93 @@
+"""Where the settings say that logs and masks live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from pruner.config import StoreConfig
+from pruner.store import DiskMaskStore, MaskStore, MemoryMaskStore
+from resprout.folder import RunFolder
+from resprout.settings import MODELS, WORKERS, StreamConfig
+from stream import topics
+from stream.log import LogHome
+
+ONE_PARTITION = (
+    topics.TRUTH,
+    topics.LEDGER,
+    topics.REQUESTS,
+    topics.WINDOWS,
+    topics.DEAD_LETTERS,
+    *(topics.predictions(model) for model in (*MODELS, "candidate-1")),
+    *(topics.progress(worker) for worker in WORKERS),
+)
+"""All logs but the clicks."""
+
+
+@contextmanager
+def logs(config: StreamConfig, folder: RunFolder, worker: str | None = None) -> Iterator[LogHome]:
+    """Open the home of the logs: the state folder, or a broker.
+
+    Parameters
+    ----------
+    config
+        Says which.
+    folder
+        Holds them, if they are embedded.
+    worker
+        Under whose name lag monitors see on the broker how far the readers have come.
+    """
+    if config.home == "embedded":
+        yield folder.home
+        return
+    # Whoever does without a broker need not load its client.
+    from stream.kafka.home import KafkaHome
+
+    with closing(KafkaHome(config.kafka, worker)) as home:
+        yield home
+
+
+def masks(config: StoreConfig, folder: RunFolder, run: str) -> MaskStore:
+    """Open the store of the masks.
+
+    Parameters
+    ----------
+    config
+        Says where it is.
+    folder
+        Holds it, if it is on disk.
+    run
+        The identity of the ledger, by which a server tells this run from others.
+    """
+    if config.kind == "disk":
+        return DiskMaskStore(folder.masks, config.versions)
+    if config.kind == "memory":
+        return MemoryMaskStore(config.versions)
+    from pruner.redis import RedisMaskStore
+
+    return RedisMaskStore(config, run)
+
+
+def where(config: StreamConfig, folder: RunFolder) -> str:
+    """Say in words where the logs live."""
+    if config.home == "embedded":
+        return str(folder.home.folder)
+    return f"Kafka at {config.kafka.bootstrap}"
+
+
+def make_topics(config: StreamConfig, partitions: int) -> tuple[str, ...]:
+    """Make the topics that are not there yet, with their settings, and name all of them.
+
+    Parameters
+    ----------
+    config
+        Names the broker.
+    partitions
+        Of the clicks; all other topics have one.
+    """
+    from stream.kafka.home import KafkaHome
+
+    wanted = {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
+    with closing(KafkaHome(config.kafka)) as home:
+        home.create(wanted)
+    return tuple(config.kafka.prefix + name for name in wanted)

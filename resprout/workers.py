@@ -1,0 +1,143 @@
+"""One worker as a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruner.ledger import LedgerTail
+from resprout import home
+from resprout.folder import RunFolder
+from resprout.health import Health, HealthServer, pages
+from resprout.lag import Ahead
+from resprout.metrics import Known, Metrics
+from resprout.pace import SourceStep
+from resprout.page import Page
+from resprout.plan import Plan
+from resprout.progress import ProgressLogs
+from resprout.runner import Runner, Worker
+from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
+from resprout.threads import one_thread_each
+from resprout.watch import Waits, Watch
+from resprout.wiring import Wiring
+from stream import topics
+from stream.log import LogHome
+from stream.replay import FileSource
+
+log = logging.getLogger(__name__)
+
+
+def check(plan: Plan, folder: RunFolder) -> None:
+    """See, before anything is opened, that a plan can be carried out in a folder.
+
+    Of a file that is only replayed nothing matters but its schema: who learns from it has its own
+    settings.
+    """
+    plan.check()
+    folder.check(plan, "schema" if isinstance(plan.source, FileSource) else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a process did."""
+
+    events: int
+    finished: bool
+    """False if it was stopped before the end of its input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker with everything that it needs, ready to work."""
+
+    worker: Worker
+    watch: Watch
+
+    def work(self, stop: threading.Event) -> Served:
+        """Work until the input has ended, or ``stop`` is set.
+
+        A stop comes after the batch: what was published is flushed, and where it stands is kept.
+        """
+        finished = Runner([self.worker], self.watch, stop).run()
+        return Served(self.watch.events, finished)
+
+
+@contextmanager
+def posted(plan: Plan, state: Path, name: str) -> Iterator[Post]:
+    """Open all that one worker of a run needs, and let others see how it is.
+
+    Several processes share a state folder, each as another worker.
+
+    Parameters
+    ----------
+    plan
+        What the whole run is to do.
+    state
+        The state folder.
+    name
+        Of the worker.
+
+    Raises
+    ------
+    ValueError
+        If the folder was begun otherwise, or the settings name something unknown.
+    stream.state.StateLockedError
+        If somebody else is this worker, or runs all workers in this folder.
+    """
+    folder, settings = RunFolder(state), plan.settings
+    plan.check()
+    with ExitStack() as opened:
+        opened.enter_context(folder.lock_worker(name))
+        if isinstance(plan.source, FileSource):
+            check(plan, folder)
+        else:
+            folder.begin(plan)
+        made: list[Wiring] = []
+        health = Health([name], {"masks": lambda: made[0].away() if made else None})
+        health(name, SourceStep(0, waiting_for="its logs and its checkpoint"))
+        metrics = Metrics(Known.of(settings, [name]))
+        page = _answer(name, settings, folder, (metrics, health), opened)
+        logs = opened.enter_context(home.logs(settings.stream, folder, name))
+        if page is not None:
+            page.show(logs)
+            opened.callback(page.close)
+        opened.enter_context(one_thread_each())
+        made.append(opened.enter_context(Wiring(plan, folder, logs)))
+        _bring_up_to_date(metrics, name, logs, opened)
+        worker = health.watched(metrics.timed(made[0].one(name)))
+        progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
+        yield Post(worker, Watch(name, (health, metrics, progress, Waits())))
+
+
+def _answer(
+    name: str,
+    settings: Settings,
+    folder: RunFolder,
+    told: tuple[Metrics, Health],
+    opened: ExitStack,
+) -> Page | None:
+    """Answer those who ask how a worker is; the evaluator shows them the page, too."""
+    if settings.serve.port is None:
+        return None
+    if name != EVALUATOR:
+        address = settings.serve.host, settings.serve.port
+        server = opened.enter_context(HealthServer(*address, *told))
+        log.info("%s answers at %s/healthz and %s/metrics", name, server.url, server.url)
+        return None
+    page = opened.enter_context(Page(settings, folder.path, pages(*told)))
+    url = page.url.rstrip("/")
+    log.info("%s answers at %s/healthz and %s/metrics", name, url, url)
+    return page
+
+
+def _bring_up_to_date(metrics: Metrics, name: str, logs: LogHome, opened: ExitStack) -> None:
+    """Tell the metrics what the worker itself does not report."""
+    if name != SOURCE:
+        metrics.follow(name, opened.enter_context(closing(Ahead(logs, name))))
+    if name == PRUNER:
+        with closing(logs.reader(topics.LEDGER)) as ledger:
+            metrics.remember(LedgerTail(ledger).poll())

@@ -1,0 +1,245 @@
+"""Connecting to the broker, waiting while it is away, and saying why it will not have us."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+
+from stream.kafka.config import KafkaConfig
+from stream.kafka.network import Network
+from stream.log import LogAccessError, LogError, LogUnreachableError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PAUSE_SECONDS: Final = 0.1
+"""Between two attempts while the broker is away."""
+_TELL_SECONDS: Final = 2.0
+"""Trouble that passes sooner is not worth a line in the log."""
+_ATTEMPT_MS: Final = 3_000
+"""For one attempt to connect."""
+_NUMBERS = itertools.count(1)
+
+_ACCESS: Final = {
+    "SaslAuthenticationFailed": (
+        "refused the password of user {username!r}; look at username, password and sasl_mechanism"
+    ),
+    "UnsupportedSaslMechanism": (
+        "does not speak sasl_mechanism {sasl_mechanism}; ask for one that it has"
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "showed a certificate that cannot be verified; name the authority that signed it in cafile"
+        " (now: {cafile})"
+    ),
+    "[SSL:": "could not agree on TLS; look at security_protocol (now: {security_protocol})",
+    "Invalid frame length": (
+        "speaks something else, probably TLS; look at security_protocol (now: {security_protocol})"
+    ),
+    "AuthorizationFailed": "does not allow this to user {username!r}; ask for an access rule (ACL)",
+}
+"""What stands in a reason, and what it means; the first that fits counts."""
+
+
+class Connector:
+    """Makes clients of one broker, each with a name of its own.
+
+    Parameters
+    ----------
+    config
+        Where the broker is, and how long it may be away.
+    """
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.config = config
+        _hush()
+
+    def admin(self) -> KafkaAdminClient:
+        """Connect for questions about topics and groups; several threads may share it."""
+        return self._connect(KafkaAdminClient, {})
+
+    def consumer(self, **options: Any) -> KafkaConsumer:
+        """Connect for reading."""
+        return self._connect(KafkaConsumer, {"metrics_enabled": False, **options})
+
+    def producer(self, **options: Any) -> KafkaProducer:
+        """Connect for writing."""
+        return self._connect(KafkaProducer, {"metrics_enabled": False, **options})
+
+    def patiently(self, doing: str, call: Callable[[], T]) -> T:
+        """Do something with the broker, again and again while it is away.
+
+        Parameters
+        ----------
+        doing
+            What is done, for the error: ``reading log 'clicks'``.
+        call
+            Is called again after an error that may pass.
+
+        Raises
+        ------
+        LogUnreachableError
+            The broker was away for longer than ``gone_seconds``.
+        LogAccessError
+            It is there, and does not let us in.
+        """
+        patience = Patience(self.config, doing)
+        while True:
+            try:
+                return call()
+            except kafka_errors.KafkaError as error:
+                patience.wait(error)
+
+    def member(self, topic: str, **options: Any) -> KafkaConsumer:
+        """Connect as a member of a group that shares a topic out."""
+        session_ms = int(1000 * self.config.session_seconds)
+        consumer = self.consumer(
+            enable_auto_commit=False,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
+            **options,
+        )
+        try:
+            # The one who shares out must know the partitions, or all are asked to join again.
+            at = [TopicPartition(topic, 0)]
+            self.patiently(
+                "joining a group", lambda: consumer.beginning_offsets(at, timeout_ms=_ATTEMPT_MS)
+            )
+            consumer.subscribe([topic])
+        except BaseException:
+            consumer.close(autocommit=False, timeout_ms=_ATTEMPT_MS)
+            raise
+        return consumer
+
+    def _connect(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+        for path in (self.config.cafile, self.config.certfile, self.config.keyfile):
+            if path is not None and not path.is_file():
+                raise LogAccessError(f"no file {path}; look at cafile, certfile and keyfile")
+        return self.patiently("connecting", lambda: self._attempt(make, options))
+
+    def _attempt(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """Connect once; where that fails, leave nothing open and raise the reason."""
+        network = Network(lambda error: _access(error) is not None)
+        named = {"client_id": client_name(), "kafka_client": network, **options}
+        try:
+            return make(**_options(self.config), **named)
+        except kafka_errors.KafkaError as error:
+            network.close()
+            reasons = [*network.reasons, error]
+            raise next(filter(_access, reasons), reasons[0]) from error
+
+
+class Patience:
+    """Says how long an error may be met again; one for each thing that is done.
+
+    Parameters
+    ----------
+    config
+        Where the broker is, and how long it may be away.
+    doing
+        What is done, for the error.
+    """
+
+    def __init__(self, config: KafkaConfig, doing: str) -> None:
+        self._config = config
+        self._doing = doing
+        self._since: float | None = None
+        self._told = False
+
+    def reset(self) -> None:
+        """Begin anew: the broker has answered."""
+        self._since = None
+        self._told = False
+
+    def wait(self, error: Exception) -> None:
+        """Pause after an error that may pass; raise what it means where it will not."""
+        meaning = explain(error, self._config, self._doing)
+        if meaning is not None:
+            raise meaning from error
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        away = now - self._since
+        if away >= _TELL_SECONDS and not self._told:
+            self._told = True
+            log.warning(
+                "%s: the broker at %s does not answer (%s); trying for %g s",
+                self._doing,
+                self._config.bootstrap,
+                _reason(error),
+                self._config.gone_seconds,
+            )
+        if away >= self._config.gone_seconds:
+            raise LogUnreachableError(
+                f"{self._doing}: the broker at {self._config.bootstrap} has not answered for "
+                f"{away:.0f} s ({_reason(error)}); start it, or look at bootstrap and "
+                "security_protocol; gone_seconds says how long to wait"
+            ) from error
+        time.sleep(PAUSE_SECONDS)
+
+
+def explain(error: Exception, config: KafkaConfig, doing: str) -> LogError | None:
+    """Say what an error of kafka-python means; None for one that may pass."""
+    reason, meaning = _reason(error), _access(error)
+    if meaning is not None:
+        settings = {name: str(value) for name, value in config.model_dump().items()}
+        told = meaning.format(**settings)
+        return LogAccessError(f"{doing}: the broker at {config.bootstrap} {told} ({reason})")
+    if isinstance(error, kafka_errors.RetriableError):
+        return None
+    return LogError(f"{doing}: the broker at {config.bootstrap} answers {reason}")
+
+
+def _access(error: Exception) -> str | None:
+    """Say what an error means, where it means that the broker does not let us in."""
+    reason = _reason(error)
+    return next((meaning for sign, meaning in _ACCESS.items() if sign in reason), None)
+
+
+def client_name() -> str:
+    """Name a client so that a person finds it: the host, the process and a number.
+
+    >>> client_name().startswith("resprout-")
+    True
+    """
+    host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())
+    return f"resprout-{host}-{os.getpid()}-{next(_NUMBERS)}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _options(config: KafkaConfig) -> dict[str, Any]:
+    """Return what every client is told."""
+    gone_ms = int(1000 * config.gone_seconds)
+    return {
+        "bootstrap_servers": config.bootstrap.split(","),
+        "bootstrap_timeout_ms": min(_ATTEMPT_MS, gone_ms),
+        "request_timeout_ms": max(1_000, min(30_000, gone_ms // 2)),
+        "reconnect_backoff_max_ms": 1_000,
+        "security_protocol": config.security_protocol,
+        "sasl_mechanism": config.sasl_mechanism,
+        "sasl_plain_username": config.username,
+        "sasl_plain_password": config.password and config.password.get_secret_value(),
+        "ssl_cafile": config.cafile and str(config.cafile),
+        "ssl_certfile": config.certfile and str(config.certfile),
+        "ssl_keyfile": config.keyfile and str(config.keyfile),
+    }
+
+
+def _hush() -> None:
+    """Silence kafka-python, unless its logger was given a level.
+
+    While a broker is away it logs several errors a second; what there is to say, we say.
+    """
+    logger = logging.getLogger("kafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,104 @@
+"""Logs on a Kafka broker: each is a topic."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from stream.kafka.clients import Connector
+from stream.kafka.config import KafkaConfig
+from stream.kafka.fetch import Fetch
+from stream.kafka.lease import Lease
+from stream.kafka.progress import Progress
+from stream.kafka.reader import KafkaReader
+from stream.kafka.subscription import KafkaSubscription
+from stream.kafka.topics import Topics
+from stream.kafka.writer import KafkaWriter
+
+
+class KafkaHome:
+    """The topics of a broker, as logs.
+
+    Connects at once, so that a wrong address or password is told here. Several threads may open
+    logs.
+
+    Parameters
+    ----------
+    config
+        How to reach the broker, and what topics are made of.
+    worker
+        Under what name lag monitors see how far the readers have come (group
+        ``resprout.<worker>``); None tells them nothing.
+
+    Raises
+    ------
+    LogUnreachableError
+        The broker was away for longer than ``gone_seconds``.
+    LogAccessError
+        It does not let us in: password, certificate, protocol.
+    """
+
+    def __init__(self, config: KafkaConfig, worker: str | None = None) -> None:
+        self._connector = Connector(config)
+        self._worker = worker
+        self._admin = self._connector.admin()
+        self._topics = Topics(self._connector, self._admin)
+        self._guard = threading.Lock()
+        self._open: list[KafkaReader | KafkaWriter | KafkaSubscription] = []
+
+    def create(self, topics: Mapping[str, int]) -> None:
+        """Make the topics of logs that are not there, with so many partitions each."""
+        self._topics.create(topics)
+
+    def reader(self, name: str) -> KafkaReader:
+        """Open a log for reading; made with one partition if it is not there yet.
+
+        Raises
+        ------
+        LogSettingsError
+            The topic would lose records because of their event time, or change that.
+        """
+        topic = self._topics.open(name)
+        progress = Progress(self._admin, f"resprout.{self._worker}") if self._worker else None
+        fetch = Fetch(topic, self._connector, self._topics)
+        reader = KafkaReader(topic, fetch, progress)
+        with self._guard:
+            self._open.append(reader)
+        return reader
+
+    def writer(self, name: str) -> KafkaWriter:
+        """Open a log for writing; made with one partition if it is not there yet.
+
+        Raises
+        ------
+        LogLockedError
+            Somebody else writes it.
+        LogSettingsError
+            The topic would lose records because of their event time, or change that.
+        """
+        topic = self._topics.open(name)
+        lease = Lease(self._connector, self._admin, topic)
+        try:
+            writer = KafkaWriter(topic, self._connector, self._topics, lease)
+        except BaseException:
+            lease.close()
+            raise
+        with self._guard:
+            self._open.append(writer)
+        return writer
+
+    def subscribe(self, name: str, group: str) -> KafkaSubscription:
+        """Read a log together with others; for readers without a state only."""
+        topic = self._topics.open(name)
+        subscription = KafkaSubscription(topic, self._connector, self._topics, group)
+        with self._guard:
+            self._open.append(subscription)
+        return subscription
+
+    def close(self) -> None:
+        """Close all readers and writers, and leave the broker."""
+        with self._guard, ExitStack() as closing:
+            closing.callback(self._admin.close)
+            while self._open:
+                closing.callback(self._open.pop().close)

@@ -1,0 +1,35 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from stream.kafka.config import KafkaConfig
+from stream.kafka.home import KafkaHome
+from tests.kafka_server import any_broker, forget
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaConfig]:
+    """How to reach a Kafka broker; give each test a prefix of its own."""
+    with any_broker(tmp_path_factory.mktemp("kafka")) as config:
+        yield config
+
+
+@pytest.fixture
+def kafka_config(kafka: KafkaConfig) -> Iterator[KafkaConfig]:
+    """How to reach the broker, with names of topics that nobody else uses."""
+    config = kafka.model_copy(update={"prefix": f"t{uuid.uuid4().hex[:12]}."})
+    yield config
+    forget(config)
+
+
+@pytest.fixture
+def kafka_home(kafka_config: KafkaConfig) -> Iterator[KafkaHome]:
+    """A home without logs, on the broker."""
+    home = KafkaHome(kafka_config)
+    yield home
+    home.close()

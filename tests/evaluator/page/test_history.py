@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluator.page.history import History
+from evaluator.page.table import Table, columns_of
+from stream.log import Record, StoredRecord
+from stream.messages import Message, dump
+from tests.evaluator.page.told import alarm, decided, letters, lifetime, progress, stability
+from tests.evaluator.runs import rollback, verdict, window
+
+
+def taken(*messages: Message, recent: int = 100) -> History:
+    """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
+    history = History(recent)
+    for number, message in enumerate(messages):
+        offset = 10 + 3 * number
+        history.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
+    return history
+
+
+CE = {"dense": 0.4, "sparse": 0.5}
+
+
+def test_figures_stand_in_columns_by_size() -> None:
+    history = taken(
+        window(100, 0, {"dense": 0.4}), window(100, 1, CE), window(200, 0, {"dense": 0.45})
+    )
+    assert (history.sizes, history.events, history.offset) == ((100, 200), 200, 16)
+    assert history.models == ("dense", "sparse", "never_rebuilt")
+    found = history.tables[100].lines(
+        ["dense.ce", "sparse.ne", "sparse.relative_ce", "click_rate"], (0, 1_000), 10
+    )
+    assert found.at == [100, 200]
+    assert found.columns == {
+        "dense.ce": [0.4, 0.4],
+        "sparse.ne": [None, 1.0],
+        "sparse.relative_ce": [None, pytest.approx(0.25)],
+        "click_rate": [0.2, 0.2],
+    }
+
+
+def test_a_partial_window_is_not_drawn() -> None:
+    history = taken(window(100, 0, CE), window(100, 1, CE, events=40))
+    assert history.events == 140
+    assert history.tables[100].lines(["dense.ce"], (0, 1_000), 10).at == [100]
+
+
+def test_a_stretch_holds_the_windows_that_end_in_it() -> None:
+    history = taken(*(window(100, number, CE) for number in range(5)))
+    found = history.tables[100].lines(["dense.ce"], (200, 400), 10)
+    assert (found.at, found.rows) == ([300, 400], 2)
+
+
+def test_of_no_columns_there_are_all_that_have_figures() -> None:
+    found = taken(window(100, 0, {"dense": 0.4})).tables[100].lines([], (0, 100), 10)
+    assert list(found.columns) == [
+        "weight",
+        "clicks",
+        "click_rate",
+        "dense.ce",
+        "dense.ne",
+        "dense.calibration",
+    ]
+    assert set(found.columns) < set(columns_of(("dense", "sparse")))
+
+
+def test_the_worst_feature_stands_beside_its_window() -> None:
+    history = taken(
+        window(100, 0, CE),
+        window(100, 1, CE),
+        stability(100, 200, price=0.1, site=0.4),
+        window(100, 2, CE),
+        stability(0, 250, price=9.0),
+    )
+    assert history.tables[100].lines(["psi"], (0, 300), 10).columns["psi"] == [None, 0.4, None]
+
+
+def test_a_repeat_is_passed_over() -> None:
+    history = taken(window(100, 0, CE), window(100, 0, CE), window(100, 1, CE))
+    assert len(history.tables[100]) == 2
+    assert [entry.offset for entry in history.after(-1)] == [10, 16]
+    assert (history.repeats, history.offset) == ({13}, 16)
+
+
+def test_progress_may_repeat_for_it_is_of_the_wall_clock() -> None:
+    again = progress("dense", 2.0, 600)
+    history = taken(progress("dense", 2.0, 500), again)
+    assert history.workers["dense"].last == again
+    assert not history.repeats
+
+
+def test_only_the_last_records_are_kept_as_they_stand() -> None:
+    history = taken(*(window(100, number, CE) for number in range(5)), recent=2)
+    assert history.forgotten == 16
+    assert [entry.offset for entry in history.after(16)] == [19, 22]
+    assert [entry.offset for entry in history.after(19)] == [22]
+    assert history.after(22) == []
+    assert history.after(19)[0].value == dump(window(100, 4, CE))
+
+
+def test_drift_of_neighbouring_windows_is_one_band() -> None:
+    drifts = [(), ("gradual",), ("gradual",), ("churn",), (), ("churn",)]
+    history = taken(*(window(100, n, CE, drift) for n, drift in enumerate(drifts)))
+    assert [(band.begin, band.end, band.drift) for band in history.bands] == [
+        (100, 300, ("gradual",)),
+        (300, 400, ("churn",)),
+        (500, 600, ("churn",)),
+    ]
+
+
+def test_what_happened_is_kept_and_what_did_not_is_not() -> None:
+    nothing = decided(1, 100).model_copy(update={"rebuild": None, "why_not": "maturing"})
+    history = taken(nothing, decided(1, 200), verdict(1, 300), alarm(300), rollback(400, 500))
+    assert [event.offset for event in history.happened] == [13, 16, 19, 22]
+
+
+def test_dead_letters_of_neighbouring_stretches_are_one() -> None:
+    history = taken(
+        letters(0, 100, label=2),
+        letters(100, 200, label=1, time=4),
+        letters(300, 400, time=1),
+    )
+    assert history.letters == [letters(0, 200, label=3, time=4), letters(300, 400, time=1)]
+
+
+def test_of_lifetimes_the_newest_of_each_beginning_is_kept() -> None:
+    history = taken(lifetime(0, 100), lifetime(0, 200), lifetime(100, 200))
+    assert {begin: one.end for begin, one in history.lifetimes.items()} == {0: 200, 100: 200}
+
+
+def test_a_rate_is_of_one_life() -> None:
+    history = taken(
+        progress("dense", 1.0, 100),
+        progress("dense", 3.0, 500, lag_events=70, lag_seconds=0.5),
+        progress("dense", 4.0, 20, wall_seconds=1.0),
+        progress("dense", 5.0, 520, wall_seconds=2.0),
+    )
+    columns = history.workers["dense"].lines(10).columns
+    assert columns["events_per_second"] == [None, 200.0, None, 500.0]
+    assert columns["lag_events"] == [None, 70.0, None, None]
+    assert columns["lag_seconds"] == [None, 0.5, None, None]
+
+
+def test_figures_before_and_behind_a_count_are_those_of_whole_windows() -> None:
+    table = Table()
+    for number, ce in enumerate([0.1, 0.2, 0.3, 0.4]):
+        table.add(window(100, number, {"dense": ce}))
+    assert [table.last_through("dense.ce", count) for count in (99, 100, 250, 900)] == [
+        None,
+        0.1,
+        0.2,
+        0.4,
+    ]
+    assert [table.first_from("dense.ce", count, 100) for count in (0, 100, 150, 301)] == [
+        0.1,
+        0.2,
+        0.3,
+        None,
+    ]
+    assert table.last_through("sparse.ce", 200) is None
+
+
+def test_memory_grows_by_figures_not_by_messages() -> None:
+    """Nothing but the last records and the newest window holds a message."""
+    history = taken(*(window(10, n, CE) for n in range(2_000)), recent=5)
+    assert len(history.after(history.forgotten)) == 5
+    table = history.tables[10]
+    assert len(table) == 2_000
+    assert (
+        np.nanmax(np.array(table.lines(["sparse.ce"], (0, 10**9), 50).columns["sparse.ce"])) == 0.5
+    )

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+
+from evaluator.page.marks import Mark, marks
+from stream.messages import Message, RebuildPlan, Request, Verdict
+from tests.evaluator.page.test_history import taken
+from tests.evaluator.page.told import alarm, decided, letters
+from tests.evaluator.runs import rollback, verdict, window
+
+
+def told(*messages: Message) -> list[Mark]:
+    return marks(taken(*messages))
+
+
+def of(plan: RebuildPlan | None, name: str, reason: str) -> Verdict:
+    assert plan is not None
+    made = {"rebuild": plan, "count": plan.end, "verdict": name, "reason": reason}
+    return verdict(plan.number, plan.end).model_copy(update=made)
+
+
+def test_a_rebuild_is_told_with_cause_and_effect() -> None:
+    (mark,) = told(
+        window(100, 7, {"dense": 0.4, "sparse": 0.42}),
+        window(100, 8, {"dense": 0.4, "sparse": 0.43}),
+        window(100, 9, {"dense": 0.4, "sparse": 0.404}),
+        decided(2, 800),
+        of(decided(2, 800).rebuild, "promoted", "it is better."),
+    )
+    assert (mark.kind, mark.outcome, mark.begin, mark.count) == ("rebuild", "promoted", 800, 900)
+    assert mark.title == "rebuild 2 (divergence) promoted"
+    assert mark.text == (
+        "it has drifted; it is better; version 2 from 901 on; "
+        "CE against dense +5.00 % before, +1.00 % after; 100 events of pruning"
+    )
+
+
+def test_an_effect_that_is_not_known_yet_is_not_told() -> None:
+    (mark,) = told(decided(2, 800), of(decided(2, 800).rebuild, "promoted", ""))
+    assert mark.text == "it has drifted; version 2 from 901 on; 100 events of pruning"
+    (mark,) = told(window(1_000, 0, {"dense": 0.4}), verdict(1, 900))
+    assert mark.text == "version 1 from 901 on; 100 events of pruning"
+    after = window(100, 9, {"dense": 0.4, "sparse": 0.404})
+    (mark,) = told(after, verdict(1, 900))
+    assert "CE against dense +1.00 % after" in mark.text
+    (mark,) = told(window(100, 8, {"dense": 0.4, "sparse": 0.5}), verdict(1, 900))
+    assert "CE against dense" not in mark.text
+
+
+def test_a_rebuild_without_a_verdict_is_under_way() -> None:
+    (mark,) = told(decided(2, 800))
+    assert (mark.outcome, mark.count) == ("open", 800)
+    assert mark.title == "rebuild 2 (divergence) under way until 900"
+
+
+def test_the_first_mask_is_called_so() -> None:
+    assert [mark.title for mark in told(verdict(1, 300))] == ["first mask promoted"]
+
+
+@pytest.mark.parametrize("name", ["rejected", "failed", "unfinished"])
+def test_a_rebuild_that_did_not_take_over_says_why(name: str) -> None:
+    (mark,) = told(decided(2, 800), of(decided(2, 800).rebuild, name, "no better"))
+    assert (mark.outcome, mark.text) == (name, "it has drifted; no better")
+
+
+def test_a_rollback_says_who_asked_and_overrules_the_open_rebuild() -> None:
+    asked = Request(id="a", action="rollback", version=1, reason="it is worse", time_ms=0)
+    back = rollback(850, 950).model_copy(update={"request": asked})
+    rebuild, rolled = told(decided(2, 800), of(decided(2, 800).rebuild, "rejected", ""), back)
+    assert (rebuild.outcome, rebuild.title) == ("overruled", "rebuild 2 (divergence) overruled")
+    assert (rolled.kind, rolled.begin, rolled.count) == ("rollback", 850, 950)
+    assert (rolled.title, rolled.text) == (
+        "rolled back to version 1",
+        "now version 4; it is worse",
+    )
+
+
+def test_a_request_that_was_declined_says_why() -> None:
+    asked = Request(id="a", action="rollback", version=7, reason="so", time_ms=0)
+    no = decided(2, 800).model_copy(
+        update={"rebuild": None, "request": asked, "declined": "version 7 is not kept"}
+    )
+    (mark,) = told(no)
+    assert (mark.kind, mark.text) == ("declined", "version 7 is not kept; so")
+
+
+def test_alarms_of_one_detector_on_one_window_are_one() -> None:
+    (both, rate) = told(
+        alarm(400, "input", "price"), alarm(400, "input", "site"), alarm(500, "click_rate")
+    )
+    assert (both.kind, both.outcome, both.count, both.begin) == ("alarm", "input", 400, 200)
+    assert both.title == "the input has changed: price, site"
+    assert both.text == "price moved; site moved"
+    assert (rate.title, rate.text) == ("the click rate has changed", "it moved")
+
+
+def test_dead_letters_are_counted_by_reason() -> None:
+    (many, one) = told(
+        letters(0, 100, label=2, time=1_500), letters(100, 200, label=1), letters(400, 500, time=1)
+    )
+    assert many.title == "1,503 dead letters"
+    assert many.text == "time 1,500, label 3; in the events 0 to 200"
+    assert (many.begin, many.count) == (0, 200)
+    assert (one.title, one.count) == ("1 dead letter", 500)
+
+
+def test_what_happened_is_in_the_order_of_the_counts() -> None:
+    found = told(letters(0, 500, label=1), alarm(300), verdict(1, 200), decided(2, 400))
+    assert [mark.count for mark in found] == [200, 300, 400, 500]

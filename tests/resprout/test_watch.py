@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from learner.step import LearnerStep
+from resprout.runner import Step
+from resprout.watch import Waits, Watch
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class World:
+    """A worker whose steps are told to the log."""
+
+    waits: Waits
+    clock: Clock
+    caplog: pytest.LogCaptureFixture
+
+    def step(self, waiting_for: str | None, at: float, events: int = 0) -> list[str]:
+        """Return what the log says of a step."""
+        self.clock.now = at
+        self.caplog.clear()
+        self.waits("sparse", LearnerStep(7_000, events, waiting_for))
+        return [record.getMessage() for record in self.caplog.records]
+
+
+@pytest.fixture
+def world(caplog: pytest.LogCaptureFixture) -> World:
+    caplog.set_level("INFO")
+    clock = Clock()
+    return World(Waits(say_seconds=5, clock=clock), clock, caplog)
+
+
+def test_a_wait_is_told_once_when_it_has_lasted_and_again_when_it_is_over(world: World) -> None:
+    verdict = "the verdict on rebuild 3"
+    assert world.step(verdict, 0) == world.step(verdict, 4.9) == []
+    assert world.step(verdict, 5) == [f"sparse waits for {verdict}, after 7000 events"]
+    assert world.step(verdict, 60) == []
+    assert world.step(None, 61, events=500) == ["sparse goes on after 61 s"]
+    assert world.step(None, 62, events=500) == []
+
+
+def test_a_wait_for_a_moment_is_not_told(world: World) -> None:
+    for second in range(100):
+        assert world.step("clicks", second) == []
+        assert world.step(None, second + 0.5, events=500) == []
+
+
+def test_a_wait_for_something_else_is_told_too(world: World) -> None:
+    world.step("clicks", 0)
+    assert len(world.step("clicks", 5)) == 1
+    assert world.step("the decision on the window ending at 8000", 6) == []
+    assert len(world.step("the decision on the window ending at 8000", 11)) == 1
+    assert world.step("clicks", 12) == []
+    assert world.step(None, 13, events=1) == ["sparse goes on after 13 s"]
+
+
+def test_the_end_is_told(world: World) -> None:
+    world.caplog.clear()
+    world.waits("dense", LearnerStep(16_000, done=True))
+    assert [record.getMessage() for record in world.caplog.records] == [
+        "dense is done after 16000 events"
+    ]
+
+
+def test_the_events_of_one_worker_are_counted_and_all_look_on() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def look(name: str, step: Step) -> None:
+        seen.append((name, step.events))
+
+    watch = Watch("dense", [look, look])
+    for name, events in (("dense", 500), ("sparse", 500), ("dense", 300)):
+        watch(name, LearnerStep(0, events))
+    assert watch.events == 800
+    assert seen == [
+        (n, e) for n, e in (("dense", 500), ("sparse", 500), ("dense", 300)) * 1 for _ in "12"
+    ]

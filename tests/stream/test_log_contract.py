@@ -1,0 +1,43 @@
+"""Every home of logs, under the same checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream.embedded import EmbeddedHome
+from stream.kafka.home import KafkaHome
+from stream.log import LogHome
+from tests.stream.log_contract import CHECKS, PARTED_CHECKS, Check
+
+
+@pytest.fixture(params=["embedded", "embedded, small segments", "kafka"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogHome:
+    """A home without logs, of each kind."""
+    if request.param == "kafka":
+        kafka: KafkaHome = request.getfixturevalue("kafka_home")
+        return kafka
+    return EmbeddedHome(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024)
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def parted_home(request: pytest.FixtureRequest, tmp_path: Path) -> LogHome:
+    """A home whose log "clicks" has three partitions, of each kind."""
+    if request.param == "kafka":
+        kafka: KafkaHome = request.getfixturevalue("kafka_home")
+        kafka.create({"clicks": 3})
+        return kafka
+    return EmbeddedHome(tmp_path, partitions={"clicks": 3})
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_home_keeps_the_contract(check: Check, home: LogHome) -> None:
+    check(home)
+
+
+@pytest.mark.parametrize("check", PARTED_CHECKS, ids=lambda check: check.__name__)
+def test_a_home_keeps_the_contract_with_several_partitions(
+    check: Check, parted_home: LogHome
+) -> None:
+    check(parted_home)
