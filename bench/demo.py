@@ -97,7 +97,7 @@ def summary_of(case: Case) -> Summary:
         RunFolder(state).clear()
         result = execute(Plan.generated(settings), state)
         if case == Case("drift", 0):
-            save([*result.windows, *result.verdicts], RESULTS, "demo")
+            save([*result.windows, *result.ledger], RESULTS, "demo")
         kept.write_text(result.summary.model_dump_json())
         RunFolder(state).clear()
     summary = Summary.model_validate_json(kept.read_text())

@@ -1,0 +1,384 @@
+"""What does the pipeline cost beside the learning? Events/s in memory, embedded and over Kafka.
+
+``python -m bench.pipeline --kafka HOST:PORT`` times, in one run and in turns, (a) the bare training
+loop on arrays in memory, and the same learning over (b) the embedded log, (c) Kafka with columnar
+records and (d) Kafka with one JSON event a record: for the dense model alone and for the whole
+loop; and the reading alone, from the log to arrays. Figures are medians over the rounds, ratios are
+taken within a round. It writes ``bench/results/pipeline.json`` and ``pipeline.md``; ``--json``
+prints the result as the last line.
+
+The whole loop is threads on all cores (dense, sparse, prune worker, evaluator); its bare rival is
+one thread that does the same learning, one model after the other, and scores nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.demo import RESULTS, Goal, machine
+from learner.dense import DenseLearner
+from learner.online import OnlineModel
+from learner.prequential import Ports
+from learner.snapshot import SnapshotStore
+from resprout.application import execute
+from resprout.plan import Elsewhere, Plan
+from resprout.settings import DENSE, Settings, load
+from stream import topics
+from stream.batch import ClickBatch
+from stream.clicks import ClickReader
+from stream.embedded import EmbeddedHome
+from stream.generator import GeneratorSource
+from stream.kafka.config import KafkaConfig
+from stream.kafka.home import KafkaHome
+from stream.log import LogHome, LogReader
+from stream.state import Checkpoints
+
+BARE, EMBEDDED, COLUMNAR, JSON = "in memory", "embedded", "Kafka, columnar", "Kafka, JSON"
+WAYS = (BARE, EMBEDDED, COLUMNAR, JSON)
+CODECS = {EMBEDDED: "columnar", COLUMNAR: "columnar", JSON: "json"}
+DENSE_ALONE, WHOLE, READING = "dense alone", "whole loop", "reading alone"
+
+
+class Timed:
+    """A log, read or written, that notes the seconds its reads and writes take.
+
+    Parameters
+    ----------
+    log
+        A reader or a writer.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self.seconds = 0.0
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._log, name)
+        return self._timed(found) if name in ("read", "append", "flush") else found
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """One way of one kind, in one round."""
+
+    kind: str
+    way: str
+    events: int
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds of the whole that went where."""
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.events / self.seconds
+
+
+def settings_for(events: int, codec: str) -> Settings:
+    """Take the defaults, with an early first mask so that every worker has work."""
+    return load(
+        arguments={
+            "stream.generator.events": events,
+            "stream.generator.codec": codec,
+            "stream.generator.drifts": [{"kind": "gradual", "begin": events // 4}],
+            "pruner.first_mask_events": events // 4,
+            "trigger.name": "periodic",
+        }
+    ).settings
+
+
+class Stage:
+    """The same clicks in one home of logs for each way; closing it closes them.
+
+    Parameters
+    ----------
+    events
+        How many.
+    folder
+        For all that is written to disk.
+    bootstrap
+        Of a broker; None leaves the ways over Kafka out.
+    """
+
+    def __init__(self, events: int, folder: Path, bootstrap: str | None) -> None:
+        self.folder, self._opened, self._turns = folder, ExitStack(), 0
+        self.homes: dict[str, LogHome] = {EMBEDDED: EmbeddedHome(folder / "embedded")}
+        self.kafka: dict[str, KafkaConfig] = {}
+        for way in (COLUMNAR, JSON) if bootstrap else ():
+            prefix = f"bench-{uuid.uuid4().hex[:8]}-"
+            self.kafka[way] = KafkaConfig(bootstrap=bootstrap or "", prefix=prefix)
+            self.homes[way] = self._opened.enter_context(closing(KafkaHome(self.kafka[way])))
+        self.settings = {way: settings_for(events, CODECS[way]) for way in self.homes}
+        self.schema = self.settings[EMBEDDED].stream.generator.features
+        for way, home in self.homes.items():
+            self.fill(home, self.settings[way])
+        self.batches = list(self.read(self.homes[EMBEDDED].reader(topics.CLICKS)))
+
+    def fill(self, home: LogHome, settings: Settings) -> None:
+        """Write the clicks; that is not timed."""
+        source = GeneratorSource(settings.stream.generator, settings.seed)
+        with closing(source.attach(home)) as feed:
+            while feed.step() is not None:
+                pass
+
+    def read(self, clicks: LogReader) -> Iterator[ClickBatch]:
+        """Read a log from its beginning to its end."""
+        with closing(clicks):
+            reader = ClickReader(clicks, self.schema, self.settings[EMBEDDED].stream.batch_events)
+            while (counted := reader.next()) is not None:
+                yield counted.batch
+
+    def model(self) -> OnlineModel:
+        """Make a model as it is before its first event."""
+        return self.plan(EMBEDDED).model()
+
+    def plan(self, way: str) -> Plan:
+        """Plan to learn from clicks that are there already."""
+        return Plan(self.settings[way], Elsewhere(self.schema))
+
+    def empty(self) -> Path:
+        """Name a folder that is not there yet."""
+        self._turns += 1
+        return self.folder / f"turn-{self._turns}"
+
+    def close(self) -> None:
+        """Release the homes."""
+        self._opened.close()
+
+
+def bare_dense(stage: Stage) -> Took:
+    """Predict and learn from arrays in memory, and nothing else."""
+    model = stage.model()
+    started = time.perf_counter()
+    for batch in stage.batches:
+        model.learn_from(model.ahead(batch))
+    seconds = time.perf_counter() - started
+    return Took(DENSE_ALONE, BARE, count(stage.batches), seconds, {"learn": seconds})
+
+
+def bare_whole(stage: Stage) -> Took:
+    """Do the same for all models of the loop in one thread: dense, sparse and the candidates."""
+    pruner = stage.settings[EMBEDDED].pruner
+    first, rebuild = pruner.first_mask_events, pruner.rebuild_events
+    every = stage.settings[EMBEDDED].trigger.every_events
+    dense, sparse, candidate = stage.model(), stage.model(), stage.model()
+    generator = torch.Generator().manual_seed(0)
+    sparse.set_masks(
+        {
+            n: torch.rand(m.weight.shape, generator=generator) > pruner.sparsity
+            for n, m in sparse.layers.items()
+        }
+    )
+    seen, started = 0, time.perf_counter()
+    for batch in stage.batches:
+        dense.learn_from(dense.ahead(batch))
+        if seen >= first + rebuild:
+            sparse.learn_from(sparse.ahead(batch))
+        if seen >= first and (seen - first) % every < rebuild:
+            candidate.learn_from(candidate.ahead(batch))
+        seen += len(batch)
+    seconds = time.perf_counter() - started
+    return Took(WHOLE, BARE, seen, seconds, {"learn": seconds})
+
+
+def count(batches: list[ClickBatch]) -> int:
+    """Count events."""
+    return sum(len(batch) for batch in batches)
+
+
+def dense_alone(stage: Stage, way: str) -> Took:
+    """Let the dense learner go through a log: read, predict, publish, learn, keep."""
+    home, folder, plan = stage.homes[way], stage.empty(), stage.plan(way)
+    clicks = Timed(home.reader(topics.CLICKS))
+    predictions = Timed(home.writer(topics.predictions(f"bench{folder.name}")))
+    ports = Ports(
+        DENSE, clicks, predictions, Checkpoints(folder / "kept"), SnapshotStore(folder / "left")
+    )
+    learner = DenseLearner(plan.model(), ports, plan.learners)
+    started = time.perf_counter()
+    while not (step := learner.step()).done:
+        pass
+    seconds = time.perf_counter() - started
+    clicks.close()
+    predictions.close()
+    parts = {"read the log": clicks.seconds, "publish": predictions.seconds}
+    return Took(DENSE_ALONE, way, step.count, seconds, parts)
+
+
+def whole(stage: Stage, way: str) -> Took:
+    """Run all workers over clicks that are there already."""
+    folder, settings = stage.empty(), stage.settings[way]
+    if way == EMBEDDED:
+        stage.fill(EmbeddedHome(folder / "logs"), settings)
+        changed: dict[str, Any] = {}
+    else:
+        prefix = f"{stage.kafka[way].prefix}{folder.name}-"
+        config = stage.kafka[way].model_copy(update={"prefix": prefix})
+        with closing(KafkaHome(config)) as home:
+            stage.fill(home, settings)
+        changed = {"home": "kafka", "kafka": config}
+    stream = settings.stream.model_copy(update=changed)
+    plan = Plan(settings.model_copy(update={"stream": stream}), Elsewhere(stage.schema))
+    result = execute(plan, folder)
+    return Took(WHOLE, way, result.summary.events, result.summary.seconds)
+
+
+def reading(stage: Stage, way: str) -> Took:
+    """Read a log down to arrays, hashed and checked."""
+    clicks = Timed(stage.homes[way].reader(topics.CLICKS))
+    started = time.perf_counter()
+    events = sum(len(batch) for batch in stage.read(clicks))
+    seconds = time.perf_counter() - started
+    parts = {"read the log": clicks.seconds, "decode": seconds - clicks.seconds}
+    return Took(READING, way, events, seconds, parts)
+
+
+def measure(stage: Stage, rounds: int) -> Iterator[list[Took]]:
+    """Time every way of every kind once a round, one after the other."""
+    for number in range(rounds):
+        took = [bare_dense(stage), *(dense_alone(stage, way) for way in stage.homes)]
+        took += [reading(stage, way) for way in stage.homes]
+        took += [bare_whole(stage), *(whole(stage, way) for way in stage.homes)]
+        for one in took:
+            print(f"round {number + 1}  {one.kind:<14}{one.way:<16}{one.rate:>12,.0f}", flush=True)
+        yield took
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of one kind over all rounds."""
+
+    kind: str
+    way: str
+    events_per_second: float
+    low: float
+    high: float
+    against_memory: float | None
+    """Median over the rounds of the rate over that of the bare loop in the same round."""
+    microseconds: dict[str, float]
+    """Of an event, and where they go."""
+
+
+def rows(rounds: Sequence[list[Took]]) -> list[Row]:
+    """Sum the rounds up."""
+    found = []
+    for at, first in enumerate(rounds[0]):
+        turns = [took[at] for took in rounds]
+        rates = [one.rate for one in turns]
+        bare = [
+            next((o.rate for o in took if (o.kind, o.way) == (first.kind, BARE)), None)
+            for took in rounds
+        ]
+        ratios = [rate / b for rate, b in zip(rates, bare, strict=True) if b is not None]
+        micro = {"whole": 1e6 / median(rates)}
+        for part in first.parts:
+            micro[part] = median(1e6 * one.parts[part] / one.events for one in turns)
+        found.append(
+            Row(
+                first.kind,
+                first.way,
+                median(rates),
+                min(rates),
+                max(rates),
+                median(ratios) if ratios else None,
+                micro,
+            )
+        )
+    return found
+
+
+def goals(found: Sequence[Row]) -> list[Goal]:
+    """Say what is promised of the ways that were run, and what came of it."""
+    by = {(row.kind, row.way): row for row in found}
+    made = []
+    for key, goal in {
+        (DENSE_ALONE, COLUMNAR): 0.9,
+        (READING, COLUMNAR): 500_000,
+        (READING, JSON): 25_000,
+    }.items():
+        if key in by:
+            row, name = by[key], f"{key[0]}, {key[1]}"
+            ratio = row.against_memory
+            value = row.events_per_second if ratio is None else ratio
+            unit = "events/s" if ratio is None else "of the bare loop"
+            made.append(Goal(f"{name}: {unit}", value, f">= {goal:,}", value >= goal))
+    return made
+
+
+def table(found: Sequence[Row]) -> str:
+    """Write the rows as Markdown."""
+    lines = [
+        "| | way | events/s | least to most | of the bare loop | µs an event, and of these |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        ratio = "" if row.against_memory is None else f"{row.against_memory:.2f}"
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in row.microseconds.items())
+        spread = f"{row.low:,.0f} to {row.high:,.0f}"
+        lines.append(
+            f"| {row.kind} | {row.way} | {row.events_per_second:,.0f} | {spread} | {ratio} | "
+            f"{parts.removeprefix('whole ')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write the results down."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker; also TEST_KAFKA_BOOTSTRAP")
+    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="the result as the last line")
+    asked = parser.parse_args()
+    bootstrap = asked.kafka or os.environ.get("TEST_KAFKA_BOOTSTRAP")
+    if bootstrap is None:
+        print("no broker: `docker compose up -d kafka`, then --kafka localhost:9092")
+    torch.set_num_threads(1)
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        stage = opened.enter_context(closing(Stage(asked.events, folder, bootstrap)))
+        found = rows(list(measure(stage, asked.rounds)))
+    print("\n" + table(found))
+    result = {
+        "bench": "pipeline",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "seed": 0,
+        "events": asked.events,
+        "rounds": asked.rounds,
+        "rows": [asdict(row) for row in found],
+        "goals": [asdict(goal) for goal in goals(found)],
+    }
+    if bootstrap is not None:
+        (RESULTS / "pipeline.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / "pipeline.md").write_text(table(found))
+    if asked.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
