@@ -30,7 +30,7 @@ class Order(Protocol):
     def next(self, begin: int, events: int, lanes: Lanes) -> Sequence[Span]:
         """Return where the events of a batch stand, each partition at most once.
 
-        None where that is not known yet, or the input has ended.
+        Empty where that is not known yet, or the input has ended.
 
         Parameters
         ----------

@@ -5,7 +5,7 @@ import * as plots from "./plots.js";
 import * as tables from "./tables.js";
 import * as theme from "./theme.js";
 import * as workers from "./workers.js";
-import { $, get, modelOf, node, number, panel, percent, plain, short } from "./words.js";
+import { $, get, node, number, panel, percent, plain, short } from "./words.js";
 
 const POINTS = 1000;
 const MOST_LIVE = 1600;            // points a plot may grow to before it is asked for anew
