@@ -179,7 +179,7 @@ class Projection:
         """Note that everything that is known is shown."""
         now = self._clock()
         if self._since is not None:
-            log.warning("the mask store is back after %.0f s: %s", now - self._since, self._reason)
+            log.warning("the mask store is back after %.0f s", now - self._since)
         self._since, self._pause = None, self._check_seconds
         self._due = now + self._check_seconds if known else now
 

@@ -111,8 +111,17 @@ class ClickReader:
 
     @property
     def waits_for(self) -> str:
-        """The log that must go on, where :meth:`next` last returned None; at the end the clicks."""
-        return CLICKS if self.ended else self._order.waits_for
+        """What must come, where :meth:`next` last returned None: a log; at the end the clicks.
+
+        Where most of what has come since the last batch is not valid it says so: such events are
+        skipped, and a producer whose schema is wrong would wait for ever without knowing why.
+        """
+        waits_for = CLICKS if self.ended else self._order.waits_for
+        unfit = [one for lane in self._lanes.values() for one in lane.unfit]
+        ready = sum(lane.ready for lane in self._lanes.values())
+        if waits_for != CLICKS or self.ended or len(unfit) <= ready:
+            return waits_for
+        return f"valid clicks: of those that came most are not, the first: {unfit[0].detail[:120]}"
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -61,6 +61,11 @@ class Lane:
     def over(self) -> bool:
         """The end has been met and everything before it taken."""
         return self.ended and self.ready == 0
+
+    @property
+    def unfit(self) -> Sequence[Invalid]:
+        """The invalid events met and not taken."""
+        return self._invalid
 
     def fill(self, events: int) -> None:
         """Read until so many events are ready, or there are no more for now."""

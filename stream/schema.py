@@ -180,7 +180,7 @@ def load_schema(path: Path | str) -> FeatureSchema:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no schema file {path}; write one as in examples/movielens.toml")
+        raise FileNotFoundError(f"no schema file {path}; write one as in examples/clicks.toml")
     try:
         return FeatureSchema.model_validate(tomllib.loads(path.read_text("utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

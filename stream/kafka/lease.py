@@ -73,7 +73,7 @@ class Lease:
             return
         there = self._look()
         if there is None:
-            log.warning("log %r: the session of its writer ended; joining anew", self._topic.log)
+            log.info("log %r: the session of its writer ended; joining anew", self._topic.log)
             self._leave()
             self._join()
         elif there.member != self._member:

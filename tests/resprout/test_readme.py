@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from resprout.cli import main
+from resprout.settings import load
 from stream.schema import FeatureSchema
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,16 @@ def test_a_target_of_the_readme_is_in_the_makefile(line: str) -> None:
 def test_all_commands_are_of_ours() -> None:
     """Those of docker, with what they set, are run by tests/docker."""
     words = ([w for w in line.split() if not re.match(r"[A-Z_]+=", w)] for line in COMMANDS)
-    assert {line[0] for line in words} <= {"make", "resprout", "python", "docker"}
+    assert {line[0] for line in words} <= {"make", "resprout", "python", "docker", "export"}
+
+
+def test_what_the_readme_exports_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in COMMANDS:
+        if line.startswith("export"):
+            for word in shlex.split(line)[1:]:
+                monkeypatch.setenv(*word.split("="))
+    settings = load().settings
+    assert (settings.stream.home, settings.store.kind) == ("kafka", "redis")
 
 
 def test_the_producer_of_the_readme_is_the_one_that_is_run() -> None:

@@ -83,6 +83,22 @@ def reading_one_partition_does_not_move_another(home: LogHome) -> None:
     writer.close()
 
 
+def long_partitions_are_read_in_turns(home: LogHome) -> None:
+    """Of each, more records than a client fetches at a time."""
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    for number in (0, 1):
+        writer.append(numbered(6_000), partition=number)
+    writer.flush()
+    offsets, counts = [reader.begin(0), reader.begin(1)], [0, 0]
+    for turn in range(200):
+        number = turn % 2
+        batch = reader.read(number, offsets[number], max_records=64)
+        counts[number] += len(batch)
+        offsets[number] = batch[-1].next_offset if batch else offsets[number]
+    assert counts == [6_000, 6_000]
+    writer.close()
+
+
 def a_writer_goes_on_in_each_partition(home: LogHome) -> None:
     for i in range(3):
         writer = home.writer("clicks")
@@ -134,6 +150,7 @@ CHECKS: list[Check] = [
     an_empty_partition_is_empty_beside_a_full_one,
     each_partition_has_an_end_a_newest_record_and_times_of_its_own,
     reading_one_partition_does_not_move_another,
+    long_partitions_are_read_in_turns,
     a_writer_goes_on_in_each_partition,
     a_log_has_one_identity_and_one_writer_however_many_partitions,
     trimming_one_partition_leaves_the_other,

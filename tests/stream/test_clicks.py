@@ -257,3 +257,17 @@ def test_batches_do_not_depend_on_when_records_arrive(
         late = ClickReader(home.reader(topics.CLICKS), SCHEMA, size)
         assert same(read_all(late), batches)
         assert late.drain_invalid() == live.drain_invalid()
+
+
+def test_where_nothing_that_comes_is_valid_a_reader_says_so(tmp_path: Path) -> None:
+    log = log_of(tmp_path, [clicklog.raw(1), clicklog.raw(2)])
+    reader = ClickReader(log, SCHEMA, 3)
+    assert reader.next() is None
+    told = "valid clicks: of those that came most are not, the first: no row"
+    assert reader.waits_for == told
+
+
+def test_a_few_invalid_events_among_valid_ones_are_not_what_is_waited_for(tmp_path: Path) -> None:
+    reader = ClickReader(log_of(tmp_path, [columnar(0, 2), clicklog.raw(1)]), SCHEMA, 5)
+    assert reader.next() is None
+    assert reader.waits_for == "clicks"

@@ -276,6 +276,7 @@ def test_a_writer_whose_place_was_taken_stops(home: KafkaHome, config: KafkaConf
 def test_a_writer_whose_session_was_ended_joins_anew(
     home: KafkaHome, config: KafkaConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "stream")
     writer = home.writer("clicks")
     stranger = Stranger(config)
     group = f"resprout.writer.{stranger.topic('clicks')}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.servers import missing
 
@@ -46,6 +46,7 @@ def chromium() -> Iterator[Browser]:
     """Start a browser without a window; skip by name where there is none."""
     if shutil.which(CHROMIUM) is None:
         missing("chromium", "`apt-get install chromium`, or set TEST_CHROMIUM to a program")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:

@@ -33,7 +33,7 @@ from tests.evaluator.page.told import alarm, letters, lifetime, masked, progress
 from tests.evaluator.runs import drifting_run, score, window
 from tests.resprout.small import small
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 EVENTS = 16_000
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(14, 17, 22)"
 
@@ -76,7 +76,7 @@ class Held:
                 self._scored = step.count
                 self._changed.notify_all()
             if name == DENSE:
-                self._changed.wait_for(lambda: step.count < self._limit, PATIENCE)
+                self._changed.wait_for(lambda: step.count < self._limit)
 
     def let(self, limit: int) -> None:
         """Let dense come to a count, and wait until that is scored."""
