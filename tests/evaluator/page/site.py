@@ -16,7 +16,7 @@ from evaluator.page.feed import Feed
 from evaluator.page.history import History
 from evaluator.page.server import PageServer, listen
 from stream.embedded import EmbeddedHome
-from stream.log import LogReader, LogWriter, Record, StoredRecord
+from stream.log import LogWriter, Record
 from stream.messages import Message, dump
 from stream.topics import WINDOWS
 
@@ -87,21 +87,6 @@ class Site:
     def _connect(self) -> http.client.HTTPConnection:
         where = urlsplit(self.url)
         return http.client.HTTPConnection(str(where.hostname), where.port, timeout=SECONDS)
-
-
-class Counted:
-    """A reader that notes the offsets it was asked for."""
-
-    def __init__(self, reader: LogReader) -> None:
-        self.asked: list[int] = []
-        self._reader = reader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
-
-    def read(self, partition: int, offset: int, max_records: int = 64) -> list[StoredRecord]:
-        self.asked.append(offset)
-        return list(self._reader.read(partition, offset, max_records))
 
 
 @contextmanager
