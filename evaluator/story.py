@@ -126,14 +126,19 @@ def _bands(windows: Sequence[Window]) -> tuple[Band, ...]:
     """Join neighbouring windows with the same drifts."""
     found: list[Band] = []
     for window in windows:
-        if not window.drift:
-            continue
-        last = found[-1] if found else None
-        if last and (last.end, last.drift) == (window.begin, window.drift):
-            found[-1] = Band(last.begin, window.end, window.drift)
-        else:
-            found.append(Band(window.begin, window.end, window.drift))
+        drift_on(found, window)
     return tuple(found)
+
+
+def drift_on(bands: list[Band], window: Window) -> None:
+    """Let a window make the last band longer, or begin one; without drift it does neither."""
+    if not window.drift:
+        return
+    last = bands[-1] if bands else None
+    if last and (last.end, last.drift) == (window.begin, window.drift):
+        bands[-1] = Band(last.begin, window.end, window.drift)
+    else:
+        bands.append(Band(window.begin, window.end, window.drift))
 
 
 def relative_ce(windows: Sequence[Window], model: str) -> float | None:

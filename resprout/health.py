@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from resprout.metrics import Metrics
 from resprout.runner import Step, Worker
+from stream.closing import Closing
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Health:
         self._failure = self._failure or f"{name} failed: {type(error).__name__}: {error}"
 
 
-class HealthServer:
+class HealthServer(Closing):
     """Answers ``/healthz`` and ``/metrics`` in threads of its own, until it is closed.
 
     ``/healthz`` is 200 while the process is healthy and 503 otherwise, with :class:`State` as JSON;
@@ -195,17 +195,6 @@ class HealthServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 Answer = tuple[HTTPStatus, bytes, str]

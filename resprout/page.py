@@ -7,12 +7,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from resprout import home
 from resprout.folder import RunFolder
 from resprout.settings import ServeConfig, Settings
+from stream.closing import Closing
 from stream.log import LogHome
 from stream.topics import WINDOWS
 
@@ -25,7 +25,7 @@ PORT = 8_000
 """Of the page, where no other is set and this one is free."""
 
 
-class Page:
+class Page(Closing):
     """A page that is served, until it is closed.
 
     Parameters
@@ -69,17 +69,6 @@ class Page:
     def close(self) -> None:
         """Let the viewers go, and stop."""
         self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextmanager

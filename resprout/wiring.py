@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
 from evaluator.worker import Evaluator
 from learner.dense import DenseLearner
@@ -25,13 +23,14 @@ from resprout.plan import Elsewhere, Plan
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
 from stream import topics
+from stream.closing import Closing
 from stream.generator import GeneratorFeed
 from stream.log import LogHome, LogReader, LogWriter
 from stream.order import open_order
 from stream.source import Feed
 
 
-class Wiring:
+class Wiring(Closing):
     """Opens logs and stores, and makes the workers that use them; closing it closes the logs.
 
     Every worker runs in a thread of its own or in a process of its own, so each has its own
@@ -55,15 +54,8 @@ class Wiring:
         self._shared: MaskStore | None = None
         self._opened = ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the logs."""
         self._opened.close()
 
     @property

@@ -117,11 +117,12 @@ class ClickReader:
         skipped, and a producer whose schema is wrong would wait for ever without knowing why.
         """
         waits_for = CLICKS if self.ended else self._order.waits_for
-        unfit = [one for lane in self._lanes.values() for one in lane.unfit]
-        ready = sum(lane.ready for lane in self._lanes.values())
-        if waits_for != CLICKS or self.ended or len(unfit) <= ready:
+        lanes = self._lanes.values()
+        unfit, ready = sum(len(lane.unfit) for lane in lanes), sum(lane.ready for lane in lanes)
+        if waits_for != CLICKS or self.ended or unfit <= ready:
             return waits_for
-        return f"valid clicks: of those that came most are not, the first: {unfit[0].detail[:120]}"
+        first = next(lane.unfit[0] for lane in lanes if lane.unfit)
+        return f"valid clicks: of those that came most are not, the first: {first.detail[:120]}"
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""

@@ -14,8 +14,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
+from stream.closing import Closing
 from stream.disk import Held, HeldError, hold, sync_folder
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class StateLockedError(Exception):
 
 
 @dataclass(slots=True)
-class StateFolder:
+class StateFolder(Closing):
     """A folder that one worker at a time may use, until it is closed or its process dies.
 
     Examples
@@ -67,17 +67,6 @@ class StateFolder:
     def close(self) -> None:
         """Let the next worker in."""
         self._held.close()
-
-    def __enter__(self) -> StateFolder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from evaluator.page.pace import WorkerPace
-from evaluator.page.table import PSI, Band, Table
+from evaluator.page.table import PSI, Table
+from evaluator.story import Band
 from stream.keyed import FirstWins
 from stream.log import StoredRecord
 from stream.messages import (

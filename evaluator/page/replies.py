@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluator.page.history import History
 from evaluator.page.marks import Mark, marks
-from evaluator.page.table import Band, columns_of
+from evaluator.page.table import columns_of
+from evaluator.story import Band
 from stream.messages import Lifetime, Progress, Verdict, Window
 
 MOST_MARKS: Final = 1_000

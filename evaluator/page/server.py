@@ -7,18 +7,18 @@ import ipaddress
 import socket
 import threading
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import uvicorn
 
 from evaluator.page.addresses import Pages
+from stream.closing import Closing
 
 _GRACE_SECONDS: Final = 2
 _LOOK_SECONDS: Final = 0.01
 
 
-class PageServer:
+class PageServer(Closing):
     """Serves a page in a thread of its own, until it is closed; the feed is closed with it.
 
     Parameters
@@ -53,17 +53,6 @@ class PageServer:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._end)
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _serve(self) -> None:
         try:

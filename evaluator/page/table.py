@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluator.config import DENSE
 from evaluator.page.thin import thin
+from evaluator.story import Band, drift_on
 from stream.messages import ModelScore, Window
 
 Floats = NDArray[np.float64]
@@ -35,15 +36,6 @@ def columns_of(models: Sequence[str]) -> tuple[str, ...]:
         names = _OF_MODELS if model == DENSE else _OF_MODELS + _RELATIVE
         found += [f"{model}.{name}" for name in names]
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """A stretch of true drift."""
-
-    begin: int
-    end: int
-    drift: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +70,7 @@ class Table:
             values.append(figures.get(name, np.nan))
         self._end.append(window.end)
         self.newest = window
-        if window.drift:
-            self._drifts(window)
+        drift_on(self.bands, window)
 
     def amend(self, end: int, name: str, value: float) -> None:
         """Put one more figure to the newest window, if that is the one which ends there."""
@@ -122,14 +113,6 @@ class Table:
     def _column(self, name: str) -> Floats:
         known = self._columns.get(name)
         return np.full(len(self), np.nan) if known is None else np.array(known, np.float64)
-
-    def _drifts(self, window: Window) -> None:
-        """Lengthen the last band, where it is of the same drifts and ends here."""
-        last = self.bands[-1] if self.bands else None
-        if last and (last.end, last.drift) == (window.begin, window.drift):
-            self.bands[-1] = Band(last.begin, window.end, window.drift)
-        else:
-            self.bands.append(Band(window.begin, window.end, window.drift))
 
 
 def lines(at: NDArray[np.int64], columns: dict[str, Floats], points: int) -> Lines:
