@@ -34,7 +34,8 @@ class LearnerConfig(BaseModel):
     device: str = "cpu"
     """Where tensors live, as torch names it: ``cpu``, ``cuda``, ``cuda:1``. Only on ``cpu`` do two
     runs give the same bits."""
-    checkpoint_events: int = Field(default=50_000, gt=0)
-    """Events between two checkpoints; a multiple of the batch."""
+    checkpoint_events: int = Field(default=250_000, gt=0)
+    """Events between two checkpoints, a multiple of the batch: so many at most are learned again
+    after a crash, in a few seconds."""
     snapshot_events: int = Field(default=50_000, gt=0)
     """Events between two snapshots of the dense model; a multiple of the batch."""

@@ -56,7 +56,7 @@ class DenseLearner:
         if events:
             self._keep_what_is_due()
         elif course.ended and not self._done:
-            course.snapshot()
+            course.leave(snapshot=True)
             course.checkpoint()
             self._done = True
         waiting_for = None if events or self._done else course.waits_for
@@ -67,8 +67,8 @@ class DenseLearner:
         self._course.checkpoint()
 
     def _keep_what_is_due(self) -> None:
-        count = self._course.count
-        if count % self._config.snapshot_events == 0:
-            self._course.snapshot()
-        if count % self._config.checkpoint_events == 0:
-            self._course.checkpoint()
+        count, config = self._course.count, self._config
+        self._course.leave(
+            snapshot=count % config.snapshot_events == 0,
+            checkpoint=count % config.checkpoint_events == 0,
+        )

@@ -175,7 +175,7 @@ class OnlineModel:
     def finite(self) -> bool:
         """Say whether all parameters and Adagrad sums are finite."""
         tensors = [*self.optimiser.parameters.values(), *self.optimiser.sums.values()]
-        return all(bool(torch.isfinite(tensor.detach()).all()) for tensor in tensors)
+        return all(_finite(tensor.detach()) for tensor in tensors)
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy on the CPU of everything that learning goes on from.
@@ -312,6 +312,12 @@ def device(name: str) -> torch.device:
             f"learner.device {name!r} cannot be used here: {error}; 'cpu' always can"
         ) from error
     return found
+
+
+def _finite(tensor: Tensor) -> bool:
+    # What is not finite stays so in a sum, which takes a tenth of the time of looking at each; but
+    # the sum of finite numbers may be too large.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _probability(logits: Tensor) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,8 @@ class Ports:
     order: LogReader | None = None
     """The predictions of dense, which state the order of the clicks, through a reader of its own;
     None where they have one partition. See :func:`stream.order.open_order`."""
+    behind: Executor | None = None
+    """One thread that writes what is due while the model learns; None does so in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Prequential:
         self._trained_through: dict[int, Place] = {}
         self._reader = self._read_from(None)
         self._kept: int | None = None
+        self._writing: Future[None] | None = None
 
     @property
     def count(self) -> int:
@@ -151,12 +156,20 @@ class Prequential:
         self._trained_through = self._trained_through | learned
         return len(counted.batch)
 
-    def checkpoint(self) -> None:
-        """Keep where it stands, once all it published is safe; nothing if that is kept already."""
-        if self._kept == self.count:
+    def leave(self, *, snapshot: bool = False, checkpoint: bool = False) -> None:
+        """Publish a copy of the model as it is, keep where it stands, or both, and go on meanwhile.
+
+        A checkpoint is written after the snapshots before it, and once all predictions before it
+        are safe; one that is there already is not written again. What goes wrong is raised by the
+        next call, or by :meth:`settle`.
+        """
+        checkpoint = checkpoint and self._kept != self.count
+        if not (snapshot or checkpoint):
             return
         self._check_finite()
-        self.ports.predictions.flush()
+        if checkpoint:
+            self.ports.predictions.flush()
+            self._kept = self.count
         state = LearnerState(
             self.version,
             self._reader.cursor,
@@ -164,22 +177,39 @@ class Prequential:
             self.online.state(),
             self._leading.offset if self._leading else None,
         )
-        self.ports.checkpoints.write(self.count, to_parts(state))
-        self._kept = self.count
+        write = partial(self._write, state, snapshot=snapshot, checkpoint=checkpoint)
+        self.settle()
+        if self.ports.behind is None:
+            write()
+        else:
+            self._writing = self.ports.behind.submit(write)
 
-    def snapshot(self) -> str:
-        """Publish a copy of the model as it is, and return its name."""
-        self._check_finite()
-        snapshot = Snapshot(
-            model=self.ports.model,
-            version=self.version,
-            cursor=self._reader.cursor,
-            trained_through=self._trained_through,
-            tensors=self.online.state(),
-            config_json=self.plan.config_json,
-            seed=self.plan.seed,
-        )
-        return self.ports.snapshots.write(snapshot)
+    def checkpoint(self) -> None:
+        """Keep where it stands; all that was left before is written too when this returns."""
+        self.leave(checkpoint=True)
+        self.settle()
+
+    def settle(self) -> None:
+        """Return once all that was left is written; raise what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, state: LearnerState, *, snapshot: bool, checkpoint: bool) -> None:
+        """Write what was left; another thread may do it."""
+        if snapshot:
+            copy = Snapshot(
+                model=self.ports.model,
+                version=state.version,
+                cursor=state.cursor,
+                trained_through=state.trained_through,
+                tensors=state.tensors,
+                config_json=self.plan.config_json,
+                seed=self.plan.seed,
+            )
+            self.ports.snapshots.write(copy)
+        if checkpoint:
+            self.ports.checkpoints.write(state.cursor.count, to_parts(state))
 
     def _publish(self, counted: CountedBatch, probability: NDArray[np.float64]) -> None:
         """Append the predictions of a batch, as those of a model that has not seen it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -166,8 +165,7 @@ def _hash(content: bytes) -> str:
     found = tensors.metadata(content)
     cursor = ClickCursor.model_validate_json(found["cursor"])
     anonymous = cursor.model_copy(update={"identity": ""}).model_dump_json()
-    same = tensors.with_metadata(content, {**found, "cursor": anonymous})
-    return hashlib.sha256(same).hexdigest()[:12]
+    return tensors.digest(content, {**found, "cursor": anonymous})[:12]
 
 
 def _hash_or_none(content: bytes) -> str | None:

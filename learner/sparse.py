@@ -103,8 +103,8 @@ class SparseLearner:
             )
         events = self._course.step()
         if events:
-            if self._course.count % self._config.checkpoint_events == 0:
-                self._course.checkpoint()
+            due = self._course.count % self._config.checkpoint_events == 0
+            self._course.leave(checkpoint=due)
             return self._report(events)
         return (
             self._finish()
@@ -118,7 +118,7 @@ class SparseLearner:
 
     def _finish(self) -> LearnerStep:
         if self._started:
-            self._course.snapshot()
+            self._course.leave(snapshot=True)
             self._course.checkpoint()
         self._done = True
         return self._report()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 
@@ -33,13 +34,20 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
 
 def with_metadata(value: bytes, metadata: Mapping[str, str]) -> bytes:
     """Return the same tensors with other texts in the header."""
-    header, body = _split(value)
-    header.pop(_METADATA, None)
-    if metadata:
-        header = {_METADATA: dict(sorted(metadata.items())), **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + body
+    return b"".join(_parts(value, metadata))
+
+
+def digest(value: bytes, metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the same tensors with other texts in the header.
+
+    >>> value = dump({}, {"seed": "0"})
+    >>> digest(value, {"seed": "1"}) == hashlib.sha256(dump({}, {"seed": "1"})).hexdigest()
+    True
+    """
+    found = hashlib.sha256()
+    for part in _parts(value, metadata):
+        found.update(part)
+    return found.hexdigest()
 
 
 def load(value: bytes) -> dict[str, Tensor]:
@@ -59,7 +67,18 @@ def metadata(value: bytes) -> dict[str, str]:
     return found
 
 
-def _split(value: bytes) -> tuple[dict[str, dict[str, str]], bytes]:
+def _parts(value: bytes, metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
+    """Make another header; the tensors' bytes, which may be many, are not copied."""
+    header, body = _split(value)
+    header.pop(_METADATA, None)
+    if metadata:
+        header = {_METADATA: dict(sorted(metadata.items())), **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, body
+
+
+def _split(value: bytes) -> tuple[dict[str, dict[str, str]], memoryview]:
     """Part the header from the tensors' bytes."""
     end = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
-    return json.loads(value[_LENGTH_BYTES:end]), value[end:]
+    return json.loads(value[_LENGTH_BYTES:end]), memoryview(value)[end:]

@@ -129,7 +129,7 @@ def topics(request: Request, partitions: int) -> None:
         stream = request.load().settings.stream
         if stream.home != "kafka":
             raise ValueError("stream.home is embedded: its logs need no topics; set it to kafka")
-    with failure():
+    with failure(), logging_lines(as_json=False):
         made = home.make_topics(stream, partitions)
     click.echo("\n".join(made))
 

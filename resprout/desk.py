@@ -95,7 +95,7 @@ def opened(asked: Asked) -> Iterator[Desk]:
         record = folder.record()
         settings = asked.load((str(folder.path), record["settings"])).settings
         plan = Plan(settings, Elsewhere(FeatureSchema.model_validate(record["schema"])))
-    with failure(), home.logs(settings.stream, folder) as logs:
+    with failure(), home.look(settings.stream, folder) as logs:
         with closing(logs.reader(topics.LEDGER)) as reader:
             tail = LedgerTail(reader, settings.store.versions)
             known = versions(tail.poll())

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ _DRAFT = f".draft-{RECORD}-"
 PLOT = "ne"
 """What the files of the plot are called, before ``-light.svg`` and so on."""
 REPORT = "report.html"
+_MOST_TOLD = 5
+"""Differences that an error names."""
 _PLOTS = {f"{PLOT}-{theme}.{end}" for theme in ("light", "dark") for end in ("svg", "png")}
 _LEFT = {LOCK, LOCKS}
 """What is never deleted: deleting a lock would let two holders in."""
@@ -71,26 +73,53 @@ class RunFolder:
         """The folder of the masks, where they are kept on disk."""
         return self.path / "masks"
 
+    def holds_log(self, name: str) -> bool:
+        """Tell whether a log is there; a reader would make it."""
+        return (self.home.folder / name).is_dir()
+
+    def require_logs(self, *names: str) -> None:
+        """See that logs are there to be read; :class:`FileNotFoundError` names what lacks."""
+        missing = [name for name in names if not self.holds_log(name)]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.path} holds no log {missing[0]!r}: either its run has not begun, or what "
+                f"was in {self.home.folder} is gone; name a state folder that is whole"
+            )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it."""
         with ExitStack() as held:
-            held.enter_context(StateFolder.lock(self.path, name="resprout"))
+            held.enter_context(self._take(self.path, "resprout"))
             for worker in WORKERS:
                 held.enter_context(self.lock_worker(worker, holder="resprout"))
             yield
 
     def lock_worker(self, worker: str, holder: str | None = None) -> StateFolder:
         """Take what belongs to one worker; the others may be processes of their own."""
-        return StateFolder.lock(self.path / LOCKS / worker, name=holder or worker)
+        return self._take(self.path / LOCKS / worker, holder or worker)
+
+    def _take(self, path: Path, holder: str) -> StateFolder:
+        try:
+            return StateFolder.lock(path, name=holder)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> OSError:
+        """Name the folder where nothing can be written, and the way out."""
+        return OSError(
+            f"no run can be kept in {self.path} ({error.strerror or error}: "
+            f"{error.filename or self.path}); name another folder with --state"
+        )
 
     def record(self) -> dict[str, Any]:
         """Return what the run was begun with."""
         try:
             found: dict[str, Any] = json.loads((self.path / RECORD).read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            what = "is a file and" if self.path.is_file() else "holds"
             raise FileNotFoundError(
-                f"{self.path} holds no run; name the state folder of one"
+                f"{self.path} {what} no run; name the state folder of one"
             ) from None
         except json.JSONDecodeError as error:
             raise ValueError(
@@ -101,17 +130,21 @@ class RunFolder:
     def check(self, plan: Plan, part: str = "") -> None:
         """See that a run that was begun here is this one, in a part of what it depends on.
 
-        Raises :class:`ValueError` naming every difference whose name begins with ``part``.
+        Raises :class:`ValueError` naming differences whose names begin with ``part``.
         """
         if not (self.path / RECORD).exists():
             return
         begun = self.record()
         begun["settings"] = decisive(with_defaults(begun["settings"]))
-        changed = [one for one in differences(begun, plan.record()) if one.startswith(part)]
+        changed = [
+            one
+            for one in differences(begun, plan.record())
+            if one.startswith(part) and not one.startswith(plan.idle)
+        ]
         if changed:
             raise ValueError(
-                f"state folder {self.path} was begun otherwise: {'; '.join(changed)}; go on as it "
-                "was begun, name another folder, or start afresh"
+                f"state folder {self.path} was begun otherwise: {_few(changed)}; go on as it was "
+                "begun, name another folder, or start afresh"
             )
 
     def begin(self, plan: Plan) -> None:
@@ -135,7 +168,10 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the run; a folder that holds anything else, or no run at all, is refused."""
-        there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        try:
+            there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise self._refused(error) from error
         drafts = {name for name in there if name.startswith(_DRAFT)}
         strange = there - (_OURS if RECORD in there else _LEFT) - drafts
         if strange:
@@ -149,6 +185,16 @@ class RunFolder:
                 for name in sorted((_OURS | drafts) - _LEFT - {RECORD}):
                     _delete(self.path / name)
                 _delete(self.path / RECORD)
+
+
+def _few(told: Sequence[str]) -> str:
+    """List a handful, and count the others.
+
+    >>> _few(["seed was 0, is 4"]), _few([*"abcdefg"])
+    ('seed was 0, is 4', 'a; b; c; d; e; and 2 more')
+    """
+    more = len(told) - _MOST_TOLD
+    return "; ".join([*told[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _delete(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from pruner.config import StoreConfig
 from pruner.store import DiskMaskStore, MaskStore, MemoryMaskStore
@@ -22,6 +22,9 @@ ONE_PARTITION = (
     *(topics.progress(worker) for worker in WORKERS),
 )
 """All logs but the clicks."""
+LOOK_SECONDS = 5.0
+"""How long a broker may be away for a command that a person waits for, where
+``stream.kafka.gone_seconds`` is not set."""
 
 
 @contextmanager
@@ -45,6 +48,25 @@ def logs(config: StreamConfig, folder: RunFolder, worker: str | None = None) -> 
 
     with closing(KafkaHome(config.kafka, worker)) as home:
         yield home
+
+
+def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogHome]:
+    """Open the home of the logs for a command that a person waits for: it soon gives up."""
+    return logs(hurried(config), folder)
+
+
+def hurried(config: StreamConfig) -> StreamConfig:
+    """Let a broker be away for a few seconds only, unless the settings say for how long.
+
+    >>> hurried(StreamConfig()).kafka.gone_seconds
+    5.0
+    >>> hurried(StreamConfig(kafka={"gone_seconds": 60})).kafka.gone_seconds
+    60.0
+    """
+    if "gone_seconds" in config.kafka.model_fields_set:
+        return config
+    kafka = config.kafka.model_copy(update={"gone_seconds": LOOK_SECONDS})
+    return config.model_copy(update={"kafka": kafka})
 
 
 def masks(config: StoreConfig, folder: RunFolder, run: str) -> MaskStore:
@@ -88,6 +110,6 @@ def make_topics(config: StreamConfig, partitions: int) -> tuple[str, ...]:
     from stream.kafka.home import KafkaHome
 
     wanted = {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
-    with closing(KafkaHome(config.kafka)) as home:
+    with closing(KafkaHome(hurried(config).kafka)) as home:
         home.create(wanted)
     return tuple(config.kafka.prefix + name for name in wanted)

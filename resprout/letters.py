@@ -37,7 +37,7 @@ def deadletters(request: Request) -> None:
     reasons: Counter[str] = Counter()
     with (
         failure(),
-        home.logs(settings.stream, folder) as logs,
+        home.look(settings.stream, folder) as logs,
         closing(logs.reader(topics.DEAD_LETTERS)) as reader,
     ):
         for letter in read(reader):

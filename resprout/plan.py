@@ -40,6 +40,10 @@ _DEPLOYMENT = (
 and when they end. The processes of one run may differ in them."""
 
 
+_LONGEST = 70
+"""Characters of a value that are told; a SHA-256 fits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """Clicks that somebody else writes: another process, or a producer that is none of ours."""
@@ -117,6 +121,11 @@ class Plan:
         """How far the sparse model may run ahead of the decisions."""
         return Leash(self.settings.trigger.window_events, self.settings.pruner.lead_events)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """How the names of what :meth:`record` holds begin that decides nothing in this run."""
+        return () if isinstance(self.source, GeneratorSource) else ("settings.stream.generator.",)
+
     def record(self) -> dict[str, Any]:
         """Return what a state folder remembers of its run, as JSON knows it.
 
@@ -145,16 +154,41 @@ def decisive(settings: Mapping[str, Any], at: str = "") -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
-    """Name what differs between two records.
+    """Name what differs between two records, long values in short.
 
     >>> differences({"settings": {"seed": 0}, "x": 1}, {"settings": {"seed": 4}, "x": 1})
     ['settings.seed was 0, is 4']
+    >>> differences({"x": [{"a": 1}, {"a": 2}]}, {"x": [{"a": 1}, {"a": 3}]})
+    ['x.1.a was 2, is 3']
     """
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
+        if isinstance(old, list) and isinstance(new, list) and _are_alike(old, new):
+            old, new = _numbered(old), _numbered(new)
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, f"{at}{name}.")
         elif old != new:
-            found.append(f"{at}{name} was {old!r}, is {new!r}")
+            found.append(f"{at}{name} was {_short(old)}, is {_short(new)}")
     return found
+
+
+def _are_alike(old: list[Any], new: list[Any]) -> bool:
+    """Whether both hold as many sections, such as the features of a schema."""
+    return len(old) == len(new) and all(isinstance(one, dict) for one in (*old, *new))
+
+
+def _numbered(sections: list[Any]) -> dict[str, Any]:
+    return {str(number): one for number, one in enumerate(sections)}
+
+
+def _short(value: Any) -> str:
+    """Write a value so that an error message stays one that is read.
+
+    >>> _short("abrupt"), _short([{"name": f"item_{i}"} for i in range(10)])
+    ("'abrupt'", 'a list of 10')
+    """
+    text = repr(value)
+    if len(text) <= _LONGEST:
+        return text
+    return f"a list of {len(value)}" if isinstance(value, list) else f"{text[: _LONGEST - 3]}..."

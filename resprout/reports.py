@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,15 +73,30 @@ def report_command(request: Request, /, run: Path, title: str, **more: Any) -> N
         width, height = more["size"]
         paper = Paper(width, height, more["dpi"], more["outlines"])
         told = Told.of(RunFolder(run), request)
+        told.check()
     page: Path = more["output"] or run / REPORT
     with failure():
-        with home.logs(told.settings.stream, told.folder) as logs:
+        with home.look(told.settings.stream, told.folder) as logs:
             messages = list(everything(logs))
             about = told.about(title, Records.read(logs), told.total(logs))
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_bytes(report(messages, about))
-        plots = list(_plots(messages, page.parent, more["plots"], paper))
+        written = report(messages, about)
+        with _writing(page):
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_bytes(written)
+            plots = list(_plots(messages, page.parent, more["plots"], paper))
     click.echo("\n".join(map(str, [page, *plots])))
+
+
+@contextmanager
+def _writing(page: Path) -> Iterator[None]:
+    """Say how to write elsewhere, where nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot write {error.filename or page} ({error.strerror or error}); name another "
+            "file with --output"
+        ) from error
 
 
 def _plots(
@@ -92,13 +107,16 @@ def _plots(
             yield from save(messages, folder, PLOT, suffix, paper)
 
 
+_LOGS = (topics.LEDGER, topics.WINDOWS, topics.DEAD_LETTERS)
+
+
 def everything(logs: LogHome) -> Iterator[AnyMessage]:
     """Yield all that the logs say of a run, each message once, but for the wall clock's.
 
     The ledger comes first: what the evaluator copied from it is a repeat.
     """
     seen = FirstWins()
-    for log in (topics.LEDGER, topics.WINDOWS, topics.DEAD_LETTERS):
+    for log in _LOGS:
         with closing(logs.reader(log)) as reader:
             for stored in read_all(reader):
                 message = parse(stored.record.value)
@@ -123,6 +141,11 @@ class Told:
         record = folder.record()
         settings = request.load((str(folder.path), record["settings"])).settings
         return cls(folder, record, settings, FeatureSchema.model_validate(record["schema"]))
+
+    def check(self) -> None:
+        """See that there is something to read: a log that is missing would be made, empty."""
+        if self.settings.stream.home == "embedded":
+            self.folder.require_logs(*_LOGS, topics.CLICKS)
 
     def total(self, logs: LogHome) -> int | None:
         """Return the events of the whole input, None while that is not known."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Protocol
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.064
 """Seconds that a worker which found nothing to do pauses, doubling while it finds nothing: looking
@@ -13,7 +13,9 @@ for work is not free, and takes its time from those that have some."""
 
 
 class Step(Protocol):
-    """What every worker says of a step."""
+    """What every worker says of a step: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from evaluator.worker import Evaluator
@@ -187,6 +188,7 @@ class Wiring(Closing):
             checkpoints=self._folder.checkpoints(model),
             snapshots=self._folder.snapshots,
             order=self._order(clicks),
+            behind=self._opened.enter_context(ThreadPoolExecutor(1, f"{model}, behind")),
         )
 
     def _order(self, clicks: LogReader) -> LogReader | None:

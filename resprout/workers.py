@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pruner.ledger import LedgerTail
@@ -17,12 +18,12 @@ from resprout.lag import Ahead
 from resprout.metrics import Known, Metrics
 from resprout.pace import SourceStep
 from resprout.page import Page
-from resprout.plan import Plan
+from resprout.plan import Elsewhere, Plan
 from resprout.progress import ProgressLogs
 from resprout.runner import Runner, Worker
 from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.threads import one_thread_each
-from resprout.watch import Waits, Watch
+from resprout.watch import Waits, Watch, whose
 from resprout.wiring import Wiring
 from stream import topics
 from stream.log import LogHome
@@ -110,7 +111,9 @@ def posted(plan: Plan, state: Path, name: str) -> Iterator[Post]:
         _bring_up_to_date(metrics, name, logs, opened)
         worker = health.watched(metrics.timed(made[0].one(name)))
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
-        yield Post(worker, Watch(name, (health, metrics, progress, Waits())))
+        # The others are processes of their own: say which of them to look at.
+        tell = partial(whose, sent=isinstance(plan.source, Elsewhere))
+        yield Post(worker, Watch(name, (health, metrics, progress, Waits()), tell))
 
 
 def _answer(

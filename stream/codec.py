@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stream.batch import ClickBatch
-from stream.columnar import SchemaMismatchError, from_bytes, to_bytes
+from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
 from stream.encoding import encode_valid
 from stream.events import ClickEvent, Fault, Reason, explain
 from stream.log import Headers, Record, StoredRecord
@@ -116,7 +116,7 @@ def decode_record(stored: StoredRecord, schema: FeatureSchema) -> Decoded:
     if kind == JSON:
         return decode_json([stored], schema)
     if kind == COLUMNAR:
-        return _decode_columnar(stored, schema)
+        return decode_columnar([stored], schema)
     nothing = _nothing(schema)
     if kind == END:
         return replace(nothing, end=True)
@@ -147,25 +147,33 @@ def decode_json(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decod
     )
 
 
-def _decode_columnar(stored: StoredRecord, schema: FeatureSchema) -> Decoded:
-    try:
-        batch = from_bytes(stored.record.value, schema)
-    except SchemaMismatchError as error:
-        fault = _whole(stored, Reason.SCHEMA, str(error))
-        return replace(_nothing(schema), invalid=(fault,))
-    except ValueError as error:
-        fault = _whole(stored, Reason.UNPARSABLE, str(error))
-        return replace(_nothing(schema), invalid=(fault,))
+def decode_columnar(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
+    """Decode columnar records all together, which is much the faster way."""
+    found, sources, invalid = [], [], []
+    for stored in records:
+        try:
+            found.append(opened(stored.record.value, schema))
+            sources.append(stored)
+        except SchemaMismatchError as error:
+            invalid.append(_whole(stored, Reason.SCHEMA, str(error)))
+        except ValueError as error:
+            invalid.append(_whole(stored, Reason.UNPARSABLE, str(error)))
+    if not found:
+        return replace(_nothing(schema), invalid=tuple(invalid))
+    batch = gather(found)
+    sizes = [len(one) for one in found]
+    source = np.repeat(np.arange(len(sources)), sizes)
+    offsets = np.array([stored.offset for stored in sources], np.int64)[source]
+    rows = np.concatenate([np.arange(size) for size in sizes])
     faults = _faults(batch, schema)
-    rows = np.arange(len(batch))
     if faults:
         good = np.ones(len(batch), np.bool_)
-        good[[fault.row for fault in faults]] = False
-        invalid = tuple(_row(stored, batch, fault) for fault in faults)
-        batch, rows = batch[good], rows[good]
-    else:
-        invalid = ()
-    return Decoded(batch, np.full(len(rows), stored.offset, np.int64), rows, invalid)
+        for fault in faults:
+            good[fault.row] = False
+            stored, row = sources[source[fault.row]], int(rows[fault.row])
+            invalid.append(_row(stored, row, batch[fault.row : fault.row + 1], fault))
+        batch, offsets, rows = batch[good], offsets[good], rows[good]
+    return Decoded(batch, offsets, rows, tuple(sorted(invalid, key=lambda one: one.place)))
 
 
 def _faults(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
@@ -206,15 +214,14 @@ def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
     )
 
 
-def _row(stored: StoredRecord, batch: ClickBatch, fault: Fault) -> Invalid:
-    """Call one row of a columnar record invalid."""
-    row = fault.row
+def _row(stored: StoredRecord, row: int, click: ClickBatch, fault: Fault) -> Invalid:
+    """Call one row of a columnar record, given as a batch of one, invalid."""
     values = {
-        "label": float(batch.label[row]),
-        "weight": float(batch.weight[row]),
-        "time_ms": int(batch.time_ms[row]),
-        "numeric": batch.numeric[row].tolist(),
-        "categorical": batch.categorical[row].tolist(),
+        "label": float(click.label[0]),
+        "weight": float(click.weight[0]),
+        "time_ms": int(click.time_ms[0]),
+        "numeric": click.numeric[0].tolist(),
+        "categorical": click.categorical[0].tolist(),
     }
     whole = _whole(stored, fault.reason, fault.detail)
     return replace(whole, row=row, raw=json.dumps(values).encode())

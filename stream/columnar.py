@@ -7,6 +7,7 @@ as fixed-size lists, which read about ten times faster than a column a feature.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -70,6 +71,11 @@ def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
     Raises :class:`SchemaMismatchError` for clicks of another schema and :class:`ValueError` for
     bytes that are no clicks. The rows themselves are not looked at.
     """
+    return gather([opened(value, schema)])
+
+
+def opened(value: bytes, schema: FeatureSchema) -> pa.RecordBatch:
+    """Check that bytes are clicks, as :func:`from_bytes` does, and view them where they are."""
     found = _read(value)
     digest = (found.schema.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
     if digest and digest != schema.digest:
@@ -77,16 +83,25 @@ def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
             f"clicks were encoded with schema {digest}, this schema is {schema.digest}; "
             "use the schema file that wrote them"
         )
-    d, c = schema.numeric_count, schema.column_count
-    if not found.schema.equals(_layout(d, c, schema.digest)):
+    if not found.schema.equals(_layout(schema.numeric_count, schema.column_count, schema.digest)):
         raise ValueError("not a batch of clicks: its columns are not those of the schema")
-    n = found.num_rows
+    _check_full(found)
+    return found
+
+
+def gather(clicks: Sequence[pa.RecordBatch]) -> ClickBatch:
+    """Copy the clicks of one or more :func:`opened` values out, in order.
+
+    Many at once cost little more than one: what takes time is the way through Python.
+    """
+    whole = clicks[0] if len(clicks) == 1 else pa.concat_batches(clicks)
+    label, weight, time_ms, numeric, categorical = whole.columns
     return ClickBatch(
-        label=_numbers(found, 0, n, np.dtype(np.float32)),
-        weight=_numbers(found, 1, n, np.dtype(np.float32)),
-        time_ms=_numbers(found, 2, n, np.dtype(np.int64)),
-        numeric=_numbers(found, 3, n * d, np.dtype(np.float32)).reshape(n, d),
-        categorical=_numbers(found, 4, n * c, np.dtype(np.int32)).reshape(n, c),
+        label=_numbers(label),
+        weight=_numbers(weight),
+        time_ms=_numbers(time_ms),
+        numeric=_matrix(numeric),
+        categorical=_matrix(categorical),
     )
 
 
@@ -180,13 +195,24 @@ def _read(value: bytes) -> pa.RecordBatch:
     return batch
 
 
-def _numbers(batch: pa.RecordBatch, column: int, size: int, kind: np.dtype[Any]) -> NDArray[Any]:
-    """Copy out one column, lists laid end to end."""
-    array = batch.column(column)
-    values = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
-    if array.null_count or values.null_count or len(values) != size:
-        raise ValueError(f"column {batch.schema.names[column]!r} has empty cells")
-    return np.array(values.to_numpy(zero_copy_only=True), kind)
+def _check_full(batch: pa.RecordBatch) -> None:
+    """Refuse columns with empty cells."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        lists = pa.types.is_fixed_size_list(column.type)
+        values = column.values if lists else column
+        size = len(column) * column.type.list_size if lists else len(column)
+        if column.null_count or values.null_count or len(values) != size:
+            raise ValueError(f"column {name!r} has empty cells")
+
+
+def _numbers(array: pa.Array) -> NDArray[Any]:
+    """Copy numbers out."""
+    return np.array(array.to_numpy(zero_copy_only=True))
+
+
+def _matrix(lists: pa.FixedSizeListArray) -> NDArray[Any]:
+    """Copy lists out, shape (n, size)."""
+    return _numbers(lists.values).reshape(len(lists), lists.type.list_size)
 
 
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
@@ -200,4 +226,5 @@ def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]
     text = (batch.schema.metadata or {}).get(_MESSAGE)
     if text is None or batch.schema.names != ["probability"]:
         raise ValueError(f"not a batch of probabilities: columns {', '.join(batch.schema.names)}")
-    return _numbers(batch, 0, batch.num_rows, np.dtype(np.float64)), json.loads(text)
+    _check_full(batch)
+    return _numbers(batch.column(0)), json.loads(text)

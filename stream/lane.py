@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
 import numpy as np
 
-from stream.codec import JSON, Decoded, Invalid, decode_json, decode_record, kind_of
+from stream.codec import (
+    COLUMNAR,
+    JSON,
+    Decoded,
+    Invalid,
+    decode_columnar,
+    decode_json,
+    decode_record,
+    kind_of,
+)
 from stream.log import LogReader, LogTrimmedError, StoredRecord
 from stream.messages import Place, Span
 from stream.schema import FeatureSchema
 
-_READ_COLUMNAR: Final = 4
+_READ_COLUMNAR: Final = 16
 """Records a read where each holds many events."""
 _READ_JSON: Final = 1024
 """Records a read where each holds one event."""
@@ -106,23 +115,15 @@ class Lane:
         if self._offset is None:
             self._offset = _first(self._log, self._partition)
         records = self._log.read(self._partition, self._offset, self._read_records)
-        for is_json, run in groupby(records, lambda stored: kind_of(stored) == JSON):
-            self._read_records = _READ_JSON if is_json else _READ_COLUMNAR
-            if is_json:
-                self._queue(decode_json(list(run), self._schema))
-            else:
-                self._queue_each(run)
+        for decoded in _decode(records, self._schema):
+            self._queue(decoded)
             if self.ended:
                 break
         if records:
             self._offset = records[-1].next_offset
+            is_json = kind_of(records[-1]) == JSON
+            self._read_records = _READ_JSON if is_json else _READ_COLUMNAR
         return bool(records)
-
-    def _queue_each(self, run: Iterable[StoredRecord]) -> None:
-        for stored in run:
-            self._queue(decode_record(stored, self._schema))
-            if self.ended:
-                return
 
     def _queue(self, decoded: Decoded) -> None:
         """Keep what was decoded, without what stands before the start."""
@@ -154,6 +155,17 @@ def _first(log: LogReader, partition: int) -> int:
             "that still has it, and let that log keep more"
         )
     return begin
+
+
+def _decode(records: Sequence[StoredRecord], schema: FeatureSchema) -> Iterator[Decoded]:
+    """Decode records, those that hold events all of a kind together that stand together."""
+    for kind, run in groupby(records, kind_of):
+        if kind == JSON:
+            yield decode_json(list(run), schema)
+        elif kind == COLUMNAR:
+            yield decode_columnar(list(run), schema)
+        else:
+            yield from (decode_record(stored, schema) for stored in run)
 
 
 def _place(decoded: Decoded, at: int) -> Place:

@@ -31,18 +31,22 @@ _NUMBERS = itertools.count(1)
 
 _ACCESS: Final = {
     "SaslAuthenticationFailed": (
-        "refused the password of user {username!r}; look at username, password and sasl_mechanism"
+        "refused the password of user {username!r}; look at stream.kafka.username, "
+        "stream.kafka.password and stream.kafka.sasl_mechanism"
     ),
     "UnsupportedSaslMechanism": (
-        "does not speak sasl_mechanism {sasl_mechanism}; ask for one that it has"
+        "does not speak {sasl_mechanism}; set stream.kafka.sasl_mechanism to one that it has"
     ),
     "CERTIFICATE_VERIFY_FAILED": (
-        "showed a certificate that cannot be verified; name the authority that signed it in cafile"
-        " (now: {cafile})"
+        "showed a certificate that cannot be verified; name the authority that signed it in "
+        "stream.kafka.cafile (now: {cafile})"
     ),
-    "[SSL:": "could not agree on TLS; look at security_protocol (now: {security_protocol})",
+    "[SSL:": (
+        "could not agree on TLS; look at stream.kafka.security_protocol (now: {security_protocol})"
+    ),
     "Invalid frame length": (
-        "speaks something else, probably TLS; look at security_protocol (now: {security_protocol})"
+        "speaks something else, probably TLS; look at stream.kafka.security_protocol "
+        "(now: {security_protocol})"
     ),
     "AuthorizationFailed": "does not allow this to user {username!r}; ask for an access rule (ACL)",
 }
@@ -92,6 +96,7 @@ class Connector:
             It is there, and does not let us in.
         """
         patience = Patience(self.config, doing)
+        patience.begin()
         while True:
             try:
                 return call()
@@ -120,9 +125,10 @@ class Connector:
         return consumer
 
     def _connect(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
-        for path in (self.config.cafile, self.config.certfile, self.config.keyfile):
+        for name in ("cafile", "certfile", "keyfile"):
+            path = getattr(self.config, name)
             if path is not None and not path.is_file():
-                raise LogAccessError(f"no file {path}; look at cafile, certfile and keyfile")
+                raise LogAccessError(f"no file {path}; look at stream.kafka.{name}")
         return self.patiently("connecting", lambda: self._attempt(make, options))
 
     def _attempt(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -135,6 +141,10 @@ class Connector:
             network.close()
             reasons = [*network.reasons, error]
             raise next(filter(_access, reasons), reasons[0]) from error
+
+
+class NotYetError(Exception):
+    """The broker has just answered, but what is waited for does not come; says what that is."""
 
 
 class Patience:
@@ -154,6 +164,10 @@ class Patience:
         self._since: float | None = None
         self._told = False
 
+    def begin(self) -> None:
+        """Count from now on, since a first attempt may take long itself, not from its error."""
+        self._since = time.monotonic()
+
     def reset(self) -> None:
         """Begin anew: the broker has answered."""
         self._since = None
@@ -170,17 +184,16 @@ class Patience:
         if away >= _TELL_SECONDS and not self._told:
             self._told = True
             log.warning(
-                "%s: the broker at %s does not answer (%s); trying for %g s",
+                "%s: the broker at %s %s; trying for %g s",
                 self._doing,
                 self._config.bootstrap,
-                _reason(error),
+                _trouble(error),
                 self._config.gone_seconds,
             )
         if away >= self._config.gone_seconds:
             raise LogUnreachableError(
-                f"{self._doing}: the broker at {self._config.bootstrap} has not answered for "
-                f"{away:.0f} s ({_reason(error)}); start it, or look at bootstrap and "
-                "security_protocol; gone_seconds says how long to wait"
+                f"{self._doing}: the broker at {self._config.bootstrap} {_outcome(error, away)}; "
+                "stream.kafka.gone_seconds says how long to wait"
             ) from error
         time.sleep(PAUSE_SECONDS)
 
@@ -192,7 +205,7 @@ def explain(error: Exception, config: KafkaConfig, doing: str) -> LogError | Non
         settings = {name: str(value) for name, value in config.model_dump().items()}
         told = meaning.format(**settings)
         return LogAccessError(f"{doing}: the broker at {config.bootstrap} {told} ({reason})")
-    if isinstance(error, kafka_errors.RetriableError):
+    if isinstance(error, NotYetError | kafka_errors.RetriableError):
         return None
     return LogError(f"{doing}: the broker at {config.bootstrap} answers {reason}")
 
@@ -211,6 +224,31 @@ def client_name() -> str:
     """
     host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())
     return f"resprout-{host}-{os.getpid()}-{next(_NUMBERS)}"
+
+
+def _trouble(error: Exception) -> str:
+    """Say what the broker does, so that nobody starts one that is there."""
+    if isinstance(error, NotYetError):
+        return f"answers, but {error}"
+    if _is_answer(error):
+        return f"answers {_reason(error)}"
+    return f"does not answer ({_reason(error)})"
+
+
+def _outcome(error: Exception, seconds: float) -> str:
+    """Say what the broker has done for too long, and where to look."""
+    if isinstance(error, NotYetError) or _is_answer(error):
+        return f"{_trouble(error)}, and that for {seconds:.0f} s; look at its own log"
+    return (
+        f"has not answered for {seconds:.0f} s ({_reason(error)}); start it, or look at "
+        "stream.kafka.bootstrap and stream.kafka.security_protocol"
+    )
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether an error was sent by the broker; the client makes a time-out by itself, too."""
+    made_here = isinstance(error, kafka_errors.RequestTimedOutError)
+    return isinstance(error, kafka_errors.BrokerResponseError) and not made_here
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from stream.kafka.clients import Connector, Patience
+from stream.kafka.clients import Connector, NotYetError, Patience
+from stream.kafka.network import fetch_ahead
 from stream.kafka.records import from_kafka
 from stream.kafka.topics import Topic, Topics
 from stream.log import LogCorruptError, LogLostError, LogTrimmedError, StoredRecord
@@ -174,7 +175,7 @@ class Fetch:
             if not tail.fetched and time.monotonic() - self._verified > _VERIFY_SECONDS:
                 self._verify()
                 self._find_end(tail)
-                patience.wait(kafka_errors.KafkaTimeoutError("no record comes"))
+                patience.wait(NotYetError("no record comes"))
 
     def _find_end(self, tail: Tail) -> None:
         """Ask how far the partition can be read; refuse a position beyond."""
@@ -200,6 +201,9 @@ class Fetch:
             self._tails[at.partition].fetched.extend(records)
         for one in reading:
             one.position = consumer.position(one.at)
+        if len(self._tails) == 1 and tail.fetched:
+            # Of several, those that are paused would have their answers set aside.
+            fetch_ahead(consumer)
 
     def _refuse(self, tail: Tail, error: Exception) -> None:
         """Say why records cannot be read; return where it may pass."""

@@ -21,7 +21,13 @@ from kafka import KafkaAdminClient, KafkaConsumer
 from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 
-from stream.kafka.clients import PAUSE_SECONDS, Connector, Patience, client_name
+from stream.kafka.clients import (
+    PAUSE_SECONDS,
+    Connector,
+    NotYetError,
+    Patience,
+    client_name,
+)
 from stream.kafka.topics import Topic
 from stream.log import LogLockedError
 
@@ -147,20 +153,25 @@ class Lease:
     def _become(self, consumer: KafkaConsumer) -> None:
         """Join until the group knows us.
 
-        Afterwards heartbeats keep us in it; it is not polled again, so nothing is read.
+        Afterwards heartbeats keep us in it; it is not polled again, so nothing is read. A broker
+        keeps the first member of a group waiting for others, by default for 3 s, so joining may
+        take as long as a session though a broker may be away for less.
         """
-        patience = Patience(self._config, self._doing)
+        seconds = max(self._config.gone_seconds, self._config.session_seconds)
+        config = self._config.model_copy(update={"gone_seconds": seconds})
+        patience = Patience(config, self._doing)
         while True:
             try:
                 consumer.poll(timeout_ms=_POLL_MS)
-                error: Exception = kafka_errors.KafkaTimeoutError("joining takes long")
+                error: Exception = NotYetError("joining takes long")
             except kafka_errors.KafkaError as failed:
                 error = failed
             self._member = consumer.group_metadata().member_id
-            there = self._look() if self._member else None
-            if there is not None and there.member == self._member:
-                return
-            if there is not None:
+            # Asked in any case: a broker that is away does not make the joining fail.
+            there = self._look()
+            if self._member and there is not None:
+                if there.member == self._member:
+                    return
                 raise self._locked(there)
             patience.wait(error)
 

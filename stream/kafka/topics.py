@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -17,8 +18,12 @@ from stream.kafka.clients import PAUSE_SECONDS, Connector
 from stream.log import LogDeletedError, LogIdentityError, LogSettingsError
 from stream.topics import DEAD_LETTERS
 
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _ANY_TIME: Final = str(2**63 - 1)
+_KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
+"""Settings that say what is deleted and when."""
 _SURE: Final = 10
 """Times that a topic must be missing to count as deleted."""
 
@@ -158,26 +163,28 @@ class Topics:
     def _create(self, log: str, partitions: int) -> None:
         # A dead letter holds the bytes of a whole record as base64, and says why.
         times = 2 if log == DEAD_LETTERS else 1
-        topics = {
-            self.name(log): {
-                "num_partitions": partitions,
-                "replication_factor": self._config.replication_factor,
-                "configs": {
-                    "cleanup.policy": "delete",
-                    "max.message.bytes": str(times * self._config.max_record_bytes),
-                    "message.timestamp.after.max.ms": _ANY_TIME,
-                    "message.timestamp.before.max.ms": _ANY_TIME,
-                    "message.timestamp.type": "CreateTime",
-                    "retention.bytes": str(self._config.retention_bytes),
-                    "retention.ms": "-1",
-                },
-            }
+        settings = {
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(times * self._config.max_record_bytes),
+            "message.timestamp.after.max.ms": _ANY_TIME,
+            "message.timestamp.before.max.ms": _ANY_TIME,
+            "message.timestamp.type": "CreateTime",
+            "retention.bytes": str(self._config.retention_bytes),
+            "retention.ms": "-1",
         }
+        asked = {
+            "num_partitions": partitions,
+            "replication_factor": self._config.replication_factor,
+            "configs": settings,
+        }
+        name = self.name(log)
 
         def make() -> None:
             with suppress(kafka_errors.TopicAlreadyExistsError):
-                self._admin.create_topics(topics)
-            self._admin.wait_for_topics(list(topics))
+                self._admin.create_topics({name: asked})
+                kept = ", ".join(f"{key}={settings[key]}" for key in _KEEPING)
+                logger.info("made topic %s: partitions=%d, %s", name, partitions, kept)
+            self._admin.wait_for_topics([name])
 
         self._connector.patiently(f"making log {log!r}", make)
 

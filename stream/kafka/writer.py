@@ -11,7 +11,7 @@ from typing import Final
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream.kafka.clients import Connector, Patience, explain
+from stream.kafka.clients import Connector, NotYetError, Patience, explain
 from stream.kafka.lease import Lease
 from stream.kafka.network import discard
 from stream.kafka.records import to_kafka, wire_bytes
@@ -21,7 +21,7 @@ from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
 _BATCH_BYTES: Final = 512 * 1024
 _PENDING_BYTES: Final = 64 * 1024 * 1024
 """Appended and not acknowledged: more than this waits."""
-_LINGER_MS: Final = 5
+_LINGER_MS: Final = 50
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""
@@ -153,7 +153,7 @@ class KafkaWriter:
                 # The producer does not know the topic; does the broker?
                 self._topics.verify(self.topic)
                 patience = patience or Patience(self._config, self._doing)
-                patience.wait(error)
+                patience.wait(NotYetError(f"the producer does not see the topic ({error})"))
             else:
                 future.add_errback(partial(self._failed, record.time_ms, size))
                 return
@@ -164,7 +164,7 @@ class KafkaWriter:
         try:
             while not self._flushed():
                 self._topics.verify(self.topic)
-                patience.wait(kafka_errors.KafkaTimeoutError("records are not acknowledged"))
+                patience.wait(NotYetError("records are not acknowledged"))
         except LogUnreachableError:
             self._give_up()
             raise

@@ -304,12 +304,20 @@ def test_a_mask_of_another_shape_or_kind_is_refused_and_changes_nothing(mask: Te
     assert same(online.state(), before)
 
 
-def test_a_model_that_has_blown_up_says_so() -> None:
+@pytest.mark.parametrize("blown", [[torch.inf], [torch.nan], [torch.inf, -torch.inf]])
+def test_a_model_that_has_blown_up_says_so(blown: list[float]) -> None:
     online = model()
     assert online.finite()
     with torch.no_grad():
-        online.layers["top.0"].weight[0, 0] = torch.inf
+        online.layers["top.0"].weight[0, : len(blown)] = torch.tensor(blown)
     assert not online.finite()
+
+
+def test_weights_whose_sum_alone_is_too_large_are_finite() -> None:
+    online = model()
+    with torch.no_grad():
+        online.layers["top.0"].weight[0, :2] = torch.finfo(torch.float32).max
+    assert online.finite()
 
 
 def test_the_same_batches_give_the_same_bits_wherever_they_stand_in_memory() -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
+
+import pytest
 
 from learner.prequential import Prequential
 from stream.log import Record
@@ -61,3 +65,45 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None
         assert not course.resume()
         course.checkpoint()
         assert Prequential(model(seed=3), ports, PLAN).resume()
+
+
+def test_what_is_left_is_of_the_moment_in_which_it_was_left(tmp_path: Path) -> None:
+    """The model learns on while an earlier state of it is written."""
+    world = World(tmp_path)
+    world.write(batches(3))
+    go = Event()
+    with world.ports("dense") as ports, ThreadPoolExecutor(1) as behind:
+        behind.submit(go.wait)
+        course = Prequential(model(), replace(ports, behind=behind), PLAN)
+        course.step()
+        before = course.online.state()
+        course.leave(snapshot=True, checkpoint=True)
+        course.step()
+        assert ports.snapshots.names("dense") == []
+        go.set()
+        course.settle()
+        (name,) = ports.snapshots.names("dense")
+        left, kept = ports.snapshots.read(name), ports.checkpoints.latest()
+        assert left.count == 16
+        assert all(tensor.equal(before[key]) for key, tensor in left.tensors.items())
+        assert kept is not None
+        assert kept.count == 16
+        course.checkpoint()
+        last = ports.checkpoints.latest()
+    assert last is not None
+    assert last.count == 32
+
+
+def test_what_could_not_be_written_is_told_before_anything_else_is_left(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write(batches(2))
+    with world.ports("dense") as ports, ThreadPoolExecutor(1) as behind:
+        course = Prequential(model(), replace(ports, behind=behind), PLAN)
+        ports.snapshots.folder.mkdir(parents=True)
+        (ports.snapshots.folder / "dense").write_text("in the way")
+        course.step()
+        course.leave(snapshot=True)
+        course.step()
+        with pytest.raises(OSError, match="dense"):
+            course.leave(checkpoint=True)
+    assert ports.checkpoints.latest() is None

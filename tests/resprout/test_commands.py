@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,8 @@ from kafka import KafkaConsumer
 
 from resprout.cli import main
 from resprout.folder import RunFolder
+from resprout.plan import Plan
+from resprout.settings import load
 from stream.kafka.config import KafkaConfig
 from tests.resprout.small import SMALL, write_toml
 from tests.resprout.test_cli import SCHEMA, write_clicks
@@ -166,6 +169,38 @@ def test_embedded_logs_need_no_topics(home: Path) -> None:
     assert "stream.home is embedded: its logs need no topics; set it to kafka" in result.stderr
 
 
+LOOKS = {
+    "topics": ("topics",),
+    "masks": ("masks", "list"),
+    "deadletters": ("deadletters",),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_person_is_soon_told_that_there_is_no_broker(name: str, home: Path) -> None:
+    result = ask_nobody(home, *LOOKS[name])
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert re.search(r"has not answered for [56] s .*; stream\.kafka\.gone_seconds says how", last)
+
+
+def test_a_person_waits_for_a_broker_as_long_as_is_set(home: Path) -> None:
+    result = ask_nobody(home, "masks", "list", "--set", "stream.kafka.gone_seconds=1")
+    assert "has not answered for 1 s" in result.stderr.splitlines()[-1]
+
+
+def ask_nobody(home: Path, *words: str) -> Result:
+    """Call a command on a run whose broker is not there."""
+    broker = ("stream.home=kafka", f"stream.kafka.bootstrap=127.0.0.1:{closed_port()}")
+    config = ("--config", str(home / "small.toml"), *(w for b in broker for w in ("--set", b)))
+    if words[0] == "topics":
+        return CliRunner().invoke(main, [*words, *config])
+    settings = load(None, home / "small.toml", {"stream.home": "kafka"}).settings
+    (home / "state").mkdir()
+    RunFolder(home / "state").begin(Plan.generated(settings))
+    return CliRunner().invoke(main, [*words, *config, "--state", str(home / "state")])
+
+
 def test_topics_are_made_once_with_the_partitions_asked_for(
     home: Path, kafka_config: KafkaConfig
 ) -> None:
@@ -175,6 +210,8 @@ def test_topics_are_made_once_with_the_partitions_asked_for(
     first, second = call(home, *given), call(home, *given)
     assert (first.exit_code, second.exit_code) == (0, 0), first.output
     assert first.stdout == second.stdout
+    assert f"made topic {kafka_config.prefix}clicks: partitions=2, cleanup.policy" in first.stderr
+    assert "made topic" not in second.stderr
     with closing(KafkaConsumer(bootstrap_servers=kafka_config.bootstrap)) as consumer:
         there = {name for name in consumer.topics() if name.startswith(kafka_config.prefix)}
         assert set(first.stdout.split()) == there

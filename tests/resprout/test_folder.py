@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from resprout.folder import RunFolder
-from resprout.plan import Plan
+from resprout.plan import Elsewhere, Plan
 from resprout.settings import WORKERS
+from stream.schema import FeatureSchema, NumericFeature
 from stream.state import StateLockedError
 from tests.resprout.small import small
 
@@ -26,6 +27,45 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
     other = Plan.generated(small(seed=4, pruner__sparsity=0.5))
     with pytest.raises(ValueError, match=r"pruner.sparsity was 0.8, is 0.5; settings.seed was 0"):
         folder.check(other)
+
+
+SENT = FeatureSchema(numeric=(NumericFeature(name="price"), NumericFeature(name="age")))
+
+
+def test_how_clicks_are_generated_matters_only_where_they_are(tmp_path: Path) -> None:
+    folder, other = RunFolder(tmp_path), small(stream__generator__click_rate=0.3)
+    folder.begin(Plan(small(), Elsewhere(SENT)))
+    folder.check(Plan(other, Elsewhere(SENT)))
+    with pytest.raises(ValueError, match="schema"):
+        folder.check(Plan.generated(other))
+    generated = RunFolder(tmp_path / "generated")
+    generated.path.mkdir()
+    generated.begin(Plan.generated(small()))
+    with pytest.raises(ValueError, match=r"generator\.click_rate was 0\.2, is 0\.3"):
+        generated.check(Plan.generated(other))
+
+
+def test_of_many_differences_a_handful_is_named_and_the_others_are_counted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(Plan.generated(small()))
+    sizes = {"fields": 5, "signal": 2, "hidden": 8, "zipf": 2, "latent_dim": 3}
+    changed = small(seed=4, **{f"stream__generator__{name}": size for name, size in sizes.items()})
+    with pytest.raises(ValueError, match="was 4, is 3; and 2 more; go on as") as raised:
+        folder.check(Plan.generated(changed))
+    # The features come first: they are many, and told in short.
+    assert "otherwise: schema.categorical was a list of 4, is a list of 5; " in str(raised.value)
+
+
+def test_a_feature_that_differs_is_named_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(Plan(small(), Elsewhere(SENT)))
+    scaled = SENT.model_copy(
+        update={"numeric": (SENT.numeric[0], NumericFeature(name="age", scale=2))}
+    )
+    with pytest.raises(
+        ValueError, match=r"otherwise: schema\.numeric\.1\.scale was 1\.0, is 2\.0; go"
+    ):
+        folder.check(Plan(small(), Elsewhere(scaled)))
 
 
 @pytest.mark.parametrize(
@@ -168,3 +208,26 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         RunFolder(tmp_path).record()
+
+
+def test_a_file_is_no_state_folder(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("# a run\n")
+    folder = RunFolder(file)
+    with pytest.raises(FileNotFoundError, match=r"README.md is a file and no run; name the state"):
+        folder.record()
+    for take in (folder.clear, folder.lock().__enter__, lambda: folder.lock_worker("dense")):
+        with pytest.raises(OSError, match=r"no run can be kept in .*README\.md \(.*with --state"):
+            take()
+
+
+def test_logs_that_are_to_be_read_are_not_made(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"run holds no log 'windows': either its run has"):
+        folder.require_logs("windows")
+    assert not folder.path.exists()
+    folder.home.writer("windows").close()
+    folder.require_logs("windows")
+    with pytest.raises(FileNotFoundError, match="holds no log 'ledger'"):
+        folder.require_logs("windows", "ledger")
+    assert not folder.holds_log("ledger")

@@ -6,7 +6,7 @@ import pytest
 
 from learner.step import LearnerStep
 from resprout.runner import Step
-from resprout.watch import Waits, Watch
+from resprout.watch import Waits, Watch, whose
 
 
 @dataclass
@@ -62,6 +62,37 @@ def test_a_wait_for_something_else_is_told_too(world: World) -> None:
     assert len(world.step("the decision on the window ending at 8000", 11)) == 1
     assert world.step("clicks", 12) == []
     assert world.step(None, 13, events=1) == ["sparse goes on after 13 s"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("clicks", "clicks (the source)"),
+        ("predictions.never_rebuilt", "(the learner that is never rebuilt)"),
+        ("predictions.candidate", "predictions.candidate (the prune worker)"),
+        ("ledger", "ledger (the prune worker)"),
+        ("decision on 400", "decision on 400 (the prune worker, log ledger)"),
+        ("verdict of rebuild 2", "verdict of rebuild 2 (the prune worker, log ledger)"),
+        ("the decision on the window ending at 800", "at 800 (the prune worker, log ledger)"),
+        ("the window ending at 800", "the window ending at 800 (the evaluator, log windows)"),
+        ("the judgement of rebuild 2", "rebuild 2 (the evaluator, log windows)"),
+        ("the dense snapshot at 400", "the dense snapshot at 400 (the dense learner)"),
+        ("its logs and its checkpoint", "its logs and its checkpoint"),
+    ],
+)
+def test_of_a_wait_it_is_told_which_log_and_worker_would_end_it(reason: str, told: str) -> None:
+    seen: list[str | None] = []
+    watch = Watch("dense", [lambda _, step: seen.append(step.waiting_for)], whose)
+    watch("sparse", LearnerStep(400, waiting_for=reason))
+    watch("sparse", LearnerStep(400, 100))
+    [first, second] = seen
+    assert (first or "").endswith(told)
+    assert (first or "").startswith(reason)
+    assert second is None
+
+
+def test_of_clicks_from_outside_no_worker_is_named() -> None:
+    assert whose("clicks", sent=True) == "clicks"
 
 
 def test_the_end_is_told(world: World) -> None:

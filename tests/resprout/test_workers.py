@@ -90,7 +90,7 @@ def test_processes_that_are_stopped_and_killed_go_on_from_where_they_stood(
     """At first the source all but stands still, after the first mask has taken over."""
     with crew(tmp_path, eventful(stream__generator__rate=0.1, **place.settings)) as team:
         sparse = team.start("sparse")
-        until(waits_for(sparse, "the first mask"), team)
+        until(waits_for(sparse, "the first mask (the prune worker, log ledger)"), team)
         for name in ("dense", "never_rebuilt", "pruner", "evaluator", "source"):
             team.start(name)
         for name in ("dense", "sparse", "evaluator"):

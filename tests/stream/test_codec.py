@@ -8,6 +8,7 @@ import pytest
 from stream.codec import (
     Decoded,
     columnar_record,
+    decode_columnar,
     decode_json,
     decode_record,
     end_record,
@@ -160,6 +161,22 @@ def test_many_json_records_decode_as_each_alone() -> None:
         row for d in alone for row in d.batch.numeric.tolist()
     ]
     assert together.invalid == tuple(invalid for d in alone for invalid in d.invalid)
+
+
+def test_many_columnar_records_decode_as_each_alone() -> None:
+    """With a row and a record among them that are not valid, in the order in which they stand."""
+    values = [clicklog.columnar(4 * n, 4, bad=bad) for n, bad in enumerate([(), (2,), (), (0,)])]
+    values.insert(2, Record(b"torn", values[0].headers))
+    stored = [StoredRecord(0, 10 * n, 10 * n + 10, value) for n, value in enumerate(values)]
+    together = decode_columnar(stored, SCHEMA)
+    alone = [decode_record(one, SCHEMA) for one in stored]
+    assert [(one.offset, one.row) for one in together.invalid] == [(10, 2), (20, 0), (40, 0)]
+    assert together.invalid == tuple(invalid for d in alone for invalid in d.invalid)
+    for name in ("label", "weight", "time_ms", "numeric", "categorical"):
+        rows = [row for d in alone for row in getattr(d.batch, name).tolist()]
+        assert getattr(together.batch, name).tolist() == rows
+    assert together.offsets.tolist() == [at for d in alone for at in d.offsets.tolist()]
+    assert together.rows.tolist() == [row for d in alone for row in d.rows.tolist()]
 
 
 def test_a_raw_record_with_an_absurd_line_has_none() -> None:

@@ -78,6 +78,23 @@ def test_topics_are_made_so_that_they_keep_events_of_any_time(
     assert settings["cleanup.policy"] == "delete"
 
 
+def test_a_topic_that_is_made_is_told_once_with_what_it_keeps(
+    home: KafkaHome, stranger: Stranger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "stream")
+    home.create({"clicks": 3})
+    home.create({"clicks": 3})
+    home.reader("clicks")
+    home.reader("ledger")
+    kept = (
+        f"cleanup.policy=delete, retention.ms=-1, retention.bytes={stranger.config.retention_bytes}"
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"made topic {stranger.topic('clicks')}: partitions=3, {kept}",
+        f"made topic {stranger.topic('ledger')}: partitions=1, {kept}",
+    ]
+
+
 def test_a_topic_that_cannot_be_made_is_named(home: KafkaHome) -> None:
     with pytest.raises(LogError, match=r"making log 'clicks': .* answers .*InvalidPartitionsError"):
         home.create({"clicks": 0})

@@ -101,7 +101,9 @@ def test_a_broker_that_stays_away_is_named_and_used_again_when_it_is_back(tmp_pa
         shared = home.subscribe("clicks", "scorers")
         until(lambda: shared.poll(0.1))
         os.kill(broker.pid, signal.SIGKILL)
-    away = rf"the broker at {broker.bootstrap} has not answered for \d+ s .*gone_seconds"
+    away = (
+        rf"the broker at {broker.bootstrap} has not answered for \d+ s .*kafka\.gone_seconds says"
+    )
     with pytest.raises(LogUnreachableError, match=f"log 'clicks': {away}"):
         reader.end(0)
     with pytest.raises(LogUnreachableError, match=away):
@@ -164,6 +166,20 @@ def _answers(question: object, *words: object) -> bool:
     except LogUnreachableError:
         return False
     return True
+
+
+# Slow.
+
+
+def test_a_broker_that_lets_a_writer_wait_for_others_is_not_said_to_be_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As brokers do by default, and for longer than they may be away."""
+    with started("--set", "group.initial.rebalance.delay.ms=3000") as broker:
+        home = KafkaHome(broker.config(gone_seconds=2))
+        home.writer("clicks").close()
+        home.close()
+    assert f"{broker.bootstrap} answers, but joining takes long; trying for 10 s" in caplog.text
 
 
 # Forgetting.
