@@ -243,7 +243,7 @@ def _changed(window: Window, name: DetectorName, since: int, change: Change) -> 
         threshold=change.threshold,
         reason=(
             f"{what} {verb} from {change.before * unit:{how}}{sign} to "
-            f"{change.after * unit:{how}}{sign} behind {since} events; {test}: "
+            f"{change.after * unit:{how}}{sign} behind {since:,} events; {test}: "
             f"{change.statistic:.2f} over {change.threshold:.2f}"
         ),
     )
@@ -258,8 +258,8 @@ def _drifted(window: Window, shift: Shift) -> Alarm:
         statistic=shift.psi,
         threshold=shift.threshold,
         reason=(
-            f"{shift.feature} is not distributed as in the events {shift.begin + 1} to "
-            f"{shift.end}; population stability index: {shift.psi:.3f} over "
+            f"{shift.feature} is not distributed as in the events {shift.begin + 1:,} to "
+            f"{shift.end:,}; population stability index: {shift.psi:.3f} over "
             f"{shift.threshold:.3f}"
         ),
     )

@@ -203,7 +203,7 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     if not (p.min() >= 0 and p.max() <= 1):
         raise ValueError(
             f"{prediction.model!r} predicted something that is no probability for the events "
-            f"{clicks.begin + 1} to {clicks.end}; its weights are not finite, or its output is "
+            f"{clicks.begin + 1:,} to {clicks.end:,}; its weights are not finite, or its output is "
             "not a chance of a click"
         )
 
@@ -212,9 +212,10 @@ def _check_events(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     """Refuse a prediction that is not about exactly these events."""
     if prediction.spans != clicks.spans or len(prediction.probability) != len(clicks.batch):
         raise ValueError(
-            f"the predictions of {prediction.model!r} from {prediction.begin} on are of "
-            f"{len(prediction.probability)} events in {prediction.spans}, the clicks are "
-            f"{len(clicks.batch)} in {clicks.spans}; give all models the same batch_events and log"
+            f"the predictions of {prediction.model!r} from {prediction.begin:,} on are of "
+            f"{len(prediction.probability):,} events in {prediction.spans}, the clicks are "
+            f"{len(clicks.batch):,} in {clicks.spans}; give all models the same batch_events and "
+            "log"
         )
 
 

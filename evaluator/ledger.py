@@ -96,7 +96,7 @@ class LedgerTail:
         if self.opened:
             return self.opened.end, f"verdict of rebuild {self.opened.number}"
         undecided = self.decided + self._agreement.trigger_events
-        return undecided + self._agreement.rebuild_events, f"decision on {undecided}"
+        return undecided + self._agreement.rebuild_events, f"decision on {undecided:,}"
 
     def complete(self, count: int) -> bool:
         """Tell whether all has been decided on an input of ``count`` events."""
@@ -119,8 +119,8 @@ class LedgerTail:
         plan = message.rebuild
         if plan is not None and plan.end - plan.decided != self._agreement.rebuild_events:
             raise ValueError(
-                f"rebuild {plan.number} takes {plan.end - plan.decided} events, agreed are "
-                f"{self._agreement.rebuild_events}; give all workers one configuration"
+                f"rebuild {plan.number} takes {plan.end - plan.decided:,} events, agreed are "
+                f"{self._agreement.rebuild_events:,}; give all workers one configuration"
             )
         if plan is not None:
             self.plans[plan.number] = plan

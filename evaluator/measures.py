@@ -73,8 +73,8 @@ def weighted_losses(batch: JoinedBatch) -> dict[str, Floats]:
         found[name] = batch.weight * losses(batch.label, one.probability)
         if found[name].max() == np.inf:
             raise ValueError(
-                f"{name!r} gave probability 0 or 1 to an event of {batch.begin + 1} to "
-                f"{batch.end} that went the other way, an infinite loss; lower its learning rate"
+                f"{name!r} gave probability 0 or 1 to an event of {batch.begin + 1:,} to "
+                f"{batch.end:,} that went the other way, an infinite loss; lower its learning rate"
             )
     return found
 

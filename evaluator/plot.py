@@ -56,7 +56,12 @@ _MILLIONS: Final = 1_500_000
 """From this many events on the axis counts in millions."""
 _MARKS: Final = {"promoted": "full", "rejected": "none"}
 _BACK: Final = "<"
-"""The mark of a rollback; all others point down."""
+"""The mark of a rollback; those of rebuilds point down."""
+_ALARM: Final = "D"
+"""The mark of an alarm, hollow: nothing was decided by it."""
+_SIZE: Final = 6
+_SIZES: Final = {_ALARM: 4.2}
+"""Points of a mark; a square on its corner looks larger than it is."""
 _SETTLED: Final = 0.1
 """The share of the stream before which the learning curve may leave the panel."""
 Suffix = Literal["svg", "png"]
@@ -112,7 +117,7 @@ def save(
     Parameters
     ----------
     messages
-        The run's windows, and the decisions and verdicts of its ledger.
+        The run's windows, the decisions and verdicts of its ledger, and its alarms.
     folder
         Made if need be.
     name
@@ -304,20 +309,25 @@ def _events_axis(panel: Axes, story: Story) -> None:
 def _marks(panels: Sequence[Axes], story: Story, palette: Palette) -> None:
     """Mark where a rebuild ended: full where its mask took over, hollow where it was rejected.
 
-    A rollback is marked where it took effect, pointing back.
+    A rollback is marked where it took effect, pointing back; an alarm where it was raised.
     """
+    over = _above(panels[0], 5)
     marks = [
-        (one.count, "v", _MARKS[one.verdict]) for one in story.verdicts if one.verdict in _MARKS
+        (one.count, "v", _MARKS[one.verdict], over)
+        for one in story.verdicts
+        if one.verdict in _MARKS
     ]
-    marks += [(one.effective, _BACK, "full") for one in story.rollbacks]
-    for count, marker, fill in marks:
+    marks += [(one.effective, _BACK, "full", over) for one in story.rollbacks]
+    # At the foot: an alarm may be raised where a mask takes over.
+    marks += [(count, _ALARM, "none", over - 1) for count in story.alarms]
+    for count, marker, fill, height in marks:
         if count > story.end:
             continue
         panels[0].plot(
             [count],
-            [_above(panels[0], 5)],
+            [height],
             marker=marker,
-            markersize=6,
+            markersize=_SIZES.get(marker, _SIZE),
             color=palette.ink,
             fillstyle=fill,
             transform=panels[0].get_xaxis_transform(),
@@ -339,6 +349,8 @@ def _entries(story: Story) -> list[tuple[str, str]]:
         entries.append(("none", "candidate rejected"))
     if any(back.effective <= story.end for back in story.rollbacks):
         entries.append((_BACK, "rollback"))
+    if any(count <= story.end for count in story.alarms):
+        entries.append((_ALARM, "alarm"))
     if kinds:
         entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
     if story.last_half and len(story.models) > 1:
@@ -397,8 +409,9 @@ def _entry(axes: Axes, at: tuple[float, float], entry: tuple[str, str], palette:
     elif sign == "*":
         axes.text(x, y, "*", va="center", fontsize=9, color=palette.muted)
     else:
-        marker, fill = (_BACK, "full") if sign == _BACK else ("v", sign)
-        axes.plot([x + 0.046], [y], marker, markersize=6, color=palette.ink, fillstyle=fill)
+        marker, fill = {_BACK: (_BACK, "full"), _ALARM: (_ALARM, "none")}.get(sign, ("v", sign))
+        size = _SIZES.get(marker, _SIZE)
+        axes.plot([x + 0.046], [y], marker, markersize=size, color=palette.ink, fillstyle=fill)
     words_at = x + _SIGNS.get(sign, _MARKER)
     axes.text(words_at, y - 0.006, words, va="center", fontsize=8.5, color=palette.muted)
 
@@ -418,7 +431,7 @@ def _named(svg: bytes, story: Story) -> bytes:
         for model in story.models
         if model != DENSE and (mean := relative_ce(story.last_half, model)) is not None
     ]
-    heard = f"Normalised entropy over {story.end} events; {'; '.join(lost) or 'dense alone'}"
+    heard = f"Normalised entropy over {story.end:,} events; {'; '.join(lost) or 'dense alone'}"
     text = svg.decode().replace(f"'{FONT}'", _FONTS)
     begin = text.index(">", text.index("<svg")) + 1
     return f"{text[:begin]}\n <title>{escape(heard)}</title>{text[begin:]}".encode()

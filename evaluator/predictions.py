@@ -102,8 +102,8 @@ class PredictionTail:
         """Keep what is looked for, compare what repeats, refuse what has left something out."""
         if batch.begin > begin:
             raise ValueError(
-                f"the predictions of {self.model!r} go on at {batch.begin}, those from {begin} on "
-                "are missing; begin with new logs"
+                f"the predictions of {self.model!r} go on at {batch.begin:,}, those from "
+                f"{begin:,} on are missing; begin with new logs"
             )
         if batch.begin == begin:
             self._found, self._earlier = batch, None

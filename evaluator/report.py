@@ -21,6 +21,10 @@ _HUES: Final = tuple(field.name for field in fields(Palette))
 _TAG: Final = re.compile(r"<[^>]*>")
 _NAMED: Final = re.compile(r'(\bid="|url\(#|href="#)')
 _OUTSIDE: Final = re.compile(r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>", re.DOTALL)
+_BUCKETS: Final = (
+    "A number that names a segment is that of a bucket: values are hashed into buckets, and one "
+    "bucket may hold several. “rest” are all values that have no segment of their own."
+)
 _CONTROL: Final = {
     code: "\N{REPLACEMENT CHARACTER}"
     for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF)
@@ -88,7 +92,8 @@ def report(messages: Iterable[AnyMessage], about: About) -> bytes:
 def _sections(run: sheets.Run, about: About) -> Iterator[Section]:
     many = sheets.left_out(run)
     yield Section("Over the whole run", tuple(sheets.scores(run)), "No window has closed.")
-    yield Section("By segment", tuple(sheets.segments(run)), folded=True)
+    parts = tuple(sheets.segments(run))
+    yield Section("By segment", parts, folded=True, after=_BUCKETS if parts else "")
     happened = (sheets.happenings(run), sheets.rebuilds(run), sheets.rollbacks(run))
     yield Section("What happened", happened, "No rebuild was decided on.")
     yield Section("Alarms", (sheets.alarms(run),), "There was no alarm.")

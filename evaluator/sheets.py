@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Literal, TypeVar
 
 from evaluator.page.history import History
@@ -30,12 +31,15 @@ M = TypeVar("M", bound=Message)
 MOST_ROWS: Final = 2_000
 """Windows of one size are told one by one if there are no more than these."""
 Kind = Literal["figure", "name", "text"]
+_DIGITS: Final = 4
+"""Behind the point of a figure."""
 _LONG: Final = 32
 """Letters of a cell that is broken into lines."""
 _NAMES: Final = {"never_rebuilt": "never rebuilt"}
 _FIGURES: Final = {
     "ce": "CE",
     "ne": "NE",
+    "ne_training": "NE by the click rate so far",
     "calibration": "calibration",
     "ece": "ECE",
     "roc_auc": "ROC AUC",
@@ -66,7 +70,7 @@ class Table:
 
 
 def _kind(cells: Sequence[str]) -> Kind:
-    if any(cells) and not any(cell.strip("0123456789,.+-−% ") for cell in cells):
+    if any(cells) and not any(cell.strip("0123456789,.+-−±% ") for cell in cells):
         return "figure"
     return "text" if max(map(len, cells), default=0) > _LONG else "name"
 
@@ -322,7 +326,11 @@ def _by_model(found: Scores) -> Iterable[tuple[str, ...]]:
 
 def _cells(score: ModelScore | None) -> tuple[str, ...]:
     """Write the figures of a model, an empty cell for each that there is not."""
-    return tuple(_figure(None if score is None else getattr(score, name)) for name in _FIGURES)
+    if score is None:
+        return ("",) * len(_FIGURES)
+    return tuple(
+        _bounded(getattr(score, name), getattr(score, f"{name}_error", None)) for name in _FIGURES
+    )
 
 
 def _interval(found: Interval | None) -> tuple[str, str]:
@@ -341,7 +349,18 @@ def _bounds(found: Interval, how: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:.{_DIGITS}f}"
+
+
+def _bounded(value: float | None, error: float | None) -> str:
+    """Write a figure, and how far off it may be; that is never rounded down.
+
+    >>> _bounded(0.75, 0.00151), _bounded(0.75, None)
+    ('0.7500 ± 0.0016', '0.7500')
+    """
+    if value is None or error is None:
+        return _figure(value)
+    return f"{_figure(value)} ± {ceil(error * 10**_DIGITS) / 10**_DIGITS:.{_DIGITS}f}"
 
 
 def _share(value: float | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluator.config import DENSE
-from stream.messages import Decision, Message, Rollback, Verdict, Window
+from stream.messages import Alarm, Decision, Message, Rollback, Verdict, Window
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +39,8 @@ class Story:
     bands: tuple[Band, ...]
     rollbacks: tuple[Rollback, ...] = ()
     """In order; the last may lie beyond the end."""
+    alarms: tuple[int, ...] = ()
+    """The counts at which there was any, in order."""
 
     @property
     def end(self) -> int:
@@ -82,7 +84,7 @@ def tell(messages: Iterable[Message], size: int | None = None) -> Story:
     Parameters
     ----------
     messages
-        Windows and the ledger's decisions and verdicts.
+        Windows, the ledger's decisions and verdicts, and alarms.
     size
         Of the windows to tell of; None takes the smallest of which there are not too many.
     """
@@ -97,12 +99,13 @@ def tell(messages: Iterable[Message], size: int | None = None) -> Story:
     size = size or (few or sizes or [0])[0]
     told = tuple(window for window in whole if window.size == size)
     if not told:
-        known = ", ".join(str(s) for s in sizes) or "none"
-        raise ValueError(f"no whole window of {size} events to tell of; sizes there are: {known}")
+        known = ", ".join(f"{s:,}" for s in sizes) or "none"
+        raise ValueError(f"no whole window of {size:,} events to tell of; sizes there are: {known}")
     finest = tuple(window for window in every if window.size == sizes[0])
     back = _rolled_back(found)
     rollbacks = tuple(one.rollback for one in back if one.rollback)
-    return Story(told, finest, _verdicts(found, back), _bands(finest), rollbacks)
+    alarms = tuple(sorted({one.count for one in found if isinstance(one, Alarm)}))
+    return Story(told, finest, _verdicts(found, back), _bands(finest), rollbacks, alarms)
 
 
 def _rolled_back(messages: Iterable[Message]) -> list[Decision]:

@@ -54,7 +54,8 @@ class TruthTail:
         first = begin - parts[0].begin
         if first < 0 or parts[-1].end - parts[0].begin != len(probability):
             raise ValueError(
-                f"the truth about the events {begin + 1} to {end} has a hole; make the stream anew"
+                f"the truth about the events {begin + 1:,} to {end:,} has a hole; make the stream "
+                "anew"
             )
         spans = (span for part in parts for span in part.drift)
         drift = sorted({span.drift for span in spans if _touches(span, begin, end)})

@@ -92,8 +92,9 @@ class TumblingWindows:
         known = tuple(window.size for window in self.state.opened)
         if known != sizes:
             raise ValueError(
-                f"windows of {sizes} events cannot go on from windows of {known}; keep "
-                "evaluator.windows as it was, or begin with a new state folder"
+                f"windows of {_listed(sizes)} events cannot go on from windows of "
+                f"{_listed(known)}; keep evaluator.windows as it was, or begin with a new state "
+                "folder"
             )
 
     def add(self, sums: Sums) -> tuple[Window, ...]:
@@ -104,8 +105,9 @@ class TumblingWindows:
         left_over = so_far.events % self._stretch_events
         if 0 < left_over < sums.on.events:
             raise ValueError(
-                f"windows of {self._config.windows} events may end at {so_far.events - left_over}, "
-                f"inside a batch that ends at {so_far.events}; make them multiples of the batch"
+                f"windows of {_listed(self._config.windows)} events may end at "
+                f"{so_far.events - left_over:,}, inside a batch that ends at {so_far.events:,}; "
+                "make them multiples of the batch"
             )
         return () if left_over else self._fold()
 
@@ -163,6 +165,10 @@ class TumblingWindows:
             partial=end < window.end,
             **scores(self._config, sums, window.before),
         )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return " and ".join(f"{size:,}" for size in sizes)
 
 
 def _live_on(lives: Sequence[Life], stretch: Sums, begin: int) -> tuple[Life, ...]:

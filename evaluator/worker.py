@@ -29,7 +29,7 @@ class EvaluatorStep:
     count: int
     """Events scored since the start of the run."""
     events: int = 0
-    """Events scored in this step, and those judged; with 0 there was nothing to do."""
+    """Events scored in this step; those judged are scored too, at another time."""
     windows: tuple[Window, ...] = ()
     """Closed in this step."""
     lifetimes: tuple[Lifetime, ...] = ()
@@ -103,39 +103,50 @@ class Evaluator:
         return sum(part.conflicts for part in parts)
 
     def step(self) -> EvaluatorStep:
-        """Score at most one batch, and judge at most one; never wait.
+        """Score at most one batch, and judge one or what there is; never wait.
 
         1. Copy what is new in the ledger; while scoring runs, only where a decision may be due.
         2. Take one batch into the judgement under way, if its candidate has predicted it.
         3. Score one batch, once every model that must has predicted it: dead letters, windows.
+           Where there is none, take all that the candidate has predicted into the judgement.
         4. Copy what the workers told of their progress, every now and then.
         5. Checkpoint if due, after what was written has been flushed.
         """
         if self._done:
             return EvaluatorStep(self._join.count, done=True)
         copied = self._outbox.append(self._ledger.poll()) if self._looks_at_ledger else []
-        judged, judgement = self._judging.step(self._ledger)
-        if judgement:
-            self._outbox.append([judgement])
+        judged = [self._judge()]
         step = self._score()
+        while judged[-1][0] and not step.events:
+            judged.append(self._judge())
         self._outbox.copy(self._progress.poll(at_once=step.done))
         self._looks_at_ledger = not step.events or step.count % self._trigger_events == 0
         if step.done or (step.events and step.count % self._config.checkpoint_events == 0):
             self._checkpoint()
             self._done = step.done
-        if copied or judged:
-            judgements = (judgement,) if judgement else ()
-            events = step.events + judged
-            step = replace(step, events=events, judgements=judgements, waiting_for=None)
+        if copied or judged[0][0]:
+            judgements = tuple(one for _, one in judged if one)
+            step = replace(step, judgements=judgements, waiting_for=None)
         return step
 
     def close(self) -> None:
-        """Checkpoint where it stands, and let the next evaluator in."""
+        """Checkpoint where it stands, and let the next evaluator in.
+
+        What is told of its last step, by whoever watches it, could not be copied in that step.
+        """
         if not self._done:
             self._checkpoint()
+        self._outbox.copy(self._progress.poll(at_once=True))
         logs = (self._join, self._judging, self._ledger, self._progress, self._outbox, self._dead)
         for part in logs:
             part.close()
+
+    def _judge(self) -> tuple[int, Judgement | None]:
+        """Judge at most one batch; return its events, and the judgement if it ends one."""
+        events, judgement = self._judging.step(self._ledger)
+        if judgement:
+            self._outbox.append([judgement])
+        return events, judgement
 
     def _score(self) -> EvaluatorStep:
         """Score the next batch if everything about it is there."""

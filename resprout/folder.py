@@ -107,9 +107,10 @@ class RunFolder:
 
     def _refused(self, error: OSError) -> OSError:
         """Name the folder where nothing can be written, and the way out."""
+        at = "" if error.filename in (None, str(self.path)) else f": {error.filename}"
         return OSError(
-            f"no run can be kept in {self.path} ({error.strerror or error}: "
-            f"{error.filename or self.path}); name another folder with --state"
+            f"no run can be kept in {self.path} ({error.strerror or error}{at}); name another "
+            "folder with --state"
         )
 
     def record(self) -> dict[str, Any]:

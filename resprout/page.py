@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resprout import home
 from resprout.folder import RunFolder
-from resprout.settings import ServeConfig, Settings
+from resprout.progress import last_told
+from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
 from stream.closing import Closing
 from stream.log import LogHome
-from stream.topics import WINDOWS
+from stream.messages import Progress
+from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
     from evaluator.page.addresses import Probe
+    from evaluator.page.feed import Feed
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +39,9 @@ class Page(Closing):
         The state folder.
     probes
         What else is answered at its port.
-    live
-        Whether more may come.
+    feed
+        What it shows; by default the run of this process, once :meth:`show` says where its logs
+        are.
     """
 
     def __init__(
@@ -45,15 +49,14 @@ class Page(Closing):
         settings: Settings,
         state: Path,
         probes: Mapping[str, Probe] | None = None,
-        *,
-        live: bool = True,
+        feed: Feed | None = None,
     ) -> None:
         # A web server is loaded by those who show a page, and by nobody else.
         from evaluator.page.addresses import Pages
         from evaluator.page.feed import Feed
         from evaluator.page.server import PageServer
 
-        self._feed = Feed(about=about(settings, state), live=live)
+        self._feed = feed or Feed(about=about(settings, state))
         self._server = PageServer(listen(settings.serve), Pages(self._feed, probes or {}))
         log.info("the page is at %s", self.url)
 
@@ -73,24 +76,45 @@ class Page(Closing):
 
 @contextmanager
 def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
-    """Show a run of the past."""
+    """Show a run of the past: all that its log holds, before anybody is told the address.
+
+    Raises as reading the log does. A run that goes on in another process is followed.
+    """
+    from evaluator.page.feed import Feed
+
+    if settings.stream.home == "embedded":
+        folder.require_logs(WINDOWS)
     with (
         home.logs(settings.stream, folder) as logs,
-        Page(settings, folder.path, live=False) as page,
+        closing(logs.reader(WINDOWS)) as reader,
     ):
-        page.show(logs)
-        yield page
+        feed = Feed(reader, about(settings, folder.path), live=False)
+        feed.catch_up()
+        for told in _last_words(settings, folder, logs):
+            feed.history.top_up(told)
+        with Page(settings, folder.path, feed=feed) as page:
+            yield page
+
+
+def _last_words(settings: Settings, folder: RunFolder, logs: LogHome) -> list[Progress]:
+    """Return what the workers of a finished run told last; nothing while more may be copied."""
+    embedded = settings.stream.home == "embedded"
+    workers = [one for one in WORKERS if not embedded or folder.holds_log(progress(one))]
+    told = last_told(logs, workers)
+    is_over = any(one.worker == EVALUATOR and one.done for one in told)
+    return told if is_over else []
 
 
 def listen(serve: ServeConfig) -> socket.socket:
     """Take the address that the settings name; without a port, the usual one or any free one."""
+    from evaluator.page.server import AddressTakenError
     from evaluator.page.server import listen as take
 
     if "port" in serve.model_fields_set:
         return take(serve.host, serve.port or 0)
     try:
         return take(serve.host, PORT)
-    except OSError:
+    except AddressTakenError:
         log.info("port %d is taken; serve.port sets another", PORT)
         return take(serve.host, 0)
 

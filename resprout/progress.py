@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from resprout.runner import Step
 from stream.log import LogHome, LogWriter, Record
-from stream.messages import Progress, dump
+from stream.messages import Progress, dump, parse
 from stream.topics import progress
 
 EVERY_SECONDS = 2.0
@@ -66,8 +67,22 @@ class ProgressLogs:
             done=step.done,
         )
         self._writers[name].append([Record(dump(message))])
+        if step.done:
+            # Whoever copies it looks once more, and no later.
+            self._writers[name].flush()
 
     def close(self) -> None:
         """Release the logs."""
         for writer in self._writers.values():
             writer.close()
+
+
+def last_told(home: LogHome, workers: Iterable[str]) -> list[Progress]:
+    """Return what each worker told last, of those that have told anything."""
+    found = []
+    for worker in workers:
+        with closing(home.reader(progress(worker))) as reader:
+            last = reader.last(0)
+        message = parse(last.record.value) if last else None
+        found += [message] if isinstance(message, Progress) else []
+    return found

@@ -34,6 +34,7 @@ from evaluator.page.replies import (
     scores_reply,
     workers_reply,
 )
+from evaluator.page.sheet import SCORES_HEAD, SEGMENTS_HEAD, score_rows, segment_rows
 from evaluator.page.table import Lines, Table, columns_of
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -66,7 +67,8 @@ class Pages:
         /                   the page
         /api/run            RunReply: all that the page begins with, but for its lines
         /api/windows[.csv]  WindowsReply: ?size= &columns=a,b &begin= &end= &points=
-        /api/scores         ScoresReply: the newest scores in full; ?size=
+        /api/scores[.csv]   ScoresReply: the newest scores in full; ?size=
+        /api/segments.csv   those of the segments; ?size=
         /api/layers[.csv]   LayersReply: sparsity and overlap by layer
         /api/workers[.csv]  WorkersReply: rates and lag by the wall clock; ?points=
         /api/marks.csv      what happened
@@ -75,7 +77,8 @@ class Pages:
 
     As CSV nothing is thinned. An event of the stream is of the message's kind, and its id is the
     offset in the log: a browser whose connection was cut says the last one that it has seen, and
-    misses nothing. Before all others comes an event ``log`` with the identity of the log.
+    misses nothing. Before all others comes an event ``log`` with the identity of the log, and
+    behind the last one, where no more may come, an event ``end`` with the RunReply as of then.
 
     Parameters
     ----------
@@ -96,6 +99,8 @@ class Pages:
             Route("/api/windows", self._windows),
             Route("/api/windows.csv", self._windows_csv),
             Route("/api/scores", self._scores),
+            Route("/api/scores.csv", self._scores_csv),
+            Route("/api/segments.csv", self._segments_csv),
             Route("/api/layers", self._layers),
             Route("/api/layers.csv", self._layers_csv),
             Route("/api/workers", self._workers),
@@ -123,10 +128,7 @@ class Pages:
         return FileResponse(STATIC / "index.html")
 
     async def _run(self, _: Request) -> Response:
-        feed = self.feed
-        return _json(
-            run_reply(feed.history, feed.about, feed.identity, live=feed.live, now_ms=_now_ms())
-        )
+        return _json(run_reply(self.feed, _now_ms()))
 
     async def _windows(self, request: Request) -> Response:
         size, table = self._table(request)
@@ -151,6 +153,16 @@ class Pages:
     async def _scores(self, request: Request) -> Response:
         size, _ = self._table(request)
         return _json(scores_reply(self.feed.history, size))
+
+    async def _scores_csv(self, request: Request) -> Response:
+        size, _ = self._table(request)
+        rows = score_rows(scores_reply(self.feed.history, size))
+        return await _csv(f"scores-{size}", SCORES_HEAD, rows)
+
+    async def _segments_csv(self, request: Request) -> Response:
+        size, _ = self._table(request)
+        rows = segment_rows(scores_reply(self.feed.history, size))
+        return await _csv(f"segments-{size}", SEGMENTS_HEAD, rows)
 
     async def _layers(self, _: Request) -> Response:
         return _json(layers_reply(self.feed.history))
@@ -193,7 +205,9 @@ class Pages:
         yield ServerSentEvent(self.feed.identity, event="log", retry=_RETRY_MS)
         async for entry in self.feed.behind(offset):
             yield ServerSentEvent(entry.value.decode(), event=entry.kind, id=str(entry.offset))
-        yield ServerSentEvent("the server stops", event="stopped")
+            # Sending does not let the loop see that the viewer has gone.
+            await asyncio.sleep(0)
+        yield ServerSentEvent(run_reply(self.feed, _now_ms()).model_dump_json(), event="end")
 
     async def _schema(self, _: Request) -> Response:
         return JSONResponse(
@@ -211,8 +225,8 @@ class Pages:
         history = self.feed.history
         size = _number(request, "size", history.sizes[0] if history.sizes else 0)
         if history.sizes and size not in history.sizes:
-            sizes = ", ".join(map(str, history.sizes))
-            raise HTTPException(404, f"there are no windows of {size} events; sizes: {sizes}")
+            sizes = ", ".join(f"{one:,}" for one in history.sizes)
+            raise HTTPException(404, f"there are no windows of {size:,} events; sizes: {sizes}")
         return size, history.tables.get(size, Table())
 
     def _lines(self, request: Request, table: Table, points: int) -> Lines:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from evaluator.page.history import Entry, History
 from stream.keyed import Tail
@@ -19,6 +20,7 @@ POLL_SECONDS: Final = 0.25
 """Pause between two looks for what is new in the log."""
 _RECORDS: Final = 256
 """Taken in at once; in between, viewers are answered."""
+State = Literal["live", "finished", "stopped"]
 
 
 class Feed:
@@ -34,7 +36,8 @@ class Feed:
     about
         What is shown of the run in words: name and value.
     live
-        Whether more may come.
+        Whether the run ends no later than the feed is closed; else the log alone says whether it
+        goes on.
     history
         What is known already.
     """
@@ -47,7 +50,7 @@ class Feed:
         live: bool = True,
         history: History | None = None,
     ) -> None:
-        self.about, self.live = dict(about), live
+        self.about, self._is_of_run = dict(about), live
         self.history = history or History()
         self._tail = Tail(reader) if reader else None
         self._reading = asyncio.Lock()
@@ -58,6 +61,21 @@ class Feed:
     def identity(self) -> str:
         """Of the log; empty before there is one."""
         return self._tail.reader.identity if self._tail else ""
+
+    @property
+    def state(self) -> State:
+        """Whether the run goes on, has come to its end, or neither as far as is known.
+
+        A run that another process may still write is ``stopped`` too: its log does not say.
+        """
+        if self._is_of_run and not self._closed:
+            return "live"
+        return "finished" if self.history.is_finished else "stopped"
+
+    @property
+    def live(self) -> bool:
+        """Whether more may come."""
+        return not self._closed and self.state != "finished"
 
     def attach(self, reader: LogReader) -> None:
         """Follow a log from now on; called in any thread, and once."""
@@ -85,20 +103,28 @@ class Feed:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def behind(self, offset: int) -> AsyncIterator[Entry]:
-        """Yield every record behind an offset, and then each as it comes, until closed."""
-        while not self._closed:
-            more = self._more
+        """Yield every record behind an offset, and then each as it comes, until no more may."""
+        while True:
+            more, is_last = self._more, not self.live
             found = await self._after(offset)
             for entry in found:
                 offset = entry.offset
                 yield entry
+            if not found and is_last:
+                return
             if not found:
                 await more.wait()
 
-    def close(self) -> None:
-        """Let those who wait for more go; called in the loop that they wait in."""
-        self._closed = True
-        self._tell()
+    async def close(self) -> None:
+        """Take in all that is left; who waits for more goes once it has that."""
+        try:
+            # What cannot be read now, nobody waits for: the process that shows it ends.
+            with suppress(LogError):
+                while await self._take():
+                    pass
+        finally:
+            self._closed = True
+            self._tell()
 
     async def release(self) -> None:
         """Release the log, once nobody reads it."""

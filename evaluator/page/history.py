@@ -26,6 +26,10 @@ from stream.messages import (
 
 RECENT: Final = 1_000
 """Records that are kept as they stand in the log, for those who follow."""
+_SOON_MS: Final = 10_000
+"""Workers tell the time every few seconds; between two that are further apart it is not known."""
+_LAST: Final = "evaluator"
+"""The worker that is done once the input has ended, and all of it is scored and decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class Event(NamedTuple):
 
     offset: int
     message: Decision | Verdict | Alarm
+    time_ms: int | None = None
+    """Unix time at which it was copied, to a few seconds; None where nobody told the time soon
+    before and soon after."""
 
 
 class History:
@@ -106,6 +113,16 @@ class History:
         self.letters: list[DeadLetters] = []
         self._recent: deque[Entry] = deque(maxlen=recent)
         self._first = FirstWins()
+        self._time_ms: int | None = None
+        self._untimed: list[int] = []
+
+    @property
+    def is_finished(self) -> bool:
+        """The input has ended and all is told of it, as far as the workers say."""
+        last = self.workers.get(_LAST)
+        return (last is not None and last.last.done) or (
+            bool(self.workers) and all(pace.last.done for pace in self.workers.values())
+        )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -133,6 +150,15 @@ class History:
             self.forgotten = self._recent[0].offset
         self._recent.append(Entry(stored.offset, message.kind, value))
 
+    def top_up(self, last: Progress) -> None:
+        """Take in what a worker told last, where the log lacks it.
+
+        The evaluator cannot copy what is told by those who end after it.
+        """
+        known = self.workers.get(last.worker)
+        if known is None or known.last != last:
+            self._told(last)
+
     def after(self, offset: int) -> list[Entry]:
         """Return the records behind an offset that is not before ``forgotten``."""
         found = []
@@ -151,18 +177,30 @@ class History:
             case Stability(begin=begin, end=end, psi=psi) if end - begin in self.tables and psi:
                 self.tables[end - begin].amend(end, PSI, max(psi.values()))
             case Verdict() | Alarm():
-                self.happened.append(Event(offset, message))
+                self._happened(offset, message)
             case Decision() if message.rebuild or message.rollback or message.declined:
-                self.happened.append(Event(offset, message))
+                self._happened(offset, message)
             case DeadLetters():
                 self._skipped(message)
 
+    def _happened(self, offset: int, message: Decision | Verdict | Alarm) -> None:
+        self._untimed.append(len(self.happened))
+        self.happened.append(Event(offset, message))
+
     def _told(self, progress: Progress) -> None:
         known = self.workers.get(progress.worker)
+        self._clock(progress.time_ms)
         if known is None:
             self.workers[progress.worker] = WorkerPace(progress)
         else:
             known.add(progress)
+
+    def _clock(self, time_ms: int) -> None:
+        """Note the time, and put it to what has happened since it was told last."""
+        if self._time_ms is not None and abs(time_ms - self._time_ms) <= _SOON_MS:
+            for at in self._untimed:
+                self.happened[at] = self.happened[at]._replace(time_ms=time_ms)
+        self._untimed, self._time_ms = [], time_ms
 
     def _closed(self, window: Window) -> None:
         self.events = max(self.events, window.end)

@@ -13,6 +13,8 @@ from evaluator.page.history import Event, History
 from stream.messages import Alarm, DeadLetters, Decision, RebuildPlan, Verdict
 
 _LOST: Final = f"{INCUMBENT}.relative_ce"
+_MS: Final = 1_000
+_MINUTE: Final = 60
 _ALARMS: Final = {
     "dense_loss": "dense has become worse",
     "relative_loss": "sparse has fallen behind",
@@ -51,27 +53,51 @@ def marks(history: History) -> list[Mark]:
 
 def _rebuilds(history: History) -> Iterator[Mark]:
     """Yield the rebuilds, ended ones by their verdicts."""
-    ended = [e.message for e in history.happened if isinstance(e.message, Verdict)]
-    known = {verdict.rebuild.number for verdict in ended}
-    for _, message in history.happened:
-        plan = message.rebuild if isinstance(message, Decision) else None
-        if plan and plan.number not in known:
-            title = f"{_name(plan)} under way until {plan.end:,}"
-            yield _mark("rebuild", "open", (plan.decided, plan.decided), title, plan.cause)
-    for verdict in ended:
-        yield _ended(verdict, history)
+    opened: dict[int, tuple[RebuildPlan, Event]] = {}
+    for event in history.happened:
+        plan = event.message.rebuild if isinstance(event.message, Decision) else None
+        if plan:
+            opened[plan.number] = plan, event
+    for event in history.happened:
+        if isinstance(event.message, Verdict):
+            verdict = event.message
+            _, begun = opened.pop(verdict.rebuild.number, (None, None))
+            took = "" if verdict.verdict == "unfinished" else _took(verdict.rebuild, begun, event)
+            yield _ended(verdict, took, history)
+    for plan, _ in opened.values():
+        title = f"{_name(plan)} under way until {plan.end:,}"
+        yield _mark("rebuild", "open", (plan.decided, plan.decided), title, plan.cause)
 
 
-def _ended(verdict: Verdict, history: History) -> Mark:
+def _ended(verdict: Verdict, took: str, history: History) -> Mark:
     plan, outcome = verdict.rebuild, str(verdict.verdict)
-    if any(_overrules(event, verdict) for event in history.happened):
+    if any(_overrules(other, verdict) for other in history.happened):
         outcome = "overruled"
-    said = [plan.cause, verdict.reason]
+    said = [plan.cause, verdict.reason, took]
     if verdict.verdict == "promoted":
         said += [f"version {verdict.version} from {verdict.count + 1:,} on"]
         said += [_effect(verdict, history), f"{verdict.cost_events:,} events of pruning"]
     title = f"{_name(plan)} {outcome}"
     return _mark("rebuild", outcome, (plan.decided, verdict.count), title, "; ".join(_some(said)))
+
+
+def _took(plan: RebuildPlan, begun: Event | None, ended: Event) -> str:
+    """Say how long a rebuild took: in events, and by the clock where that is known."""
+    events = f"took {plan.end - plan.decided:,} events"
+    if begun is None or begun.time_ms is None or ended.time_ms is None:
+        return events
+    seconds = (ended.time_ms - begun.time_ms) / _MS
+    return f"{events}, about {_span(seconds)}" if seconds >= 1 else events
+
+
+def _span(seconds: float) -> str:
+    """Write how long something took, to the second.
+
+    >>> _span(12.4), _span(200)
+    ('12 s', '3 min 20 s')
+    """
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _overrules(event: Event, verdict: Verdict) -> bool:
@@ -116,7 +142,10 @@ def _skipped(letters: DeadLetters) -> Mark:
     ranked = sorted(letters.reasons.items(), key=lambda item: (-item[1], item[0]))
     title = f"{many:,} dead letter{'s' if many > 1 else ''}"
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in ranked)
-    text = f"{reasons}; in the events {letters.begin:,} to {letters.count:,}"
+    where = f"in the events {letters.begin + 1:,} to {letters.count:,}"
+    if letters.begin == letters.count:
+        where = f"behind event {letters.count:,}"
+    text = f"{reasons}; {where}"
     return _mark("dead_letters", "dead_letters", (letters.begin, letters.count), title, text)
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from evaluator.page.feed import Feed, State
 from evaluator.page.history import History
 from evaluator.page.marks import Mark, marks
 from evaluator.page.table import columns_of
@@ -28,8 +29,12 @@ class RunReply(Reply):
     about: dict[str, str]
     identity: str
     """Of the log; another one is another run."""
+    state: State
+    """``live`` while this server runs with it; else ``finished`` where the log says that the input
+    has ended and all is told of it, and ``stopped`` where it does not: stopped, or still under way
+    elsewhere."""
     live: bool
-    """Whether more may come."""
+    """Whether more may come from this server."""
     now_ms: int
     """Unix time, milliseconds."""
     offset: int
@@ -109,14 +114,14 @@ REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply
 """All of them."""
 
 
-def run_reply(
-    history: History, about: dict[str, str], identity: str, *, live: bool, now_ms: int
-) -> RunReply:
+def run_reply(feed: Feed, now_ms: int) -> RunReply:
     """Sum a run up."""
+    history = feed.history
     return RunReply(
-        about=about,
-        identity=identity,
-        live=live,
+        about=feed.about,
+        identity=feed.identity,
+        state=feed.state,
+        live=feed.live,
         now_ms=now_ms,
         offset=history.offset,
         events=history.events,

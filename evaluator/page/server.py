@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import threading
@@ -14,7 +15,8 @@ import uvicorn
 from evaluator.page.addresses import Pages
 from stream.closing import Closing
 
-_GRACE_SECONDS: Final = 2
+_GRACE_SECONDS: Final = 3
+"""What is left to be read has as long, and then what is left to be sent."""
 _LOOK_SECONDS: Final = 0.01
 
 
@@ -41,17 +43,18 @@ class PageServer(Closing):
         )
         self._server = uvicorn.Server(config)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Let the viewers go, and stop."""
+        """Let every viewer have what is left, within a few seconds, and stop."""
         self._begun.wait()
         # Where it has ended by itself, its loop is closed.
         with suppress(RuntimeError):
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._end)
+                self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def _serve(self) -> None:
@@ -68,15 +71,28 @@ class PageServer(Closing):
         while not (self._server.started or serving.done()):
             await asyncio.sleep(_LOOK_SECONDS)
         self._begun.set()
+        ending = asyncio.create_task(self._end())
         await serving
+        ending.cancel()
 
-    def _end(self) -> None:
-        self._pages.feed.close()
-        self._server.should_exit = True
+    async def _end(self) -> None:
+        """Once somebody wants it, end all streams; uvicorn waits until they have been sent."""
+        await self._stop.wait()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._pages.feed.close(), _GRACE_SECONDS)
+        finally:
+            self._server.should_exit = True
+
+
+class AddressTakenError(OSError):
+    """Somebody else listens there."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address; ``OSError`` names it where somebody else has it.
+    """Take an address; ``OSError`` names it where it cannot be had.
+
+    That is :class:`AddressTakenError` where somebody else has it.
 
     Parameters
     ----------
@@ -92,7 +108,8 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen()
     except OSError as error:
         listening.close()
-        raise OSError(
+        kind = AddressTakenError if error.errno == errno.EADDRINUSE else OSError
+        raise kind(
             f"cannot listen on {host}:{port} ({error.strerror or error}); set serve.host and "
             "serve.port to a free address, or the port to 0 for any free one"
         ) from error

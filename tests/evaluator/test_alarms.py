@@ -117,9 +117,9 @@ def test_a_jump_is_told_by_the_detector_that_listens_to_it_and_by_no_other(
 def test_reasons_say_what_changed_from_what_to_what() -> None:
     found = {d: heard(stream(0, d))[0].reason for d in ("dense_loss", "relative_loss")}
     assert found["dense_loss"].startswith("normalised entropy of dense rose from 0.7")
-    assert "behind 1500000 events; ADWIN: " in found["dense_loss"]
+    assert "behind 1,500,000 events; ADWIN: " in found["dense_loss"]
     assert found["relative_loss"].startswith("CE of sparse against dense rose from +0.1")
-    assert " % behind 1500000 events; Page-Hinkley: " in found["relative_loss"]
+    assert " % behind 1,500,000 events; Page-Hinkley: " in found["relative_loss"]
 
 
 def test_a_loss_that_falls_is_no_alarm_but_a_click_rate_that_falls_is() -> None:
@@ -130,7 +130,7 @@ def test_a_loss_that_falls_is_no_alarm_but_a_click_rate_that_falls_is() -> None:
     (alarm,) = heard(falls)
     assert alarm.detector == "click_rate"
     assert alarm.reason.startswith("click rate fell from 0.2040 to 0.1")
-    assert " behind 510000 events; ADWIN: " in alarm.reason
+    assert " behind 510,000 events; ADWIN: " in alarm.reason
 
 
 def test_after_a_fall_a_rise_back_is_heard() -> None:
@@ -222,7 +222,7 @@ def test_a_feature_that_jumps_is_named_and_every_window_tells_how_far_each_is() 
     assert (alarm.detector, alarm.feature, alarm.count) == ("input", "price", 5 * SIZE)
     assert (alarm.since, alarm.threshold) == (4 * SIZE, 0.2)
     assert alarm.reason.startswith(
-        "price is not distributed as in the events 1 to 10000; population stability index: "
+        "price is not distributed as in the events 1 to 10,000; population stability index: "
     )
     known = [[(s.end, sorted(s.psi)) for s in stability] for stability, _ in told]
     both = ["age", "price"]

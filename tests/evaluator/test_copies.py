@@ -20,6 +20,7 @@ from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS, progress
 from tests.evaluator.page.told import progress as told
 from tests.evaluator.stage import (
     AGREEMENT,
+    EVENTS,
     SCHEMA,
     Stage,
     chance,
@@ -112,6 +113,24 @@ def test_whatever_was_told_the_scores_are_the_same(stage: Stage, tmp_path: Path)
         assert evaluator.conflicts == 0
     assert others(stage) == others(quiet)
     assert (len(copied(stage)), len(copied(quiet))) == (50, 0)
+
+
+@pytest.mark.parametrize("count", [40, None])
+def test_what_is_told_of_the_last_step_is_copied_as_the_evaluator_closes_and_only_once(
+    stage: Stage, count: int | None
+) -> None:
+    """Whoever watches it tells of a step when that is over."""
+    stage = replace(stage, agreement=replace(stage.agreement, workers=("dense", "evaluator")))
+    for life, until in ((1, count), (2, None)):
+        evaluator = stage.evaluator()
+        last = run(evaluator, until)[-1]
+        write(stage.home, told("evaluator", life, last.count, done=last.done))
+        evaluator.close()
+    found = [one for one in stage.messages(WINDOWS) if isinstance(one, Progress)]
+    assert [(one.wall_seconds, one.count, one.done) for one in found] == [
+        (1, count or EVENTS, count is None),
+        (2, EVENTS, True),
+    ]
 
 
 def test_a_killed_evaluator_copies_nothing_twice_and_leaves_nothing_out(

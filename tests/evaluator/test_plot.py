@@ -14,6 +14,7 @@ import pytest
 from evaluator.palette import PALETTES, Theme
 from evaluator.plot import Paper, draw, save
 from evaluator.story import tell
+from tests.evaluator.page.told import alarm
 from tests.evaluator.runs import drifting_run, rollback, score, verdict, window
 
 STORY = tell(drifting_run())
@@ -161,6 +162,17 @@ def test_letters_can_be_drawn_as_shapes() -> None:
     svg = draw(STORY, paper=Paper(outlines=True))
     assert words(svg) == []
     assert b"font" not in svg
+
+
+def test_alarms_are_marked_and_explained_where_they_were_raised() -> None:
+    assert "alarm" in words(draw(tell([*drifting_run(), alarm(500), alarm(900)])))
+    assert "alarm" not in words(draw(tell([*drifting_run(), alarm(2_500)])))
+    assert "alarm" not in words(draw(STORY))
+    one, two, late = (
+        draw(tell([*drifting_run(), *map(alarm, at)])).count(b"<use ")
+        for at in ((500,), (500, 900, 900), (500, 2_500))
+    )
+    assert (two, late) == (one + 1, one)
 
 
 def test_a_rollback_is_marked_and_explained_where_it_took_effect() -> None:

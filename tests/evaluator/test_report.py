@@ -262,10 +262,13 @@ def test_the_whole_run_and_its_segments_are_told_as_they_stood_last(known: bool)
         versions=(1,),
         ce=0.41,
         ne=0.82,
-        ne_training=None,
+        ne_training=0.83,
         calibration=1.01,
         ece=0.002,
         roc_auc=0.75 if known else None,
+        roc_auc_error=0.00151 if known else None,
+        pr_auc=0.3,
+        pr_auc_error=0.004,
         regret=0.01,
     )
 
@@ -296,10 +299,17 @@ def test_the_whole_run_and_its_segments_are_told_as_they_stood_last(known: bool)
             segments=(segment,),
         )
 
-    found = tables(page(lifetime(200), lifetime(300)))
+    html = page(lifetime(200), lifetime(300))
+    assert "A number that names a segment is that of a bucket" in html.text
+    assert "that of a bucket" not in page(*drifting_run()).text
+    found = tables(html)
     header, dense, sparse = found["Since event 101, through 300"]
     assert ("ROC AUC" in header) == known
-    assert dict(zip(header, sparse, strict=True))["95 % interval"] == "[+2.00%, +3.00%]"
+    told = dict(zip(header, sparse, strict=True))
+    assert told["95 % interval"] == "[+2.00%, +3.00%]"
+    assert told.get("ROC AUC") == ("0.7500 ± 0.0016" if known else None)
+    assert told["PR AUC"] == "0.3000 ± 0.0040"
+    assert (told["NE"], told["NE by the click rate so far"]) == ("0.8200", "0.8300")
     assert dict(zip(header, dense, strict=True))["CE"] == "0.4000"
     segments = found["By site"]
     assert [row[:4] for row in segments[1:]] == [

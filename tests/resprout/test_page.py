@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import signal
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from resprout.plan import Plan
 from resprout.runner import Step
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig
 from stream.kafka.config import KafkaConfig
+from stream.keyed import read_all
+from stream.messages import Progress, parse
+from stream.topics import WINDOWS
 from tests.resprout.crew import Hand, crew, until
 from tests.resprout.eventful import PLAN, TOTAL
 from tests.resprout.small import small
@@ -60,6 +65,15 @@ def test_without_a_port_set_it_is_the_usual_one_or_else_a_free_one(
     with taken(PORT), listen(ServeConfig()) as listening:
         assert listening.getsockname()[1] not in (0, PORT)
     assert caplog.messages == [f"port {PORT} is taken; serve.port sets another"]
+
+
+def test_an_address_that_cannot_be_had_at_all_is_not_said_to_be_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(OSError, match=rf"cannot listen on 192\.0\.2\.1:{PORT} \(Cannot assign"):
+        listen(ServeConfig(host="192.0.2.1"))
+    assert caplog.messages == []
 
 
 def test_a_port_that_was_set_is_taken_or_nothing_is() -> None:
@@ -124,14 +138,101 @@ def test_a_page_is_there_before_its_logs_are(tmp_path: Path) -> None:
 def test_a_past_run_is_shown_as_it_was(whole: RunFolder) -> None:
     settings = PLAN.settings.model_copy(update={"serve": ServeConfig(port=0)})
     with replayed(settings, whole) as page:
-        while (found := ask(f"{page.url}api/run"))["events"] < TOTAL:
-            """It reads the log in the background."""
-        assert found["live"] is False
+        found = ask(f"{page.url}api/run")
+        assert (found["state"], found["live"], found["events"]) == ("finished", False, TOTAL)
         assert found["sizes"] == [500, 1_000]
         outcomes = [one["outcome"] for one in found["marks"] if one["kind"] == "rebuild"]
         assert outcomes == ["promoted", "promoted", "promoted", "rejected", "unfinished"]
         workers = ask(f"{page.url}api/workers")["workers"]
         assert sorted(one["name"] for one in workers) == sorted(WORKERS)
+        assert {one["name"] for one in workers if one["last"]["done"]} == {*WORKERS}
+        counts = {one["name"]: one["last"]["count"] for one in workers}
+        assert counts["evaluator"] == counts["sparse"] == counts["dense"] == TOTAL
+
+
+def told_by(folder: RunFolder, worker: str) -> list[Progress]:
+    with closing(folder.home.reader(WINDOWS)) as reader:
+        found = [parse(stored.record.value) for stored in read_all(reader)]
+    return [one for one in found if isinstance(one, Progress) and one.worker == worker]
+
+
+def test_the_log_of_a_finished_run_holds_the_last_word_of_the_evaluator(whole: RunFolder) -> None:
+    last = told_by(whole, EVALUATOR)[-1]
+    assert (last.done, last.count, last.events, last.lag_events) == (True, TOTAL, TOTAL, 0)
+
+
+def followed(url: str) -> list[dict[str, str]]:
+    """Read server-sent events until the server hangs up."""
+    with urllib.request.urlopen(f"{url}api/stream", timeout=60) as answer:
+        text = answer.read().decode().replace("\r\n", "\n")
+    events = [dict(re.findall(r"^(\w+): (.*)$", one, re.MULTILINE)) for one in text.split("\n\n")]
+    return [one for one in events if one]
+
+
+def test_who_looks_on_is_told_all_to_the_very_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="resprout.page")
+    folder, seen = RunFolder(tmp_path / "run"), list[dict[str, str]]()
+
+    def look(name: str, step: Step) -> None:
+        if name == EVALUATOR and not viewers:
+            (url,) = re.findall(r"the page is at (\S+)", caplog.text)
+            viewers.append(threading.Thread(target=lambda: seen.extend(followed(url))))
+            viewers[0].start()
+
+    viewers: list[threading.Thread] = []
+    assert execute(Plan.generated(small(serve__port=0)), folder.path, look, show=True).finished
+    viewers[0].join()
+    with closing(folder.home.reader(WINDOWS)) as reader:
+        written = [str(stored.offset) for stored in read_all(reader)]
+    *told, last = seen
+    assert [one["id"] for one in told if "id" in one] == written
+    assert last["event"] == "end"
+    assert "id" not in last
+    reply = json.loads(last["data"])
+    assert (reply["state"], reply["live"], reply["events"]) == ("finished", False, 16_000)
+    assert reply["offset"] == int(written[-1])
+    assert reply["marks"][-1]["outcome"] != "open"
+
+
+def test_a_run_that_was_stopped_may_still_be_under_way(tmp_path: Path) -> None:
+    stop, folder = threading.Event(), RunFolder(tmp_path)
+
+    def observe(name: str, step: Step) -> None:
+        if name == EVALUATOR and step.count >= 8_000:
+            stop.set()
+
+    assert not execute(PLAN, folder.path, observe, stop).finished
+    settings = PLAN.settings.model_copy(update={"serve": ServeConfig(port=0)})
+    with replayed(settings, folder) as page:
+        found = ask(f"{page.url}api/run")
+        assert (found["state"], found["live"]) == ("stopped", True)
+        assert execute(PLAN, folder.path).finished
+        assert followed(page.url)[-1]["event"] == "end"
+        found = ask(f"{page.url}api/run")
+        assert (found["state"], found["live"], found["events"]) == ("finished", False, TOTAL)
+
+
+def test_a_damaged_log_is_no_empty_run(whole: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole.path, folder.path)
+    (segment,) = (folder.path / "logs" / WINDOWS / "0").glob("*.log")
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    segment.write_bytes(content)
+    said = []
+    for command in (["report", "--output", str(tmp_path / "x.html")], ["evaluate", "--replay"]):
+        result = CliRunner().invoke(main, [*command, str(folder.path)])
+        assert result.exit_code == 1
+        said.append(result.stderr)
+    assert said[0] == said[1]
+    assert "windows" in said[0]
+    shutil.rmtree(folder.path / "logs" / WINDOWS)
+    result = CliRunner().invoke(main, ["evaluate", "--replay", str(folder.path)])
+    assert result.exit_code == 1
+    assert f"{folder.path} holds no log 'windows'" in result.stderr
+    assert not (folder.path / "logs" / WINDOWS).exists()
 
 
 def addresses(hand: Hand) -> list[str]:

@@ -3,10 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from learner.step import LearnerStep
-from resprout.progress import EVERY_SECONDS, ProgressLogs
+from resprout.progress import EVERY_SECONDS, ProgressLogs, last_told
 from stream.embedded import EmbeddedHome
 from stream.keyed import read_all
 from stream.messages import Progress, parse
+from tests.evaluator.stage import EVENTS, full_run, run
 
 
 def written(home: EmbeddedHome, worker: str) -> list[Progress]:
@@ -37,6 +38,33 @@ def test_the_last_step_is_always_written(tmp_path: Path) -> None:
     logs("dense", LearnerStep(700, 200, done=True))
     logs.close()
     assert [(p.count, p.done) for p in written(home, "dense")] == [(500, False), (700, True)]
+
+
+def test_of_each_worker_the_last_is_found_again(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    logs = ProgressLogs(home, ("dense", "sparse", "pruner"), clock=lambda: 0.0)
+    logs("dense", LearnerStep(500, 500))
+    logs("dense", LearnerStep(700, 200, done=True))
+    logs("sparse", LearnerStep(0, waiting_for="the first mask"))
+    logs.close()
+    found = last_told(home, ("dense", "sparse", "pruner"))
+    assert [(one.worker, one.count, one.done) for one in found] == [
+        ("dense", 700, True),
+        ("sparse", 0, False),
+    ]
+
+
+def test_what_an_evaluator_judges_is_no_more_events_a_second(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    stage = full_run(tmp_path / "stage")
+    logs = ProgressLogs(home, ("evaluator",))
+    steps = run(stage.evaluator())
+    assert any(step.judgements for step in steps)
+    for step in steps:
+        logs("evaluator", step)
+    logs.close()
+    last = written(home, "evaluator")[-1]
+    assert (last.events, last.count, last.done) == (EVENTS, EVENTS, True)
 
 
 def test_it_is_told_when_and_how_far_behind(tmp_path: Path) -> None:

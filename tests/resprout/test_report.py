@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import threading
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from resprout.settings import Settings
 from resprout.summary import Cost, summarise
 from stream.kafka.config import KafkaConfig
 from stream.messages import Window
+from stream.topics import CLICKS, DEAD_LETTERS, LEDGER, WINDOWS
 from tests.html_page import Element, check, read, tables
 from tests.resprout.eventful import PLAN, TOTAL
 from tests.resprout.small import small
@@ -42,6 +44,12 @@ def page(run: Path, output: Path, *arguments: str) -> Element:
 def facts(found: Element) -> dict[str, str]:
     texts = [one.text for one in found.all("dt", "dd")]
     return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def made(run: Path) -> None:
+    """Make the logs that a report is of."""
+    for log in (CLICKS, LEDGER, WINDOWS, DEAD_LETTERS):
+        RunFolder(run).home.writer(log).close()
 
 
 def mean(windows: Iterable[Window], model: str) -> float:
@@ -98,7 +106,9 @@ def test_a_run_that_was_stopped_is_told_and_once_it_went_on_is_told_as_if_it_nev
 
 
 def test_a_run_that_has_not_begun_is_told(tmp_path: Path) -> None:
+    """Its evaluator has opened all logs, and written nothing."""
     RunFolder(tmp_path).begin(PLAN)
+    made(tmp_path)
     result = call(tmp_path)
     assert result.exit_code == 0, result.output
     found = read((tmp_path / "report.html").read_bytes())
@@ -126,6 +136,7 @@ def test_plots_for_papers_are_written_beside_it(whole: RunFolder, tmp_path: Path
 
 def test_plots_of_a_run_without_a_whole_window_are_refused_by_name(tmp_path: Path) -> None:
     RunFolder(tmp_path).begin(PLAN)
+    made(tmp_path)
     result = call(tmp_path, "--plots", "svg")
     assert result.exit_code == 1
     assert "no whole window" in result.stderr
@@ -149,6 +160,41 @@ def test_what_cannot_be_done_is_said(
     assert result.exit_code == 2
     assert fault in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lacks", [CLICKS, LEDGER, WINDOWS, DEAD_LETTERS, None])
+def test_a_run_whose_logs_are_gone_is_no_empty_run(tmp_path: Path, lacks: str | None) -> None:
+    RunFolder(tmp_path).begin(PLAN)
+    if lacks is not None:
+        made(tmp_path)
+        shutil.rmtree(tmp_path / "logs" / lacks)
+    before = sorted(tmp_path.rglob("*"))
+    result = call(tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path} holds no log {lacks or LEDGER!r}" in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    for command in (["report"], ["evaluate", "--replay"]):
+        result = CliRunner().invoke(main, [*command, str(tmp_path / "README.md")])
+        assert result.exit_code == 2
+        assert "README.md is a file and no run; name the state folder of one" in result.stderr
+
+
+@pytest.mark.parametrize("where", ["report.html", "other/report.html"])
+def test_where_nothing_can_be_written_another_file_can_be_named(tmp_path: Path, where: str) -> None:
+    """A folder stands in the place of the file, or a file in that of its folder."""
+    RunFolder(tmp_path).begin(PLAN)
+    made(tmp_path)
+    (tmp_path / "report.html").mkdir()
+    (tmp_path / "other").touch()
+    named = () if where == "report.html" else ("--output", str(tmp_path / where))
+    result = call(tmp_path, *named)
+    assert result.exit_code == 1
+    assert f"cannot write {tmp_path / where.partition('/')[0]}" in result.stderr
+    assert "name another file with --output" in result.stderr
 
 
 def test_a_folder_with_a_report_can_still_be_begun_afresh(tmp_path: Path) -> None:

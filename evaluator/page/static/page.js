@@ -1,110 +1,76 @@
 // The live page: it draws what /api answers, and goes on with /api/stream.
 // It knows nothing that the `windows` log does not say.
 
+import * as lines from "./lines.js";
 import * as plots from "./plots.js";
+import { follow } from "./stream.js";
 import * as tables from "./tables.js";
 import * as theme from "./theme.js";
 import * as workers from "./workers.js";
-import { $, get, node, number, panel, percent, plain, short } from "./words.js";
+import { $, arrange, get, node, number, percent, plain, short } from "./words.js";
 
-const POINTS = 1000;
 const MOST_LIVE = 1600;            // points a plot may grow to before it is asked for anew
 const MOST_NEWEST = 100;           // windows that may come while an answer is under way
 const AGAIN_MS = 300;
-const RETRY_MS = 2000;
-const state = { run: null, size: null, stretch: null, panels: [], newest: [], seen: -1, scores: null, layers: null };
-
-// Panels: of which columns, in which units, and what stands in them beside the lines.
-const PANELS = [
-  { id: "ne", title: "Normalised entropy", wide: true, height: 260, each: "ne", format: plain(4), level: 1 },
-  { id: "relative", title: "Cross entropy against dense", wide: true, height: 260, each: "relative_ce", others: true, format: percent, level: 0, band: 0.005, worst: "sparse" },
-  { id: "calibration", title: "Calibration, predicted over observed clicks", height: 180, each: "calibration", format: plain(3), level: 1 },
-  { id: "click_rate", title: "Click rate, observed", height: 180, columns: ["click_rate"], format: plain(4) },
-  { id: "figure", title: "Also", height: 180, choices: true },
-];
-const CHOICES = {
-  roc_auc: { name: "ROC AUC", each: "roc_auc", format: plain(4) },
-  pr_auc: { name: "PR AUC", each: "pr_auc", format: plain(4) },
-  ece: { name: "expected calibration error", each: "ece", format: plain(4) },
-  ce: { name: "cross entropy, nats", each: "ce", columns: ["bayes_ce"], format: plain(4) },
-  regret: { name: "regret to the true probability, nats", each: "regret", format: plain(5) },
-  ne_training: { name: "NE by the click rate so far", each: "ne_training", format: plain(4), level: 1 },
-  psi: { name: "input: population stability index", columns: ["psi"], format: plain(3) },
+const state = {
+  run: null, layers: null, panels: [],
+  newest: [],                      // the last windows that came by the stream
+  last: new Map(),                 // the last whole window of each size
+  lifetimes: new Map(),            // scores so far, by where they begin
+  view: { size: null, stretch: null, figure: lines.FIRST },
 };
+const link = { isOpen: null, end: null, failure: "" };
+let wanted = { ...state.view };    // what was chosen last, whether or not it has come
 
-function columnsOf(one) {
-  const models = one.each ? state.run.models.slice(one.others ? 1 : 0) : [];
-  return [...models.map((model) => `${model}.${one.each}`), ...(one.columns ?? [])];
-}
-
-function figure(window, column) {
-  const [model, name] = column.split(".");
-  if (name === undefined) return window[column] ?? null;
-  if (name === "relative_ce") return window.relative_ce[model]?.mean ?? null;
-  return window.models[model]?.[name] ?? null;
-}
-
-function query(columns, more = {}) {
-  const asked = new URLSearchParams({ size: state.size, columns: columns.join(","), ...more });
-  if (state.stretch) {
-    asked.set("begin", Math.max(0, Math.floor(state.stretch[0])));
-    asked.set("end", Math.max(0, Math.ceil(state.stretch[1])));
-  }
-  return asked;
-}
-
-function build(one) {
-  const made = { ...panel(one.id, one.title, { wide: one.wide, csv: "/api/windows.csv" }), ...one, plot: null, drawn: [], data: [[]] };
-  made.host = made.body;
-  made.host.classList.add("plot");
-  made.host.tabIndex = 0;
-  made.host.setAttribute("role", "img");
-  made.host.setAttribute("aria-labelledby", `${one.id}-title`);
-  made.host.setAttribute("aria-describedby", `${one.id}-summary`);
-  if (one.choices) offer(made);
-  return made;
-}
-
-function offer(made) {
-  const options = Object.entries(CHOICES).map(([value, { name }]) => node("option", { value, textContent: name }));
-  const select = node("select", { ariaLabel: "figure" }, ...options);
-  const choose = () => Object.assign(made, { level: null, each: null, columns: null }, CHOICES[select.value]);
-  select.addEventListener("change", () => { choose(); load(made); });
-  made.heading.append(" ", select);
-  choose();
-}
-
-// An answer that came late, after something else was asked for, is dropped.
+// What is looked at changes when all of it has come; where that fails, it stays. An answer that
+// comes after something else was chosen is dropped.
 let asking = 0;
-async function load(one) {
-  const mine = asking;
-  const columns = columnsOf(one);
-  if (state.size !== null) {
-    const found = await get(`/api/windows?${query(columns, { points: POINTS })}`);
-    if (mine !== asking) return;
-    one.drawn = Object.keys(found.columns);
-    one.data = [found.end, ...Object.values(found.columns)];
-    if (!state.stretch) state.newest.forEach((window) => append(one, window));
-    one.link.href = `/api/windows.csv?${query(columns)}`;
+async function show(change = {}, anew = false) {
+  Object.assign(wanted, change);
+  asking += 1;
+  const [mine, view] = [asking, { ...wanted }];
+  choose(view);
+  const scores = view.size === null ? null : get(`/api/scores?size=${view.size}`);
+  const found = await Promise.all([scores, ...state.panels.map((one) => lines.load(one, view, state.run, anew))]).catch(failed);
+  if (mine !== asking) return;
+  if (found instanceof Error) {
+    wanted = { ...state.view };
+    choose(state.view);
+    if (Object.keys(change).length) lost(`What was asked for has not come: ${found.message}. The page shows what it had.`);
+    return;
   }
-  plots.draw(one, state.run, look);
+  lost("");
+  commit(view, ...found);
 }
 
-async function refresh() {
-  asking += 1;
-  $("whole").hidden = !state.stretch;
-  const scores = state.size === null ? null : get(`/api/scores?size=${state.size}`);
-  await Promise.all(state.panels.map(load));
-  if (scores) state.scores = await scores;
+const failed = (error) => error;
+
+function commit(view, scores, ...found) {
+  state.view = view;
+  if (scores?.window) keep(scores.window);
+  scores?.lifetimes.forEach(live);
+  state.panels.forEach((one, i) => {
+    Object.assign(one, found[i]);
+    one.link.href = one.csv;
+    state.newest.forEach((window) => lines.append(one, window));
+    if (found[i].drawn) plots.draw(one, state.run, look);
+  });
+  tables.link(view.size);
   tell();
+}
+
+// Shows what is chosen.
+function choose({ size, stretch, figure }) {
+  $("whole").hidden = !stretch;
+  for (const input of $("sizes").querySelectorAll("input")) input.checked = Number(input.value) === size;
+  for (const { select } of state.panels) if (select) select.value = figure;
 }
 
 // All plots tell of a stretch that was dragged over in one.
 let looking = null;
-function look(stretch) {
-  state.stretch = stretch;
+function look([begin, end]) {
   clearTimeout(looking);
-  looking = setTimeout(refresh);
+  looking = setTimeout(() => show({ stretch: [Math.max(begin, 0), Math.max(end, 0)] }));
 }
 
 let drawing = false;
@@ -122,32 +88,22 @@ function later() {
 function grow(window) {
   const { run } = state;
   run.events = Math.max(run.events, window.end);
-  if (!window.partial && (!run.sizes.includes(window.size) || !run.models.length)) return again();
   if (window.size === Math.min(...run.sizes) && window.drift.length) lengthen(window);
   state.newest = [...state.newest, window].slice(-MOST_NEWEST);
-  if (window.size !== state.size || window.partial) return later();
-  state.scores = { ...state.scores, window };
-  if (!state.stretch) state.panels.forEach((one) => append(one, window));
   later();
-  return state.panels[0].data[0].length > MOST_LIVE ? refresh() : undefined;
+  if (window.partial) return;
+  keep(window);
+  if (!run.sizes.includes(window.size) || !run.models.length) again();
+  state.panels.forEach((one) => lines.append(one, window));
+  if (state.panels[0].data[0].length > MOST_LIVE) show({}, true);
 }
 
-function append(one, window) {
-  if (window.size !== state.size || window.partial || one.data[0].at(-1) >= window.end) return;
-  one.data[0].push(window.end);
-  one.drawn.forEach((column, i) => one.data[i + 1].push(figure(window, column)));
-}
-
-function steady(told) {
-  for (const one of state.panels) {
-    const i = one.drawn.indexOf("psi");
-    if (i >= 0 && told.end - told.begin === state.size && one.data[0].at(-1) === told.end) one.data[i + 1][one.data[0].length - 1] = Math.max(...Object.values(told.psi));
-  }
+function keep(window) {
+  if (!(state.last.get(window.size)?.end >= window.end)) state.last.set(window.size, window);
 }
 
 function live(lifetime) {
-  const others = (state.scores?.lifetimes ?? []).filter((one) => one.begin !== lifetime.begin);
-  state.scores = { ...state.scores, lifetimes: [...others, lifetime] };
+  if (!(state.lifetimes.get(lifetime.begin)?.end >= lifetime.end)) state.lifetimes.set(lifetime.begin, lifetime);
   later();
 }
 
@@ -157,75 +113,107 @@ function lengthen({ begin, end, drift }) {
   else state.run.bands.push({ begin, end, drift });
 }
 
+// What is told of the run in words is the server's to say; where it is away, so is the stream,
+// and it is asked for again when that comes back.
 let waiting = null;
 function again() {
+  if (link.end) return;
   waiting ??= setTimeout(async () => {
     waiting = null;
-    const [run, layers] = await Promise.all([get("/api/run"), get("/api/layers")]);
-    const isNew = `${run.sizes}/${run.models}` !== `${state.run.sizes}/${state.run.models}`;
-    Object.assign(state.run, run);
-    state.layers = layers;
-    if (!run.sizes.includes(state.size)) choose();
-    if (isNew) await refresh();
-    sizes();
-    tables.showMarks(run.marks, pointAt);
-    tables.showLayers(layers);
-    later();
+    const run = await get("/api/run").catch(failed);
+    if (!(run instanceof Error) && !link.end && run.offset >= state.run.offset) adopt(run);
   }, AGAIN_MS);
+}
+
+function adopt(run) {
+  const isNew = `${run.sizes}/${run.models}` !== `${state.run.sizes}/${state.run.models}`;
+  Object.assign(state.run, run);
+  workers.settle(state.run.state === "live");
+  sizes();
+  if (isNew) show(run.sizes.includes(wanted.size) ? {} : { size: fitting(run) });
+  tables.showMarks(run.marks, pointAt);
+  connection();
+  drawWorkers();
+  later();
 }
 
 const TAKE = {
   window: grow,
   lifetime: live,
-  stability: steady,
+  stability: (told) => { state.panels.forEach((one) => lines.amend(one, told)); later(); },
   progress: (told) => { workers.take(told); drawWorkers(); },
   decision: (made) => { if (made.rebuild || made.rollback || made.declined) again(); },
-  verdict: again, alarm: again, dead_letters: again, judgement: () => {},
+  verdict: (ended) => { tables.addMask(state.layers, ended); tables.showLayers(state.layers, state.run); again(); },
+  alarm: again,
+  dead_letters: again,
+  judgement: () => {},
 };
 
-function follow() {
-  if (!state.run.live) return connection("done", "finished run");
-  const source = new EventSource(`/api/stream?offset=${state.seen}`);
-  let stopped = false;
-  source.onopen = () => connection("live", "live");
-  source.addEventListener("stopped", () => { stopped = true; });
-  source.onerror = () => {
-    connection("lost", stopped ? "the server has stopped; this is what came until then" : "connection lost, trying again");
-    // A browser gives up where a proxy answers in the place of the page; the page does not.
-    if (source.readyState === EventSource.CLOSED) setTimeout(follow, RETRY_MS);
-  };
+const STREAM = {
   // Another log at the old address is another run.
-  source.addEventListener("log", (event) => { if (event.data !== state.run.identity) location.reload(); });
-  for (const [kind, take] of Object.entries(TAKE)) {
-    source.addEventListener(kind, (event) => {
-      const offset = Number(event.lastEventId);
-      if (offset <= state.seen) return;
-      state.seen = offset;
-      document.documentElement.dataset.offset = offset;
-      take(JSON.parse(event.data));
-    });
-  }
-  return undefined;
+  log: (identity) => { if (identity !== state.run.identity) location.reload(); },
+  opened: () => {
+    const isBack = link.isOpen === false;
+    Object.assign(link, { isOpen: true, end: null, failure: "" });
+    connection();
+    if (isBack) again();
+  },
+  lost: () => {
+    link.isOpen = false;
+    connection();
+  },
+  take: (kind, message, offset) => {
+    document.documentElement.dataset.offset = offset;
+    TAKE[kind](message);
+  },
+  ended: (run) => {
+    link.end = run;
+    clearTimeout(waiting);
+    waiting = null;
+    adopt(run);
+    drawWorkers(true);
+  },
+};
+
+function lost(failure) {
+  link.failure = failure;
+  connection();
 }
 
-function connection(kind, text) {
+function standing({ live: isLive, state: how }) {
+  const cut = link.failure ? ", connection lost" : "";
+  if (how === "finished") return [cut ? "lost" : "done", `finished run${cut}`];
+  if (link.end) return ["lost", `stopped${cut}`];
+  if (isLive && link.isOpen === null) return ["", "connecting"];
+  if (cut || (isLive && !link.isOpen)) return ["lost", isLive ? "connection lost, trying again" : "connection lost"];
+  return how === "stopped" ? ["done", "stopped, or still under way"] : ["live", "live"];
+}
+
+function connection() {
+  const [kind, text] = standing(state.run);
   $("connection").dataset.state = kind;
-  $("connection").textContent = text;
-}
-
-function lastOf(column) {
-  const one = state.panels.find((found) => found.drawn.includes(column));
-  return one?.data[one.drawn.indexOf(column) + 1].findLast((value) => value != null) ?? null;
+  if ($("connection").textContent !== text) $("connection").textContent = text;
+  const { run } = state.run.about;
+  const ended = link.end && [
+    link.end.state === "finished" ? "The run has ended;" : "The server has stopped before the run was done;",
+    "what came until then stays here. resprout evaluate --replay DIR shows all of it again,",
+    `where DIR is the folder of the run${run ? `, ${run}` : ""}.`,
+  ].join(" ");
+  const notice = [link.failure, ended].filter(Boolean).join(" ");
+  $("notice").hidden = !notice;
+  if ($("notice").textContent !== notice) $("notice").textContent = notice;
 }
 
 function tell() {
   const { run, layers } = state;
+  const window = state.last.get(state.view.size);
+  const newest = (column) => (window ? lines.figure(window, column) : null);
   const rebuilds = run.marks.filter((mark) => mark.kind === "rebuild" && mark.outcome === "promoted");
   const silent = workers.stale();
   const rate = workers.rateOf("evaluator");
   const shown = {
-    "NE sparse": [plain(4)(lastOf("sparse.ne"))],
-    "against dense": [percent(lastOf("sparse.relative_ce"))],
+    "NE sparse": [plain(4)(newest("sparse.ne"))],
+    "against dense": [percent(newest("sparse.relative_ce"))],
     "weights kept": [tables.kept(layers)],
     events: [number(run.events)],
     "events/s": [rate === null ? "–" : short(rate)],
@@ -234,8 +222,8 @@ function tell() {
   };
   if (silent.length) shown.stale = [silent.map((worker) => worker.name).join(", "), "stale"];
   tables.showTiles(shown);
-  tables.showScores(state.scores?.lifetimes ?? []);
-  tables.showSegments(state.scores?.window);
+  tables.showScores([...state.lifetimes.values()]);
+  tables.showSegments(window);
 }
 
 // The clock goes on without any message.
@@ -246,23 +234,31 @@ function drawWorkers(atOnce = false) {
   workers.draw();
 }
 
+const offered = new Map();
 function sizes() {
-  const found = state.run.sizes.map((size) => {
-    const input = node("input", { type: "radio", name: "size", value: size, checked: size === state.size });
-    input.addEventListener("change", () => { state.size = size; refresh(); });
-    return node("label", {}, input, ` ${short(size)}`);
-  });
-  $("sizes").replaceChildren($("sizes").firstElementChild, ...found);
+  for (const size of state.run.sizes) {
+    if (offered.has(size)) continue;
+    const input = node("input", { type: "radio", name: "size", value: size });
+    input.addEventListener("change", () => show({ size }));
+    offered.set(size, node("label", {}, input, ` ${short(size)}`));
+  }
+  arrange($("sizes"), [$("sizes").firstElementChild, ...state.run.sizes.map((size) => offered.get(size))]);
+  choose(wanted);
 }
 
 // The smallest windows of which there are not too many to tell apart.
-function choose() {
-  const { sizes: all, events } = state.run;
-  state.size = all.find((size) => events / size <= 400) ?? all.at(-1) ?? null;
-}
+const fitting = ({ sizes: all, events }) => all.find((size) => events / size <= 400) ?? all.at(-1) ?? null;
 
-function pointAt(count) {
-  for (const { plot } of state.panels) plot?.setCursor({ left: plot.valToPos(count, "x"), top: 0 });
+// Where a stretch is looked at closely, it moves to what lies outside.
+async function pointAt(count) {
+  const { stretch } = state.view;
+  const at = Math.min(count, state.run.events);
+  if (stretch && !(stretch[0] <= at && at <= stretch[1])) {
+    const width = stretch[1] - stretch[0];
+    const begin = Math.max(Math.min(at - width / 2, state.run.events - width), 0);
+    await show({ stretch: [begin, begin + width] });
+  }
+  for (const { plot } of state.panels) plot?.setCursor({ left: plot.valToPos(at, "x"), top: 0 });
 }
 
 function move(step) {
@@ -289,19 +285,18 @@ const KEYS = {
   ArrowLeft: () => move(-1),
   ArrowRight: () => move(1),
   t: switchTheme,
-  0: () => look(null),
+  0: () => show({ stretch: null }),
   w: () => {
     const { sizes: all } = state.run;
-    if (all.length < 2) return;
-    state.size = all[(all.indexOf(state.size) + 1) % all.length];
-    sizes();
-    refresh();
+    if (all.length > 1) show({ size: all[(all.indexOf(wanted.size) + 1) % all.length] });
   },
 };
 const IN_PLOT = { Home: () => move(-Infinity), End: () => move(Infinity) };
+// What these take themselves; a list of choices is searched by letters.
+const OWN = { SELECT: () => true, INPUT: (key) => key === " " || key.startsWith("Arrow") };
 
 function pressed(event) {
-  if (["INPUT", "SELECT"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (OWN[event.target.tagName]?.(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
   const action = KEYS[event.key] ?? (inPlot(event) ? IN_PLOT[event.key] : undefined);
   if (!action) return;
   event.preventDefault();
@@ -311,27 +306,29 @@ function pressed(event) {
 async function begin() {
   theme.begin(draw);
   const [run, layers] = await Promise.all([get("/api/run"), get("/api/layers")]);
-  Object.assign(state, { run, layers, seen: run.offset });
-  await workers.load(run.live);
+  Object.assign(state, { run, layers });
+  await workers.load(run.state === "live");
   $("about").textContent = Object.entries(run.about).map(([name, value]) => `${name} ${value}`).join(" · ");
+  $("alarms").textContent = Object.values(plots.ALARMS).map(({ sign, name }) => `${sign}\u00a0${name}`).join(", ");
   document.title = `resprout ${run.about.run ?? ""}`.trim();
-  choose();
-  state.panels = PANELS.map(build);
+  state.panels = lines.make((figure) => show({ figure }));
   const [sections, after] = [state.panels.map((one) => one.section), [tables.scores, tables.sparsity, tables.overlap].map((one) => one.section)];
   $("panels").append(...sections, ...after, workers.make(), tables.segments.section);
   sizes();
-  tables.showLayers(layers);
+  tables.showLayers(layers, run);
   tables.showMarks(run.marks, pointAt);
-  await refresh();
+  await show({ size: fitting(run) });
   draw();
-  follow();
-  if (run.live) setInterval(() => { drawWorkers(); tell(); }, 5000);
-  document.documentElement.dataset.offset = state.seen;
+  if (run.live) {
+    follow(run.offset, Object.keys(TAKE), STREAM);
+    setInterval(() => { drawWorkers(); tell(); }, 5000);
+  } else connection();
+  document.documentElement.dataset.offset = run.offset;
   document.documentElement.dataset.ready = "true";
 }
 
 $("theme").addEventListener("click", switchTheme);
-$("whole").addEventListener("click", () => look(null));
+$("whole").addEventListener("click", () => show({ stretch: null }));
 addEventListener("keydown", pressed);
 let width = innerWidth;
 addEventListener("resize", () => {
@@ -339,4 +336,7 @@ addEventListener("resize", () => {
   width = innerWidth;
   draw();
 });
-begin().catch((error) => connection("lost", error.message));
+begin().catch((error) => {
+  $("connection").dataset.state = "lost";
+  $("connection").textContent = error.message;
+});

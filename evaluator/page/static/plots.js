@@ -1,14 +1,21 @@
 // Plots over the count of events: lines, and beside them true drift, rebuilds, alarms and levels.
 
 import { colour, css } from "./theme.js";
-import { exact, label, modelOf, number, ticks } from "./words.js";
+import { exact, label, modelOf, number, ticks, within } from "./words.js";
 
 const SOLID = ["dense", "sparse"];
 const FAINT = ["rejected", "failed", "unfinished"];
 const UNDRAWN = ["open", "overruled"];
-export const SIGNS = { rebuild: "▼", rollback: "↶", alarm: "◇", declined: "·", dead_letters: "✕" };
+const SIGNS = { rebuild: "▼", rollback: "↶", alarm: "◇", declined: "·", dead_letters: "✕" };
+export const ALARMS = {
+  dense_loss: { sign: "◇", name: "dense loss" },
+  relative_loss: { sign: "◆", name: "relative loss" },
+  click_rate: { sign: "◈", name: "click rate" },
+  input: { sign: "❖", name: "input" },
+};
 const LABELS = 100;                // pixels right of the plot, for the names at line ends
 const ROW = 13;                    // pixels of a line of small text
+const REBUILDS = 15;               // pixels over the plot for rebuilds; alarms stand above
 
 function hatch(context, x, y, width, height) {
   const step = 7 * devicePixelRatio;
@@ -62,36 +69,62 @@ function write(context, text, x, y) {
   context.fillText(text, x, y);
 }
 
-function signs(plot, context, run) {
+function rebuilds(plot, context, run) {
   const { bbox: box } = plot;
-  const [from, to] = [box.left - 1, box.left + box.width + 1];
   context.setLineDash([]);
   context.textAlign = "center";
-  context.textBaseline = "alphabetic";
   for (const mark of run.marks) {
-    const x = plot.valToPos(mark.count, "x", true);
-    const drawn = ["rebuild", "rollback", "alarm"].includes(mark.kind) && !UNDRAWN.includes(mark.outcome);
-    if (!drawn || !(x >= from && x <= to)) continue;
-    const isAlarm = mark.kind === "alarm";
+    const x = plot.valToPos(Math.min(mark.count, run.events), "x", true);
+    const drawn = ["rebuild", "rollback"].includes(mark.kind) && !UNDRAWN.includes(mark.outcome);
+    if (!drawn || !isInside(x, box)) continue;
     context.globalAlpha = FAINT.includes(mark.outcome) ? 0.4 : 1;
     context.strokeStyle = context.fillStyle = css("--muted");
     context.lineWidth = devicePixelRatio;
-    if (!isAlarm) {
-      context.beginPath();
-      context.moveTo(x, box.top);
-      context.lineTo(x, box.top + box.height);
-      context.stroke();
-    }
-    context.fillText(SIGNS[mark.kind], x, box.top - (isAlarm ? 15 : 3) * devicePixelRatio);
+    context.beginPath();
+    context.moveTo(x, box.top);
+    context.lineTo(x, box.top + box.height);
+    context.stroke();
+    context.fillText(SIGNS[mark.kind], x, box.top - 3 * devicePixelRatio);
   }
   context.globalAlpha = 1;
 }
+
+// Alarms stand in a row for each detector, with its name at the end; those that would run into
+// each other stand as one with their number.
+function alarms(plot, panel, context, run) {
+  const { bbox: box } = plot;
+  context.textAlign = "left";
+  panel.alarms.forEach((detector, i) => {
+    const { sign, name } = ALARMS[detector];
+    const half = context.measureText(sign).width / 2;
+    const y = box.top - (REBUILDS + ROW * (panel.alarms.length - 1 - i)) * devicePixelRatio;
+    const at = run.marks.filter((mark) => mark.kind === "alarm" && mark.outcome === detector)
+      .map((mark) => plot.valToPos(mark.count, "x", true)).filter((x) => isInside(x, box)).sort((a, b) => a - b);
+    context.fillStyle = css("--muted");
+    for (const { text, left } of together(at, half, sign, context)) context.fillText(text, left, y);
+    context.fillStyle = css("--ink");
+    context.fillText(`${sign} ${name}`, box.left + box.width + 9 * devicePixelRatio, y);
+  });
+}
+
+function together(positions, half, sign, context) {
+  const found = [];
+  for (const x of positions) {
+    const last = found.at(-1);
+    if (!last || x - half > last.left + context.measureText(last.text).width) found.push({ many: 1, left: x - half, text: sign });
+    else Object.assign(last, { many: last.many + 1, text: `${sign}${last.many + 1}` });
+  }
+  return found;
+}
+
+const isInside = (x, { left, width }) => x >= left - 1 && x <= left + width + 1;
 
 // Names at line ends, moved apart where they would collide, and never out of the plot.
 function ends(plot, panel, context) {
   const { bbox: box } = plot;
   const height = ROW * devicePixelRatio;
   const found = panel.drawn.map((column, i) => {
+    if (isEdge(column)) return null;
     const value = plot.data[i + 1].findLast((one) => one != null);
     return value == null ? null : { column, y: plot.valToPos(value, "y", true) };
   }).filter(Boolean).sort((a, b) => a.y - b.y);
@@ -112,7 +145,7 @@ function ends(plot, panel, context) {
     const model = modelOf(end.column);
     context.strokeStyle = colour(model);
     context.lineWidth = 2 * devicePixelRatio;
-    context.setLineDash(dash(model).map((one) => one * 0.6 * devicePixelRatio));
+    context.setLineDash(dash(panel, end.column).map((one) => one * 0.6 * devicePixelRatio));
     context.beginPath();
     context.moveTo(left, end.y);
     context.lineTo(left + 12 * devicePixelRatio, end.y);
@@ -143,7 +176,9 @@ function above(plot, panel, run) {
   const { ctx: context } = plot;
   context.save();
   context.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-  signs(plot, context, run);
+  context.textBaseline = "alphabetic";
+  rebuilds(plot, context, run);
+  alarms(plot, panel, context, run);
   ends(plot, panel, context);
   if (panel.worst) worst(plot, panel, context);
   context.restore();
@@ -160,24 +195,39 @@ function range(panel) {
   };
 }
 
-function dash(model) {
-  return SOLID.includes(model) ? [] : model === "" ? [2, 3] : [6, 4];
+// The edges of an interval are not drawn as lines.
+const isEdge = (column) => /\.(low|high)$/.test(column);
+
+// The only line of a panel needs nothing to be told apart by.
+function dash({ drawn }, column) {
+  const model = modelOf(column);
+  if (SOLID.includes(model) || drawn.length === 1) return [];
+  return model === "" ? [2, 3] : [6, 4];
 }
+
+function intervals({ drawn }) {
+  return drawn.filter((column) => column.endsWith(".high")).map((high) => ({
+    series: [drawn.indexOf(high) + 1, drawn.indexOf(high.replace(/high$/, "low")) + 1], fill: `${colour(modelOf(high))}2e`,
+  }));
+}
+
+// The whole run, or the stretch that is looked at closely: the same in all panels.
+const spanned = (panel, run) => panel.stretch ?? [0, Math.max(run.events, 1)];
 
 function options(panel, run, chosen) {
   const axis = { stroke: css("--muted"), grid: { stroke: css("--faint"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
-  const onlyOne = panel.drawn.length === 1;
   return {
-    width: panel.host.clientWidth, height: panel.height, padding: [28, LABELS, 0, 0],
-    scales: { x: { time: false }, y: { range: range(panel) } },
+    width: panel.host.clientWidth, height: panel.height, padding: [REBUILDS + ROW * Math.max(panel.alarms.length, 1), LABELS, 0, 0],
+    scales: { x: { time: false, range: () => spanned(panel, run) }, y: { range: range(panel) } },
     axes: [
       { ...axis, values: (_, values) => values.map(exact), size: 24, gap: 4 },
       { ...axis, values: (_, values) => values.map(ticks(panel.format)), size: 56 },
     ],
     series: [{}, ...panel.drawn.map((column) => ({
-      stroke: colour(modelOf(column)), width: 1.6, spanGaps: false, points: { show: false },
-      dash: onlyOne ? [] : dash(modelOf(column)),
+      stroke: isEdge(column) ? "transparent" : colour(modelOf(column)), width: 1.6, spanGaps: false, points: { show: false },
+      dash: dash(panel, column),
     }))],
+    bands: intervals(panel),
     cursor: { y: false, sync: { key: "events" }, drag: { x: true, y: false, setScale: false } },
     legend: { show: false },
     hooks: {
@@ -194,6 +244,8 @@ function options(panel, run, chosen) {
   };
 }
 
+export const signOf = (mark) => (mark.kind === "alarm" && ALARMS[mark.outcome]?.sign) || SIGNS[mark.kind];
+
 // Draws a panel anew; `chosen` is told of a stretch that somebody dragged over.
 export function draw(panel, run, chosen) {
   panel.plot?.destroy();
@@ -205,9 +257,18 @@ export function draw(panel, run, chosen) {
 export function read(panel) {
   const [x, ...columns] = panel.data;
   panel.host.dataset.windows = x.length;
+  panel.summary.textContent = x.length ? (lacking(panel, columns) ?? said(panel, x, columns)) : "no whole window yet";
+}
+
+const lacking = (panel, columns) => (columns.some((values) => values.some((one) => one != null)) ? null : panel.none);
+
+function said(panel, x, columns) {
   const at = Math.min(panel.plot?.cursor.idx ?? x.length - 1, x.length - 1);
+  const value = (column) => columns[panel.drawn.indexOf(column)]?.[at];
   const name = (column) => (panel.drawn.length > 1 || modelOf(column) ? `${label(column)} ` : "");
-  const parts = columns.map((values, i) => (values[at] == null ? null : `${name(panel.drawn[i])}${panel.format(values[at])}`));
-  const known = parts.filter(Boolean).join(", ") || "nothing";
-  panel.summary.textContent = x.length ? `${known} at ${number(x[at])}` : "no whole window yet";
+  const known = panel.drawn.filter((column) => !isEdge(column) && value(column) != null).map((column) => {
+    const [mean, low, high] = ["", ".low", ".high"].map((edge) => value(`${column}${edge}`));
+    return `${name(column)}${within({ mean, low, high }, panel.format)}`;
+  });
+  return `${known.join(", ") || "nothing"} at ${number(x[at])}`;
 }

@@ -1,31 +1,40 @@
 // What is not a plot over the count: scores so far, segments, layers, and what happened.
 
-import { SIGNS } from "./plots.js";
-import { $, cell, named, node, number, panel, percent, plain, share, short } from "./words.js";
+import { signOf } from "./plots.js";
+import { $, arrange, cell, named, node, number, panel, plain, share, short, within } from "./words.js";
 
-const within = (interval) => {
-  if (interval == null) return "–";
-  return interval.low == null ? percent(interval.mean) : `${percent(interval.mean)} ± ${(50 * (interval.high - interval.low)).toFixed(2)}`;
-};
+const against = (interval) => within(interval ?? {});
+// A bound is rounded up.
+const bounded = (value, error) => (value == null || error == null ? plain(4)(value) : `${plain(4)(value)} ± ${plain(4)(Math.ceil(1e4 * error) / 1e4)}`);
 const SCORES = [
   ["NE", (score) => plain(4)(score.ne)],
-  ["against dense", (_, interval) => within(interval)],
+  ["against dense", (_, interval) => against(interval)],
   ["calibration", (score) => plain(3)(score.calibration)],
-  ["ROC AUC", (score) => plain(4)(score.roc_auc)],
+  ["ROC AUC", (score) => bounded(score.roc_auc, score.roc_auc_error)],
+  ["PR AUC", (score) => bounded(score.pr_auc, score.pr_auc_error)],
   ["regret", (score) => plain(4)(score.regret)],
 ];
 
-function table(head, rows) {
+// What scrolls stays, with its focus and where it was scrolled to.
+function fill(host, head, rows) {
   const top = node("tr", {}, ...head.map((text, i) => cell("th", text, { scope: "col", className: i ? "" : "first" })));
-  return node("div", { className: "scroll" }, node("table", {}, node("thead", {}, top), node("tbody", {}, ...rows)));
+  const made = node("table", {}, node("thead", {}, top), node("tbody", {}, ...rows));
+  const scroll = host.querySelector(".scroll") ?? host.appendChild(node("div", { className: "scroll" }));
+  scroll.replaceChildren(made);
+  return scroll;
 }
 
 const row = (name, values) => node("tr", {}, cell("th", name, { scope: "row" }), ...values.map((text) => cell("td", text)));
 
-export const scores = panel("scores", "So far");
-export const segments = panel("segments", "Segments", { wide: true });
+export const scores = panel("scores", "So far", { csv: "/api/scores.csv" });
+export const segments = panel("segments", "Segments", { wide: true, csv: "/api/segments.csv" });
 export const sparsity = panel("sparsity", "Sparsity", { csv: "/api/layers.csv" });
 export const overlap = panel("overlap", "Mask overlap", { csv: "/api/layers.csv" });
+
+export function link(size) {
+  if (size === null) return;
+  for (const one of [scores, segments]) one.link.href = `/api/${one.id}.csv?size=${size}`;
+}
 
 // The scores of all models on the same events, since the last of them began.
 export function showScores(lifetimes) {
@@ -33,9 +42,9 @@ export function showScores(lifetimes) {
   scores.summary.textContent = last ? `events ${number(last.begin + 1)} to ${number(last.end)}, the same for all` : "no window yet";
   if (!last) return;
   const models = Object.entries(last.models).filter(([, score]) => score);
-  const shown = SCORES.filter(([, write]) => models.some(([model, score]) => write(score, last.relative_ce[model]) !== "–"));
-  const rows = models.map(([model, score]) => row(named(model), shown.map(([, write]) => write(score, last.relative_ce[model]))));
-  scores.body.replaceChildren(table(["", ...shown.map(([name]) => name)], rows));
+  const rows = SCORES.map(([name, write]) => [name, models.map(([model, score]) => write(score, last.relative_ce[model]))]);
+  const known = rows.filter(([, texts]) => texts.some((text) => text !== "–"));
+  fill(scores.body, ["", ...models.map(([model]) => named(model))], known.map(([name, texts]) => row(name, texts)));
 }
 
 export function showSegments(window) {
@@ -43,9 +52,9 @@ export function showSegments(window) {
   if (segments.section.hidden) return;
   segments.summary.textContent = `events ${number(window.begin + 1)} to ${number(window.end)}; the most frequent values, and the rest`;
   const rows = window.segments.map((one) => row(`${one.feature} = ${one.value}`, [
-    number(one.events), plain(4)(one.click_rate), plain(4)(one.models.dense?.ne), plain(4)(one.models.sparse?.ne), within(one.relative_ce.sparse),
+    number(one.events), plain(4)(one.click_rate), plain(4)(one.models.dense?.ne), plain(4)(one.models.sparse?.ne), against(one.relative_ce.sparse),
   ]));
-  segments.body.replaceChildren(table(["", "events", "click rate", "NE dense", "NE sparse", "sparse against dense"], rows));
+  fill(segments.body, ["", "events", "click rate", "NE dense", "NE sparse", "sparse against dense"], rows);
 }
 
 function heat(made, { counts, layers }, key, shade) {
@@ -57,33 +66,78 @@ function heat(made, { counts, layers }, key, shade) {
     return box;
   })));
   made.summary.textContent = counts.length ? made.says : "no mask yet";
-  made.body.replaceChildren(...(counts.length ? [table(["", ...counts.map(short)], rows)] : []));
-  const scroll = made.body.querySelector(".scroll");
-  if (scroll) scroll.scrollLeft = scroll.scrollWidth;
+  if (!counts.length) return;
+  const scroll = fill(made.body, ["", ...counts.map(short)], rows);
+  scroll.scrollLeft = scroll.scrollWidth;
+}
+
+// The scale of the colours, and on it a tick where the share should be.
+function scale(made, shade, target) {
+  const stops = Array.from({ length: 11 }, (_, i) => `rgb(var(--cell) / ${shade(i / 10)})`);
+  const bar = node("span", { className: "bar" });
+  bar.style.background = `linear-gradient(to right, ${stops})`;
+  const tick = node("span", { className: "tick" }, cell("span", `target ${share(target)}`));
+  tick.style.left = `${100 * target}%`;
+  if (target != null) bar.append(tick);
+  const shown = node("p", { className: "scale" }, "0 %", bar, "100 %");
+  made.body.querySelector(".scale")?.remove();
+  made.body.append(shown);
 }
 
 [sparsity, overlap].forEach((made) => made.body.classList.add("masks"));
 sparsity.says = "% of each layer's weights removed, by rebuild";
 overlap.says = "% of the kept weights that the mask before kept too";
 
-export function showLayers(reply) {
+const shadeOfShare = (value) => 0.06 + 0.5 * value ** 2;
+const targetOf = ({ criterion = "" }) => { const said = criterion.match(/@ ([\d.]+) %/); return said && Number(said[1]) / 100; };
+
+// A mask that took over, as the log tells of it.
+export function addMask(reply, { verdict, count, rebuild, sparsity: removed, layers: told }) {
+  if (verdict !== "promoted" || count <= (reply.counts.at(-1) ?? -1)) return;
+  const blank = Array(reply.counts.length).fill(null);
+  const known = reply.layers.map((layer) => layer.name);
+  const fresh = Object.keys(told).filter((name) => !known.includes(name));
+  reply.layers.push(...fresh.map((name) => ({ name, sparsity: [...blank], overlap: [...blank] })));
+  reply.counts.push(count);
+  reply.numbers.push(rebuild.number);
+  reply.kept.push(removed == null ? null : 1 - removed);
+  for (const layer of reply.layers) for (const key of ["sparsity", "overlap"]) layer[key].push(told[layer.name]?.[key] ?? null);
+}
+
+export function showLayers(reply, { about }) {
   const all = { name: "all together", sparsity: reply.kept.map((value) => (value == null ? null : 1 - value)) };
-  heat(sparsity, { ...reply, layers: [...reply.layers, all] }, "sparsity", (value) => 0.06 + 0.5 * value ** 2);
+  heat(sparsity, { ...reply, layers: [...reply.layers, all] }, "sparsity", shadeOfShare);
+  if (reply.counts.length) scale(sparsity, shadeOfShare, targetOf(about));
   heat(overlap, reply, "overlap", (value) => 0.06 + 0.5 * value);
 }
 
+// What happened is known again by where it began, though it goes on and ends.
+const idOf = ({ kind, outcome, begin, count }) => (kind === "alarm" ? `${kind}/${outcome}/${count}` : `${kind}/${begin}`);
+
+function entry(pointAt) {
+  const button = node("button", { type: "button" });
+  button.addEventListener("click", () => pointAt(Number(button.dataset.count)));
+  return node("li", {}, button);
+}
+
+function write(button, mark) {
+  button.replaceChildren(
+    node("span", { className: "sign", textContent: signOf(mark), ariaHidden: "true" }),
+    cell("span", number(mark.count), { className: "count" }),
+    node("span", {}, node("b", { textContent: mark.title }), ` ${mark.text}`));
+  Object.assign(button.dataset, { kind: mark.kind, outcome: mark.outcome, count: mark.count });
+}
+
+let entries = new Map();
 export function showMarks(marks, pointAt) {
-  const items = marks.toReversed().map((mark) => {
-    const button = node("button", { type: "button" },
-      node("span", { className: "sign", textContent: SIGNS[mark.kind], ariaHidden: "true" }),
-      cell("span", number(mark.count), { className: "count" }),
-      node("span", {}, node("b", { textContent: mark.title }), ` ${mark.text}`));
-    Object.assign(button.dataset, { kind: mark.kind, outcome: mark.outcome, count: mark.count });
-    button.addEventListener("click", () => pointAt(mark.count));
-    return node("li", {}, button);
-  });
-  $("happened-summary").textContent = items.length ? "the last thing first; choose one to see it in the plots" : "nothing yet";
-  $("events").replaceChildren(...items);
+  entries = new Map(marks.toReversed().map((mark) => {
+    const id = idOf(mark);
+    const shown = entries.get(id) ?? entry(pointAt);
+    write(shown.firstElementChild, mark);
+    return [id, shown];
+  }));
+  $("happened-summary").textContent = entries.size ? "the last thing first; choose one to see it in the plots" : "nothing yet";
+  arrange($("events"), [...entries.values()]);
 }
 
 export function showTiles(shown) {

@@ -7,6 +7,13 @@ export const number = (value) => (value == null ? "–" : grouped.format(Math.ro
 export const plain = (digits) => (value) => (value == null ? "–" : value.toFixed(digits));
 export const share = (value) => (value == null ? "–" : `${(100 * value).toFixed(0)} %`);
 export const percent = (value) => (value == null ? "–" : `${value > 0 ? "+" : ""}${(100 * value).toFixed(2)} %`);
+// An interval, or as much of it as is known.
+export function within({ mean, low, high }, format = percent) {
+  if (mean == null || low == null || high == null) return format(mean);
+  const half = (high - low) / 2;
+  return `${format(mean)} ± ${format === percent ? (100 * half).toFixed(2) : format(half)}`;
+}
+
 export const ticks = (format) => (format === percent ? (v) => `${+(100 * v).toFixed(2)} %` : (v) => `${+v.toFixed(5)}`);
 
 export function short(n) {
@@ -45,8 +52,15 @@ export function cell(tag, text, properties = {}) {
   return node(tag, { textContent: text, ...properties });
 }
 
+// Puts children in their order; what stays is not touched, so that it keeps the focus.
+export function arrange(host, wanted) {
+  const staying = new Set(wanted);
+  for (const child of [...host.children]) if (!staying.has(child)) child.remove();
+  wanted.forEach((child, i) => { if (host.children[i] !== child) host.insertBefore(child, host.children[i] ?? null); });
+}
+
 export async function get(path) {
-  const answer = await fetch(path);
+  const answer = await fetch(path).catch(() => { throw new Error("connection lost"); });
   if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
   return answer.json();
 }

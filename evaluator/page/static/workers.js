@@ -18,7 +18,16 @@ const age = (worker) => now() - worker.last.time_ms;
 // Those of whom nothing has been heard for long, though their work is not done.
 export const stale = () => (state.live ? sorted().filter((worker) => !worker.last.done && age(worker) > STALE_MS) : []);
 export const rateOf = (name) => state.workers.get(name)?.columns.events_per_second.findLast((value) => value != null) ?? null;
-export const lagOf = (name) => state.workers.get(name)?.last.lag_events ?? null;
+// How far a worker is behind is of now: it says nothing of one that is done, or of the past.
+const lags = (worker) => state.live && !worker.last.done && worker.last.lag_events != null;
+export function lagOf(name) {
+  const worker = state.workers.get(name);
+  return worker && lags(worker) ? worker.last.lag_events : null;
+}
+
+export function settle(live) {
+  state.live = live;
+}
 
 export async function load(live) {
   const found = await get(`/api/workers?points=${POINTS}`);
@@ -44,7 +53,8 @@ export function take(told) {
   worker.columns.lag_events.push(told.lag_events);
   worker.columns.lag_seconds.push(told.lag_seconds);
   worker.last = told;
-  return worker.time_ms.length > 2 * POINTS ? load(state.live) : undefined;
+  // Where that fails, the next message asks again.
+  return worker.time_ms.length > 2 * POINTS ? load(state.live).catch(() => undefined) : undefined;
 }
 
 export function make() {
@@ -89,7 +99,7 @@ function said(worker) {
 
 function row(worker) {
   const texts = { name: node("strong", { textContent: named(worker.name) }), rate: node("span"), lag: node("span"), state: node("span", { className: "state" }) };
-  const hosts = FIGURES.map(() => node("div", { className: "mini" }));
+  const hosts = FIGURES.map(() => node("div", { className: "mini", role: "img" }));
   const words = node("div", { className: "words" }, texts.name, texts.rate, texts.lag, texts.state);
   state.made.body.append(words, ...hosts);
   return { texts, hosts, plots: [] };
@@ -100,12 +110,12 @@ function fill(made, worker, span, isLast) {
   const x = worker.time_ms.map((time) => time - span.begin);
   const { text, badge } = said(worker);
   texts.rate.textContent = `${number(rateOf(worker.name))} events/s`;
-  texts.lag.textContent = worker.last.lag_events == null ? "" : `lag ${number(worker.last.lag_events)}, ${seconds(worker.last.lag_seconds)}`;
+  texts.lag.textContent = lags(worker) ? `lag ${number(worker.last.lag_events)}, ${seconds(worker.last.lag_seconds)}` : "lag –";
   texts.state.textContent = text;
   texts.state.dataset.badge = badge;
   FIGURES.forEach((figure, i) => {
     made.plots[i]?.destroy();
-    hosts[i].title = `${named(worker.name)}: ${figure === "lag_events" ? "events behind" : "events a second"}`;
+    hosts[i].title = hosts[i].ariaLabel = `${named(worker.name)}: ${figure === "lag_events" ? "events behind" : "events a second"} by the clock`;
     made.plots[i] = new uPlot(options(hosts[i], figure, span, isLast), [x, worker.columns[figure]], hosts[i]);
   });
 }

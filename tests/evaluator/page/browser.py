@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
@@ -31,7 +32,7 @@ const Plain = window.EventSource;
 window.EventSource = class extends Plain {
   addEventListener(kind, take) {
     super.addEventListener(kind, (event) => {
-      const ours = !["log", "stopped"].includes(kind);
+      const ours = !["log", "end"].includes(kind);
       if (ours) window.heard.push(Number(event.lastEventId));
       take(event);
     });
@@ -39,6 +40,47 @@ window.EventSource = class extends Plain {
 };
 """
 """Notes the id of every message that reaches the page."""
+DRAWN = """
+const canvases = new Map();
+const context = CanvasRenderingContext2D.prototype;
+const of = (canvas) => {
+  if (!canvases.has(canvas)) canvases.set(canvas, { texts: [], strokes: [] });
+  return canvases.get(canvas);
+};
+let begun = 0;
+const watched = {
+  clearRect() { canvases.delete(this.canvas); },
+  fillText(text, x, y) {
+    const width = this.measureText(text).width;
+    const before = { center: width / 2, right: width, end: width }[this.textAlign] ?? 0;
+    of(this.canvas).texts.push([text, x - before, x - before + width, y]);
+  },
+  moveTo(x) { begun = x; },
+  stroke(path) { if (!path) of(this.canvas).strokes.push([begun, this.getLineDash()]); },
+};
+for (const [name, watch] of Object.entries(watched)) {
+  const plain = context[name];
+  context[name] = function (...given) {
+    watch.apply(this, given);
+    return plain.apply(this, given);
+  };
+}
+window.drawnIn = (panel) => {
+  const canvas = document.querySelector(`#${panel} canvas`);
+  return { ...of(canvas), width: canvas.width };
+};
+"""
+"""Notes what stands on every canvas: each text with its left and right end and its base line, and
+each line with where it begins and how it is dashed."""
+
+
+class Text(NamedTuple):
+    """A text on a canvas, in pixels."""
+
+    text: str
+    left: float
+    right: float
+    y: float
 
 
 @contextmanager
@@ -68,6 +110,7 @@ class View:
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.add_init_script(HEARD)
+        self.page.add_init_script(DRAWN)
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -100,6 +143,21 @@ class View:
         """Return the offsets of all messages that came by the stream, in their order."""
         found: list[int] = self.page.evaluate("window.heard")
         return found
+
+    def texts(self, panel: str) -> list[Text]:
+        """Return what is written on the plot of a panel."""
+        found = self.page.evaluate("(panel) => window.drawnIn(panel).texts", panel)
+        return [Text(*one) for one in found]
+
+    def dashes_of_key(self, panel: str) -> list[list[float]]:
+        """Return how the lines beside the names at line ends are dashed."""
+        found = self.page.evaluate("(panel) => window.drawnIn(panel).strokes", panel)
+        last = max(begun for begun, _ in found)
+        return [dashes for begun, dashes in found if begun == last]
+
+    def size(self) -> str:
+        """Return which window size is chosen."""
+        return self.page.locator("#sizes input:checked").input_value()
 
     def ground(self) -> str:
         """Return the colour of the background."""

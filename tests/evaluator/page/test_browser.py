@@ -24,7 +24,7 @@ from resprout.result import Result
 from resprout.runner import Step
 from resprout.settings import DENSE, EVALUATOR, Settings
 from stream.keyed import read_all
-from stream.messages import AnyMessage, Interval, Segment, Window, parse
+from stream.messages import AnyMessage, Interval, Segment, Verdict, Window, parse
 from stream.topics import WINDOWS
 from tests.evaluator.page.browser import View, chromium
 from tests.evaluator.page.cable import Cable
@@ -187,6 +187,71 @@ def it_is_cut_and_comes_back(view: View, run: Held, cable: Cable) -> None:
     assert 14 <= view.windows() <= run.windows()
 
 
+def test_a_run_that_ends_is_shown_whole_though_its_server_is_gone(
+    browser: Browser, tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where something is chosen then, the page says that it cannot be had, and keeps the rest."""
+    with held(tmp_path / "run", caplog) as run:
+        view = View(browser.new_page())
+        run.let(3_000)
+        view.open(run.url)
+        run.end()
+        expect(view.page.locator("#connection")).to_have_text("finished run")
+        expect(view.page.locator("#notice")).to_contain_text("resprout evaluate --replay")
+        told = [one for one in run.messages() if isinstance(one, Verdict)]
+        promoted = [one for one in told if one.verdict == "promoted"]
+        rebuilds = view.page.locator('#events button[data-kind="rebuild"]')
+        assert promoted
+        expect(rebuilds).to_have_count(len(told))
+        expect(rebuilds.filter(has_text="under way")).to_have_count(0)
+        expect(view.page.locator("#sparsity tbody tr").first.locator("td")).to_have_count(
+            len(promoted)
+        )
+        assert view.windows() == run.windows() == 16
+        expect(view.page.locator("#tiles")).to_contain_text("events16,000")
+        expect(view.page.locator("#tiles")).to_contain_text("lag–")
+    view.keep(pictures, "ended")
+    assert view.complaints == []
+    view.page.get_by_label("2k").click()
+    expect(view.page.locator("#connection")).to_have_text("finished run, connection lost")
+    expect(view.page.locator("#notice")).to_contain_text("What was asked for has not come")
+    assert (view.size(), view.windows()) == ("1000", 16)
+    assert all("net::ERR_" in one for one in view.complaints)
+    view.page.close()
+
+
+def test_a_server_that_stops_before_the_run_is_done_is_not_called_its_end(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with served(tmp_path, window(100, 0, {"dense": 0.4})) as site:
+        view = View(browser.new_page())
+        view.open(site.url)
+        expect(view.page.locator("#connection")).to_have_text("live")
+        site.append(window(100, 1, {"dense": 0.4}))
+        site.server.close()
+        expect(view.page.locator("#connection")).to_have_text("stopped")
+        expect(view.page.locator("#notice")).to_contain_text("before the run was done")
+        assert view.windows() == 2
+        assert all("net::ERR_" in one for one in view.complaints)
+        view.page.close()
+
+
+def test_a_replay_says_whether_its_run_has_ended_and_follows_one_that_goes_on(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with served(tmp_path, window(100, 0, {"dense": 0.4}), live=False) as site:
+        view = View(browser.new_page())
+        view.open(site.url)
+        connection = view.page.locator("#connection")
+        expect(connection).to_have_text("stopped, or still under way")
+        site.append(window(100, 1, {"dense": 0.4}))
+        view.wait_for_windows(2)
+        site.append(progress("dense", 1.0, 200, done=True))
+        expect(connection).to_have_text("finished run")
+        assert view.complaints == []
+        view.page.close()
+
+
 def test_what_workers_alarms_and_dead_letters_tell_is_shown(
     browser: Browser, tmp_path: Path, pictures: Path
 ) -> None:
@@ -226,11 +291,14 @@ def test_what_workers_alarms_and_dead_letters_tell_is_shown(
         expect(words.last).to_contain_text("done")
         events = view.page.locator("#events")
         expect(events).to_contain_text("the input has changed: site site moved")
-        expect(events).to_contain_text("4 dead letters label 3, time 1; in the events 0 to 1,500")
+        expect(events).to_contain_text("4 dead letters label 3, time 1; in the events 1 to 1,500")
         expect(view.page.locator("#segments tbody tr")).to_have_text(
             "site = 7400.20000.75000.8000+1.00 % ± 0.50"
         )
-        expect(view.page.locator("#scores tbody tr").last).to_contain_text("sparse1.0000+25.00 %")
+        expect(view.page.locator("#scores th[scope=col]")).to_have_text(["", "dense", "sparse"])
+        expect(view.page.locator("#scores tbody tr")).to_have_text(
+            ["NE0.80001.0000", "against dense–+25.00 %", "calibration1.0001.000"]
+        )
         expect(view.page.locator("#sparsity tbody tr").last).to_contain_text("all together")
         view.keep(pictures, "told")
         assert view.complaints == []
@@ -333,6 +401,17 @@ def test_a_past_run_opens_in_the_same_way(view: View, pictures: Path) -> None:
     view.keep(pictures, "past-light")
 
 
+def test_the_sparsity_that_is_aimed_at_is_a_tick_on_the_scale(view: View) -> None:
+    expect(view.page.locator("#sparsity .tick")).to_have_text("target 80 %")
+    bar, tick = (
+        view.page.locator(f"#sparsity .{one}").evaluate(
+            "one => one.getBoundingClientRect().toJSON()"
+        )
+        for one in ("bar", "tick")
+    )
+    assert tick["x"] - bar["x"] == pytest.approx(0.8 * bar["width"], abs=1)
+
+
 def test_dark_is_as_the_system_says_until_somebody_switches(
     browser: Browser, url: str, pictures: Path
 ) -> None:
@@ -410,13 +489,17 @@ def test_another_figure_can_be_chosen(view: View) -> None:
 
 
 def test_every_panel_gives_its_data_as_csv(view: View) -> None:
-    links = view.page.get_by_text("data as CSV").all()
-    assert len(links) >= 9
-    for link in links:
-        path = link.get_attribute("href")
+    panels = view.page.locator("section.panel").all()
+    assert len(panels) == 11
+    for panel in panels:
+        path = panel.locator("a").get_attribute("href")
         answer = view.page.request.get(f"{view.page.url.rstrip('/')}{path}")
         assert answer.ok, path
         assert "," in answer.text().splitlines()[0]
+    main = view.page.locator("#relative a").get_attribute("href")
+    answer = view.page.request.get(f"{view.page.url.rstrip('/')}{main}")
+    names = answer.text().splitlines()[0].split(",")
+    assert names[:4] == ["end", *(f"sparse.relative_ce{one}" for one in ("", ".low", ".high"))]
 
 
 def test_the_page_fits_a_narrow_screen(view: View, pictures: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from evaluator.page.feed import Feed
+from evaluator.page.history import History
 from stream.embedded import EmbeddedHome
 from stream.log import LogReader, LogUnreachableError, Record, StoredRecord
-from stream.messages import dump
+from stream.messages import Message, Progress, dump
 from stream.topics import WINDOWS
+from tests.evaluator.page.told import progress
 from tests.evaluator.runs import window
 
 
@@ -44,7 +47,7 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
         async for entry in feed.behind(-1):
             seen.append(entry.offset)
             if len(seen) == 2:
-                feed.close()
+                await feed.close()
         await following
         await feed.release()
         return seen
@@ -66,9 +69,103 @@ def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> No
 
         waiting = [asyncio.create_task(wait()) for _ in range(3)]
         await asyncio.sleep(0)
-        feed.close()
+        await feed.close()
         found = await asyncio.gather(*waiting)
         await feed.release()
         return [offset for one in found for offset in one]
 
     assert asyncio.run(look()) == []
+
+
+def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> None:
+    """The feed looks every now and then, and the end does not wait for that."""
+    home = EmbeddedHome(tmp_path)
+
+    async def look(write: Callable[[int], None]) -> list[int]:
+        feed = Feed(home.reader(WINDOWS), history=History(recent=2))
+        following = asyncio.create_task(feed.follow())
+
+        async def wait(offset: int) -> list[int]:
+            return [entry.offset async for entry in feed.behind(offset)]
+
+        waiting = [asyncio.create_task(wait(offset)) for offset in (-1, 3)]
+        await asyncio.sleep(0.05)
+        for number in range(1_000):
+            write(number)
+        await feed.close()
+        found = await asyncio.gather(*waiting)
+        await following
+        await feed.release()
+        assert found[1] == list(range(4, 1_000))
+        return found[0]
+
+    with closing(home.writer(WINDOWS)) as writer:
+        assert asyncio.run(
+            look(lambda n: writer.append([Record(dump(window(100, n, {"dense": 0.4})))]))
+        ) == list(range(1_000))
+
+
+def test_a_feed_that_cannot_be_read_at_the_end_lets_go_all_the_same(tmp_path: Path) -> None:
+    async def look() -> list[int]:
+        feed = Feed(Away(EmbeddedHome(tmp_path).reader(WINDOWS), reads=9))
+        await feed.close()
+        found = [entry.offset async for entry in feed.behind(-1)]
+        await feed.release()
+        return found
+
+    assert asyncio.run(look()) == []
+
+
+DONE = [progress("evaluator", 3.0, 900, done=True), progress("sparse", 3.0, 800)]
+
+
+@pytest.mark.parametrize(
+    ("live", "told", "expected"),
+    [
+        (True, [], [("live", True), ("stopped", False)]),
+        (True, DONE, [("live", True), ("finished", False)]),
+        (False, [], [("stopped", True), ("stopped", False)]),
+        (False, [progress("evaluator", 3.0, 900)], [("stopped", True), ("stopped", False)]),
+        (False, DONE, [("finished", False), ("finished", False)]),
+        (False, [*DONE, progress("evaluator", 0.0, 0)], [("stopped", True), ("stopped", False)]),
+    ],
+)
+def test_the_log_says_whether_a_run_has_ended_and_the_server_whether_more_may_come(
+    live: bool, told: list[Progress], expected: list[tuple[str, bool]], tmp_path: Path
+) -> None:
+    home = EmbeddedHome(tmp_path)
+
+    async def look() -> list[tuple[str, bool]]:
+        feed = Feed(home.reader(WINDOWS), live=live)
+        feed.catch_up()
+        before = (feed.state, feed.live)
+        await feed.close()
+        return [before, (feed.state, feed.live)]
+
+    with closing(home.writer(WINDOWS)) as writer:
+        writer.append([Record(dump(one)) for one in told])
+        assert asyncio.run(look()) == expected
+
+
+def test_who_looks_at_a_run_that_another_process_writes_is_let_go_at_its_end(
+    tmp_path: Path,
+) -> None:
+    home = EmbeddedHome(tmp_path)
+
+    async def look(write: Callable[[Message], None]) -> list[str]:
+        feed = Feed(home.reader(WINDOWS), live=False)
+        following = asyncio.create_task(feed.follow())
+        seen = []
+        write(window(100, 0, {"dense": 0.4}))
+        async for entry in feed.behind(-1):
+            seen.append(entry.kind)
+            if entry.kind == "window":
+                write(DONE[0])
+        await feed.close()
+        await following
+        await feed.release()
+        return seen
+
+    with closing(home.writer(WINDOWS)) as writer:
+        found = asyncio.run(look(lambda message: writer.append([Record(dump(message))])))
+    assert found == ["window", "progress"]

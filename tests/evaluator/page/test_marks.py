@@ -5,7 +5,7 @@ import pytest
 from evaluator.page.marks import Mark, marks
 from stream.messages import Message, RebuildPlan, Request, Verdict
 from tests.evaluator.page.test_history import taken
-from tests.evaluator.page.told import alarm, decided, letters
+from tests.evaluator.page.told import alarm, decided, letters, progress
 from tests.evaluator.runs import rollback, verdict, window
 
 
@@ -30,16 +30,18 @@ def test_a_rebuild_is_told_with_cause_and_effect() -> None:
     assert (mark.kind, mark.outcome, mark.begin, mark.count) == ("rebuild", "promoted", 800, 900)
     assert mark.title == "rebuild 2 (divergence) promoted"
     assert mark.text == (
-        "it has drifted; it is better; version 2 from 901 on; "
+        "it has drifted; it is better; took 100 events; version 2 from 901 on; "
         "CE against dense +5.00 % before, +1.00 % after; 100 events of pruning"
     )
 
 
 def test_an_effect_that_is_not_known_yet_is_not_told() -> None:
     (mark,) = told(decided(2, 800), of(decided(2, 800).rebuild, "promoted", ""))
-    assert mark.text == "it has drifted; version 2 from 901 on; 100 events of pruning"
+    assert mark.text == (
+        "it has drifted; took 100 events; version 2 from 901 on; 100 events of pruning"
+    )
     (mark,) = told(window(1_000, 0, {"dense": 0.4}), verdict(1, 900))
-    assert mark.text == "version 1 from 901 on; 100 events of pruning"
+    assert mark.text == "took 100 events; version 1 from 901 on; 100 events of pruning"
     after = window(100, 9, {"dense": 0.4, "sparse": 0.404})
     (mark,) = told(after, verdict(1, 900))
     assert "CE against dense +1.00 % after" in mark.text
@@ -57,10 +59,32 @@ def test_the_first_mask_is_called_so() -> None:
     assert [mark.title for mark in told(verdict(1, 300))] == ["first mask promoted"]
 
 
-@pytest.mark.parametrize("name", ["rejected", "failed", "unfinished"])
-def test_a_rebuild_that_did_not_take_over_says_why(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "took"),
+    [("rejected", "; took 100 events"), ("failed", "; took 100 events"), ("unfinished", "")],
+)
+def test_a_rebuild_that_did_not_take_over_says_why(name: str, took: str) -> None:
     (mark,) = told(decided(2, 800), of(decided(2, 800).rebuild, name, "no better"))
-    assert (mark.outcome, mark.text) == (name, "it has drifted; no better")
+    assert (mark.outcome, mark.text) == (name, f"it has drifted; no better{took}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "took"),
+    [
+        ((8, 10, 96, 98), "took 100 events, about 1 min 28 s; "),
+        ((8, 10, 10.3, 10.6), "took 100 events; "),
+        # Nobody told the time soon before, or soon after.
+        ((8, 30, 96, 98), "took 100 events; "),
+        ((8, 10, 96, 300), "took 100 events; "),
+    ],
+)
+def test_how_long_a_rebuild_took_is_told_where_the_time_was_known(
+    seconds: tuple[float, float, float, float], took: str
+) -> None:
+    before, begun, goes_on, after = (progress("dense", one, 500) for one in seconds)
+    plan = decided(2, 800)
+    (mark,) = told(before, plan, begun, goes_on, of(plan.rebuild, "promoted", "better"), after)
+    assert f"better; {took}version 2" in mark.text
 
 
 def test_a_rollback_says_who_asked_and_overrules_the_open_rebuild() -> None:
@@ -95,13 +119,17 @@ def test_alarms_of_one_detector_on_one_window_are_one() -> None:
 
 
 def test_dead_letters_are_counted_by_reason() -> None:
-    (many, one) = told(
-        letters(0, 100, label=2, time=1_500), letters(100, 200, label=1), letters(400, 500, time=1)
+    (many, one, behind) = told(
+        letters(0, 100, label=2, time=1_500),
+        letters(100, 200, label=1),
+        letters(400, 500, time=1),
+        letters(600, 600, time=1),
     )
     assert many.title == "1,503 dead letters"
-    assert many.text == "time 1,500, label 3; in the events 0 to 200"
+    assert many.text == "time 1,500, label 3; in the events 1 to 200"
     assert (many.begin, many.count) == (0, 200)
     assert (one.title, one.count) == ("1 dead letter", 500)
+    assert behind.text == "time 1; behind event 600"
 
 
 def test_what_happened_is_in_the_order_of_the_counts() -> None:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,12 +19,12 @@ from evaluator.page.feed import Feed
 from evaluator.page.server import PageServer, listen
 from stream.embedded import EmbeddedHome
 from stream.log import Record
-from stream.messages import Lifetime, Window, dump, parse
+from stream.messages import Interval, Lifetime, ModelScore, Segment, Window, dump, parse
 from stream.topics import WINDOWS
 from tests.evaluator.page.json_schema import complaints
 from tests.evaluator.page.site import Answer, Sent, Site, served
 from tests.evaluator.page.told import alarm, lifetime, masked, progress
-from tests.evaluator.runs import drifting_run, window
+from tests.evaluator.runs import drifting_run, score, window
 
 RUN = [
     *drifting_run(size=100, windows=20, start=800),
@@ -69,6 +72,7 @@ def test_the_run_is_summed_up(site: Site) -> None:
     expected = {
         "about": {"run": "x"},
         "live": True,
+        "state": "live",
         "offset": len(RUN) - 1,
         "events": 2_000,
         "sizes": [100],
@@ -119,6 +123,48 @@ def test_scores_so_far_are_told_in_full(site: Site) -> None:
     found = site.get("/api/scores?size=100").json
     assert Window.model_validate(found["window"]) == RUN[19]
     assert [Lifetime.model_validate(one) for one in found["lifetimes"]] == [lifetime(0, 2_000)]
+
+
+def test_scores_and_segments_are_there_as_csv_with_the_bounds_of_their_errors(
+    tmp_path: Path,
+) -> None:
+    rich = score(0.8).model_copy(update={"roc_auc": 0.75, "roc_auc_error": 0.0015})
+    relative: dict[str, Interval | None] = {"sparse": Interval(mean=0.02, low=0.01, high=0.03)}
+    models: dict[str, ModelScore | None] = {"dense": rich, "sparse": None}
+    segment = Segment(
+        feature="site",
+        value="7",
+        events=40,
+        weight=40,
+        clicks=8,
+        click_rate=0.2,
+        models=models,
+        relative_ce=relative,
+        bayes_ce=None,
+    )
+    more = {"models": models, "relative_ce": relative, "segments": (segment,)}
+    with served(
+        tmp_path, window(100, 0, {"dense": 0.4}).model_copy(update=more), lifetime(0, 100)
+    ) as site:
+        scores, segments = (
+            rows(site.get(f"/api/{n}.csv?size=100")) for n in ("scores", "segments")
+        )
+        plain = site.get("/api/scores?size=100").json["window"]["models"]["dense"]
+    assert (plain["roc_auc"], plain["roc_auc_error"]) == (0.75, 0.0015)
+    assert scores[0] == ["model", "figure", "value", "error", "low", "high", "on", "begin", "end"]
+    assert scores[1:6] == [
+        ["dense", "ce", "0.4", "", "", "", "window", "0", "100"],
+        ["dense", "ne", "0.8", "", "", "", "window", "0", "100"],
+        ["dense", "calibration", "1.0", "", "", "", "window", "0", "100"],
+        ["dense", "roc_auc", "0.75", "0.0015", "", "", "window", "0", "100"],
+        ["sparse", "relative_ce", "0.02", "", "0.01", "0.03", "window", "0", "100"],
+    ]
+    assert {row[6] for row in scores[6:]} == {"lifetime"}
+    assert segments[0][:5] == ["feature", "segment", "model", "figure", "value"]
+    assert segments[4] == [
+        *("site", "7", "dense", "roc_auc", "0.75", "0.0015", "", "", "40", "0.2", "0", "100")
+    ]
+    assert len(segments) == 6
 
 
 def test_layers_are_told_over_the_masks_that_took_over(site: Site) -> None:
@@ -184,7 +230,9 @@ def test_every_reply_is_as_its_schema_says(site: Site) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "complaint"),
     [
-        ("/api/windows?size=77", 404, "there are no windows of 77 events; sizes: 100"),
+        ("/api/windows?size=7777", 404, "there are no windows of 7,777 events; sizes: 100"),
+        ("/api/scores.csv?size=7", 404, "there are no windows of 7 events; sizes: 100"),
+        ("/api/segments.csv?size=x", 400, "size is 'x'; it must be a whole number from 0 on"),
         ("/api/windows?size=x", 400, "size is 'x'; it must be a whole number from 0 on"),
         ("/api/windows?points=0", 400, "points is '0'; it must be a whole number from 1 on"),
         ("/api/windows?begin=-1", 400, "begin is '-1'; it must be a whole number from 0 on"),
@@ -216,7 +264,7 @@ def test_a_run_of_which_nothing_is_known_is_shown_too(tmp_path: Path) -> None:
         assert site.get("/api/windows").json["columns"] == {}
         assert site.get("/api/windows?columns=dense.ne").json["columns"] == {"dense.ne": []}
         assert site.get("/api/scores").json == {"window": None, "lifetimes": []}
-        for path in ("windows", "layers", "workers", "marks"):
+        for path in ("windows", "scores", "segments", "layers", "workers", "marks"):
             assert len(rows(site.get(f"/api/{path}.csv"))) == 1
 
 
@@ -298,12 +346,51 @@ def test_viewers_are_let_go_when_the_server_closes(tmp_path: Path) -> None:
         for viewer in viewers:
             read(viewer, 1)
         port = int(site.url.rstrip("/").rpartition(":")[2])
+        site.append(window(100, 20, {"dense": 0.4}), progress("evaluator", 9.0, 2_100, done=True))
         site.server.close()
         for viewer in viewers:
-            *_, last = viewer
-            assert last.kind == "stopped"
+            *found, last = viewer
+            # The first one has been read already.
+            assert [int(sent.id or -1) for sent in found] == list(range(1, len(RUN) + 2))
+            assert (last.kind, last.id) == ("end", None)
+            told = json.loads(last.data)
+            assert (told["state"], told["live"], told["events"]) == ("finished", False, 2_100)
+            assert told["offset"] == len(RUN) + 1
+            assert told["marks"]
     assert {thread.name for thread in threading.enumerate()} == before
     listen("127.0.0.1", port).close()
+
+
+def test_viewers_that_are_cut_off_in_the_middle_leave_no_word_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever writes on to a socket that is gone is told so by asyncio, once a message."""
+    many = [window(100, number, {"dense": 0.4}) for number in range(3_000)]
+    with served(tmp_path, *many, recent=len(many)) as site:
+        port = int(site.url.rstrip("/").rpartition(":")[2])
+        for kilobytes in range(20, 220, 20):
+            with socket.create_connection(("127.0.0.1", port)) as viewer:
+                viewer.sendall(b"GET /api/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+                read = 0
+                while read < 1_000 * kilobytes:
+                    read += len(viewer.recv(65_536))
+                # Without a farewell: what is under way is thrown away.
+                viewer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert site.get("/api/run").status == 200
+    assert caplog.messages == []
+
+
+def test_a_viewer_that_takes_nothing_does_not_hold_the_end_up_for_long(tmp_path: Path) -> None:
+    many = [window(100, number, {"dense": 0.4}) for number in range(3_000)]
+    with served(tmp_path, *many) as site:
+        port = int(site.url.rstrip("/").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as viewer:
+            viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            viewer.sendall(b"GET /api/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert viewer.recv(100)
+            begun = time.monotonic()
+            site.server.close()
+            assert time.monotonic() - begun < 10
 
 
 def test_a_server_that_is_closed_at_once_lets_everything_go(tmp_path: Path) -> None:
