@@ -44,8 +44,8 @@ class GeneratorConfig(BaseModel):
     """Hidden units of the true network."""
     block_events: int = Field(default=5_000, gt=0)
     """Events made under one world: drift moves in steps of a block."""
-    record_events: int = Field(default=500, gt=0)
-    """Events in a columnar record of the log."""
+    record_events: int = Field(default=2_500, gt=0)
+    """Events in a columnar record of the log, at most."""
     codec: Literal["columnar", "json"] = "columnar"
     """What a record holds: ``record_events`` events as columns, or one event as JSON."""
     start_ms: int = 1_767_225_600_000

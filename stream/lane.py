@@ -23,8 +23,8 @@ from stream.log import LogReader, LogTrimmedError, StoredRecord
 from stream.messages import Place, Span
 from stream.schema import FeatureSchema
 
-_READ_COLUMNAR: Final = 16
-"""Records a read where each holds many events."""
+_READ_COLUMNAR: Final = 4
+"""Records a read where each holds many events: few, so that they stay in the processor's cache."""
 _READ_JSON: Final = 1024
 """Records a read where each holds one event."""
 

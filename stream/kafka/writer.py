@@ -21,7 +21,7 @@ from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
 _BATCH_BYTES: Final = 512 * 1024
 _PENDING_BYTES: Final = 64 * 1024 * 1024
 """Appended and not acknowledged: more than this waits."""
-_LINGER_MS: Final = 50
+_LINGER_MS: Final = 250
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""
