@@ -4,8 +4,8 @@
 page, and with the page and five viewers (``bench/onlookers.py``, a process of its own). The ratio
 is taken within a round, and its median over the rounds is told; which of the two goes first
 alternates. Beside it stands the share of the CPU time of the process that the page's own threads
-took, which those who share the machine cannot move much. ``--events`` is a multiple of 200 000.
-``--json`` prints the result as the last line.
+took, which those who share the machine cannot move much. ``--events`` is a multiple of 200 000. It
+writes ``bench/results/viewers.json``; ``--json`` prints the result as the last line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from bench.demo import Goal, machine
+from bench.demo import RESULTS, Goal, machine
 from bench.pipeline import settings_for
 from resprout.application import execute
 from resprout.plan import Plan
@@ -178,16 +178,18 @@ def main() -> None:
     goal = goal_of(found)
     share = median(one.watched.page_share for one in found)
     print(f"{goal.name}: {goal.value:.3f}, promised {goal.goal}; page {share:.2%} of the CPU time")
+    result = {
+        "bench": "viewers",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "seed": 0,
+        "events": asked.events,
+        "rows": [{**asdict(one), "ratio": one.ratio} for one in found],
+        "page_share": share,
+        "goals": [asdict(goal)],
+    }
+    (RESULTS / "viewers.json").write_text(json.dumps(result, indent=1) + "\n")
     if asked.json:
-        result = {
-            "bench": "viewers",
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "seed": 0,
-            "events": asked.events,
-            "rows": [{**asdict(one), "ratio": one.ratio} for one in found],
-            "goals": [asdict(goal)],
-        }
         print(json.dumps(result))
 
 

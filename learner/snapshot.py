@@ -22,6 +22,7 @@ from stream.state import write_folder_atomic
 log = logging.getLogger(__name__)
 
 FORMAT = "resprout-snapshot-1"
+_VERSION = version("resprout")
 FILE = "model.safetensors"
 _CARD = "README.md"
 _TRASH = ".trash-"
@@ -59,7 +60,7 @@ class Snapshot:
         """Everything but the tensors, as texts for the header of the file."""
         return {
             "format": FORMAT,
-            "resprout_version": version("resprout"),
+            "resprout_version": _VERSION,
             "model": self.model,
             "version": str(self.version),
             "events_seen": str(self.count),

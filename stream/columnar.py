@@ -24,6 +24,9 @@ _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """Ends an Arrow stream."""
+_TEXT_BYTES = 64
+"""Messages are made as long as a multiple of this."""
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class SchemaMismatchError(ValueError):
@@ -219,9 +222,24 @@ def _matrix(lists: Sequence[pa.FixedSizeListArray]) -> NDArray[Any]:
 
 
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
-    text = json.dumps(message, separators=(",", ":")).encode()
+    text = _to_json(message).encode()
+    text += b" " * (-len(text) % _TEXT_BYTES)
+    before, between, behind = _form(len(probability), len(text))
+    numbers = np.ascontiguousarray(probability, np.float64).tobytes()
+    return b"".join((before, text, between, numbers, behind))
+
+
+@lru_cache(maxsize=64)
+def _form(rows: int, text_bytes: int) -> tuple[bytes, bytes, bytes]:
+    """Let Arrow write probabilities and a message of a size; return what stands around both.
+
+    A learner writes one of these after every batch it learns: only what differs is made anew.
+    """
+    text, numbers = b"\x1a" * text_bytes, np.full(rows, -np.pi)
     layout = pa.schema([pa.field("probability", pa.float64())], metadata={_MESSAGE: text})
-    return _write([pa.array(np.ascontiguousarray(probability, np.float64))], layout)
+    before, _, rest = _write([pa.array(numbers)], layout).partition(text)
+    between, _, behind = rest.partition(numbers.tobytes()) if rows else (rest, b"", b"")
+    return before, between, behind
 
 
 def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]]:

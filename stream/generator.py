@@ -158,10 +158,11 @@ class GeneratorFeed:
         return stop if config.events is None else min(stop, config.events)
 
     def _stretches(self, stop: int, begin: int) -> Iterator[tuple[int, int]]:
-        """Cut events into records, the last one short where the stream ends."""
+        """Cut events of a block into records, the last one short where the block is."""
         config = self.source.config
         while begin < stop:
-            end = min(stop, begin + config.record_events - begin % config.record_events)
+            end = begin + config.record_events - begin % config.block_events % config.record_events
+            end = min(stop, end)
             yield begin, end
             begin = end
 

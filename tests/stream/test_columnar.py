@@ -104,6 +104,21 @@ def test_empty_cells_are_refused() -> None:
         from_bytes(sink.getvalue().to_pybytes(), SCHEMA)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3, 500])
+@pytest.mark.parametrize("name", ["m", "m" * 63, "größer"])
+def test_predictions_are_what_arrow_itself_writes(rows: int, name: str) -> None:
+    probability = np.random.default_rng(rows).random(rows)
+    value = predictions_to_bytes(PredictionBatch(name, 0, 0, (), {}, probability))
+    found = pa.ipc.open_stream(value)
+    batch = found.read_next_batch()
+    batch.validate(full=True)
+    assert batch.column("probability").to_numpy().tolist() == probability.tolist()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_batch(batch)
+    assert sink.getvalue().to_pybytes() == value
+
+
 def test_predictions_come_back_bit_for_bit() -> None:
     batch = PredictionBatch(
         model="candidate-3",

@@ -9,7 +9,6 @@ from stream.config import GeneratorConfig
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"block_events": 1_000, "record_events": 300}, "not a multiple of record_events 300"),
         ({"active_pairs": 46}, "active_pairs 46 is more than the 45 there are"),
         ({"active_numeric": 9}, "active_numeric 9 is more than the 8 there are"),
         ({"drifts": ({"kind": "sudden"},)}, "unknown drift 'sudden'"),

@@ -11,6 +11,7 @@ import pytest
 from stream import columnar, topics
 from stream.batch import ClickBatch
 from stream.clicks import ClickReader
+from stream.codec import decode_record
 from stream.config import GeneratorConfig
 from stream.embedded import EmbeddedHome
 from stream.generator import GeneratorSource
@@ -151,6 +152,15 @@ def test_a_stream_made_in_small_steps_is_the_same(tmp_path: Path, config: Genera
     assert steps == [250, 250, 250, 250, 250, 50]
     for name in (topics.CLICKS, topics.TRUTH):
         assert parts.reader(name).read(0, 0, 10_000) == whole.reader(name).read(0, 0, 10_000)
+
+
+def test_a_block_ends_with_a_shorter_record(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"record_events": 300})
+    home = EmbeddedHome(tmp_path)
+    run(home, GeneratorSource(config, seed=3))
+    clicks = [decode_record(one, config.features) for one in home.reader(topics.CLICKS).read(0, 0)]
+    sizes = [len(one.batch) for one in clicks if not one.end]
+    assert sizes == [300, 300, 300, 100, 300, 300, 300, 100, 300]
 
 
 def cut(home: EmbeddedHome, name: str, records: int) -> None:
