@@ -236,6 +236,6 @@ class Prequential:
     def _check_finite(self) -> None:
         if not self.online.finite():
             raise NonFiniteError(
-                f"{self.ports.model} has weights that are not finite after {self.count} events; "
+                f"{self.ports.model} has weights that are not finite after {self.count:,} events; "
                 "lower learner.rate or learner.embedding_rate, and look for extreme features"
             )

@@ -234,12 +234,12 @@ def declines(history: History, request: Request, count: int, rules: Rules) -> st
     >>> from pruner.trigger import Periodic
     >>> request = Request(id="7f", action="rollback", version=1, reason="clicks fell", time_ms=0)
     >>> declines(History(), request, 450, Rules(Periodic(every_events=200)))
-    'there is no version yet: the first mask is cut at 1000000'
+    'there is no version yet: the first mask is cut at 1,000,000'
     """
     if history.first_end is None:
         plan = history.plan if history.busy >= count else None
-        first = f"cut at {max(count, rules.first_mask_events)}"
-        first = f"made, and takes over at {plan.end}" if plan else first
+        first = f"cut at {max(count, rules.first_mask_events):,}"
+        first = f"made, and takes over at {plan.end:,}" if plan else first
         return f"there is no version yet: the first mask is {first}"
     if request.action == "rebuild":
         return _open(history, count)
@@ -291,10 +291,10 @@ def _none(count: int, why_not: str) -> Decision:
 
 def _first(history: History, count: int, rules: Rules) -> Decision:
     if count < rules.first_mask_events:
-        return _none(count, f"maturing: the first mask is cut at {rules.first_mask_events}")
+        return _none(count, f"maturing: the first mask is cut at {rules.first_mask_events:,}")
     ended = history.verdict
     again = f"; rebuild {ended.rebuild.number} {ended.verdict}" if ended else ""
-    cause = f"the dense model has matured over {count} events{again}"
+    cause = f"the dense model has matured over {count:,} events{again}"
     return _rebuild(history, count, rules, (FIRST, cause))
 
 

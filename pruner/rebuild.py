@@ -148,7 +148,7 @@ class Rebuild:
         ahead = self._job.ahead(counted.batch)
         if not np.isfinite(ahead.probability).all():
             raise NonFiniteError(
-                f"{self.plan.candidate} predicts what is not finite after {counted.begin} events"
+                f"{self.plan.candidate} predicts what is not finite after {counted.begin:,} events"
             )
         if counted.begin >= self.plan.end - self._shop.config.judge_events:
             self._publish(counted, ahead.probability)
@@ -220,5 +220,5 @@ class Rebuild:
     def _check_finite(self) -> None:
         if not self._job.model.finite():
             raise NonFiniteError(
-                f"{self.plan.candidate} has weights that are not finite after {self.count} events"
+                f"{self.plan.candidate} has weights that are not finite after {self.count:,} events"
             )

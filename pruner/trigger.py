@@ -108,7 +108,7 @@ class Divergence:
         if len(last) < self.patience or min(last) <= self.threshold:
             return Hold(rise)
         if seen.count < seen.last_end + self.cooldown_events:
-            return Hold(f"cooling down until {seen.last_end + self.cooldown_events}; {rise}")
+            return Hold(f"cooling down until {seen.last_end + self.cooldown_events:,}; {rise}")
         return _within(self.budget, seen) or Fire(rise)
 
 

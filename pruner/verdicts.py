@@ -74,7 +74,7 @@ def failed(plan: RebuildPlan, count: int, error: Exception) -> Verdict:
 
 def unfinished(plan: RebuildPlan, count: int) -> Verdict:
     """End a rebuild whose input ended before E."""
-    return _without_candidate(plan, "unfinished", f"the input ended after {count} events", count)
+    return _without_candidate(plan, "unfinished", f"the input ended after {count:,} events", count)
 
 
 def overruled(plan: RebuildPlan, decision: Decision) -> Verdict:
@@ -123,5 +123,5 @@ def _why(judgement: Judgement | None) -> str:
         interval = f" (95 %: {100 * relative.low:+.3f} to {100 * relative.high:+.3f} %)"
     return (
         f"CE {100 * relative.mean:+.3f} % against the incumbent's{interval} "
-        f"over events {judgement.begin + 1} to {judgement.end}"
+        f"over events {judgement.begin + 1:,} to {judgement.end:,}"
     )

@@ -222,7 +222,7 @@ def _run(plan: Plan, state: Path, again: str) -> Result:
         progress.finish()
     if not result.finished:
         raise click.ClickException(
-            f"stopped after {result.summary.events} events; {again} goes on from there ({state})"
+            f"stopped after {result.summary.events:,} events; {again} goes on from there ({state})"
         )
     return result
 

@@ -154,7 +154,7 @@ def _feed(request: Request, state: Path) -> None:
         plan = request.plan()
     served = _serve(request, plan, state, loaded, SOURCE)
     where = home.where(plan.settings.stream, RunFolder(state))
-    click.echo(f"{served.events} events written to {where}")
+    click.echo(f"{served.events:,} events written to {where}")
 
 
 def _work(request: Request, name: str) -> None:

@@ -153,9 +153,12 @@ class RunFolder:
 
         Where several workers begin it at once, one writes and all see the whole of it.
         """
+        if not (self.path / RECORD).exists():
+            self._write(plan)
         self.check(plan)
-        if (self.path / RECORD).exists():
-            return
+
+    def _write(self, plan: Plan) -> None:
+        """Write the record, whole, unless somebody else has by then."""
         draft = self.path / f"{_DRAFT}{uuid.uuid4().hex}"
         with draft.open("w", encoding="utf-8") as file:
             json.dump(plan.record(), file, indent=1)
@@ -165,7 +168,6 @@ class RunFolder:
             os.link(draft, self.path / RECORD)
         draft.unlink()
         sync_folder(self.path)
-        self.check(plan)
 
     def clear(self) -> None:
         """Delete the run; a folder that holds anything else, or no run at all, is refused."""

@@ -163,7 +163,7 @@ def _ask(desk: Desk, request: Request) -> int:
     """Write a request that can be granted as things stand, and return the window it goes into."""
     history, rules, total = desk.history, desk.plan.rules, desk.total()
     if total is not None and settled(history, total, rules.window_events):
-        raise ValueError(f"the run is over: its input ended after {total} events")
+        raise ValueError(f"the run is over: its input ended after {total:,} events")
     count = history.decided + rules.window_events * (1 + len(desk.open()))
     declined = declines(history, request, count, rules)
     if declined is not None:

@@ -30,9 +30,6 @@ from stream.log import LogHome, LogReader, LogWriter
 from stream.order import open_order
 from stream.source import Feed
 
-_RATED_EVENTS = 500
-"""Most events at a time, and in a record, where clicks come at a rate and somebody looks on."""
-
 
 class Wiring(Closing):
     """Opens logs and stores, and makes the workers that use them; closing it closes the logs.
@@ -111,7 +108,7 @@ class Wiring(Closing):
         first = settings.pruner.first_mask_events + settings.pruner.rebuild_events
         generator = settings.stream.generator
         if generator.rate is not None:
-            feed.step_events = min(generator.record_events, _RATED_EVENTS)
+            feed.step_events = generator.record_events
         rated = Rated(feed, feed.count, first, generator.rate)
         return Worker(SOURCE, rated.step, feed.flush)
 

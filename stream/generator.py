@@ -89,7 +89,7 @@ class GeneratorFeed:
     """Events in the click log."""
     ended: bool
     step_events: int | None = None
-    """Most events of a step, with which its last record ends; None: the rest of a block."""
+    """Most events of a step, a multiple of those of a record; None: the rest of a block."""
     _truth: Truth = field(init=False)
     _clicks: LogWriter = field(init=False)
     _truths: LogWriter = field(init=False)
@@ -154,7 +154,8 @@ class GeneratorFeed:
         """Return where this step ends: with the block, with the stream, or before."""
         config, stop = self.source.config, block.begin + len(block.label)
         if self.step_events is not None:
-            stop = min(stop, self.count - self.count % self.step_events + self.step_events)
+            into = self.count % config.block_events % self.step_events
+            stop = min(stop, self.count - into + self.step_events)
         return stop if config.events is None else min(stop, config.events)
 
     def _stretches(self, stop: int, begin: int) -> Iterator[tuple[int, int]]:

@@ -278,14 +278,14 @@ def test_the_cooldown_after_an_overruled_rebuild_begins_with_the_rollback() -> N
     history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
     low_then_high = scores(0.0, 0.5, begin=1400)
     assert str(decide(history, low_then_high, 1600, rules).why_not).startswith(
-        "cooling down until 1700"
+        "cooling down until 1,700"
     )
 
 
 @pytest.mark.parametrize(
     ("history", "version", "why"),
     [
-        (History(), 1, "there is no version yet: the first mask is cut at 1300"),
+        (History(), 1, "there is no version yet: the first mask is cut at 1,300"),
         (TWO, 2, "version 2 is in force already"),
         (TWO, 3, "version 3 is not kept; kept are 1, 2"),
         (replace(TWO, promoted=TWO.promoted[1:]), 1, "version 1 is not kept; kept are 2"),

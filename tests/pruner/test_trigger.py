@@ -58,7 +58,7 @@ def test_patience_asks_for_windows_in_a_row(percents: list[float], fires: bool) 
 def test_a_cooldown_holds_until_its_count_and_not_longer() -> None:
     trigger = Divergence(threshold=0.002, cooldown_events=150)
     assert trigger.decide(seen([0.1, 0.5])) == Hold(
-        "cooling down until 1150; relative CE +0.500 % stands 0.400 % above its level +0.100 %; "
+        "cooling down until 1,150; relative CE +0.500 % stands 0.400 % above its level +0.100 %; "
         "threshold 0.200 %, windows in a row: 1"
     )
     assert isinstance(trigger.decide(seen([0.1, 0.5, 0.5])), Fire)

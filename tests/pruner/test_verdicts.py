@@ -25,7 +25,7 @@ def test_a_promotion_names_version_and_snapshot() -> None:
     verdict = judged(candidate("candidate-2/1"), judgement(2, 1100, -0.5))
     assert (verdict.verdict, verdict.version, verdict.snapshot) == ("promoted", 5, "candidate-2/1")
     assert verdict.reason == (
-        "CE -0.500 % against the incumbent's (95 %: -1.500 to +0.500 %) over events 1041 to 1100"
+        "CE -0.500 % against the incumbent's (95 %: -1.500 to +0.500 %) over events 1,041 to 1,100"
     )
     assert (verdict.count, verdict.cost_events, verdict.sparsity) == (1100, 300, 0.75)
     assert verdict.layers["top.0"].overlap == 1.0

@@ -202,14 +202,14 @@ def test_generated_clicks_are_learned_from_later(home: Path) -> None:
     given = ("--config", home / "small.toml", "--state", home / "state")
     written = call("generate", *given)
     assert written.exit_code == 0
-    assert written.stdout.startswith("16000 events written to ")
+    assert written.stdout.startswith("16,000 events written to ")
     assert summary(call("run", *given, "--json"))["events"] == 16_000
 
 
 def test_replayed_clicks_are_learned_from_later(home: Path) -> None:
     given = ("--input", home / "clicks.csv", "--schema", home / "schema.toml")
     state = ("--state", home / "state")
-    assert call("replay", *given, *state).stdout.startswith("1200 events written to ")
+    assert call("replay", *given, *state).stdout.startswith("1,200 events written to ")
     assert summary(run(home, "--json"))["events"] == 1_200
 
 

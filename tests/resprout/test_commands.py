@@ -110,7 +110,7 @@ def test_generated_clicks_are_learned_by_a_process_of_its_own(home: Path) -> Non
 def test_events_of_ones_own_are_learned_by_their_schema(home: Path) -> None:
     clicks, schema = home / "clicks.csv", home / "schema.toml"
     written = work(home, "replay", "--input", clicks, "--schema", schema)
-    assert written.stdout.startswith("1200 events written to ")
+    assert written.stdout.startswith("1,200 events written to ")
     learned = work(home, "learn", "dense", "--schema", schema)
     assert learned.exit_code == 0, learned.output
     assert "dense is done after 1200 events" in learned.stderr

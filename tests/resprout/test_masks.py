@@ -78,7 +78,7 @@ def test_a_run_without_a_version_says_so(tmp_path: Path) -> None:
     assert call(folder, "masks", "list").stdout == "no version yet: decided through 0\n"
     result = call(folder, "masks", "rollback", "1", "--reason", "x")
     assert result.exit_code == 1
-    assert "there is no version yet: the first mask is cut at 4000" in result.stderr
+    assert "there is no version yet: the first mask is cut at 4,000" in result.stderr
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_after_the_end_of_a_run_nothing_can_be_asked_for(whole: RunFolder) -> No
     for arguments in (("masks", "rollback", "1"), ("rebuild",)):
         result = call(whole, *arguments, "--reason", "x")
         assert result.exit_code == 1
-        assert "the run is over: its input ended after 24050 events" in result.stderr
+        assert "the run is over: its input ended after 24,050 events" in result.stderr
 
 
 def test_while_somebody_else_asks_the_log_is_held(stopped: RunFolder) -> None:
