@@ -98,7 +98,7 @@ def test_a_worker_of_another_run_is_wrong_usage(home: Path) -> None:
 
 def test_generated_clicks_are_learned_by_a_process_of_its_own(home: Path) -> None:
     written = work(home, "generate")
-    assert written.stdout == f"1000 events written to {home / 'state' / 'logs'}\n"
+    assert written.stdout == f"1,000 events written to {home / 'state' / 'logs'}\n"
     learned = work(home, "learn", "dense")
     assert learned.exit_code == 0
     assert "dense is done after 1000 events" in learned.stderr

@@ -88,7 +88,7 @@ def test_what_is_decided_until_its_end_is_decided_as_in_a_longer_run(
         for one in result.ledger[len(decided) :]
         if isinstance(one, Verdict)
     ] == [
-        (plan, "unfinished", f"the input ended after {total} events", total - plan.snapshot)
+        (plan, "unfinished", f"the input ended after {total:,} events", total - plan.snapshot)
         for plan in open_still
     ]
     assert len(result.ledger) == len(decided) + len(open_still)

@@ -78,7 +78,7 @@ def test_processes_leave_what_one_process_leaves(whole: RunFolder, tmp_path: Pat
             team.start(name, "--set", AT_ONCE) if name == "source" else team.start(name)
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
-        assert f"{TOTAL} events written to {team.state / 'logs'}" in team.hands["source"].text
+        assert f"{TOTAL:,} events written to {team.state / 'logs'}" in team.hands["source"].text
     one, other = Left.by(whole), Left.by(RunFolder(team.state))
     for part in PARTS:
         assert getattr(one, part) == getattr(other, part), part
