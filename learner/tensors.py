@@ -29,12 +29,7 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
     {'seed': '0'}
     """
     plain = safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
-    return with_metadata(plain, metadata or {})
-
-
-def with_metadata(value: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return the same tensors with other texts in the header."""
-    return b"".join(_parts(value, metadata))
+    return b"".join(_parts(plain, metadata or {}))
 
 
 def digest(value: bytes, metadata: Mapping[str, str]) -> str:
