@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from learner import tensors
 from learner.card import card
 from stream.clicks import ClickCursor
 from stream.messages import Place
-from stream.state import write_folder_atomic
+from stream.state import Content, write_folder_atomic
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,13 @@ class SnapshotStore:
 
     def write(self, snapshot: Snapshot) -> str:
         """Publish a snapshot and return its name; one that is there already is left alone."""
-        content = tensors.dump(snapshot.tensors, snapshot.metadata)
-        name = f"{snapshot.model}/{snapshot.count:015d}-{_hash(content)}"
+        header, *content = tensors.parts(snapshot.tensors, snapshot.metadata)
+        anonymous, *_ = tensors.parts(snapshot.tensors, _anonymous(snapshot.metadata))
+        name = f"{snapshot.model}/{snapshot.count:015d}-{_short([anonymous, *content])}"
         _check(name)
         about = card(name, snapshot.metadata, snapshot.tensors)
-        write_folder_atomic(self.folder / name, {FILE: content, _CARD: about.encode()})
+        files: dict[str, Content] = {FILE: [header, *content], _CARD: [about.encode()]}
+        write_folder_atomic(self.folder / name, files)
         return name
 
     def read(self, name: str) -> Snapshot:
@@ -163,10 +165,20 @@ def _places(metadata: Mapping[str, str]) -> dict[int, Place]:
 
 
 def _hash(content: bytes) -> str:
-    found = tensors.metadata(content)
-    cursor = ClickCursor.model_validate_json(found["cursor"])
-    anonymous = cursor.model_copy(update={"identity": ""}).model_dump_json()
-    return tensors.digest(content, {**found, "cursor": anonymous})[:12]
+    return _short(tensors.with_metadata(content, _anonymous(tensors.metadata(content))))
+
+
+def _short(parts: Iterable[bytes | memoryview]) -> str:
+    return tensors.digest(parts)[:12]
+
+
+def _anonymous(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Leave the identity of the click log out."""
+    cursor = ClickCursor.model_validate_json(metadata["cursor"])
+    return {
+        **metadata,
+        "cursor": cursor.model_copy(update={"identity": ""}).model_dump_json(),
+    }
 
 
 def _hash_or_none(content: bytes) -> str | None:

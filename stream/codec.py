@@ -160,8 +160,8 @@ def decode_columnar(records: Sequence[StoredRecord], schema: FeatureSchema) -> D
             invalid.append(_whole(stored, Reason.UNPARSABLE, str(error)))
     if not found:
         return replace(_nothing(schema), invalid=tuple(invalid))
-    batch = gather(found)
-    sizes = [len(one) for one in found]
+    batch = gather(found, schema)
+    sizes = [len(label) for label, *_ in found]
     source = np.repeat(np.arange(len(sources)), sizes)
     offsets = np.array([stored.offset for stored in sources], np.int64)[source]
     rows = np.concatenate([np.arange(size) for size in sizes])

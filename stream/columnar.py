@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from stream import arrow
 from stream.batch import ClickBatch
 from stream.messages import DriftSpan, Place, PredictionBatch, Span
 from stream.schema import FeatureSchema
 
 _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-"""Ends an Arrow stream."""
 _TEXT_BYTES = 64
 """Messages are made as long as a multiple of this."""
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -67,7 +66,7 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
         _lists(np.ascontiguousarray(batch.numeric, np.float32), layout.field("numeric").type),
         _lists(np.ascontiguousarray(batch.categorical, np.int32), layout.field("categorical").type),
     ]
-    return _write(columns, layout)
+    return arrow.write(columns, layout)
 
 
 def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
@@ -76,37 +75,28 @@ def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
     Raises :class:`SchemaMismatchError` for clicks of another schema and :class:`ValueError` for
     bytes that are no clicks. The rows themselves are not looked at.
     """
-    return gather([opened(value, schema)])
+    return gather([opened(value, schema)], schema)
 
 
-def opened(value: bytes, schema: FeatureSchema) -> pa.RecordBatch:
+def opened(value: bytes, schema: FeatureSchema) -> arrow.Views:
     """Check that bytes are clicks, as :func:`from_bytes` does, and view them where they are."""
-    found = _read(value)
-    digest = (found.schema.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
-    if digest and digest != schema.digest:
-        raise SchemaMismatchError(
-            f"clicks were encoded with schema {digest}, this schema is {schema.digest}; "
-            "use the schema file that wrote them"
-        )
-    if not found.schema.equals(_layout(schema.numeric_count, schema.column_count, schema.digest)):
-        raise ValueError("not a batch of clicks: its columns are not those of the schema")
-    _check_full(found)
-    return found
+    layout = _layout(schema.numeric_count, schema.column_count, schema.digest)
+    views = arrow.views(value, layout)
+    return _checked(value, schema, layout) if views is None else views
 
 
-def gather(clicks: Sequence[pa.RecordBatch]) -> ClickBatch:
+def gather(clicks: Sequence[arrow.Views], schema: FeatureSchema) -> ClickBatch:
     """Copy the clicks of one or more :func:`opened` values out, in order.
 
     Many at once cost little more than one: what takes time is the way through Python.
     """
-    columns = zip(*(one.columns for one in clicks), strict=True)
-    label, weight, time_ms, numeric, categorical = columns
+    label, weight, time_ms, numeric, categorical = map(np.concatenate, zip(*clicks, strict=True))
     return ClickBatch(
-        label=_numbers(label),
-        weight=_numbers(weight),
-        time_ms=_numbers(time_ms),
-        numeric=_matrix(numeric),
-        categorical=_matrix(categorical),
+        label=label,
+        weight=weight,
+        time_ms=time_ms,
+        numeric=numeric.reshape(len(label), schema.numeric_count),
+        categorical=categorical.reshape(len(label), schema.column_count),
     )
 
 
@@ -161,6 +151,20 @@ def truth_from_bytes(value: bytes) -> TruthBatch:
     return TruthBatch(message["begin"], probability, drift)
 
 
+def _checked(value: bytes, schema: FeatureSchema, layout: pa.Schema) -> arrow.Views:
+    """Let Arrow read clicks, and say what is wrong with them."""
+    found = arrow.read(value)
+    digest = (found.schema.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
+    if digest and digest != schema.digest:
+        raise SchemaMismatchError(
+            f"clicks were encoded with schema {digest}, this schema is {schema.digest}; "
+            "use the schema file that wrote them"
+        )
+    if not found.schema.equals(layout):
+        raise ValueError("not a batch of clicks: its columns are not those of the schema")
+    return arrow.numbers(found)
+
+
 @lru_cache(maxsize=64)
 def _layout(d: int, c: int, digest: str) -> pa.Schema:
     """Lay out clicks of ``d`` numeric features and ``c`` categorical columns."""
@@ -180,47 +184,6 @@ def _lists(matrix: NDArray[Any], kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(matrix), [None], children=[flat])
 
 
-def _write(columns: list[pa.Array], layout: pa.Schema) -> bytes:
-    """Write the Arrow stream of one record batch, message by message.
-
-    Arrow's stream writer writes the same bytes, and takes four times as long for small batches.
-    """
-    batch = pa.RecordBatch.from_arrays(columns, schema=layout)
-    return b"".join((layout.serialize(), batch.serialize(), _END))
-
-
-def _read(value: bytes) -> pa.RecordBatch:
-    """Read the one record batch of an Arrow stream."""
-    try:
-        with pa.ipc.open_stream(value) as reader:
-            batch = reader.read_next_batch()
-        batch.validate()
-    except (pa.ArrowException, OSError, StopIteration) as error:
-        raise ValueError(f"not an Arrow stream: {str(error) or 'it holds no batch'}") from error
-    return batch
-
-
-def _check_full(batch: pa.RecordBatch) -> None:
-    """Refuse columns with empty cells."""
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        lists = pa.types.is_fixed_size_list(column.type)
-        values = column.values if lists else column
-        size = len(column) * column.type.list_size if lists else len(column)
-        if column.null_count or values.null_count or len(values) != size:
-            raise ValueError(f"column {name!r} has empty cells")
-
-
-def _numbers(arrays: Sequence[pa.Array]) -> NDArray[Any]:
-    """Copy numbers out, one array behind the other."""
-    return np.concatenate([array.to_numpy(zero_copy_only=True) for array in arrays])
-
-
-def _matrix(lists: Sequence[pa.FixedSizeListArray]) -> NDArray[Any]:
-    """Copy lists out, shape (n, size)."""
-    numbers = _numbers([array.values for array in lists])
-    return numbers.reshape(sum(map(len, lists)), lists[0].type.list_size)
-
-
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
     text = _to_json(message).encode()
     text += b" " * (-len(text) % _TEXT_BYTES)
@@ -237,15 +200,15 @@ def _form(rows: int, text_bytes: int) -> tuple[bytes, bytes, bytes]:
     """
     text, numbers = b"\x1a" * text_bytes, np.full(rows, -np.pi)
     layout = pa.schema([pa.field("probability", pa.float64())], metadata={_MESSAGE: text})
-    before, _, rest = _write([pa.array(numbers)], layout).partition(text)
+    before, _, rest = arrow.write([pa.array(numbers)], layout).partition(text)
     between, _, behind = rest.partition(numbers.tobytes()) if rows else (rest, b"", b"")
     return before, between, behind
 
 
 def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    batch = _read(value)
+    batch = arrow.read(value)
     text = (batch.schema.metadata or {}).get(_MESSAGE)
     if text is None or batch.schema.names != ["probability"]:
         raise ValueError(f"not a batch of probabilities: columns {', '.join(batch.schema.names)}")
-    _check_full(batch)
-    return _numbers([batch.column(0)]), json.loads(text)
+    (probability,) = arrow.numbers(batch)
+    return probability.copy(), json.loads(text)

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from stream.closing import Closing
 from stream.disk import Held, HeldError, hold, sync_folder
 
 log = logging.getLogger(__name__)
+
+Content = Sequence[bytes | memoryview]
+"""Of a file, in parts, so that nobody must join what is large."""
 
 _DRAFT = ".draft-"
 _MANIFEST = "manifest.json"
@@ -79,34 +82,34 @@ def write_atomic(path: Path, content: bytes) -> None:
     b'1'
     """
     draft = path.with_name(f"{_DRAFT}{path.name}")
-    _write_synced(draft, content)
+    _write_synced(draft, [content])
     draft.replace(path)
     sync_folder(path.parent)
 
 
-def write_folder_atomic(path: Path, parts: Mapping[str, bytes]) -> None:
+def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
     """Write a folder of files: a crash leaves no folder or a whole one.
 
-    A folder that already holds exactly these parts is left alone. One that holds something else
+    A folder that already holds exactly these files is left alone. One that holds something else
     is replaced; only then is there a moment without it.
 
     Parameters
     ----------
     path
         The folder; its parent is made if need be. One writer a folder.
-    parts
+    files
         File names and contents.
     """
-    for name in parts:
+    for name in files:
         if "/" in name or name.startswith("."):
             raise ValueError(f"part {name!r} of {path}: use a plain file name")
-    if _holds(path, parts):
+    if _holds(path, files):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{_DRAFT}{path.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    for name, content in parts.items():
+    for name, content in files.items():
         _write_synced(draft / name, content)
     sync_folder(draft)
     shutil.rmtree(path, ignore_errors=True)
@@ -114,16 +117,16 @@ def write_folder_atomic(path: Path, parts: Mapping[str, bytes]) -> None:
     sync_folder(path.parent)
 
 
-def _holds(path: Path, parts: Mapping[str, bytes]) -> bool:
+def _holds(path: Path, files: Mapping[str, Content]) -> bool:
     """Say whether a folder holds exactly these files."""
-    if not path.is_dir() or {file.name for file in path.iterdir()} != set(parts):
+    if not path.is_dir() or {file.name for file in path.iterdir()} != set(files):
         return False
-    return all((path / name).read_bytes() == content for name, content in parts.items())
+    return all((path / name).read_bytes() == b"".join(files[name]) for name in files)
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write_synced(path: Path, content: Content) -> None:
     with path.open("wb") as file:
-        file.write(content)
+        file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
 
@@ -175,7 +178,8 @@ class Checkpoints:
             raise ValueError(f"part {_MANIFEST!r} is the checkpoint's own; use another name")
         manifest = _manifest(count, parts)
         path = self.folder / f"{count:015d}-{hashlib.sha256(manifest).hexdigest()[:12]}"
-        write_folder_atomic(path, {**parts, _MANIFEST: manifest})
+        files = {name: [content] for name, content in parts.items()}
+        write_folder_atomic(path, {**files, _MANIFEST: [manifest]})
         self._clean(path)
         return path
 

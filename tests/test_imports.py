@@ -37,7 +37,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "numba": ("learner/kernels/",),
     "onnx": ("learner/export.py",),
     "onnxruntime": ("learner/export.py",),
-    "prometheus_client": ("resprout/metrics.py",),
+    "prometheus_client": ("resprout/metrics/registry.py",),
     "pyarrow": ("stream/",),
     "pydantic_settings": ("resprout/settings.py",),
     "redis": ("pruner/redis.py", "pruner/stores/redis.py"),

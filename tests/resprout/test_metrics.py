@@ -38,6 +38,7 @@ from stream.messages import (
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
+FAMILIES_FILE = ROOT / "resprout" / "metrics" / "families.py"
 NAMES = {family.name for family in FAMILIES}
 WORKERS = ("source", "dense", "sparse", "never_rebuilt", "pruner", "evaluator")
 MODELS = ("dense", "sparse", "never_rebuilt")
@@ -174,7 +175,7 @@ def _scored() -> EvaluatorStep:
     )
     return EvaluatorStep(
         1_000,
-        200,
+        4,
         closed,
         dead_letters=(letter("label"), letter("label"), letter("odd")),
         sums=Sums.of(batch),
@@ -222,7 +223,7 @@ def test_no_other_file_of_the_code_names_a_metric() -> None:
         (path.relative_to(ROOT).as_posix(), word)
         for room in ("stream", "learner", "pruner", "evaluator", "resprout")
         for path in (ROOT / room).rglob("*.py")
-        if path.name != "metrics.py"
+        if path != FAMILIES_FILE
         for word in words(path)
     }
     # The header of a snapshot names the version of the program by this.
@@ -243,7 +244,7 @@ def test_the_tables_of_the_document_are_those_of_the_file() -> None:
 
 
 def test_metrics_are_named_by_literals_so_that_people_find_them() -> None:
-    tree = ast.parse((ROOT / "resprout" / "metrics.py").read_text("utf-8"))
+    tree = ast.parse(FAMILIES_FILE.read_text("utf-8"))
     literals = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
     assert literals >= NAMES
 
@@ -284,7 +285,6 @@ def test_a_process_exports_only_what_its_workers_know() -> None:
 def test_reports_become_the_numbers_that_a_person_works_out(told: Metrics) -> None:
     assert value(told, "resprout_events_total", worker="dense") == 1_000
     assert value(told, "resprout_events_total", worker="sparse") == 200
-    # Of 200 events the evaluator scored 4, and judged a candidate on the others.
     assert value(told, "resprout_events_total", worker="evaluator") == 4
     assert value(told, "resprout_observed_clicks_total") == 2
     assert value(told, "resprout_predicted_clicks_total", model="dense") == 2.5
@@ -301,7 +301,7 @@ def test_scores_are_of_the_last_full_window_of_each_size(told: Metrics) -> None:
     assert labelled(told, ce) == {("dense", "10000"), ("sparse", "10000"), ("dense", "50000")}
     assert labelled(told, ne) == {("dense", "10000"), ("sparse", "10000")}
     nothing = window(10_000, {"dense": (0.3, None), "sparse": None})
-    told("evaluator", EvaluatorStep(2_000, 500, (nothing,)))
+    told("evaluator", EvaluatorStep(2_000, windows=(nothing,)))
     assert labelled(told, ce) == {("dense", "10000"), ("dense", "50000")}
     assert labelled(told, ne) == set()
 
@@ -472,7 +472,7 @@ def test_alarms_are_counted_by_what_they_listen_to() -> None:
         threshold=1.0,
         reason="rose",
     )
-    metrics("evaluator", EvaluatorStep(500, events=500, alarms=(alarm,)))
+    metrics("evaluator", EvaluatorStep(500, alarms=(alarm,)))
     assert value(metrics, "resprout_drift_alarms_total", detector="click_rate") == 1
     assert value(metrics, "resprout_drift_alarms_total", detector="input") == 0
 

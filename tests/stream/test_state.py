@@ -54,8 +54,8 @@ def test_a_file_is_replaced_and_no_draft_is_left(tmp_path: Path) -> None:
 
 def test_a_folder_holds_exactly_the_parts_it_was_last_given(tmp_path: Path) -> None:
     path = tmp_path / "dense" / "snapshot"
-    write_folder_atomic(path, {"a": b"1", "b": b"2"})
-    write_folder_atomic(path, {"b": b"3"})
+    write_folder_atomic(path, {"a": [b"1"], "b": [b"2"]})
+    write_folder_atomic(path, {"b": [b"3"]})
     assert names(path) == ["b"]
     assert (path / "b").read_bytes() == b"3"
     assert names(tmp_path / "dense") == ["snapshot"]
@@ -63,16 +63,16 @@ def test_a_folder_holds_exactly_the_parts_it_was_last_given(tmp_path: Path) -> N
 
 def test_a_folder_that_holds_the_parts_already_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "snapshot"
-    write_folder_atomic(path, {"a": b"1"})
+    write_folder_atomic(path, {"a": [b"1", memoryview(b"2")]})
     before = path.stat().st_ino
-    write_folder_atomic(path, {"a": b"1"})
+    write_folder_atomic(path, {"a": [b"1", memoryview(b"2")]})
     assert path.stat().st_ino == before
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", ".hidden"])
 def test_a_part_that_is_no_plain_file_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"part {name!r} of .*: use a plain file name"):
-        write_folder_atomic(tmp_path / "snapshot", {name: b""})
+        write_folder_atomic(tmp_path / "snapshot", {name: [b""]})
     assert names(tmp_path) == []
 
 

@@ -140,9 +140,4 @@ export function showMarks(marks, pointAt) {
   arrange($("events"), [...entries.values()]);
 }
 
-export function showTiles(shown) {
-  $("tiles").replaceChildren(...Object.entries(shown).map(([name, [value, badge]]) =>
-    node("div", {}, cell("dt", name), cell("dd", value, { className: badge ?? "" }))));
-}
-
 export const kept = (reply) => share(reply.kept.at(-1));

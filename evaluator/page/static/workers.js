@@ -6,6 +6,7 @@ import { get, named, node, number, panel, seconds, short } from "./words.js";
 const ORDER = ["source", "dense", "sparse", "never_rebuilt", "pruner", "evaluator"];
 const POINTS = 400;
 const STALE_MS = 20_000;           // ten times as long as a worker is silent at most
+const DRAW_MS = 900;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400].map((s) => 1000 * s);
 const FIGURES = ["events_per_second", "lag_events"];
 const state = { workers: new Map(), skew: 0, live: true, rows: new Map(), made: null };
@@ -120,7 +121,11 @@ function fill(made, worker, span, isLast) {
   });
 }
 
-export function draw() {
+// Messages come faster than anybody reads.
+let drawn = -Infinity;
+export function draw(atOnce = false) {
+  if (!atOnce && performance.now() - drawn < DRAW_MS) return;
+  drawn = performance.now();
   const workers = sorted();
   state.made.summary.textContent = workers.length ? "events a second (left) and events behind (right) by the clock, from the start" : "nothing told yet";
   if (!workers.length) return;

@@ -1,0 +1,110 @@
+// A run that goes on: what each message of its log changes on the page.
+
+import * as connection from "./connection.js";
+import { pointAt } from "./cursor.js";
+import * as lines from "./lines.js";
+import * as plots from "./plots.js";
+import { keepLifetime, keepWindow, state } from "./state.js";
+import { follow } from "./stream.js";
+import * as tables from "./tables.js";
+import { tell } from "./tiles.js";
+import { offerSizes, show, showFitting } from "./view.js";
+import { get } from "./words.js";
+import * as workers from "./workers.js";
+
+const MOST_LIVE = 1600;            // points a plot may grow to before it is asked for anew
+const MOST_NEWEST = 100;           // windows that may come while an answer is under way
+const AGAIN_MS = 300;
+
+let drawing = false;
+function later() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    for (const one of state.panels) { one.plot?.setData(one.data); plots.read(one); }
+    tell();
+  });
+}
+
+function grow(window) {
+  const { run } = state;
+  run.events = Math.max(run.events, window.end);
+  if (window.size === Math.min(...run.sizes) && window.drift.length) lengthen(window);
+  state.newest = [...state.newest, window].slice(-MOST_NEWEST);
+  later();
+  if (window.partial) return;
+  keepWindow(window);
+  if (!run.sizes.includes(window.size) || !run.models.length) again();
+  state.panels.forEach((one) => lines.append(one, window));
+  if (state.panels[0].data[0].length > MOST_LIVE) show({}, true);
+}
+
+function lengthen({ begin, end, drift }) {
+  const last = state.run.bands.at(-1);
+  if (last && last.end >= begin && `${last.drift}` === `${drift}`) last.end = Math.max(last.end, end);
+  else state.run.bands.push({ begin, end, drift });
+}
+
+// What is told of the run in words is the server's to say; where it is away, so is the stream,
+// and it is asked for again when that comes back.
+let waiting = null;
+function again() {
+  if (connection.hasEnded()) return;
+  waiting ??= setTimeout(async () => {
+    waiting = null;
+    const run = await get("/api/run").catch(() => null);
+    if (run && !connection.hasEnded() && run.offset >= state.run.offset) adopt(run);
+  }, AGAIN_MS);
+}
+
+function adopt(run) {
+  const isNew = `${run.sizes}/${run.models}` !== `${state.run.sizes}/${state.run.models}`;
+  Object.assign(state.run, run);
+  workers.settle(state.run.state === "live");
+  offerSizes();
+  if (isNew) showFitting();
+  tables.showMarks(run.marks, pointAt);
+  connection.show();
+  workers.draw();
+  later();
+}
+
+function addMask(verdict) {
+  tables.addMask(state.layers, verdict);
+  tables.showLayers(state.layers, state.run);
+  again();
+}
+
+const TAKE = {
+  window: grow,
+  lifetime: (told) => { keepLifetime(told); later(); },
+  stability: (told) => { state.panels.forEach((one) => lines.amend(one, told)); later(); },
+  progress: (told) => { workers.take(told); workers.draw(); },
+  decision: (made) => { if (made.rebuild || made.rollback || made.declined) again(); },
+  verdict: addMask,
+  alarm: again,
+  dead_letters: again,
+  judgement: () => {},
+};
+
+const STREAM = {
+  // Another log at the old address is another run.
+  log: (identity) => { if (identity !== state.run.identity) location.reload(); },
+  opened: () => { if (connection.opened()) again(); },
+  lost: connection.broken,
+  // Every message of the log, once, in its order.
+  take: (kind, message, offset) => {
+    document.documentElement.dataset.offset = offset;
+    TAKE[kind](message);
+  },
+  ended: (run) => {
+    connection.ended(run);
+    clearTimeout(waiting);
+    waiting = null;
+    adopt(run);
+    workers.draw(true);
+  },
+};
+
+export const goOn = () => follow(state.run.offset, Object.keys(TAKE), STREAM);

@@ -1,0 +1,86 @@
+// What is looked at: windows of which size, which stretch of the run, which figure.
+
+import * as connection from "./connection.js";
+import * as lines from "./lines.js";
+import * as plots from "./plots.js";
+import { keepLifetime, keepWindow, state } from "./state.js";
+import * as tables from "./tables.js";
+import { tell } from "./tiles.js";
+import { $, arrange, get, node, short } from "./words.js";
+
+let wanted = { ...state.view };    // what was chosen last, whether or not it has come
+
+// What is looked at changes when all of it has come; where that fails, it stays. An answer that
+// comes after something else was chosen is dropped.
+let asking = 0;
+export async function show(change = {}, anew = false) {
+  Object.assign(wanted, change);
+  asking += 1;
+  const [mine, view] = [asking, { ...wanted }];
+  choose(view);
+  const scores = view.size === null ? null : get(`/api/scores?size=${view.size}`);
+  const found = await Promise.all([scores, ...state.panels.map((one) => lines.load(one, view, state.run, anew))]).catch((error) => error);
+  if (mine !== asking) return;
+  if (found instanceof Error) {
+    wanted = { ...state.view };
+    choose(state.view);
+    if (Object.keys(change).length) connection.failed(`What was asked for has not come: ${found.message}. The page shows what it had.`);
+    return;
+  }
+  connection.failed("");
+  commit(view, ...found);
+}
+
+function commit(view, scores, ...found) {
+  state.view = view;
+  if (scores?.window) keepWindow(scores.window);
+  scores?.lifetimes.forEach(keepLifetime);
+  state.panels.forEach((one, i) => {
+    Object.assign(one, found[i]);
+    one.link.href = one.csv;
+    state.newest.forEach((window) => lines.append(one, window));
+    if (found[i].drawn) plots.draw(one, state.run, look);
+  });
+  tables.link(view.size);
+  tell();
+}
+
+// Shows what is chosen.
+function choose({ size, stretch, figure }) {
+  $("whole").hidden = !stretch;
+  for (const input of $("sizes").querySelectorAll("input")) input.checked = Number(input.value) === size;
+  for (const { select } of state.panels) if (select) select.value = figure;
+}
+
+// All plots tell of a stretch that was dragged over in one.
+let looking = null;
+function look([begin, end]) {
+  clearTimeout(looking);
+  looking = setTimeout(() => show({ stretch: [Math.max(begin, 0), Math.max(end, 0)] }));
+}
+
+export const showWhole = () => show({ stretch: null });
+export const drawPlots = () => state.panels.forEach((one) => plots.draw(one, state.run, look));
+
+const offered = new Map();
+export function offerSizes() {
+  for (const size of state.run.sizes) {
+    if (offered.has(size)) continue;
+    const input = node("input", { type: "radio", name: "size", value: size });
+    input.addEventListener("change", () => show({ size }));
+    offered.set(size, node("label", {}, input, ` ${short(size)}`));
+  }
+  arrange($("sizes"), [$("sizes").firstElementChild, ...state.run.sizes.map((size) => offered.get(size))]);
+  choose(wanted);
+}
+
+// The smallest windows of which there are not too many to tell apart.
+const fitting = ({ sizes, events }) => sizes.find((size) => events / size <= 400) ?? sizes.at(-1) ?? null;
+
+// Shows what there is now, in the size chosen if there is that.
+export const showFitting = () => show(state.run.sizes.includes(wanted.size) ? {} : { size: fitting(state.run) });
+
+export function showNextSize() {
+  const { sizes } = state.run;
+  if (sizes.length > 1) show({ size: sizes[(sizes.indexOf(wanted.size) + 1) % sizes.length] });
+}

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream import arrow
+
+LAYOUT = pa.schema(
+    [pa.field("label", pa.float32()), pa.field("row", pa.list_(pa.int32(), 3))],
+    metadata={b"digest": b"7f"},
+)
+
+
+def stream(
+    rows: int, layout: pa.Schema = LAYOUT, options: pa.ipc.IpcWriteOptions | None = None
+) -> bytes:
+    """Let Arrow's own writer write a stream of numbers that count up."""
+    label = pa.array(np.arange(rows, dtype=np.float32))
+    flat = pa.array(np.arange(3 * rows, dtype=np.int32))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, layout, options=options) as writer:
+        lists = pa.FixedSizeListArray.from_arrays(flat, 3)
+        writer.write_batch(pa.RecordBatch.from_arrays([label, lists], schema=layout))
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def numbers_of(value: bytes) -> list[list[float]]:
+    """Read them as anybody would."""
+    (batch,) = pa.ipc.open_stream(value)
+    batch.validate(full=True)
+    return [batch.column(0).to_pylist(), batch.column(1).flatten().to_pylist()]
+
+
+def test_the_bytes_are_those_of_arrows_own_writer() -> None:
+    batch = pa.ipc.open_stream(stream(5)).read_next_batch()
+    assert arrow.write(batch.columns, LAYOUT) == stream(5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 500])
+def test_views_are_the_numbers_that_arrow_reads(rows: int) -> None:
+    for _ in range(2):
+        found = arrow.views(stream(rows), LAYOUT)
+        assert found is not None
+        assert [one.tolist() for one in found] == numbers_of(stream(rows))
+        assert [one.dtype for one in found] == [np.float32, np.int32]
+
+
+def test_streams_of_one_form_keep_their_own_numbers() -> None:
+    first, second = stream(4), bytearray(stream(4))
+    at = second.index(np.arange(4, dtype=np.float32).tobytes())
+    second[at : at + 4] = np.float32(9).tobytes()
+    (label, _), (other, _) = arrow.views(first, LAYOUT), arrow.views(bytes(second), LAYOUT)  # type: ignore[misc]
+    assert label.tolist() == [0, 1, 2, 3]
+    assert other.tolist() == [9, 1, 2, 3]
+
+
+def test_what_is_compressed_cannot_be_viewed_and_can_be_read() -> None:
+    value = stream(500, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+    assert arrow.views(value, LAYOUT) is None
+    found = arrow.numbers(arrow.read(value))
+    assert [one.tolist() for one in found] == numbers_of(value)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        LAYOUT.with_metadata({b"digest": b"80"}),
+        LAYOUT.remove_metadata(),
+        LAYOUT.set(0, pa.field("click", pa.float32())),
+    ],
+    ids=["other metadata", "no metadata", "other column"],
+)
+def test_what_is_of_another_layout_is_not_viewed(layout: pa.Schema) -> None:
+    assert arrow.views(stream(3, layout), LAYOUT) is None
+
+
+def test_empty_cells_are_not_viewed_and_are_refused() -> None:
+    whole = pa.ipc.open_stream(stream(2)).read_next_batch()
+    columns = [pa.array([None, 1.0], pa.float32()), whole.column(1)]
+    value = arrow.write(columns, LAYOUT)
+    assert arrow.views(value, LAYOUT) is None
+    with pytest.raises(ValueError, match="column 'label' has empty cells"):
+        arrow.numbers(arrow.read(value))
+
+
+@given(st.integers(0, len(stream(7)) - 1), st.integers(1, 255), st.integers(0, len(stream(7))))
+def test_damaged_bytes_are_viewed_as_arrow_reads_them_or_not_at_all(
+    at: int, change: int, keep: int
+) -> None:
+    damaged = bytearray(stream(7))
+    damaged[at] ^= change
+    for value in (bytes(damaged), bytes(damaged[:keep])):
+        found = arrow.views(value, LAYOUT)
+        if found is not None:
+            batch = arrow.read(value)
+            expected = [batch.column(0).to_numpy(), batch.column(1).flatten().to_numpy()]
+            assert [a.tobytes() for a in found] == [b.tobytes() for b in expected]
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"\xff\xff\xff\xff", b"\xff" * 64])
+def test_what_is_no_stream_is_not_viewed(value: bytes) -> None:
+    assert arrow.views(value, LAYOUT) is None
