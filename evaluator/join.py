@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from evaluator.position import LogPosition
 from evaluator.predictions import PredictionTail
 from evaluator.truth import TruthTail
 from stream.clicks import ClickCursor, ClickReader, CountedBatch
-from stream.codec import Invalid
+from stream.lane import Met
 from stream.log import LogHome
 from stream.messages import Place, PredictionBatch
 from stream.order import Stated, open_order
@@ -34,8 +34,8 @@ class JoinCursor:
 class Join:
     """Goes through the clicks batch by batch, waiting until every model asked for has predicted.
 
-    It reads no further ahead than a few records, and hands nothing out in part, so its cursor is
-    all that a checkpoint needs. It has readers of its own; one owner uses it.
+    It reads no further ahead than a batch and a few records, and hands no batch out in part, so its
+    cursor is all that a checkpoint needs. It has readers of its own; one owner uses it.
 
     Parameters
     ----------
@@ -47,6 +47,8 @@ class Join:
         The batch that all models share, and whether the truth is known.
     cursor
         Where to go on; None begins with the first event.
+    met
+        Takes every invalid event as soon as it is met; None: nobody does.
 
     Attributes
     ----------
@@ -60,6 +62,7 @@ class Join:
         schema: FeatureSchema,
         agreement: Agreement,
         cursor: JoinCursor | None = None,
+        met: Met | None = None,
     ) -> None:
         self.missing: str | None = None
         self._home = home
@@ -68,6 +71,8 @@ class Join:
         order = Stated(self._order) if self._order else None
         at = cursor.clicks if cursor else None
         self._clicks = ClickReader(self._log, schema, agreement.batch_events, at, order)
+        if met is not None:
+            self._clicks.hand_out(met)
         self._at = self._clicks.cursor
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}
@@ -109,6 +114,8 @@ class Join:
         """
         self._pending = self._pending or self._clicks.next()
         if self._pending is None:
+            if self._order:
+                self._clicks.look_ahead()
             self.missing = self._clicks.waits_for
             return None
         clicks = self._pending
@@ -125,12 +132,12 @@ class Join:
             return None
         return self._hand_out(clicks, found, truth)
 
-    def drain_invalid(self) -> tuple[Invalid, ...]:
-        """Return the invalid events after the last batch, once the input has ended."""
-        invalid = self._clicks.drain_invalid()
+    def drain(self) -> Mapping[str, int]:
+        """Count by reason the invalid events after the last batch, once the input has ended."""
+        skipped = self._clicks.drain()
         if self.ended:
             self._at = self._clicks.cursor
-        return invalid
+        return skipped
 
     def close(self) -> None:
         """Release all logs."""
@@ -165,7 +172,7 @@ class Join:
             models={name: Predicted(p.version, p.probability) for name, p in found.items()},
             bayes=truth.probability if truth else None,
             drift=truth.drift if truth else (),
-            invalid=clicks.invalid,
+            skipped=clicks.skipped,
             clicks=clicks.batch,
         )
 
@@ -182,7 +189,7 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     >>> from stream.messages import Span
     >>> one = ClickBatch(*np.zeros((3, 1), np.float32), *np.zeros((2, 1, 0), np.float32))
     >>> spans = (Span(0, Place(120, 0), Place(120, 0), 1),)
-    >>> clicks = CountedBatch(0, one, spans, invalid=(), last=False)
+    >>> clicks = CountedBatch(0, one, spans, skipped={}, last=False)
     >>> through = {0: Place(120, 0)}
     >>> check(PredictionBatch("dense", 0, 0, spans, through, np.array([0.3])), clicks)
     Traceback (most recent call last):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.batch import ClickBatch
-from stream.codec import Invalid
 
 Floats = NDArray[np.float64]
 
@@ -36,8 +36,8 @@ class JoinedBatch:
     """Shape (n,), the true chance of a click, where it is known."""
     drift: tuple[str, ...] = ()
     """The true drifts that run here, where they are known; sorted."""
-    invalid: tuple[Invalid, ...] = ()
-    """Events skipped since the batch before."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Events that are not valid since the batch before, by reason."""
     clicks: ClickBatch = field(default_factory=lambda: ClickBatch.empty(numeric=0, columns=0))
     """The events as they were read; of no events where nobody looks at features."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from evaluator.alarms import Alarms, AlarmsState
 from evaluator.config import EvaluatorConfig
@@ -12,7 +13,6 @@ from evaluator.segments import Segments, SegmentsState
 from evaluator.skipped import Skipped, SkippedState
 from evaluator.sums import Sums
 from evaluator.windows import TumblingWindows, WindowsState
-from stream.codec import Invalid
 from stream.messages import Alarm, DeadLetters, Lifetime, Stability, Window
 from stream.schema import FeatureSchema
 
@@ -74,12 +74,12 @@ class Scoring:
         """Take in a batch; return its sums, and what there is to tell."""
         sums = Sums.of(batch, self._segments.of(batch.clicks))
         self._alarms.look(batch.clicks)
-        self._skipped.add(batch.invalid)
+        self._skipped.add(batch.skipped)
         return sums, self._tell(self._windows.add(sums))
 
-    def finish(self, invalid: Sequence[Invalid] = ()) -> Told:
+    def finish(self, skipped: Mapping[str, int] = MappingProxyType({})) -> Told:
         """Close what is open, since the input has ended, with invalid events at its very end."""
-        self._skipped.add(invalid)
+        self._skipped.add(skipped)
         closed = self._windows.finish()
         if not closed:
             return Told(dead_letters=self._skipped.tell(self._windows.state.so_far.events))

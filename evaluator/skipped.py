@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stream.codec import Invalid
 from stream.messages import DeadLetters
 
 
@@ -29,9 +28,8 @@ class Skipped:
 
     Examples
     --------
-    >>> from stream.events import Reason
     >>> skipped = Skipped(SkippedState())
-    >>> skipped.add([Invalid(0, 7, 2, Reason.LABEL, "label is not 0 or 1", b"2")])
+    >>> skipped.add({"label": 1})
     >>> [(one.begin, one.count, one.reasons) for one in skipped.tell(500)], skipped.tell(1_000)
     ([(0, 500, {'label': 1})], ())
     """
@@ -45,9 +43,9 @@ class Skipped:
         """All that it knows; equal histories give equal states."""
         return SkippedState(self._begin, dict(sorted(self._reasons.items())))
 
-    def add(self, invalid: Sequence[Invalid]) -> None:
-        """Count invalid events."""
-        self._reasons.update(one.reason.value for one in invalid)
+    def add(self, skipped: Mapping[str, int]) -> None:
+        """Count invalid events, so many of each reason."""
+        self._reasons.update(skipped)
 
     def tell(self, count: int) -> tuple[DeadLetters, ...]:
         """Tell at a count what was found since the last time; nothing where nothing was."""

@@ -11,6 +11,7 @@ from evaluator.join import JoinCursor
 from evaluator.judging import JudgingState
 from evaluator.position import LogPosition
 from evaluator.scoring import ScoringState
+from stream.messages import Place
 from stream.state import Checkpoints
 
 _PART: Final = "evaluator.json"
@@ -26,6 +27,9 @@ class EvaluatorState:
     judging: JudgingState = field(default_factory=JudgingState)
     logs: dict[str, LogPosition] = field(default_factory=dict)
     """By name: the ends of the logs that it writes, and how far those of others are copied."""
+    letters: dict[int, Place] = field(default_factory=dict)
+    """By partition, the last place of which a dead letter is written: well before a batch skips it,
+    so it may stand behind the cursor."""
 
 
 _ADAPTER: Final = TypeAdapter(EvaluatorState)

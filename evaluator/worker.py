@@ -10,11 +10,11 @@ from evaluator.join import Join, JoinCursor
 from evaluator.joined import JoinedBatch
 from evaluator.judging import Judging
 from evaluator.ledger import LedgerTail
+from evaluator.letters import Letters
 from evaluator.outbox import Outbox
 from evaluator.scoring import Scoring, Told
 from evaluator.state import EvaluatorState, load, save
 from evaluator.sums import Sums
-from stream.deadletters import dead_letter
 from stream.log import LogHome
 from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Stability, Window
 from stream.schema import FeatureSchema
@@ -52,7 +52,8 @@ class Evaluator:
 
     It is the one writer of the logs ``windows`` and ``deadletters``. What it writes follows from
     the clicks, the predictions and the ledger alone, however often it is stopped; only *where* in
-    ``windows`` copies of the ledger and judgements stand between the windows is a matter of time.
+    ``windows`` copies of the ledger and judgements stand between the windows is a matter of time,
+    and so is which partition's dead letters come first.
     Copies of the workers' progress are of the wall clock altogether, and nobody compares them.
 
     Parameters
@@ -82,12 +83,13 @@ class Evaluator:
 
         state = load(checkpoints)
         self._config, self._checkpoints = config, checkpoints
-        self._join = Join(home, schema, agreement, state.cursor)
         self._scoring = Scoring(config, schema, state.scoring)
         self._judging = Judging(open_join, agreement, state.judging)
         self._ledger = LedgerTail(home.reader(LEDGER), agreement, state.logs.get(LEDGER))
         self._outbox = Outbox(home, WINDOWS, state.logs.get(WINDOWS))
         self._dead = Outbox(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
+        self._letters = Letters(self._dead, state.letters)
+        self._join = Join(home, schema, agreement, state.cursor, self._letters.write)
         self._progress = ProgressCopies(home, agreement.workers, state.logs, self._outbox.copied)
         self._trigger_events = agreement.trigger_events
         self._looks_at_ledger = True
@@ -107,8 +109,9 @@ class Evaluator:
 
         1. Copy what is new in the ledger; while scoring runs, only where a decision may be due.
         2. Take one batch into the judgement under way, if its candidate has predicted it.
-        3. Score one batch, once every model that must has predicted it: dead letters, windows.
-           Where there is none, take all that the candidate has predicted into the judgement.
+        3. Score one batch, once every model that must has predicted it: windows. Where there is
+           none, take all that the candidate has predicted into the judgement. Whatever is met on
+           the way that is no valid event becomes a dead letter at once.
         4. Copy what the workers told of their progress, every now and then.
         5. Checkpoint if due, after what was written has been flushed.
         """
@@ -121,9 +124,11 @@ class Evaluator:
             judged.append(self._judge())
         self._outbox.copy(self._progress.poll(at_once=step.done))
         self._looks_at_ledger = not step.events or step.count % self._trigger_events == 0
-        if step.done or (step.events and step.count % self._config.checkpoint_events == 0):
+        on_grid = step.events and step.count % self._config.checkpoint_events == 0
+        if step.done or on_grid or self._letters.many:
             self._checkpoint()
             self._done = step.done
+        step = replace(step, dead_letters=self._letters.take())
         if copied or judged[0][0]:
             judgements = tuple(one for _, one in judged if one)
             step = replace(step, judgements=judgements, waiting_for=None)
@@ -162,38 +167,34 @@ class Evaluator:
         return EvaluatorStep(count, waiting_for=self._join.missing)
 
     def _take(self, batch: JoinedBatch) -> EvaluatorStep:
-        dead = self._dead.append([dead_letter(one) for one in batch.invalid])
         sums, told = self._scoring.add(batch)
         self._outbox.append(told.messages)
         if self._judging.may_begin(batch.end):
             self._judging.mark(self._join.cursor)
-        step = EvaluatorStep(batch.end, len(batch.label), dead_letters=tuple(dead), sums=sums)
-        return _telling(step, told)
+        return _telling(EvaluatorStep(batch.end, len(batch.label), sums=sums), told)
 
     def _finish(self) -> EvaluatorStep:
         """Close what is open at the end of the input, and wait for the last word of the ledger."""
-        invalid = self._join.drain_invalid()
-        dead = self._dead.append([dead_letter(one) for one in invalid])
-        told = self._scoring.finish(invalid)
+        told = self._scoring.finish(self._join.drain())
         self._outbox.append(told.messages)
         count, ledger = self._join.count, self._ledger
         decides = len(self._config.models) > 1 or bool(ledger.plans)
         done = not decides or (ledger.complete(count) and self._judging.is_idle(ledger, count))
-        waiting_for = None if done or told.windows or dead else LEDGER
-        step = EvaluatorStep(count, dead_letters=tuple(dead), waiting_for=waiting_for, done=done)
-        return _telling(step, told)
+        waiting_for = None if done or told.messages else LEDGER
+        return _telling(EvaluatorStep(count, waiting_for=waiting_for, done=done), told)
 
     def _checkpoint(self) -> None:
         """Flush what was written, *then* write down how far it goes."""
         self._outbox.flush()
-        self._dead.flush()
+        letters = self._letters.keep()
         logs = {
             WINDOWS: self._outbox.position,
             DEAD_LETTERS: self._dead.position,
             LEDGER: self._ledger.position,
             **self._progress.positions,
         }
-        state = EvaluatorState(self._join.cursor, self._scoring.state, self._judging.state, logs)
+        scoring, judging = self._scoring.state, self._judging.state
+        state = EvaluatorState(self._join.cursor, scoring, judging, logs, letters)
         save(self._checkpoints, self._join.count, state)
 
 

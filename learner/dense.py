@@ -56,8 +56,8 @@ class DenseLearner:
         if events:
             self._keep_what_is_due()
         elif course.ended and not self._done:
-            course.leave(snapshot=True)
-            course.checkpoint()
+            course.leave(snapshot=True, checkpoint=True)
+            course.settle()
             self._done = True
         waiting_for = None if events or self._done else course.waits_for
         return LearnerStep(course.count, events, waiting_for, self._done)

@@ -87,12 +87,13 @@ class Prequential:
         self._trained_through: dict[int, Place] = {}
         self._reader = self._read_from(None)
         self._kept: int | None = None
+        self._shown: int | None = None
         self._writing: Future[None] | None = None
 
     @property
     def count(self) -> int:
         """Events learned since the start of the run."""
-        return self._reader.cursor.count
+        return self._reader.count
 
     @property
     def ended(self) -> bool:
@@ -119,7 +120,7 @@ class Prequential:
         self.version = state.version
         self._trained_through = dict(state.trained_through)
         self._reader = self._read_from(state.cursor, state.ordered)
-        self._kept = None
+        self._kept = self._shown = None
 
     def revert(self, version: int, snapshot: Snapshot) -> None:
         """Take weights, optimiser and masks of an earlier snapshot back, and stay at this place.
@@ -134,7 +135,7 @@ class Prequential:
             partition: max(place, behind.get(partition, place))
             for partition, place in self._trained_through.items()
         }
-        self._kept = None
+        self._kept = self._shown = None
 
     def step(self) -> int:
         """Take the next batch, if all of it is there, and return its events.
@@ -160,16 +161,19 @@ class Prequential:
         """Publish a copy of the model as it is, keep where it stands, or both, and go on meanwhile.
 
         A checkpoint is written after the snapshots before it, and once all predictions before it
-        are safe; one that is there already is not written again. What goes wrong is raised by the
+        are safe; what was left here already is not left again. What goes wrong is raised by the
         next call, or by :meth:`settle`.
         """
         checkpoint = checkpoint and self._kept != self.count
+        snapshot = snapshot and self._shown != self.count
         if not (snapshot or checkpoint):
             return
         self._check_finite()
         if checkpoint:
             self.ports.predictions.flush()
             self._kept = self.count
+        if snapshot:
+            self._shown = self.count
         state = LearnerState(
             self.version,
             self._reader.cursor,

@@ -118,8 +118,8 @@ class SparseLearner:
 
     def _finish(self) -> LearnerStep:
         if self._started:
-            self._course.leave(snapshot=True)
-            self._course.checkpoint()
+            self._course.leave(snapshot=True, checkpoint=True)
+            self._course.settle()
         self._done = True
         return self._report()
 

@@ -106,7 +106,7 @@ class Rebuild:
     @property
     def count(self) -> int:
         """Events that the candidate or an ancestor of it has learned."""
-        return self._reader.cursor.count
+        return self._reader.count
 
     @property
     def ended(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from stream.disk import sync_folder
 from stream.embedded import EmbeddedHome
 from stream.state import Checkpoints, StateFolder
 
-LOCK, LOCKS, RECORD = "lock", "workers", "run.json"
-_DRAFT = f".draft-{RECORD}-"
+LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
+_DRAFT = ".draft-"
+_DRAFTS = (f"{_DRAFT}{RECORD}-", f"{_DRAFT}{BEGIN}-")
 PLOT = "ne"
 """What the files of the plot are called, before ``-light.svg`` and so on."""
 REPORT = "report.html"
@@ -29,7 +30,7 @@ _MOST_TOLD = 5
 _PLOTS = {f"{PLOT}-{theme}.{end}" for theme in ("light", "dark") for end in ("svg", "png")}
 _LEFT = {LOCK, LOCKS}
 """What is never deleted: deleting a lock would let two holders in."""
-_OURS = _LEFT | {RECORD, "logs", "snapshots", "checkpoints", "masks", REPORT} | _PLOTS
+_OURS = _LEFT | {RECORD, BEGIN, "logs", "snapshots", "checkpoints", "masks", REPORT} | _PLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class RunFolder:
         lock                of a process that runs all workers
         workers/NAME/lock   of whoever is that worker
         run.json            what it was begun with: settings, schema, warm start
+        begin.json          where in the clicks it began, if not with the first event
         logs/NAME/          the logs
         snapshots/MODEL/    published copies of models
         checkpoints/NAME/   the last states of each worker
@@ -153,19 +155,27 @@ class RunFolder:
 
         Where several workers begin it at once, one writes and all see the whole of it.
         """
-        if not (self.path / RECORD).exists():
-            self._write(plan)
+        self._keep(RECORD, plan.record)
         self.check(plan)
 
-    def _write(self, plan: Plan) -> None:
-        """Write the record, whole, unless somebody else has by then."""
-        draft = self.path / f"{_DRAFT}{uuid.uuid4().hex}"
+    def begin_at(self, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return where in the clicks the run began; the first worker to ask finds it, for all."""
+        self._keep(BEGIN, find)
+        found: dict[str, Any] = json.loads((self.path / BEGIN).read_text("utf-8"))
+        return found
+
+    def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> None:
+        """Write a file, whole, unless it is there or somebody else has written it by then."""
+        if (self.path / name).exists():
+            return
+        draft = self.path / f"{_DRAFT}{name}-{uuid.uuid4().hex}"
+        content = make()
         with draft.open("w", encoding="utf-8") as file:
-            json.dump(plan.record(), file, indent=1)
+            json.dump(content, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(draft, self.path / RECORD)
+            os.link(draft, self.path / name)
         draft.unlink()
         sync_folder(self.path)
 
@@ -175,7 +185,7 @@ class RunFolder:
             there = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
             raise self._refused(error) from error
-        drafts = {name for name in there if name.startswith(_DRAFT)}
+        drafts = {name for name in there if name.startswith(_DRAFTS)}
         strange = there - (_OURS if RECORD in there else _LEFT) - drafts
         if strange:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Protocol
 
 from pruner.config import StoreConfig
 from pruner.store import DiskMaskStore, MaskStore, MemoryMaskStore
@@ -27,8 +28,17 @@ LOOK_SECONDS = 5.0
 ``stream.kafka.gone_seconds`` is not set."""
 
 
+class Logs(LogHome, Protocol):
+    """A home of logs that tells which of them are there."""
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a log is there; a reader would make it."""
+
+
 @contextmanager
-def logs(config: StreamConfig, folder: RunFolder, worker: str | None = None) -> Iterator[LogHome]:
+def logs(
+    config: StreamConfig, folder: RunFolder, worker: str | None = None, *, makes: bool = True
+) -> Iterator[Logs]:
     """Open the home of the logs: the state folder, or a broker.
 
     Parameters
@@ -39,6 +49,8 @@ def logs(config: StreamConfig, folder: RunFolder, worker: str | None = None) -> 
         Holds them, if they are embedded.
     worker
         Under whose name lag monitors see on the broker how far the readers have come.
+    makes
+        Whether a topic that is not there is made when it is opened, or refused by its name.
     """
     if config.home == "embedded":
         yield folder.home
@@ -46,13 +58,16 @@ def logs(config: StreamConfig, folder: RunFolder, worker: str | None = None) -> 
     # Whoever does without a broker need not load its client.
     from stream.kafka.home import KafkaHome
 
-    with closing(KafkaHome(config.kafka, worker)) as home:
+    with closing(KafkaHome(config.kafka, worker, makes=makes)) as home:
         yield home
 
 
-def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogHome]:
-    """Open the home of the logs for a command that a person waits for: it soon gives up."""
-    return logs(hurried(config), folder)
+def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[Logs]:
+    """Open the home of the logs for a command that a person waits for.
+
+    It soon gives up, and makes no topic on a broker: only runs and workers do.
+    """
+    return logs(hurried(config), folder, makes=False)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:

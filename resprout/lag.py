@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from resprout.settings import DENSE
 from stream.columnar import predictions_from_bytes
@@ -26,11 +28,16 @@ class Ahead:
         Where the logs live.
     worker
         Who asks.
+    begins
+        By partition the offset of the clicks with which the run begins; not named: 0.
     """
 
-    def __init__(self, home: LogHome, worker: str) -> None:
+    def __init__(
+        self, home: LogHome, worker: str, begins: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
         self._published = home.reader(predictions(DENSE))
         self._clicks = home.reader(CLICKS) if worker == DENSE else None
+        self._begins = begins
 
     def __call__(self) -> int | None:
         """Look; None while dense has published nothing."""
@@ -42,8 +49,10 @@ class Ahead:
             return batch.end
         through = {partition: place.offset for partition, place in batch.trained_through.items()}
         through.update({span.partition: span.last.offset for span in batch.spans})
-        read = sum(offset + 1 for offset in through.values())
-        unread = sum(self._clicks.end(p) for p in self._clicks.partitions) - read
+        begins = self._begins
+        read = sum(offset + 1 - begins.get(p, 0) for p, offset in through.items())
+        there = sum(self._clicks.end(p) - begins.get(p, 0) for p in self._clicks.partitions)
+        unread = there - read
         return batch.end + round(max(unread, 0) * batch.end / read)
 
     def close(self) -> None:

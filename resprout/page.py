@@ -85,22 +85,20 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     if settings.stream.home == "embedded":
         folder.require_logs(WINDOWS)
     with (
-        home.logs(settings.stream, folder) as logs,
+        home.logs(settings.stream, folder, makes=False) as logs,
         closing(logs.reader(WINDOWS)) as reader,
     ):
         feed = Feed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
-        for told in _last_words(settings, folder, logs):
+        for told in _last_words(logs):
             feed.history.top_up(told)
         with Page(settings, folder.path, feed=feed) as page:
             yield page
 
 
-def _last_words(settings: Settings, folder: RunFolder, logs: LogHome) -> list[Progress]:
+def _last_words(logs: home.Logs) -> list[Progress]:
     """Return what the workers of a finished run told last; nothing while more may be copied."""
-    embedded = settings.stream.home == "embedded"
-    workers = [one for one in WORKERS if not embedded or folder.holds_log(progress(one))]
-    told = last_told(logs, workers)
+    told = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
     is_over = any(one.worker == EVALUATOR and one.done for one in told)
     return told if is_over else []
 

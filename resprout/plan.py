@@ -66,7 +66,13 @@ class Plan:
         return cls(settings, GeneratorSource(settings.stream.generator, settings.seed))
 
     def check(self) -> None:
-        """Build once what the settings name, so that what is unknown is found at the start."""
+        """See at the start that it can be carried out: build once what the settings name."""
+        if self.settings.stream.begin is not None and not isinstance(self.source, Elsewhere):
+            raise ValueError(
+                "stream.begin is set, and this run writes its clicks itself, so it begins with the "
+                "first event: leave stream.begin out, or name with --schema the features of events "
+                "that somebody else sends"
+            )
         self.model()
         recipe(self.settings.pruner, self.settings.stream.batch_events)
         trigger.build(self.settings.trigger)

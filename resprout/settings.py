@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,6 +31,7 @@ from pydantic_settings import (
 from evaluator.config import EvaluatorConfig
 from learner.config import LearnerConfig, ModelConfig
 from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
+from stream.begin import Begin, parse_begin
 from stream.config import GeneratorConfig
 from stream.kafka.config import KafkaConfig
 
@@ -49,10 +57,18 @@ class StreamConfig(BaseModel):
     """Events a batch, for all models: whatever is counted in events is a multiple of it."""
     ahead_events: int = Field(default=20_000, gt=0)
     """How far the source may run ahead of the dense learner."""
+    begin: Begin | None = None
+    """Where a run begins in clicks that somebody else writes: a time with its zone, or an offset
+    for each partition; null: with the first event."""
     generator: GeneratorConfig = GeneratorConfig()
     """The synthetic stream, where no file is given."""
     kafka: KafkaConfig = KafkaConfig()
     """The broker, where it has the logs."""
+
+    @field_validator("begin", mode="before")
+    @classmethod
+    def _begin(cls, given: object) -> Begin | None:
+        return parse_begin(given)
 
 
 class ServeConfig(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -18,12 +18,14 @@ from pruner.regime import LedgerRegime, NeverRebuiltRegime
 from pruner.store import MaskStore
 from pruner.worker import PrunePorts, PruneWorker
 from resprout import home
+from resprout.begin import begun
 from resprout.folder import RunFolder
 from resprout.pace import Pace, Rated
 from resprout.plan import Elsewhere, Plan
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
 from stream import topics
+from stream.begin import BegunHome
 from stream.closing import Closing
 from stream.generator import GeneratorFeed
 from stream.log import LogHome, LogReader, LogWriter
@@ -49,7 +51,8 @@ class Wiring(Closing):
     """
 
     def __init__(self, plan: Plan, folder: RunFolder, logs: LogHome) -> None:
-        self._plan, self._folder, self._logs = plan, folder, logs
+        self._plan, self._folder = plan, folder
+        self._logs = begun(logs, plan.settings.stream.begin, folder)
         self._learners: dict[str, DenseLearner | SparseLearner] = {}
         self._projections: dict[str, Projection] = {}
         self._shared: MaskStore | None = None
@@ -58,6 +61,11 @@ class Wiring(Closing):
     def close(self) -> None:
         """Close the logs."""
         self._opened.close()
+
+    @property
+    def begins(self) -> Mapping[int, int]:
+        """By partition the offset of the clicks with which the run begins; empty: the first."""
+        return self._logs.offsets if isinstance(self._logs, BegunHome) else {}
 
     @property
     def models(self) -> dict[str, OnlineModel]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +108,7 @@ def posted(plan: Plan, state: Path, name: str) -> Iterator[Post]:
             opened.callback(page.close)
         opened.enter_context(one_thread_each())
         made.append(opened.enter_context(Wiring(plan, folder, logs)))
-        _bring_up_to_date(metrics, name, logs, opened)
+        _bring_up_to_date(metrics, name, logs, made[0].begins, opened)
         worker = health.watched(metrics.timed(made[0].one(name)))
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
         # The others are processes of their own: say which of them to look at.
@@ -137,10 +137,12 @@ def _answer(
     return page
 
 
-def _bring_up_to_date(metrics: Metrics, name: str, logs: LogHome, opened: ExitStack) -> None:
+def _bring_up_to_date(
+    metrics: Metrics, name: str, logs: LogHome, begins: Mapping[int, int], opened: ExitStack
+) -> None:
     """Tell the metrics what the worker itself does not report."""
     if name != SOURCE:
-        metrics.follow(name, opened.enter_context(closing(Ahead(logs, name))))
+        metrics.follow(name, opened.enter_context(closing(Ahead(logs, name, begins))))
     if name == PRUNER:
         with closing(logs.reader(topics.LEDGER)) as ledger:
             metrics.remember(LedgerTail(ledger).poll())

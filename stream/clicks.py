@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
 from stream.batch import ClickBatch
-from stream.codec import Invalid
-from stream.lane import Lane
+from stream.lane import Lane, Met
 from stream.log import LogIdentityError, LogReader
 from stream.messages import Place, Span
 from stream.order import Chosen, Order
@@ -40,8 +40,8 @@ class CountedBatch:
     batch: ClickBatch
     spans: tuple[Span, ...]
     """Where the events stand, in their order; each partition at most once."""
-    invalid: tuple[Invalid, ...]
-    """Events skipped since the batch before, by partition, in order."""
+    skipped: Mapping[str, int]
+    """Events that are not valid since the batch before, by reason."""
     last: bool
     """The input ended inside this batch, which is short. An input that ends exactly where a batch
     does has no such batch: ask :attr:`ClickReader.ended`.
@@ -77,6 +77,11 @@ class ClickReader:
     ------
     LogTrimmedError
         If a partition that is to be read from its beginning has lost it.
+
+    Attributes
+    ----------
+    count
+        Valid events handed out since the start of the run.
     """
 
     def __init__(
@@ -95,14 +100,22 @@ class ClickReader:
                 "the dense learner states; hand in stream.order.Stated"
             )
         self._batch_events = batch_events
-        self._cursor = cursor or ClickCursor(identity=log.identity)
-        self._lanes = _lanes(log, schema, self._cursor)
+        cursor = cursor or ClickCursor(identity=log.identity)
+        self.count = cursor.count
+        self._identity, self._places = cursor.identity, dict(cursor.places)
+        self._passed_end = cursor.ended
+        self._lanes = _lanes(log, schema, cursor)
         self._order = order or Chosen()
 
     @property
     def cursor(self) -> ClickCursor:
         """The place after the last batch handed out."""
-        return self._cursor
+        return ClickCursor(
+            identity=self._identity,
+            count=self.count,
+            places=dict(self._places),
+            ended=self._passed_end,
+        )
 
     @property
     def ended(self) -> bool:
@@ -118,56 +131,69 @@ class ClickReader:
         """
         waits_for = CLICKS if self.ended else self._order.waits_for
         lanes = self._lanes.values()
-        unfit, ready = sum(len(lane.unfit) for lane in lanes), sum(lane.ready for lane in lanes)
+        unfit, ready = sum(lane.unfit for lane in lanes), sum(lane.ready for lane in lanes)
         if waits_for != CLICKS or self.ended or unfit <= ready:
             return waits_for
-        first = next(lane.unfit[0] for lane in lanes if lane.unfit)
-        return f"valid clicks: of those that came most are not, the first: {first.detail[:120]}"
+        first = next(lane.first_unfit for lane in lanes if lane.unfit)
+        return f"valid clicks: of those that came most are not, the first: {first}"
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""
-        spans = self._order.next(self._cursor.count, self._batch_events, self._lanes)
+        spans = self._order.next(self.count, self._batch_events, self._lanes)
         return self._cut(tuple(spans)) if spans else None
 
-    def drain_invalid(self) -> tuple[Invalid, ...]:
-        """Return the invalid events after the last batch, once the input has ended.
+    def hand_out(self, met: Met) -> None:
+        """Hand out all invalid events from here on, each as soon as it is met.
 
-        The cursor passes them, so publish them before it is kept.
+        That may be well before the batch comes that skips it, or none may ever come. A reader that
+        goes on from a cursor meets those behind the cursor again.
+        """
+        for lane in self._lanes.values():
+            lane.met = met
+
+    def look_ahead(self) -> None:
+        """Read on as far as a batch could reach, so that what is invalid there is met.
+
+        Where the order of several partitions is stated they are else read no further than that.
+        """
+        for lane in self._lanes.values():
+            lane.fill(self._batch_events)
+
+    def drain(self) -> Mapping[str, int]:
+        """Count by reason the invalid events after the last batch, once the input has ended.
+
+        The cursor passes them.
         """
         if not self.ended:
-            return ()
-        invalid = self._skipped((), last=True)
-        self._cursor = self._cursor.model_copy(update={"ended": True})
-        return invalid
+            return {}
+        skipped = self._skipped((), last=True)
+        self._passed_end = True
+        return skipped
 
     def _cut(self, spans: tuple[Span, ...]) -> CountedBatch:
         """Hand out the events of a batch, and move the cursor behind it."""
         parts = [part for span in spans for part in self._lanes[span.partition].take(span.events)]
-        batch = ClickBatch.concat([part.batch for part in parts])
+        batch = ClickBatch.concat(parts)
         last = len(batch) < self._batch_events
-        begin = self._cursor.count
-        read = {span.partition: Place(span.last.offset, span.last.row + 1) for span in spans}
-        self._cursor = ClickCursor(
-            identity=self._cursor.identity,
-            count=begin + len(batch),
-            places=self._cursor.places | read,
-            ended=last,
-        )
+        begin = self.count
+        for span in spans:
+            self._places[span.partition] = Place(span.last.offset, span.last.row + 1)
+        self.count, self._passed_end = begin + len(batch), last
         return CountedBatch(begin, batch, spans, self._skipped(spans, last=last), last)
 
-    def _skipped(self, spans: Sequence[Span], *, last: bool) -> tuple[Invalid, ...]:
-        """Take the invalid events before the ends of spans, at the end of the input all."""
-        skipped = [one for span in spans for one in self._lanes[span.partition].skip(span.last)]
-        if last:
-            skipped += [one for lane in self._lanes.values() for one in lane.skip()]
-        return tuple(skipped)
+    def _skipped(self, spans: Sequence[Span], *, last: bool) -> Mapping[str, int]:
+        """Count the invalid events before the ends of spans, at the end of the input all."""
+        lanes = self._lanes.values() if last else [self._lanes[span.partition] for span in spans]
+        found = [lane.skip(last=last) for lane in lanes if lane.unfit]
+        return sum(found, Counter()) if found else {}
 
 
 def nothing_follows(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> bool:
     """Whether the input has ended at a cursor: every partition has, without another valid event."""
     lanes = _lanes(log, schema, cursor)
     for lane in lanes.values():
-        lane.fill(1)
+        while lane.fill(1):
+            """What is not valid does not count."""
     return all(lane.over for lane in lanes.values())
 
 

@@ -6,7 +6,6 @@ as fixed-size lists, which read about ten times faster than a column a feature.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic_core import from_json, to_json
 
 from stream import arrow
 from stream.batch import ClickBatch
@@ -25,7 +25,6 @@ _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
 _TEXT_BYTES = 64
 """Messages are made as long as a multiple of this."""
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class SchemaMismatchError(ValueError):
@@ -185,7 +184,7 @@ def _lists(matrix: NDArray[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
-    text = _to_json(message).encode()
+    text = to_json(message)
     text += b" " * (-len(text) % _TEXT_BYTES)
     before, between, behind = _form(len(probability), len(text))
     numbers = np.ascontiguousarray(probability, np.float64).tobytes()
@@ -211,4 +210,4 @@ def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]
     if text is None or batch.schema.names != ["probability"]:
         raise ValueError(f"not a batch of probabilities: columns {', '.join(batch.schema.names)}")
     (probability,) = arrow.numbers(batch)
-    return probability.copy(), json.loads(text)
+    return probability.copy(), from_json(text)

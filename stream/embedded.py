@@ -63,6 +63,10 @@ class EmbeddedHome:
     segment_bytes: int = SEGMENT_BYTES
     partitions: Mapping[str, int] = field(default_factory=dict)
 
+    def holds(self, name: str) -> bool:
+        """Tell whether a log is there; a reader would make it."""
+        return (self.folder / name).is_dir()
+
     def reader(self, name: str) -> EmbeddedReader:
         """Open a log for reading; made empty if it is not there yet."""
         return EmbeddedReader(self._make(name))

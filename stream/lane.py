@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Final
 
 import numpy as np
 
+from stream.batch import ClickBatch
+from stream.begin import SETTING, oldest
 from stream.codec import (
     COLUMNAR,
     JSON,
@@ -27,10 +32,30 @@ _READ_COLUMNAR: Final = 4
 """Records a read where each holds many events: few, so that they stay in the processor's cache."""
 _READ_JSON: Final = 1024
 """Records a read where each holds one event."""
+_DETAIL: Final = 120
+"""Characters that are kept of what is wrong: it may quote a name that the event itself brings."""
+_MOST_INVALID: Final = 10_000
+"""Invalid events met at a time: whoever reads is to get on with something else in between."""
+
+Met = Callable[[Sequence[Invalid]], None]
+"""Takes invalid events of one partition, at least one, in order, as soon as they are met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Invalid events with no valid one between them."""
+
+    behind: int
+    """Valid events that the lane had met before them."""
+    first: str
+    """What is wrong with the first."""
+    reasons: Counter[str] = field(default_factory=Counter)
 
 
 class Lane:
-    """The valid events of one partition, in order, and the invalid ones between them.
+    """The valid events of one partition, in order, and how many invalid ones stand between them.
+
+    The invalid ones themselves are not held: they are handed out as they are met.
 
     Parameters
     ----------
@@ -50,6 +75,8 @@ class Lane:
         Valid events that are decoded and not taken.
     ended
         The end record has been met: nothing comes behind what is ready.
+    met
+        Is handed every invalid event; by default nobody.
     """
 
     def __init__(
@@ -57,6 +84,7 @@ class Lane:
     ) -> None:
         self.ready = 0
         self.ended = False
+        self.met: Met = _look_away
         self._log = log
         self._partition = partition
         self._schema = schema
@@ -64,7 +92,10 @@ class Lane:
         self._offset: int | None = None if start is None else start.offset
         self._read_records = _READ_COLUMNAR
         self._chunks: deque[Decoded] = deque()
-        self._invalid: deque[Invalid] = deque()
+        self._taken = 0
+        self._gaps: deque[Gap] = deque()
+        self._queued = 0
+        self._invalid = 0
 
     @property
     def over(self) -> bool:
@@ -72,42 +103,59 @@ class Lane:
         return self.ended and self.ready == 0
 
     @property
-    def unfit(self) -> Sequence[Invalid]:
-        """The invalid events met and not taken."""
-        return self._invalid
+    def unfit(self) -> int:
+        """Invalid events met and not skipped."""
+        return sum(gap.reasons.total() for gap in self._gaps) if self._gaps else 0
 
-    def fill(self, events: int) -> None:
-        """Read until so many events are ready, or there are no more for now."""
+    @property
+    def first_unfit(self) -> str:
+        """What is wrong with the first of them."""
+        return self._gaps[0].first if self._gaps else ""
+
+    def fill(self, events: int) -> bool:
+        """Read until so many events are ready, there are no more for now, or many were invalid.
+
+        Returns True in the last case: there may be more to read at once.
+        """
+        most = self._invalid + _MOST_INVALID
         while self.ready < events and not self.ended and self._fetch():
-            pass
+            if self._invalid >= most:
+                return True
+        return False
 
     def span(self, events: int) -> Span:
         """Tell where the next events stand, of those that are ready."""
-        left = events
+        first = _place(self._chunks[0], self._taken)
+        left = self._taken + events
         for chunk in self._chunks:
             if left <= len(chunk.rows):
                 break
             left -= len(chunk.rows)
-        return Span(self._partition, _place(self._chunks[0], 0), _place(chunk, left - 1), events)
+        return Span(self._partition, first, _place(chunk, left - 1), events)
 
-    def take(self, events: int) -> list[Decoded]:
-        """Take the next events, of those that are ready."""
+    def take(self, events: int) -> list[ClickBatch]:
+        """Take the next events, of those that are ready, as views."""
         self.ready -= events
-        parts: list[Decoded] = []
+        parts: list[ClickBatch] = []
         while events:
-            chunk = self._chunks.popleft()
-            if len(chunk.rows) > events:
-                self._chunks.appendleft(_slice(chunk, events, len(chunk.rows)))
-                chunk = _slice(chunk, 0, events)
-            events -= len(chunk.rows)
-            parts.append(chunk)
+            chunk, begin = self._chunks[0], self._taken
+            end = self._taken = min(begin + events, len(chunk.rows))
+            parts.append(chunk.batch[begin:end])
+            events -= end - begin
+            if end == len(chunk.rows):
+                self._chunks.popleft()
+                self._taken = 0
         return parts
 
-    def skip(self, through: Place | None = None) -> list[Invalid]:
-        """Take the invalid events through a place, without one all that were met."""
-        skipped = []
-        while self._invalid and (through is None or self._invalid[0].place < through):
-            skipped.append(self._invalid.popleft())
+    def skip(self, *, last: bool = False) -> Counter[str]:
+        """Count by reason the invalid events before the last one taken, or all that were met.
+
+        Each is counted once.
+        """
+        taken = self._queued - self.ready
+        skipped: Counter[str] = Counter()
+        while self._gaps and (last or self._gaps[0].behind < taken):
+            skipped += self._gaps.popleft().reasons
         return skipped
 
     def _fetch(self) -> bool:
@@ -135,14 +183,31 @@ class Lane:
             if len(decoded.rows) and _place(decoded, 0) < start:
                 done = (decoded.offsets == start.offset) & (decoded.rows < start.row)
                 decoded = _slice(decoded, int(np.count_nonzero(done)), len(decoded.rows))
-        self._invalid.extend(invalid)
+        if invalid:
+            self._note(invalid, decoded)
         if len(decoded.rows):
             self._chunks.append(decoded)
             self.ready += len(decoded.rows)
+            self._queued += len(decoded.rows)
+
+    def _note(self, invalid: Sequence[Invalid], decoded: Decoded) -> None:
+        """Count what is invalid by where it stands among the valid events, and hand it out."""
+        rows, place = range(len(decoded.rows)), partial(_place, decoded)
+        for one in invalid:
+            behind = self._queued + bisect_left(rows, one.place, key=place)
+            if not self._gaps or self._gaps[-1].behind != behind:
+                self._gaps.append(Gap(behind, one.detail[:_DETAIL]))
+            self._gaps[-1].reasons[one.reason.value] += 1
+        self._invalid += len(invalid)
+        self.met(invalid)
 
 
 Lanes = Mapping[int, Lane]
 """By partition, ascending."""
+
+
+def _look_away(_: Sequence[Invalid]) -> None:
+    """Leave invalid events to others."""
 
 
 def _first(log: LogReader, partition: int) -> int:
@@ -150,9 +215,10 @@ def _first(log: LogReader, partition: int) -> int:
     begin = log.begin(partition)
     if begin > 0:
         raise LogTrimmedError(
-            f"the clicks log begins with offset {begin} of partition {partition}: what stood "
-            "before has been trimmed away, and a run begins with the first event; give it a log "
-            "that still has it, and let that log keep more"
+            f"the clicks log begins with {oldest(log, partition)}: what stood before has been "
+            f"trimmed away, and a run begins with the first event; say with {SETTING} from which "
+            "time or offsets on it is to read, or give it a log that still has all, and let that "
+            "log keep more"
         )
     return begin
 

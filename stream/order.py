@@ -65,6 +65,9 @@ class Chosen:
 
     def next(self, begin: int, events: int, lanes: Lanes) -> Sequence[Span]:
         """Choose the next batch."""
+        if len(lanes) == 1:
+            (lane,) = lanes.values()
+            return _next_of_one(lane, events)
         share = -(-events // len(lanes))
         ready = _filled(lanes, share)
         if ready < events:
@@ -210,6 +213,14 @@ class Leading:
                 return spans
             self._stated = None
         return self._chosen.next(begin, events, lanes)
+
+
+def _next_of_one(lane: Lane, events: int) -> Sequence[Span]:
+    """Take the next batch of the only lane there is."""
+    lane.fill(events)
+    if lane.ready < events and not (lane.ended and lane.ready):
+        return ()
+    return (lane.span(min(events, lane.ready)),)
 
 
 def _filled(lanes: Lanes, events: int) -> int:

@@ -11,6 +11,9 @@ broker restarts, or is away            waited for, up to ``gone_seconds``; then
                                        again when it is back
 wrong password, unknown certificate    ``LogAccessError`` at once, with the reason and the setting
 authority, no permission
+our certificate not accepted, its      ``LogAccessError`` at once, with the file and the setting
+key or file unusable
+topic missing where only looked at     ``LogError`` that names it; nothing is made
 offset expired                         ``LogTrimmedError`` with the oldest offset that is kept
 position after the end                 ``LogLostError``: the broker has lost records
 topic deleted                          ``LogDeletedError``

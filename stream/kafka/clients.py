@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 
+from stream.kafka import certificates
 from stream.kafka.config import KafkaConfig
 from stream.kafka.network import Network
 from stream.log import LogAccessError, LogError, LogUnreachableError
@@ -29,6 +30,10 @@ _ATTEMPT_MS: Final = 3_000
 """For one attempt to connect."""
 _NUMBERS = itertools.count(1)
 
+_OURS: Final = (
+    "asks for a certificate and does not accept ours; name one that it trusts in "
+    "stream.kafka.certfile (now: {certfile}) and its key in stream.kafka.keyfile (now: {keyfile})"
+)
 _ACCESS: Final = {
     "SaslAuthenticationFailed": (
         "refused the password of user {username!r}; look at stream.kafka.username, "
@@ -41,6 +46,10 @@ _ACCESS: Final = {
         "showed a certificate that cannot be verified; name the authority that signed it in "
         "stream.kafka.cafile (now: {cafile})"
     ),
+    "ALERT_BAD_CERTIFICATE": _OURS,
+    "ALERT_CERTIFICATE_": _OURS,
+    "ALERT_UNKNOWN_CA": _OURS,
+    "ALERT_UNSUPPORTED_CERTIFICATE": _OURS,
     "[SSL:": (
         "could not agree on TLS; look at stream.kafka.security_protocol (now: {security_protocol})"
     ),
@@ -125,10 +134,7 @@ class Connector:
         return consumer
 
     def _connect(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
-        for name in ("cafile", "certfile", "keyfile"):
-            path = getattr(self.config, name)
-            if path is not None and not path.is_file():
-                raise LogAccessError(f"no file {path}; look at stream.kafka.{name}")
+        certificates.check(self.config)
         return self.patiently("connecting", lambda: self._attempt(make, options))
 
     def _attempt(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:

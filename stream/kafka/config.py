@@ -25,7 +25,7 @@ class KafkaConfig(BaseModel):
     certfile: Path | None = None
     """Our own certificate (PEM), where the broker asks for one."""
     keyfile: Path | None = None
-    """The key of ``certfile``, where that does not hold it."""
+    """The key of ``certfile``, without a password, where that does not hold it."""
     prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
     """Put before the name of a log to give its topic."""
     gone_seconds: float = Field(default=120, ge=1)
@@ -60,4 +60,6 @@ class KafkaConfig(BaseModel):
                 f"cafile and certfile are not used with security_protocol "
                 f"{self.security_protocol}; use SSL or SASL_SSL"
             )
+        if self.keyfile and not self.certfile:
+            raise ValueError("keyfile is the key of certfile; name that, too")
         return self

@@ -30,6 +30,9 @@ class KafkaHome:
     worker
         Under what name lag monitors see how far the readers have come (group
         ``resprout.<worker>``); None tells them nothing.
+    makes
+        Whether a log that is not there is made when it is opened; else that is a
+        :class:`stream.log.LogError`.
 
     Raises
     ------
@@ -39,11 +42,13 @@ class KafkaHome:
         It does not let us in: password, certificate, protocol.
     """
 
-    def __init__(self, config: KafkaConfig, worker: str | None = None) -> None:
+    def __init__(
+        self, config: KafkaConfig, worker: str | None = None, *, makes: bool = True
+    ) -> None:
         self._connector = Connector(config)
         self._worker = worker
         self._admin = self._connector.admin()
-        self._topics = Topics(self._connector, self._admin)
+        self._topics = Topics(self._connector, self._admin, makes=makes)
         self._guard = threading.Lock()
         self._open: list[KafkaReader | KafkaWriter | KafkaSubscription] = []
 
@@ -51,11 +56,17 @@ class KafkaHome:
         """Make the topics of logs that are not there, with so many partitions each."""
         self._topics.create(topics)
 
+    def holds(self, name: str) -> bool:
+        """Tell whether a log is there; a reader would make it."""
+        return self._topics.holds(name)
+
     def reader(self, name: str) -> KafkaReader:
         """Open a log for reading; made with one partition if it is not there yet.
 
         Raises
         ------
+        LogError
+            It is not there, and this home makes none.
         LogSettingsError
             The topic would lose records because of their event time, or change that.
         """
@@ -72,6 +83,8 @@ class KafkaHome:
 
         Raises
         ------
+        LogError
+            It is not there, and this home makes none.
         LogLockedError
             Somebody else writes it.
         LogSettingsError

@@ -15,7 +15,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource
 
 from stream.kafka.clients import PAUSE_SECONDS, Connector
-from stream.log import LogDeletedError, LogIdentityError, LogSettingsError
+from stream.log import LogDeletedError, LogError, LogIdentityError, LogSettingsError
 from stream.topics import DEAD_LETTERS
 
 logger = logging.getLogger(__name__)
@@ -66,12 +66,17 @@ class Topics:
         How to reach the broker.
     admin
         The client that asks.
+    makes
+        Whether a topic that is not there is made when it is opened, or refused.
     """
 
-    def __init__(self, connector: Connector, admin: KafkaAdminClient) -> None:
+    def __init__(
+        self, connector: Connector, admin: KafkaAdminClient, *, makes: bool = True
+    ) -> None:
         self._connector = connector
         self._config = connector.config
         self._admin = admin
+        self._makes = makes
 
     def create(self, logs: Mapping[str, int]) -> None:
         """Make the topics that are not there, with so many partitions each."""
@@ -79,17 +84,18 @@ class Topics:
             self._create(log, partitions)
 
     def open(self, log: str) -> Topic:
-        """Look a topic up; made with one partition if it is not there.
+        """Look a topic up; made with one partition if it is not there, or refused.
 
         Raises
         ------
+        LogError
+            It is not there, and topics are not made here.
         LogSettingsError
             Its settings would delete records because of their event time, or change that.
         """
-        described = self._describe(log)
+        described = self._describe(log) if self._makes else self._surely(log)
         if described is None:
-            self._create(log, 1)
-            described = self._connector.patiently(f"making log {log!r}", lambda: self._find(log))
+            described = self._made(log)
         topic = Topic(
             log,
             self.name(log),
@@ -100,14 +106,13 @@ class Topics:
         self._check(topic)
         return topic
 
+    def holds(self, log: str) -> bool:
+        """Tell whether the topic of a log is there."""
+        return self._describe(log) is not None
+
     def verify(self, topic: Topic) -> None:
         """Raise where a topic is no longer what it was when it was opened."""
-        described = self._describe(topic.log)
-        # A broker that has just started may not know all its topics yet.
-        for _ in range(_SURE):
-            if described is None:
-                time.sleep(PAUSE_SECONDS)
-                described = self._describe(topic.log)
+        described = self._surely(topic.log)
         if described is None:
             raise LogDeletedError(
                 f"log {topic.log!r} (topic {topic.name!r}) was deleted while it was in use; begin "
@@ -132,6 +137,28 @@ class Topics:
         if not _NAME.fullmatch(log):
             raise ValueError(f"log name {log!r}; use letters, digits, '_', '-' and '.' inside")
         return self._config.prefix + log
+
+    def _made(self, log: str) -> dict[str, Any]:
+        """Make a topic that is not there, with one partition, and look it up."""
+        if not self._makes:
+            raise LogError(
+                f"there is no log {log!r} (topic {self.name(log)!r}) on the broker at "
+                f"{self._config.bootstrap}: either its run has not begun, or the topic is gone; "
+                f"look at stream.kafka.bootstrap and stream.kafka.prefix "
+                f"(now: {self._config.prefix!r})"
+            )
+        self._create(log, 1)
+        return self._connector.patiently(f"making log {log!r}", lambda: self._find(log))
+
+    def _surely(self, log: str) -> dict[str, Any] | None:
+        """Return what the broker knows about a topic; None where there surely is none."""
+        found = self._describe(log)
+        # A broker that has just started may not know all its topics yet.
+        for _ in range(_SURE):
+            if found is None:
+                time.sleep(PAUSE_SECONDS)
+                found = self._describe(log)
+        return found
 
     def _describe(self, log: str) -> dict[str, Any] | None:
         """Return what the broker knows about a topic; None where there is none."""

@@ -15,13 +15,17 @@ from stream.kafka.clients import Connector, NotYetError, Patience, explain
 from stream.kafka.lease import Lease
 from stream.kafka.network import discard
 from stream.kafka.records import to_kafka, wire_bytes
+from stream.kafka.soon import Soon
 from stream.kafka.topics import Topic, Topics
 from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
 
 _BATCH_BYTES: Final = 512 * 1024
 _PENDING_BYTES: Final = 64 * 1024 * 1024
 """Appended and not acknowledged: more than this waits."""
-_LINGER_MS: Final = 250
+_TOGETHER_SECONDS: Final = 0.05
+"""Records appended within this time are handed to the client together: between two batches of
+learning a call of it costs several times what it costs right behind another."""
+_LINGER_MS: Final = 200
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""
@@ -39,9 +43,9 @@ class _Failure:
 class KafkaWriter:
     """The one writer of a topic; see :meth:`stream.kafka.home.KafkaHome.writer`.
 
-    What :meth:`append` takes is on its way; what is refused later is told by the next ``append`` or
-    :meth:`flush`, after which the writer can be used again. Which of the records appended since the
-    last flush are in the log is then not known: go on from the last checkpoint.
+    What :meth:`append` takes is soon on its way; what is refused later is told by the next
+    ``append`` or :meth:`flush`, after which the writer can be used again. Which of the records
+    appended since the last flush are in the log is then not known: go on from the last checkpoint.
 
     Parameters
     ----------
@@ -67,7 +71,11 @@ class KafkaWriter:
         self._pending_bytes = 0
         self._guard = threading.Lock()
         self._failures: list[_Failure] = []
+        self._error: Exception | None = None
+        self._held: list[tuple[Record, int, int]] = []
+        self._sending = threading.Lock()
         self._producer: KafkaProducer | None = self._make()
+        self._soon = Soon(self._send_held, _TOGETHER_SECONDS)
 
     @property
     def identity(self) -> str:
@@ -88,8 +96,9 @@ class KafkaWriter:
         if largest > self.topic.max_record_bytes:
             raise self._too_large(largest, self.topic.max_record_bytes)
         self._raise_failure()
-        for record, size in zip(records, sizes, strict=True):
-            self._send(record, partition, size)
+        with self._guard:
+            self._held += [(one, partition, size) for one, size in zip(records, sizes, strict=True)]
+        self._soon.ask()
         self._pending_bytes += sum(sizes)
         if self._pending_bytes > _PENDING_BYTES:
             self._await()
@@ -112,6 +121,7 @@ class KafkaWriter:
             self._await()
         finally:
             self._closed = True
+            self._soon.close()
             self._give_up()
             self._lease.close()
 
@@ -134,6 +144,18 @@ class KafkaWriter:
         self.topic.at(partition)
         if self._closed:
             raise ValueError(f"log {self.name!r}: this writer is closed; open another")
+
+    def _send_held(self) -> None:
+        """Hand what was appended to the client; the thread of ``_soon`` does, or who flushes."""
+        with self._sending:
+            with self._guard:
+                held, self._held = self._held, []
+            try:
+                for one in held:
+                    self._send(*one)
+            except Exception as error:
+                # Told by whoever appends or flushes next: nobody listens to this thread.
+                self._error = error
 
     def _send(self, record: Record, partition: int, size: int) -> None:
         time_ms, headers = to_kafka(record)
@@ -160,6 +182,7 @@ class KafkaWriter:
 
     def _await(self) -> None:
         """Wait until everything is acknowledged or has failed; look at the topic meanwhile."""
+        self._send_held()
         patience = Patience(self._config, self._doing)
         try:
             while not self._flushed():
@@ -183,11 +206,15 @@ class KafkaWriter:
 
     def _give_up(self) -> None:
         """Drop what is not acknowledged; the next record gets a new producer."""
-        if self._producer is not None:
-            discard(self._producer, _FLUSH_SECONDS)
-            self._producer = None
+        with self._guard:
+            self._held = []
+        with self._sending:
+            if self._producer is not None:
+                discard(self._producer, _FLUSH_SECONDS)
+                self._producer = None
         with self._guard:
             self._failures = []
+        self._error = None
         self._pending_bytes = 0
 
     def _failed(self, time_ms: int, size: int, error: Exception) -> None:
@@ -197,9 +224,12 @@ class KafkaWriter:
 
     def _raise_failure(self) -> None:
         """Tell what has failed, once; the producer goes, since it would fail for good."""
-        if not self._failures:
+        failures, error = self._failures, self._error
+        if error is not None:
+            self._give_up()
+            raise error
+        if not failures:
             return
-        failures = self._failures
         self._give_up()
         # Of a batch with one bad record, the others fail with an error that says only so.
         told = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from evaluator.join import Join, JoinCursor, check
 from evaluator.joined import JoinedBatch
 from stream.clicks import CountedBatch
-from stream.codec import columnar_record
+from stream.codec import Invalid, columnar_record
 from stream.log import LogIdentityError, Record
 from stream.messages import DriftSpan, Place, PredictionBatch, Span
 from stream.topics import CLICKS
@@ -164,13 +164,15 @@ def test_invalid_events_come_with_the_batch_after_them(tmp_path: Path) -> None:
     stage.append(CLICKS, Record(b"["))
     stage.end()
     stage.predict("dense", chance("dense", 20))
-    joined = join(stage)
+    met: list[Invalid] = []
+    joined = Join(stage.home, SCHEMA, stage.agreement, None, met.extend)
     found = [joined.next(BOTH[:1]) for _ in range(2)]
-    assert [[one.offset for one in batch.invalid] for batch in found if batch] == [[0], [2]]
+    assert [batch.skipped for batch in found if batch] == [{"unparsable": 1}] * 2
     assert joined.next(BOTH[:1]) is None
-    assert [one.offset for one in joined.drain_invalid()] == [4]
+    assert joined.drain() == {"unparsable": 1}
     assert joined.cursor.clicks.ended
-    assert joined.drain_invalid() == ()
+    assert joined.drain() == {}
+    assert [one.offset for one in met] == [0, 2, 4]
 
 
 def test_clicks_that_were_made_again_are_refused(stage: Stage, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_clicks_that_were_made_again_are_refused(stage: Stage, tmp_path: Path) -
 
 CLICKED = click_batch(np.ones(3), np.ones(3))
 SPANS = (Span(0, Place(7, 4), Place(9, 0), 3),)
-EVENTS = CountedBatch(20, CLICKED, SPANS, invalid=(), last=False)
+EVENTS = CountedBatch(20, CLICKED, SPANS, skipped={}, last=False)
 HONEST = PredictionBatch("dense", 1, 20, SPANS, {0: Place(7, 3)}, np.full(3, 0.5))
 
 
@@ -206,7 +208,7 @@ def test_a_prediction_that_has_seen_its_click_is_refused(seen: Place) -> None:
 
 def test_every_partition_is_looked_at() -> None:
     spans = (Span(0, Place(7, 0), Place(7, 1), 2), Span(3, Place(1, 0), Place(1, 0), 1))
-    events = CountedBatch(20, CLICKED, spans, invalid=(), last=False)
+    events = CountedBatch(20, CLICKED, spans, skipped={}, last=False)
     through = {0: Place(6, 9), 3: Place(1, 0)}
     with pytest.raises(ValueError, match="trained through offset 1, row 0: it has seen the click"):
         check(replace(HONEST, spans=spans, trained_through=through), events)

@@ -127,7 +127,7 @@ def test_a_join_goes_on_from_every_place_as_if_it_had_never_stopped(tmp_path: Pa
         again.close()
         assert found is not None
         assert found.label.tolist() == batch.label.tolist()
-        assert found.invalid == batch.invalid
+        assert found.skipped == batch.skipped
         cursor = again.cursor
         assert cursor == whole.cursor
     assert whole.ended

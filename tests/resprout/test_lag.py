@@ -122,3 +122,18 @@ def test_for_dense_records_hold_as_many_events_as_those_before(
         clicks(7)
         predicted(home, batch(50, (span(0, 1, 1, 50),), {0: Place(0, 49)}))
         assert ahead() == 350
+
+
+@pytest.mark.parametrize(("per_record", "ahead"), [(1, 30 + 12), (100, 3_000 + 1_200)])
+def test_what_stands_before_the_begin_of_the_run_is_not_counted(
+    per_record: int, ahead: int, tmp_path: Path
+) -> None:
+    """Of 142 records of one partition 100 stand before, and 30 of the others are learned."""
+    home = EmbeddedHome(tmp_path)
+    with closing(home.writer("clicks")) as writer:
+        writer.append([Record(b"") for _ in range(142)])
+    learned = span(0, 100, 129, 30 * per_record)
+    with closing(home.writer("predictions.dense")) as predictions:
+        predictions.append([batch(0, (learned,), {})])
+    with closing(Ahead(home, "dense", {0: 100})) as found:
+        assert found() == ahead

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resprout.console import settings_toml
+from resprout.options import parsed
 from resprout.settings import Settings, load
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 FITTING: dict[str, Any] = {
     "stream.batch_events": 500,
@@ -61,6 +66,30 @@ def test_the_environment_reaches_settings_made_in_python(monkeypatch: pytest.Mon
     assert Settings(seed=1).seed == 1
 
 
+@pytest.mark.parametrize(
+    ("toml", "variable", "expected"),
+    [
+        ("2026-05-01T14:00:00+02:00", "2026-05-01T12:00:00Z", NOON),
+        ('"2026-05-01T12:00:00Z"', "2026-05-01T09:00:00-03:00", NOON),
+        ('{ "0" = 18_250, 1 = 0 }', '{"0": 18250, "1": 0}', {0: 18_250, 1: 0}),
+    ],
+)
+def test_where_a_run_begins_can_be_said_by_all_sources(
+    toml: str, variable: str, expected: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f"[stream]\nbegin = {toml}\n")
+    loaded = load(config=path)
+    assert loaded.settings.stream.begin == expected
+    assert load(arguments={"stream.begin": parsed(variable)}).settings == loaded.settings
+    path.write_text(settings_toml(loaded))
+    assert load(config=path).settings == loaded.settings
+    monkeypatch.setenv("RESPROUT_STREAM__BEGIN", variable)
+    assert load().settings == loaded.settings
+    monkeypatch.setenv("RESPROUT_STREAM__BEGIN", "null")
+    assert load().settings.stream.begin is None
+
+
 def test_null_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESPROUT_STREAM__GENERATOR__EVENTS", "null")
     assert load().settings.stream.generator.events is None
@@ -92,6 +121,12 @@ def test_an_unknown_variable_is_refused_in_python_too(monkeypatch: pytest.Monkey
     ("arguments", "complaint"),
     [
         ({"pruner.sparsity": 1.2}, r"pruner.sparsity = 1.2 \(argument\): .* less than 1"),
+        (
+            {"stream.begin": "yesterday"},
+            r"stream.begin = 'yesterday' \(argument\): it is neither a time, .*, nor an offset",
+        ),
+        ({"stream.begin": "2026-05-01"}, r"begin = '2026-05-01' \(argument\): a time needs its z"),
+        ({"stream.begin": {"0": -4}}, r"stream.begin \(argument\): -4 is no whole number from 0"),
         ({"sed": 1}, r"unknown setting sed \(argument\); known: seed, stream, "),
         ({"stream.generator.x": 1}, r"unknown setting stream.generator.x \(argument\); .*drifts"),
         (

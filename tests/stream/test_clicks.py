@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream import topics
-from stream.clicks import ClickCursor, ClickReader, CountedBatch
+from stream.clicks import ClickCursor, ClickReader, CountedBatch, nothing_follows
+from stream.codec import Invalid
 from stream.embedded import EmbeddedHome
 from stream.log import LogIdentityError, Record, StoredRecord
 from stream.messages import Place, Span
@@ -31,9 +35,16 @@ def numbers(batches: Sequence[CountedBatch]) -> list[list[int]]:
 
 def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
     def plain(found: CountedBatch) -> object:
-        return found.begin, found.end, found.spans, found.invalid, found.last
+        return found.begin, found.end, found.spans, found.skipped, found.last
 
     return [plain(b) for b in left] == [plain(b) for b in right] and numbers(left) == numbers(right)
+
+
+def handed_out(reader: ClickReader) -> list[Invalid]:
+    """Collect what the reader hands out."""
+    met: list[Invalid] = []
+    reader.hand_out(met.extend)
+    return met
 
 
 class ManyPartitions:
@@ -126,33 +137,90 @@ def test_invalid_events_come_with_the_batch_around_them(tmp_path: Path) -> None:
         END,
     ]
     reader = ClickReader(log_of(tmp_path, records), SCHEMA, 3)
+    met = handed_out(reader)
     batches = read_all(reader)
     assert numbers(batches) == [[0, 2, 4], [5, 6, 7], [8, 9]]
-    assert [[i.place for i in b.invalid] for b in batches] == [
-        [Place(0, 0), Place(1, 1), Place(1, 3)],
-        [Place(2, 0)],
-        [Place(4, 0)],
+    assert [b.skipped for b in batches] == [
+        {"unparsable": 1, "label": 2},
+        {"unparsable": 1},
+        {"unparsable": 1},
     ]
-    assert reader.drain_invalid() == ()
+    places = [Place(0, 0), Place(1, 1), Place(1, 3), Place(2, 0), Place(4, 0)]
+    assert [one.place for one in met] == places
+    assert reader.drain() == {}
+
+
+def test_an_invalid_event_is_handed_out_long_before_its_batch_is_there(tmp_path: Path) -> None:
+    home = EmbeddedHome(tmp_path)
+    reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 3)
+    met = handed_out(reader)
+    append(home, [*clicklog.json(0), clicklog.raw(1)])
+    assert reader.next() is None
+    assert [one.line for one in met] == [1]
+    append(home, [*clicklog.json(1, 2), clicklog.raw(2)])
+    [batch] = read_all(reader)
+    assert [one.line for one in met] == [1, 2]
+    # The second one stands behind the batch, and counts for the next.
+    assert batch.skipped == {"unparsable": 1}
+    append(home, [*clicklog.json(3, 3)])
+    assert [b.skipped for b in read_all(reader)] == [{"unparsable": 1}]
+
+
+def test_a_reader_that_hands_nothing_out_holds_none_of_it(tmp_path: Path) -> None:
+    """However many come, and nothing else: what is held does not grow."""
+    home = EmbeddedHome(tmp_path)
+    reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 3)
+    append(home, [*clicklog.json(0), *[Record(b"x" * 1_000)] * 500])
+    reader.next()
+    tracemalloc.start()
+    for _ in range(10):
+        append(home, [Record(b"x" * 1_000)] * 500)
+        reader.next()
+    gc.collect()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_000_000
+    append(home, [*clicklog.json(1, 2)])
+    assert [b.skipped for b in read_all(reader)] == [{"unparsable": 5_500}]
+
+
+def test_of_a_heap_of_invalid_events_a_part_is_read_at_a_time(tmp_path: Path) -> None:
+    records = [Record(b"{")] * 15_000
+    reader = ClickReader(log_of(tmp_path, [*records, *clicklog.json(0, 3)]), SCHEMA, 3)
+    met = handed_out(reader)
+    assert reader.next() is None
+    assert 10_000 <= len(met) < 15_000
+    assert reader.waits_for.startswith("valid clicks: of those that came most are not")
+    assert [b.skipped for b in read_all(reader)] == [{"unparsable": 15_000}]
+
+
+def test_that_nothing_follows_is_found_behind_any_number_of_invalid_events(tmp_path: Path) -> None:
+    log = log_of(tmp_path, [*clicklog.json(0, 3), *[Record(b"{")] * 21_000, END])
+    reader = ClickReader(log, SCHEMA, 3)
+    assert reader.next() is not None
+    assert nothing_follows(log, SCHEMA, reader.cursor)
 
 
 def test_invalid_events_behind_the_last_batch_are_drained(tmp_path: Path) -> None:
     log = log_of(tmp_path, [columnar(0, 3), clicklog.raw(1), END])
     reader = ClickReader(log, SCHEMA, 3)
-    assert [b.invalid for b in read_all(reader)] == [()]
+    assert [b.skipped for b in read_all(reader)] == [{}]
     again = ClickReader(log, SCHEMA, 3, reader.cursor)
+    met = handed_out(again)
     assert again.next() is None
-    assert [i.line for i in reader.drain_invalid()] == [1]
-    assert [i.line for i in again.drain_invalid()] == [1]
-    assert reader.drain_invalid() == ()
+    assert [one.line for one in met] == [1]
+    assert reader.drain() == {"unparsable": 1}
+    assert again.drain() == {"unparsable": 1}
+    assert reader.drain() == {}
     drained = ClickReader(log, SCHEMA, 3, reader.cursor)
-    assert (drained.next(), drained.ended, drained.drain_invalid()) == (None, True, ())
+    met = handed_out(drained)
+    assert (drained.next(), drained.ended, drained.drain(), met) == (None, True, {}, [])
 
 
 def test_nothing_is_drained_while_the_input_goes_on(tmp_path: Path) -> None:
     reader = ClickReader(log_of(tmp_path, [columnar(0, 3), clicklog.raw(1)]), SCHEMA, 3)
     read_all(reader)
-    assert reader.drain_invalid() == ()
+    assert reader.drain() == {}
 
 
 def test_a_cursor_survives_json(tmp_path: Path) -> None:
@@ -185,9 +253,10 @@ RECORD = st.sampled_from(["json", "broken", "raw", "foreign"]) | st.tuples(
 
 def build(
     plan: Sequence[str | tuple[int, set[int]]],
-) -> tuple[list[Record], list[tuple[int, Place]]]:
-    """Make records, and tell the number and the place of every valid event."""
+) -> tuple[list[Record], list[tuple[int, Place]], list[tuple[Place, str]]]:
+    """Make records; tell number and place of each valid event, place and reason of the others."""
     records: list[Record] = []
+    invalid: list[tuple[Place, str]] = []
     valid: list[tuple[int, Place]] = []
     number = 0
     for offset, kind in enumerate(plan):
@@ -195,6 +264,7 @@ def build(
             size, bad = kind[0], sorted(row for row in kind[1] if row < kind[0])
             records.append(columnar(number, size, bad))
             valid += [(number + row, Place(offset, row)) for row in range(size) if row not in bad]
+            invalid += [(Place(offset, row), "label") for row in bad]
             number += size
             continue
         if kind == "json":
@@ -208,7 +278,22 @@ def build(
             "foreign": Record(b"", (("kind", b"x"),)),
         }
         records.append(odd[kind])
-    return records, valid
+        invalid.append((Place(offset, 0), "unparsable"))
+    return records, valid, invalid
+
+
+def passed(
+    batches: Sequence[CountedBatch], invalid: Sequence[tuple[Place, str]], *, ended: bool
+) -> list[Counter[str]]:
+    """Count what is invalid by the batch around it, and what is behind them all."""
+    found: list[Counter[str]] = [Counter() for _ in range(len(batches) + 1)]
+    for place, reason in invalid:
+        at = next((n for n, b in enumerate(batches) if place < b.spans[0].last), len(batches))
+        if at == len(batches) and batches and batches[-1].last:
+            at -= 1
+        if at < len(batches) or ended:
+            found[at][reason] += 1
+    return found
 
 
 @settings(max_examples=60, deadline=None)
@@ -216,15 +301,16 @@ def build(
 def test_batches_are_slices_of_the_valid_events_and_every_cursor_resumes(
     plan: list[str | tuple[int, set[int]]], size: int, ended: bool
 ) -> None:
-    records, valid = build(plan)
+    records, valid, invalid = build(plan)
     with TemporaryDirectory() as folder:
         log = log_of(Path(folder), [*records, END] if ended else records)
         reader = ClickReader(log, SCHEMA, size)
+        met = handed_out(reader)
         batches, cursors = [], [reader.cursor]
         while (found := reader.next()) is not None:
             batches.append(found)
             cursors.append(reader.cursor)
-        trailing = reader.drain_invalid()
+        trailing = reader.drain()
 
         through = len(valid) if ended else len(valid) // size * size
         expected = [valid[at : min(at + size, through)] for at in range(0, through, size)]
@@ -232,12 +318,13 @@ def test_batches_are_slices_of_the_valid_events_and_every_cursor_resumes(
         assert [b.spans for b in batches] == [
             (Span(0, part[0][1], part[-1][1], len(part)),) for part in expected
         ]
-        invalid = [i.place for b in batches for i in b.invalid] + [i.place for i in trailing]
-        assert invalid == sorted(set(invalid))
+        if ended:
+            assert [one.place for one in met] == [place for place, _ in invalid]
+        assert [*(b.skipped for b in batches), trailing] == passed(batches, invalid, ended=ended)
         for at, cursor in enumerate(cursors):
             again = ClickReader(log, SCHEMA, size, cursor)
             assert same(read_all(again), batches[at:])
-            assert again.drain_invalid() == trailing
+            assert again.drain() == trailing
         log.close()
 
 
@@ -246,7 +333,7 @@ def test_batches_are_slices_of_the_valid_events_and_every_cursor_resumes(
 def test_batches_do_not_depend_on_when_records_arrive(
     plan: list[str | tuple[int, set[int]]], size: int
 ) -> None:
-    records, _ = build(plan)
+    records, _, _ = build(plan)
     with TemporaryDirectory() as folder:
         home = EmbeddedHome(Path(folder))
         live = ClickReader(home.reader(topics.CLICKS), SCHEMA, size)
@@ -256,7 +343,7 @@ def test_batches_do_not_depend_on_when_records_arrive(
             batches += read_all(live)
         late = ClickReader(home.reader(topics.CLICKS), SCHEMA, size)
         assert same(read_all(late), batches)
-        assert late.drain_invalid() == live.drain_invalid()
+        assert late.drain() == live.drain()
 
 
 def test_where_nothing_that_comes_is_valid_a_reader_says_so(tmp_path: Path) -> None:

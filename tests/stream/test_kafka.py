@@ -234,8 +234,9 @@ def test_a_deleted_topic_is_named_by_whoever_uses_it(home: KafkaHome, stranger: 
         reader.read(0, stored[-1].next_offset)
     with pytest.raises(LogDeletedError, match="begin with a new state folder"):
         reader.end(0)
+    writer.append(numbered(1))
     with pytest.raises(LogDeletedError, match="'clicks'"):
-        writer.append(numbered(1))
+        writer.flush()
 
 
 def test_records_on_their_way_to_a_topic_that_is_deleted_are_not_waited_for(
@@ -528,3 +529,30 @@ def test_a_shared_topic_that_is_deleted_is_named(home: KafkaHome, stranger: Stra
     stranger.delete("clicks")
     with pytest.raises(LogDeletedError, match="'clicks'"):
         until(lambda: shared.poll(0.1))
+
+
+def test_what_is_appended_comes_in_order_though_nobody_flushes(home: KafkaHome) -> None:
+    reader, writer = home.reader("clicks"), home.writer("clicks")
+    for number in range(50):
+        writer.append(numbered(1, number))
+        time.sleep(0.004)
+    until(lambda: reader.end(0) == 50)
+    assert [one.record for one in everything(reader)] == numbered(50)
+
+
+def test_what_goes_wrong_on_the_way_is_told_once_whatever_it_is(
+    home: KafkaHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = home.writer("clicks")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the client broke")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(writer, "_send", fail)
+        writer.append(numbered(1))
+        with pytest.raises(RuntimeError, match="the client broke"):
+            writer.flush()
+    writer.append(numbered(2))
+    writer.flush()
+    assert [one.record for one in everything(home.reader("clicks"))] == numbered(2)

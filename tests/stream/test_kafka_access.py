@@ -19,6 +19,7 @@ from stream.kafka.config import KafkaConfig
 from stream.kafka.home import KafkaHome
 from stream.log import LogAccessError
 from tests.kafka_server import Broker, started
+from tests.stream.kafka_tools import until
 from tests.stream.log_contract import everything, numbered, records
 
 ACLS = (
@@ -136,6 +137,8 @@ def test_a_topic_that_the_user_may_not_touch_is_named(plain: Broker) -> None:
         resource_pattern=ResourcePattern(ResourceType.TOPIC, "secret"),
     )
     admin.create_acls([denied])
+    # A broker takes a rule before it goes by it.
+    until(lambda: admin.describe_topics(["secret"])[0]["error_code"])
     admin.close()
     told = r"does not allow this to user 'resprout'; ask for an access rule \(ACL\)"
     with pytest.raises(LogAccessError, match=f"looking up log 'secret': .*{told}"):
@@ -157,6 +160,7 @@ WITHOUT = {"sasl_mechanism": "PLAIN", "username": "x", "password": "y"}
         ({"security_protocol": "SASL_SSL"}, "SASL_SSL needs sasl_mechanism, username and passw"),
         (WITHOUT, "not used with security_protocol PLAINTEXT; use SASL_SSL"),
         ({"cafile": "ca.pem"}, "cafile and certfile are not used with security_protocol PLAINT"),
+        ({"security_protocol": "SSL", "keyfile": "k.pem"}, "keyfile is the key of certfile; name"),
         ({"bootsrap": "x"}, "Extra inputs are not permitted"),
         ({"prefix": "a b"}, "String should match pattern"),
     ],

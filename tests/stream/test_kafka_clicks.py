@@ -58,7 +58,7 @@ def lead(
 
 
 def plain(batches: Sequence[CountedBatch]) -> list[object]:
-    return [(b.begin, b.spans, b.invalid, b.last, b.batch.numeric.tolist()) for b in batches]
+    return [(b.begin, b.spans, b.skipped, b.last, b.batch.numeric.tolist()) for b in batches]
 
 
 def played(home: KafkaHome, stranger: Stranger) -> list[CountedBatch]:
@@ -93,23 +93,25 @@ def test_dense_leads_and_others_follow_through_holes_and_restarts(
     expected = played(home, Stranger(kafka_config))
     with closing(home.reader(topics.CLICKS)) as clicks, closing(home.reader(LOG)) as log:
         follower = ClickReader(clicks, SCHEMA, SIZE, None, Stated(log))
+        met: list[Invalid] = []
+        follower.hand_out(met.extend)
         batches, cursors = [], [follower.cursor]
         while (batch := follower.next()) is not None:
             batches.append(batch)
             cursors.append(follower.cursor)
-        trailing = follower.drain_invalid()
+        trailing = follower.drain()
         assert follower.ended
         assert plain(batches) == plain(expected)
         for at, cursor in enumerate(cursors):
             resumed = ClickReader(clicks, SCHEMA, SIZE, cursor, Stated(log))
             assert plain([*iter(resumed.next, None)]) == plain(batches[at:])
-    assert_complete(batches, trailing)
+    assert_complete(batches, met)
+    assert sum(sum(one.values()) for one in (*(b.skipped for b in batches), trailing)) == 3
 
 
-def assert_complete(batches: Sequence[CountedBatch], trailing: Sequence[Invalid]) -> None:
+def assert_complete(batches: Sequence[CountedBatch], skipped: Sequence[Invalid]) -> None:
     """Every event that was committed is there once, and so is what is no event."""
     numbers = [int(x) for batch in batches for x in batch.batch.numeric[:, 0]]
     assert [n for n in numbers if n < 100] == list(range(18))
     assert [n for n in numbers if n >= 100] == list(range(100, 115))
-    skipped = [one for batch in batches for one in batch.invalid] + list(trailing)
     assert sorted((one.partition, one.raw) for one in skipped) == [(0, b"{"), (0, b"{"), (1, b"?")]

@@ -106,7 +106,8 @@ def test_a_broker_that_does_not_answer_in_time_is_away(error: Exception) -> None
 
 @pytest.mark.parametrize("name", ["cafile", "certfile", "keyfile"])
 def test_a_file_that_is_not_there_is_named_with_its_setting(name: str) -> None:
-    config = KafkaConfig(security_protocol="SSL", **{name: Path("/nowhere/one.pem")})
+    files = {"certfile": Path(__file__)} | {name: Path("/nowhere/one.pem")}
+    config = KafkaConfig(security_protocol="SSL", **files)
     with pytest.raises(
         LogAccessError, match=rf"no file /nowhere/one\.pem; .* stream\.kafka\.{name}"
     ):

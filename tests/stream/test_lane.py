@@ -7,6 +7,7 @@ import pytest
 
 from stream import topics
 from stream.clicks import ClickReader
+from stream.codec import Invalid
 from stream.embedded import EmbeddedHome
 from stream.lane import Lane
 from stream.log import LogTrimmedError, Record, StoredRecord
@@ -71,9 +72,11 @@ def test_it_is_read_on_from_a_place_that_it_still_has(tmp_path: Path) -> None:
 def test_offsets_with_holes_lose_nothing() -> None:
     log = Holes([columnar(0, 4), *clicklog.json(4, 2), columnar(6, 5), clicklog.raw(1), END])
     reader, batches = ClickReader(log, SCHEMA, 3), []
+    met: list[Invalid] = []
     while (found := reader.next()) is not None:
         batches.append(found)
         reader = ClickReader(log, SCHEMA, 3, reader.cursor)
+        reader.hand_out(met.extend)
     assert [b.batch.numeric[:, 0].tolist() for b in batches] == [
         [0, 1, 2],
         [3, 4, 5],
@@ -86,7 +89,8 @@ def test_offsets_with_holes_lose_nothing() -> None:
         (Place(30, 0), Place(30, 2)),
         (Place(30, 3), Place(30, 4)),
     ]
-    assert [one.place for b in batches for one in b.invalid] == [Place(40, 0)]
+    assert {one.place for one in met} == {Place(40, 0)}
+    assert [b.skipped for b in batches] == [{}, {}, {}, {"unparsable": 1}]
 
 
 def test_no_more_is_read_ahead_than_asked_for_by_a_few_records(tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_events_that_are_taken_are_counted_off(tmp_path: Path) -> None:
     lane = Lane(log_of(tmp_path, [columnar(0, 4), columnar(4, 3), END]), 0, SCHEMA)
     lane.fill(100)
     assert (lane.ready, lane.over) == (7, False)
-    taken = [number for part in lane.take(5) for number in part.batch.numeric[:, 0].tolist()]
+    taken = [number for part in lane.take(5) for number in part.numeric[:, 0].tolist()]
     assert taken == [0, 1, 2, 3, 4]
     assert lane.span(2) == Span(0, Place(1, 1), Place(1, 2), 2)
     lane.take(2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from stream import topics
 from stream.clicks import ClickCursor, ClickReader, CountedBatch, nothing_follows
+from stream.codec import Invalid
 from stream.columnar import predictions_to_bytes
 from stream.embedded import EmbeddedHome
 from stream.log import Record
@@ -101,7 +103,7 @@ def numbers(batches: Sequence[CountedBatch]) -> list[list[int]]:
 
 def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
     def plain(found: CountedBatch) -> object:
-        return found.begin, found.end, found.spans, found.invalid, found.last
+        return found.begin, found.end, found.spans, found.skipped, found.last
 
     return [plain(b) for b in left] == [plain(b) for b in right] and numbers(left) == numbers(right)
 
@@ -183,7 +185,7 @@ def test_an_input_of_nothing_ends_once_every_partition_has(world: World) -> None
     assert follower.next() is None
     assert dense.reader.ended
     assert follower.ended
-    assert [one.partition for one in follower.drain_invalid()] == [1]
+    assert follower.drain() == {"unparsable": 1}
 
 
 def test_a_follower_waits_for_dense_and_then_for_the_clicks(world: World) -> None:
@@ -373,6 +375,11 @@ def play(world: World, acts: Sequence[Act], written: Written) -> Dense:
     return dense
 
 
+def counted(batches: Sequence[CountedBatch], trailing: Mapping[str, int]) -> Counter[str]:
+    """Add up what was skipped."""
+    return sum((Counter(b.skipped) for b in batches), Counter(trailing))
+
+
 @settings(max_examples=40, deadline=None)
 @given(acts=st.lists(ACT, max_size=40), size=st.integers(1, 9))
 def test_all_read_the_same_batches_of_several_partitions_whatever_happens_to_dense(
@@ -384,11 +391,13 @@ def test_all_read_the_same_batches_of_several_partitions_whatever_happens_to_den
         assert dense.reader.ended
 
         follower = world.follower()
+        met: list[Invalid] = []
+        follower.hand_out(met.extend)
         batches, cursors = [], [follower.cursor]
         while (found := follower.next()) is not None:
             batches.append(found)
             cursors.append(follower.cursor)
-        trailing = follower.drain_invalid()
+        trailing = follower.drain()
         assert follower.ended
         assert same(batches, dense.batches)
 
@@ -397,12 +406,12 @@ def test_all_read_the_same_batches_of_several_partitions_whatever_happens_to_den
             assert [number for number in read if number in set(valid)] == valid
         assert len(read) == sum(map(len, written.valid.values()))
         assert [len(b.batch) for b in batches[:-1]] == [size] * (len(batches) - 1)
-        skipped = [(i.partition, i.place) for b in batches for i in b.invalid]
-        skipped += [(i.partition, i.place) for i in trailing]
-        assert len(skipped) == len(set(skipped))
-        assert set(skipped) == written.invalid
+        places = [(one.partition, one.place) for one in met]
+        assert len(places) == len(set(places))
+        assert set(places) == written.invalid
+        assert counted(batches, trailing) == Counter(one.reason.value for one in met)
 
         for at, cursor in enumerate(cursors):
             again = world.follower(cursor)
             assert same(read_all(again), batches[at:])
-            assert again.drain_invalid() == trailing
+            assert again.drain() == trailing

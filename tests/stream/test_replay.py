@@ -111,12 +111,12 @@ def replay(source: FileSource, home: EmbeddedHome) -> int:
 def read(home: EmbeddedHome, schema: FeatureSchema = SCHEMA) -> tuple[ClickBatch, list[Invalid]]:
     """Return all valid events as one batch, and the others."""
     reader = ClickReader(home.reader(topics.CLICKS), schema, 10_000)
+    invalid: list[Invalid] = []
+    reader.hand_out(invalid.extend)
     found = reader.next()
     assert reader.ended
-    if found is None:
-        nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
-        return nothing, list(reader.drain_invalid())
-    return found.batch, list(found.invalid)
+    nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
+    return nothing if found is None else found.batch, invalid
 
 
 def records(home: EmbeddedHome) -> Sequence[StoredRecord]:

@@ -1,0 +1,55 @@
+"""A home that only looks: it makes no topics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from stream.kafka.config import KafkaConfig
+from stream.kafka.home import KafkaHome
+from stream.log import LogError
+from tests.stream.kafka_tools import Stranger
+from tests.stream.log_contract import everything, numbered, records
+
+
+@pytest.fixture
+def looking(kafka_config: KafkaConfig) -> Iterator[KafkaHome]:
+    with closing(KafkaHome(kafka_config, makes=False)) as home:
+        yield home
+
+
+OPENING: dict[str, Callable[[KafkaHome], object]] = {
+    "reader": lambda home: home.reader("clicks"),
+    "writer": lambda home: home.writer("clicks"),
+    "subscription": lambda home: home.subscribe("clicks", "scorers"),
+}
+
+
+@pytest.mark.parametrize("opening", OPENING)
+def test_a_topic_that_is_missing_is_refused_and_not_made(
+    opening: str, looking: KafkaHome, kafka_config: KafkaConfig
+) -> None:
+    stranger = Stranger(kafka_config)
+    told = f"there is no log 'clicks' (topic '{kafka_config.prefix}clicks') on the broker at "
+    with pytest.raises(LogError, match=re.escape(told)):
+        OPENING[opening](looking)
+    with stranger.admin() as admin:
+        assert stranger.topic("clicks") not in admin.list_topics()
+
+
+def test_a_topic_that_is_there_is_read_and_written(
+    looking: KafkaHome, kafka_config: KafkaConfig
+) -> None:
+    stranger = Stranger(kafka_config)
+    assert not looking.holds("clicks")
+    stranger.create("clicks", retention_ms="-1")
+    assert looking.holds("clicks")
+    with closing(looking.writer("clicks")) as writer:
+        writer.append(numbered(3))
+        writer.flush()
+    assert records(everything(looking.reader("clicks"))) == numbered(3)
+    with stranger.consumer() as consumer:
+        assert consumer.partitions_for_topic(stranger.topic("clicks")) == {0}
