@@ -161,8 +161,14 @@ class RunFolder:
     def begin_at(self, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return where in the clicks the run began; the first worker to ask finds it, for all."""
         self._keep(BEGIN, find)
-        found: dict[str, Any] = json.loads((self.path / BEGIN).read_text("utf-8"))
-        return found
+        try:
+            found = json.loads((self.path / BEGIN).read_text("utf-8"))
+            return {"log": found["log"], "offsets": found["offsets"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path / BEGIN} is damaged ({error!r}); name another folder, or write the "
+                "offsets back that the first worker told in its log"
+            ) from error
 
     def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> None:
         """Write a file, whole, unless it is there or somebody else has written it by then."""

@@ -33,6 +33,8 @@ def parse_begin(given: object) -> Begin | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
+        if not given:
+            raise ValueError("it names no partition; name an offset for each")
         return {_whole(partition): _whole(offset) for partition, offset in given.items()}
     time = _time(given)
     if time is None:
@@ -132,7 +134,7 @@ class BegunReader:
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on, without those in the hole."""
-        return self.log.read(partition, max(offset, self.offsets[partition]), max_records)
+        return self.log.read(partition, max(offset, self._from(partition)), max_records)
 
     def begin(self, partition: int) -> int:
         """Return 0, where the hole begins."""
@@ -145,15 +147,19 @@ class BegunReader:
     def last(self, partition: int) -> StoredRecord | None:
         """Return the newest record, None where there is none behind the hole."""
         last = self.log.last(partition)
-        return None if last is None or last.offset < self.offsets[partition] else last
+        return None if last is None or last.offset < self._from(partition) else last
 
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset behind the hole at or after ``time_ms``, else the end."""
-        return max(self.log.seek(partition, time_ms), self.offsets[partition])
+        return max(self.log.seek(partition, time_ms), self._from(partition))
 
     def close(self) -> None:
         """Release what the log holds."""
         self.log.close()
+
+    def _from(self, partition: int) -> int:
+        """Return where a partition is seen from; one that was added later, from its beginning."""
+        return self.offsets.get(partition, 0)
 
 
 def _time(given: object) -> datetime | None:
@@ -178,7 +184,7 @@ def _check(clicks: LogReader, begin: Mapping[int, int]) -> None:
     if set(begin) != set(clicks.partitions):
         named, there = (", ".join(map(str, sorted(some))) for some in (begin, clicks.partitions))
         raise ValueError(
-            f"{SETTING} names the partitions {named or 'of nothing'}, the clicks log has {there}; "
+            f"{SETTING} names the partitions {named}, the clicks log has {there}; "
             "name an offset for each of them"
         )
     for partition, offset in sorted(begin.items()):

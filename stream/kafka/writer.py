@@ -150,6 +150,9 @@ class KafkaWriter:
         with self._sending:
             with self._guard:
                 held, self._held = self._held, []
+            if self._failures or self._error is not None:
+                # Behind what is lost nothing may follow; the next append or flush tells of it.
+                return
             try:
                 for one in held:
                     self._send(*one)
@@ -183,6 +186,7 @@ class KafkaWriter:
     def _await(self) -> None:
         """Wait until everything is acknowledged or has failed; look at the topic meanwhile."""
         self._send_held()
+        self._raise_failure()
         patience = Patience(self._config, self._doing)
         try:
             while not self._flushed():

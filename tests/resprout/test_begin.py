@@ -193,6 +193,17 @@ def test_a_place_that_has_been_trimmed_away_since_stays_the_place(tmp_path: Path
         begun(folder.home, {0: 2}, RunFolder(tmp_path / "another run"))
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"log": "7f"}'])
+def test_a_damaged_place_is_named(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    write(tmp_path, [FOREIGN] * 8)
+    (tmp_path / "begin.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"begin\.json is damaged .*; name another folder, or write"
+    ):
+        opened(folder, {0: 2})
+
+
 def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -> None:
     folder, found = RunFolder(tmp_path), []
     write(tmp_path, [FOREIGN] * 8)

@@ -103,6 +103,21 @@ def test_a_run_begins_with_the_offset_of_each_partition(home: LogHome) -> None:
     assert numbers(begin(home, {0: 4, 1: 2}), 2) == [[4, 102], [103, 5]]
 
 
+def test_a_partition_that_is_added_later_is_seen_from_its_beginning(home: LogHome) -> None:
+    write(home, 0, *clicklog.json(0, 6))
+    write(home, 1, *clicklog.json(100, 4))
+    assert numbers(BegunHome(home, {0: 4}), 2) == [[4, 100], [101, 5], [102, 103]]
+    with closing(BegunHome(home, {0: 4}).reader(topics.CLICKS)) as clicks:
+        last = clicks.last(1)
+        assert last is not None
+        assert (last.offset, clicks.seek(1, 0)) == (3, 0)
+
+
+def test_offsets_of_no_partition_are_refused() -> None:
+    with pytest.raises(ValueError, match="it names no partition; name an offset for each"):
+        parse_begin({})
+
+
 def test_a_run_begins_with_the_first_event_at_or_after_a_time(home: LogHome) -> None:
     write(home, 0, *clicklog.json(0, 6))
     write(home, 1, *clicklog.json(3, 4))
@@ -201,7 +216,6 @@ def test_an_end_record_is_not_passed_over(home: LogHome) -> None:
     [
         ({0: 2}, r"names the partitions 0, the clicks log has 0, 1; name an offset for each"),
         ({0: 2, 1: 0, 7: 0}, r"names the partitions 0, 1, 7, the clicks log has 0, 1"),
-        ({}, r"names the partitions of nothing, the clicks log has 0, 1"),
         (
             {0: 1, 1: 0},
             r"= 1 in partition 0: it has been trimmed away; the oldest that is kept is offset 2 "

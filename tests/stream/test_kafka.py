@@ -540,7 +540,7 @@ def test_what_is_appended_comes_in_order_though_nobody_flushes(home: KafkaHome) 
     assert [one.record for one in everything(reader)] == numbered(50)
 
 
-def test_what_goes_wrong_on_the_way_is_told_once_whatever_it_is(
+def test_what_goes_wrong_on_the_way_is_told_once_and_nothing_follows_it(
     home: KafkaHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = home.writer("clicks")
@@ -551,8 +551,12 @@ def test_what_goes_wrong_on_the_way_is_told_once_whatever_it_is(
     with monkeypatch.context() as broken:
         broken.setattr(writer, "_send", fail)
         writer.append(numbered(1))
-        with pytest.raises(RuntimeError, match="the client broke"):
-            writer.flush()
+        until(lambda: writer._error is not None)
+    writer._held.extend((one, 0, 100) for one in numbered(1, 7))
+    writer._send_held()
+    with pytest.raises(RuntimeError, match="the client broke"):
+        writer.flush()
+    assert everything(home.reader("clicks")) == []
     writer.append(numbered(2))
     writer.flush()
     assert [one.record for one in everything(home.reader("clicks"))] == numbered(2)
