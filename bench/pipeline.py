@@ -333,15 +333,9 @@ def rows(took: Sequence[Took]) -> list[Row]:
         for part in turns[0].parts:
             micro[part] = median(1e6 * one.parts[part] / one.events for one in turns)
         against_memory = 1.0 if way == BARE else median(ratios) if ratios else None
-        found.append(
-            Row(kind, way, len(turns), median(rates), *extremes(rates), against_memory, micro)
-        )
+        speed = median(rates), min(rates), max(rates)
+        found.append(Row(kind, way, len(turns), *speed, against_memory, micro))
     return found
-
-
-def extremes(rates: Sequence[float]) -> tuple[float, float]:
-    """Return the least and the most."""
-    return min(rates), max(rates)
 
 
 def goals(found: Sequence[Row]) -> list[Goal]:

@@ -75,13 +75,9 @@ class RunFolder:
         """The folder of the masks, where they are kept on disk."""
         return self.path / "masks"
 
-    def holds_log(self, name: str) -> bool:
-        """Tell whether a log is there; a reader would make it."""
-        return (self.home.folder / name).is_dir()
-
     def require_logs(self, *names: str) -> None:
         """See that logs are there to be read; :class:`FileNotFoundError` names what lacks."""
-        missing = [name for name in names if not self.holds_log(name)]
+        missing = [name for name in names if not self.home.holds(name)]
         if missing:
             raise FileNotFoundError(
                 f"{self.path} holds no log {missing[0]!r}: either its run has not begun, or what "

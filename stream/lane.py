@@ -105,7 +105,7 @@ class Lane:
     @property
     def unfit(self) -> int:
         """Invalid events met and not skipped."""
-        return sum(gap.reasons.total() for gap in self._gaps) if self._gaps else 0
+        return sum(gap.reasons.total() for gap in self._gaps)
 
     @property
     def first_unfit(self) -> str:
