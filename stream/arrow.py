@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -9,13 +10,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Views = tuple[NDArray[Any], ...]
-"""The numbers of each column, flat, where they stand in the bytes."""
-
 _MESSAGE: Final = b"\xff\xff\xff\xff"
 """Begins a message of a stream; the length of its head follows."""
 _LENGTHS: Final = 8
 _END: Final = _MESSAGE + bytes(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The numbers of a batch, where they stand in its bytes."""
+
+    layout: pa.Schema
+    columns: dict[str, NDArray[Any]]
+    """Flat, also those that are lists."""
 
 
 def write(columns: list[pa.Array], layout: pa.Schema) -> bytes:
@@ -40,39 +47,38 @@ def read(value: bytes) -> pa.RecordBatch:
 
 def numbers(batch: pa.RecordBatch) -> Views:
     """View the numbers of columns, also those in fixed-size lists; refuse empty cells."""
-    found = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        raise ValueError(f"two columns have the same name: {', '.join(names)}")
+    found = {}
+    for name, column in zip(names, batch.columns, strict=True):
         lists = pa.types.is_fixed_size_list(column.type)
         values = column.values if lists else column
         size = len(column) * column.type.list_size if lists else len(column)
         if column.null_count or values.null_count or len(values) != size:
             raise ValueError(f"column {name!r} has empty cells")
-        found.append(values.to_numpy(zero_copy_only=True))
-    return tuple(found)
+        found[name] = values.to_numpy(zero_copy_only=True)
+    return Views(batch.schema, found)
 
 
-def views(value: bytes, layout: pa.Schema) -> Views | None:
+def views(value: bytes) -> Views | None:
     """View the numbers of a stream in a tenth of the time that :func:`read` takes.
 
     What stands before the numbers of a stream says all about it but their values: its columns,
     their lengths and where they begin. So Arrow is asked once for each such head.
-
-    Parameters
-    ----------
-    value
-        A stream, or any other bytes.
-    layout
-        What its columns and their metadata must be.
 
     Returns
     -------
     None where the numbers cannot be viewed: in bytes that are no such stream, have empty cells or
     no rows, or are compressed. :func:`read` and :func:`numbers` then tell.
     """
-    form = _form(_head(value), len(value), layout)
+    form = _form(_head(value), len(value))
     if form is None:
         return None
-    return tuple(np.frombuffer(value, kind, count, begin) for kind, count, begin in form)
+    layout, places = form
+    return Views(
+        layout, {name: np.frombuffer(value, kind, count, at) for name, kind, count, at in places}
+    )
 
 
 def _head(value: bytes) -> bytes:
@@ -87,23 +93,21 @@ def _head(value: bytes) -> bytes:
 
 @lru_cache(maxsize=64)
 def _form(
-    head: bytes, size: int, layout: pa.Schema
-) -> tuple[tuple[np.dtype[Any], int, int], ...] | None:
+    head: bytes, size: int
+) -> tuple[pa.Schema, tuple[tuple[str, np.dtype[Any], int, int], ...]] | None:
     """Say which numbers stand where in a stream of a head: their type, how many, and from where."""
     value = head + bytes(size - len(head))
     try:
-        batch = read(value)
-        found = numbers(batch)
-    except ValueError:
-        return None
-    if not batch.schema.equals(layout, check_metadata=True):
+        found = numbers(read(value))
+    except (ValueError, pa.ArrowException):
         return None
     whole = np.frombuffer(value, np.uint8)
-    begins = [_address(one) - _address(whole) for one in found]
-    inside = all(0 <= begin <= size - one.nbytes for begin, one in zip(begins, found, strict=True))
-    if not inside:
-        return None
-    return tuple((one.dtype, one.size, at) for one, at in zip(found, begins, strict=True))
+    places = tuple(
+        (name, one.dtype, one.size, _address(one) - _address(whole))
+        for name, one in found.columns.items()
+    )
+    inside = all(0 <= at <= size - count * kind.itemsize for _, kind, count, at in places)
+    return (found.layout, places) if inside else None
 
 
 def _address(array: NDArray[Any]) -> int:

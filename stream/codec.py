@@ -161,7 +161,7 @@ def decode_columnar(records: Sequence[StoredRecord], schema: FeatureSchema) -> D
     if not found:
         return replace(_nothing(schema), invalid=tuple(invalid))
     batch = gather(found, schema)
-    sizes = [len(label) for label, *_ in found]
+    sizes = [len(one.columns["label"]) for one in found]
     source = np.repeat(np.arange(len(sources)), sizes)
     offsets = np.array([stored.offset for stored in sources], np.int64)[source]
     rows = np.concatenate([np.arange(size) for size in sizes])

@@ -23,6 +23,8 @@ from stream.schema import FeatureSchema
 
 _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
+_OPTIONAL = "weight"
+"""The column that may be left out: every weight is 1."""
 _TEXT_BYTES = 64
 """Messages are made as long as a multiple of this."""
 
@@ -49,7 +51,9 @@ class TruthBatch:
 
 
 def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
-    """Write clicks, naming the schema that encoded them.
+    """Write clicks, naming the schema that encoded them, in as few bytes as hold them exactly.
+
+    Labels take a byte and buckets two where they fit; weights are left out where all are 1.
 
     >>> from stream.schema import NumericFeature
     >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
@@ -57,15 +61,15 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
     >>> len(from_bytes(value, schema))
     0
     """
-    layout = _layout(batch.numeric.shape[1], batch.categorical.shape[1], schema_digest)
-    columns = [
-        pa.array(np.ascontiguousarray(batch.label, np.float32)),
-        pa.array(np.ascontiguousarray(batch.weight, np.float32)),
-        pa.array(np.ascontiguousarray(batch.time_ms, np.int64)),
-        _lists(np.ascontiguousarray(batch.numeric, np.float32), layout.field("numeric").type),
-        _lists(np.ascontiguousarray(batch.categorical, np.int32), layout.field("categorical").type),
-    ]
-    return arrow.write(columns, layout)
+    columns = {"label": _array(batch.label, np.uint8, np.float32)}
+    if not (batch.weight == 1).all():
+        columns[_OPTIONAL] = _array(batch.weight, np.float32)
+    columns["time_ms"] = _array(batch.time_ms, np.int64)
+    columns["numeric"] = _array(batch.numeric, np.float32)
+    columns["categorical"] = _array(batch.categorical, np.uint16, np.int32)
+    fields = [pa.field(name, column.type) for name, column in columns.items()]
+    layout = pa.schema(fields, metadata={_DIGEST: schema_digest.encode()})
+    return arrow.write(list(columns.values()), layout)
 
 
 def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
@@ -79,9 +83,13 @@ def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
 
 def opened(value: bytes, schema: FeatureSchema) -> arrow.Views:
     """Check that bytes are clicks, as :func:`from_bytes` does, and view them where they are."""
-    layout = _layout(schema.numeric_count, schema.column_count, schema.digest)
-    views = arrow.views(value, layout)
-    return _checked(value, schema, layout) if views is None else views
+    views = arrow.views(value)
+    if views is not None:
+        _check(views.layout, schema)
+        return views
+    batch = arrow.read(value)
+    _check(batch.schema, schema)
+    return arrow.numbers(batch)
 
 
 def gather(clicks: Sequence[arrow.Views], schema: FeatureSchema) -> ClickBatch:
@@ -89,13 +97,20 @@ def gather(clicks: Sequence[arrow.Views], schema: FeatureSchema) -> ClickBatch:
 
     Many at once cost little more than one: what takes time is the way through Python.
     """
-    label, weight, time_ms, numeric, categorical = map(np.concatenate, zip(*clicks, strict=True))
+    columns = [one.columns for one in clicks]
+
+    def joined(name: str, kind: type[np.generic]) -> NDArray[Any]:
+        return np.concatenate([one[name] for one in columns], dtype=kind)
+
+    label = joined("label", np.float32)
     return ClickBatch(
         label=label,
-        weight=weight,
-        time_ms=time_ms,
-        numeric=numeric.reshape(len(label), schema.numeric_count),
-        categorical=categorical.reshape(len(label), schema.column_count),
+        weight=np.concatenate(
+            [one.get(_OPTIONAL, np.ones(len(one["label"]), np.float32)) for one in columns]
+        ),
+        time_ms=joined("time_ms", np.int64),
+        numeric=joined("numeric", np.float32).reshape(len(label), schema.numeric_count),
+        categorical=joined("categorical", np.int32).reshape(len(label), schema.column_count),
     )
 
 
@@ -150,37 +165,59 @@ def truth_from_bytes(value: bytes) -> TruthBatch:
     return TruthBatch(message["begin"], probability, drift)
 
 
-def _checked(value: bytes, schema: FeatureSchema, layout: pa.Schema) -> arrow.Views:
-    """Let Arrow read clicks, and say what is wrong with them."""
-    found = arrow.read(value)
-    digest = (found.schema.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
+def _check(layout: pa.Schema, schema: FeatureSchema) -> None:
+    """Refuse columns that are not those of clicks, or that another schema encoded."""
+    digest = (layout.metadata or {}).get(_DIGEST, b"").decode(errors="replace")
     if digest and digest != schema.digest:
         raise SchemaMismatchError(
             f"clicks were encoded with schema {digest}, this schema is {schema.digest}; "
             "use the schema file that wrote them"
         )
-    if not found.schema.equals(layout):
-        raise ValueError("not a batch of clicks: its columns are not those of the schema")
-    return arrow.numbers(found)
+    known = _known(schema.numeric_count, schema.column_count)
+    found = {field.name: _bare(field.type) for field in layout}
+    faults = [] if digest else [f"no metadata {_DIGEST.decode()!r}"]
+    for name, kinds in known.items():
+        kind = found.pop(name, None)
+        if kind is None and name != _OPTIONAL:
+            faults.append(f"{name!r} is missing")
+        elif kind is not None and kind not in kinds:
+            faults.append(f"{name!r} is {kind}, not {' or '.join(map(str, kinds))}")
+    faults += [f"{name!r} is unknown" for name in found]
+    if faults:
+        raise ValueError(
+            f"not a batch of clicks: its columns are not those of the schema: {'; '.join(faults)}"
+        )
 
 
 @lru_cache(maxsize=64)
-def _layout(d: int, c: int, digest: str) -> pa.Schema:
-    """Lay out clicks of ``d`` numeric features and ``c`` categorical columns."""
-    fields = [
-        pa.field("label", pa.float32()),
-        pa.field("weight", pa.float32()),
-        pa.field("time_ms", pa.int64()),
-        pa.field("numeric", pa.list_(pa.float32(), d)),
-        pa.field("categorical", pa.list_(pa.int32(), c)),
-    ]
-    return pa.schema(fields, metadata={_DIGEST: digest.encode()})
+def _known(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
+    """Say what the columns of ``d`` numeric features and ``c`` categorical columns may be."""
+    return {
+        "label": (pa.uint8(), pa.float32()),
+        _OPTIONAL: (pa.float32(),),
+        "time_ms": (pa.int64(),),
+        "numeric": (pa.list_(pa.float32(), d),),
+        "categorical": (pa.list_(pa.uint16(), c), pa.list_(pa.int32(), c)),
+    }
 
 
-def _lists(matrix: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """View a matrix as an array of fixed-size lists, without a copy."""
-    flat = pa.array(matrix.reshape(-1))
-    return pa.Array.from_buffers(kind, len(matrix), [None], children=[flat])
+def _bare(kind: pa.DataType) -> pa.DataType:
+    """Leave out of a type of lists how their items are called, and whether they may be empty."""
+    return pa.list_(kind.value_type, kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
+
+
+def _array(values: NDArray[Any], *kinds: type[np.generic]) -> pa.Array:
+    """Make an array of the first kind that holds all values; of a matrix one of its rows."""
+    for kind in kinds:
+        with np.errstate(invalid="ignore"):
+            kept = np.ascontiguousarray(values, kind)
+        if kind is kinds[-1] or np.array_equal(kept, values):
+            break
+    flat = pa.array(kept.reshape(-1))
+    if kept.ndim == 1:
+        return flat
+    rows = pa.list_(flat.type, kept.shape[1])
+    return pa.Array.from_buffers(rows, len(kept), [None], children=[flat])
 
 
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
@@ -209,5 +246,4 @@ def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]
     text = (batch.schema.metadata or {}).get(_MESSAGE)
     if text is None or batch.schema.names != ["probability"]:
         raise ValueError(f"not a batch of probabilities: columns {', '.join(batch.schema.names)}")
-    (probability,) = arrow.numbers(batch)
-    return probability.copy(), from_json(text)
+    return arrow.numbers(batch).columns["probability"].copy(), from_json(text)

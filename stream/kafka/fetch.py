@@ -19,7 +19,9 @@ from stream.log import LogCorruptError, LogLostError, LogTrimmedError, StoredRec
 
 T = TypeVar("T")
 
-_FETCH_BYTES: Final = 8 * 1024 * 1024
+_FETCH_BYTES: Final = 2 * 1024 * 1024
+"""Much more holds up whoever learns meanwhile: kafka-python copies each fetch several times with
+the interpreter lock held, into memory that is new each time. Much less costs more calls."""
 _POLL_RECORDS: Final = 2_000_000_000
 """All that has come: kafka-python sets the rest of a fetch aside while its partition is paused, and
 may never take it up again. How much comes at a time is bounded by bytes."""

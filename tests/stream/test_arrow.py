@@ -42,26 +42,28 @@ def test_the_bytes_are_those_of_arrows_own_writer() -> None:
 @pytest.mark.parametrize("rows", [1, 7, 500])
 def test_views_are_the_numbers_that_arrow_reads(rows: int) -> None:
     for _ in range(2):
-        found = arrow.views(stream(rows), LAYOUT)
+        found = arrow.views(stream(rows))
         assert found is not None
-        assert [one.tolist() for one in found] == numbers_of(stream(rows))
-        assert [one.dtype for one in found] == [np.float32, np.int32]
+        assert found.layout.equals(LAYOUT, check_metadata=True)
+        assert list(found.columns) == LAYOUT.names
+        assert [one.tolist() for one in found.columns.values()] == numbers_of(stream(rows))
+        assert [one.dtype for one in found.columns.values()] == [np.float32, np.int32]
 
 
 def test_streams_of_one_form_keep_their_own_numbers() -> None:
     first, second = stream(4), bytearray(stream(4))
     at = second.index(np.arange(4, dtype=np.float32).tobytes())
     second[at : at + 4] = np.float32(9).tobytes()
-    (label, _), (other, _) = arrow.views(first, LAYOUT), arrow.views(bytes(second), LAYOUT)  # type: ignore[misc]
-    assert label.tolist() == [0, 1, 2, 3]
-    assert other.tolist() == [9, 1, 2, 3]
+    found = [arrow.views(value) for value in (first, bytes(second))]
+    labels = [one.columns["label"].tolist() for one in found if one is not None]
+    assert labels == [[0, 1, 2, 3], [9, 1, 2, 3]]
 
 
 def test_what_is_compressed_cannot_be_viewed_and_can_be_read() -> None:
     value = stream(500, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-    assert arrow.views(value, LAYOUT) is None
+    assert arrow.views(value) is None
     found = arrow.numbers(arrow.read(value))
-    assert [one.tolist() for one in found] == numbers_of(value)
+    assert [one.tolist() for one in found.columns.values()] == numbers_of(value)
 
 
 @pytest.mark.parametrize(
@@ -70,18 +72,29 @@ def test_what_is_compressed_cannot_be_viewed_and_can_be_read() -> None:
         LAYOUT.with_metadata({b"digest": b"80"}),
         LAYOUT.remove_metadata(),
         LAYOUT.set(0, pa.field("click", pa.float32())),
+        LAYOUT.set(0, pa.field("label", pa.float32(), nullable=False)),
     ],
-    ids=["other metadata", "no metadata", "other column"],
+    ids=["other metadata", "no metadata", "other name", "never empty"],
 )
-def test_what_is_of_another_layout_is_not_viewed(layout: pa.Schema) -> None:
-    assert arrow.views(stream(3, layout), LAYOUT) is None
+def test_layouts_of_the_same_numbers_are_told_apart(layout: pa.Schema) -> None:
+    assert arrow.views(stream(3)) is not None
+    found = arrow.views(stream(3, layout))
+    assert found is not None
+    assert found.layout.equals(layout, check_metadata=True)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("cell", ["a", True, [1], None])
+def test_what_holds_no_numbers_is_not_viewed(cell: object, rows: int) -> None:
+    column = pa.array([cell] * rows)
+    assert arrow.views(arrow.write([column], pa.schema([("label", column.type)]))) is None
 
 
 def test_empty_cells_are_not_viewed_and_are_refused() -> None:
     whole = pa.ipc.open_stream(stream(2)).read_next_batch()
     columns = [pa.array([None, 1.0], pa.float32()), whole.column(1)]
     value = arrow.write(columns, LAYOUT)
-    assert arrow.views(value, LAYOUT) is None
+    assert arrow.views(value) is None
     with pytest.raises(ValueError, match="column 'label' has empty cells"):
         arrow.numbers(arrow.read(value))
 
@@ -93,13 +106,13 @@ def test_damaged_bytes_are_viewed_as_arrow_reads_them_or_not_at_all(
     damaged = bytearray(stream(7))
     damaged[at] ^= change
     for value in (bytes(damaged), bytes(damaged[:keep])):
-        found = arrow.views(value, LAYOUT)
+        found = arrow.views(value)
         if found is not None:
             batch = arrow.read(value)
             expected = [batch.column(0).to_numpy(), batch.column(1).flatten().to_numpy()]
-            assert [a.tobytes() for a in found] == [b.tobytes() for b in expected]
+            assert [a.tobytes() for a in found.columns.values()] == [b.tobytes() for b in expected]
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"\xff\xff\xff\xff", b"\xff" * 64])
 def test_what_is_no_stream_is_not_viewed(value: bytes) -> None:
-    assert arrow.views(value, LAYOUT) is None
+    assert arrow.views(value) is None

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +12,8 @@ from stream.columnar import (
     SchemaMismatchError,
     TruthBatch,
     from_bytes,
+    gather,
+    opened,
     predictions_from_bytes,
     predictions_to_bytes,
     to_bytes,
@@ -37,14 +42,35 @@ def batch_of(n: int, d: int, c: int) -> ClickBatch:
     )
 
 
+SCHEMA = schema_of(2, 3)
+
+
+def written() -> dict[str, pa.Array]:
+    """Return the columns of two clicks as they are written."""
+    found = pa.ipc.open_stream(to_bytes(batch_of(2, 2, 3), SCHEMA.digest)).read_next_batch()
+    return dict(zip(found.schema.names, found.columns, strict=True))
+
+
+def stream_of(columns: dict[str, pa.Array], digest: str | None = "") -> bytes:
+    """Let Arrow's own writer write columns, as clicks of a schema."""
+    digest = SCHEMA.digest if digest == "" else digest
+    metadata = {} if digest is None else {"resprout.schema": digest}
+    layout = pa.schema([(name, array.type) for name, array in columns.items()], metadata)
+    return stream_bytes(pa.RecordBatch.from_arrays(list(columns.values()), schema=layout))
+
+
+def stream_bytes(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
 def assert_same(left: ClickBatch, right: ClickBatch) -> None:
     for name in ClickBatch.__slots__:
         a, b = getattr(left, name), getattr(right, name)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b, strict=True)
-
-
-SCHEMA = schema_of(2, 3)
 
 
 @pytest.mark.parametrize(("d", "c"), [(2, 3), (0, 3), (2, 0), (1, 1)])
@@ -79,6 +105,123 @@ def test_a_batch_that_belies_its_schema_is_refused() -> None:
         from_bytes(to_bytes(batch_of(3, 1, 3), SCHEMA.digest), SCHEMA)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"label": pa.array([1.0, 0.0])}, "'label' is double, not uint8 or float"),
+        ({"label": None}, "'label' is missing"),
+        ({"weigth": pa.array([1.0, 2.0], pa.float32())}, "'weigth' is unknown"),
+        (
+            {"categorical": pa.array([[1, 2]] * 2, pa.list_(pa.int32(), 2))},
+            r"'categorical' is .*\[2\], not .*\[3\]",
+        ),
+    ],
+)
+def test_columns_that_are_not_those_of_the_schema_are_named(
+    change: dict[str, pa.Array | None], said: str
+) -> None:
+    columns = {name: array for name, array in (written() | change).items() if array is not None}
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"its columns are not those of the schema: {said}"):
+            from_bytes(stream_of(columns), SCHEMA)
+
+
+def test_clicks_that_name_no_schema_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no metadata 'resprout\.schema'"):
+        from_bytes(stream_of(written(), digest=None), SCHEMA)
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    columns = written()
+    layout = pa.schema(
+        [*((n, a.type) for n, a in columns.items()), ("label", pa.uint8())],
+        {"resprout.schema": SCHEMA.digest},
+    )
+    both = pa.RecordBatch.from_arrays([*columns.values(), columns["label"]], schema=layout)
+    with pytest.raises(ValueError, match="two columns have the same name: label, weight"):
+        from_bytes(stream_bytes(both), SCHEMA)
+
+
+def test_how_the_items_of_lists_are_called_does_not_matter() -> None:
+    columns = written()
+    item = pa.field("element", pa.float32(), nullable=False)
+    flat = columns["numeric"].values
+    columns["numeric"] = pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(item, 2))
+    assert_same(from_bytes(stream_of(columns), SCHEMA), batch_of(2, 2, 3))
+
+
+LABELS = [pa.array([1, 0], kind) for kind in (pa.uint8(), pa.float32())]
+WEIGHTS = [pa.array([1, 1], pa.float32()), None]
+BUCKETS = [
+    pa.array([[9, 0, 65535], [1, 2, 3]], pa.list_(kind, 3)) for kind in (pa.uint16(), pa.int32())
+]
+
+
+def test_clicks_are_the_same_in_columns_of_any_type_and_order() -> None:
+    """As anybody may write them, and as earlier versions did."""
+    expected = ClickBatch(
+        np.array([1, 0], np.float32),
+        np.ones(2, np.float32),
+        np.array([5, 7]),
+        np.array([[0.5, -1], [2, 3]], np.float32),
+        np.array([[9, 0, 65535], [1, 2, 3]], np.int32),
+    )
+    found = []
+    for label, weight, buckets in product(LABELS, WEIGHTS, BUCKETS):
+        columns = {
+            "label": label,
+            "weight": weight,
+            "time_ms": pa.array([5, 7], pa.int64()),
+            "numeric": pa.array([[0.5, -1], [2, 3]], pa.list_(pa.float32(), 2)),
+            "categorical": buckets,
+        }
+        given = {name: array for name, array in columns.items() if array is not None}
+        for one in (given, dict(reversed(given.items()))):
+            found.append(opened(stream_of(one), SCHEMA))
+            assert_same(gather(found[-1:], SCHEMA), expected)
+    assert_same(gather(found, SCHEMA), ClickBatch.concat([expected] * len(found)))
+
+
+def kinds_of(value: bytes) -> dict[str, pa.DataType]:
+    found = pa.ipc.open_stream(value).read_next_batch().schema
+    return {field.name: field.type for field in found}
+
+
+def test_clicks_are_written_in_as_few_bytes_as_hold_them() -> None:
+    batch = replace(batch_of(500, 2, 3), weight=np.ones(500, np.float32))
+    value = to_bytes(batch, SCHEMA.digest)
+    assert kinds_of(value) == {
+        "label": pa.uint8(),
+        "time_ms": pa.int64(),
+        "numeric": pa.list_(pa.float32(), 2),
+        "categorical": pa.list_(pa.uint16(), 3),
+    }
+    assert_same(from_bytes(value, SCHEMA), batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "odd", "kind"),
+    [
+        ("label", 0.5, pa.float32()),
+        ("label", np.nan, pa.float32()),
+        ("label", -1, pa.float32()),
+        ("label", 256, pa.float32()),
+        ("weight", 2, pa.float32()),
+        ("weight", np.nan, pa.float32()),
+        ("categorical", 65536, pa.list_(pa.int32(), 3)),
+        ("categorical", -1, pa.list_(pa.int32(), 3)),
+    ],
+)
+def test_what_does_not_fit_is_written_at_length(name: str, odd: float, kind: pa.DataType) -> None:
+    """It may be invalid: that is for whoever reads it to say."""
+    batch = replace(batch_of(3, 2, 3), weight=np.ones(3, np.float32))
+    column = getattr(batch, name)
+    column[1] = odd
+    value = to_bytes(batch, SCHEMA.digest)
+    assert kinds_of(value)[name] == kind
+    assert_same(from_bytes(value, SCHEMA), batch)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 100, 600])
 def test_torn_bytes_are_refused(keep: int) -> None:
     value = to_bytes(batch_of(3, 2, 3), SCHEMA.digest)
@@ -94,14 +237,9 @@ def test_a_stream_without_a_batch_is_refused() -> None:
 
 
 def test_empty_cells_are_refused() -> None:
-    whole = to_bytes(batch_of(2, 2, 3), SCHEMA.digest)
-    found = pa.ipc.open_stream(whole).read_next_batch()
-    columns = [pa.array([None, 1.0], pa.float32()), *found.columns[1:]]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, found.schema) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=found.schema))
+    columns = written() | {"label": pa.array([None, 1], pa.uint8())}
     with pytest.raises(ValueError, match="column 'label' has empty cells"):
-        from_bytes(sink.getvalue().to_pybytes(), SCHEMA)
+        from_bytes(stream_of(columns), SCHEMA)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 500])
