@@ -69,10 +69,12 @@ class Timed:
     def __init__(self, log: Any) -> None:
         self.seconds = 0.0
         self._log = log
+        for name in ("read", "append", "flush"):
+            if hasattr(log, name):
+                setattr(self, name, self._timed(getattr(log, name)))
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._log, name)
-        return self._timed(found) if name in ("read", "append", "flush") else found
+        return getattr(self._log, name)
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
@@ -379,7 +381,7 @@ def main() -> None:
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker; also TEST_KAFKA_BOOTSTRAP")
     parser.add_argument("--events", type=int, default=800_000)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=4, help="a round, of the dense model alone")
+    parser.add_argument("--turns", type=int, default=8, help="a round, of the dense model alone")
     parser.add_argument("--json", action="store_true", help="the result as the last line")
     asked = parser.parse_args()
     bootstrap = asked.kafka or os.environ.get("TEST_KAFKA_BOOTSTRAP")

@@ -22,10 +22,11 @@ from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
 _BATCH_BYTES: Final = 512 * 1024
 _PENDING_BYTES: Final = 64 * 1024 * 1024
 """Appended and not acknowledged: more than this waits."""
-_TOGETHER_SECONDS: Final = 0.05
+_TOGETHER_SECONDS: Final = 0.2
 """Records appended within this time are handed to the client together: between two batches of
 learning a call of it costs several times what it costs right behind another."""
-_LINGER_MS: Final = 200
+_LINGER_MS: Final = 20
+"""Time enough to hand them all over, so that they leave in one request."""
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""
