@@ -381,7 +381,7 @@ def main() -> None:
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker; also TEST_KAFKA_BOOTSTRAP")
     parser.add_argument("--events", type=int, default=800_000)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=8, help="a round, of the dense model alone")
+    parser.add_argument("--turns", type=int, default=6, help="a round, of the dense model alone")
     parser.add_argument("--json", action="store_true", help="the result as the last line")
     asked = parser.parse_args()
     bootstrap = asked.kafka or os.environ.get("TEST_KAFKA_BOOTSTRAP")

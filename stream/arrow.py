@@ -35,13 +35,17 @@ def write(columns: list[pa.Array], layout: pa.Schema) -> bytes:
 
 
 def read(value: bytes) -> pa.RecordBatch:
-    """Read the one record batch of an Arrow stream."""
+    """Read the one record batch of an Arrow stream; refuse more, which would be lost."""
+    source = pa.BufferReader(value)
     try:
-        with pa.ipc.open_stream(value) as reader:
+        with pa.ipc.open_stream(source) as reader:
             batch = reader.read_next_batch()
+            more = next(reader, None) is not None or source.tell() < len(value)
         batch.validate()
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise ValueError(f"not an Arrow stream: {str(error) or 'it holds no batch'}") from error
+    if more:
+        raise ValueError("not an Arrow stream of one batch: more stands behind it")
     return batch
 
 
@@ -69,13 +73,16 @@ def views(value: bytes) -> Views | None:
 
     Returns
     -------
-    None where the numbers cannot be viewed: in bytes that are no such stream, have empty cells or
-    no rows, or are compressed. :func:`read` and :func:`numbers` then tell.
+    None where the numbers cannot be viewed: in bytes that are no such stream or go on behind it, in
+    columns of anything else, with empty cells or without rows, and where they are compressed.
+    :func:`read` and :func:`numbers` then tell.
     """
     form = _form(_head(value), len(value))
     if form is None:
         return None
-    layout, places = form
+    layout, places, end = form
+    if value[end:] != _END:
+        return None
     return Views(
         layout, {name: np.frombuffer(value, kind, count, at) for name, kind, count, at in places}
     )
@@ -94,20 +101,30 @@ def _head(value: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _form(
     head: bytes, size: int
-) -> tuple[pa.Schema, tuple[tuple[str, np.dtype[Any], int, int], ...]] | None:
-    """Say which numbers stand where in a stream of a head: their type, how many, and from where."""
+) -> tuple[pa.Schema, tuple[tuple[str, np.dtype[Any], int, int], ...], int] | None:
+    """Say what stands where in a stream of a head.
+
+    Its layout; of each column the name, the type of its numbers, how many they are and from where;
+    and the end of all numbers.
+    """
     value = head + bytes(size - len(head))
     try:
+        source = pa.BufferReader(value)
+        for _ in ("schema", "batch"):
+            pa.ipc.read_message(source)
+        value = value[: source.tell()]
         found = numbers(read(value))
-    except (ValueError, pa.ArrowException):
+    except (ValueError, KeyError, EOFError, pa.ArrowException, OSError):
+        # KeyError: pyarrow knows no arrays of some types that Arrow has.
         return None
     whole = np.frombuffer(value, np.uint8)
     places = tuple(
         (name, one.dtype, one.size, _address(one) - _address(whole))
         for name, one in found.columns.items()
     )
-    inside = all(0 <= at <= size - count * kind.itemsize for _, kind, count, at in places)
-    return (found.layout, places) if inside else None
+    end = len(value)
+    inside = all(0 <= at <= end - count * kind.itemsize for _, kind, count, at in places)
+    return (found.layout, places, end) if inside else None
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -23,8 +23,6 @@ from stream.schema import FeatureSchema
 
 _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
-_OPTIONAL = "weight"
-"""The column that may be left out: every weight is 1."""
 _TEXT_BYTES = 64
 """Messages are made as long as a multiple of this."""
 
@@ -63,7 +61,7 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
     """
     columns = {"label": _array(batch.label, np.uint8, np.float32)}
     if not (batch.weight == 1).all():
-        columns[_OPTIONAL] = _array(batch.weight, np.float32)
+        columns["weight"] = _array(batch.weight, np.float32)
     columns["time_ms"] = _array(batch.time_ms, np.int64)
     columns["numeric"] = _array(batch.numeric, np.float32)
     columns["categorical"] = _array(batch.categorical, np.uint16, np.int32)
@@ -86,10 +84,13 @@ def opened(value: bytes, schema: FeatureSchema) -> arrow.Views:
     views = arrow.views(value)
     if views is not None:
         _check(views.layout, schema)
-        return views
-    batch = arrow.read(value)
-    _check(batch.schema, schema)
-    return arrow.numbers(batch)
+    else:
+        batch = arrow.read(value)
+        _check(batch.schema, schema)
+        views = arrow.numbers(batch)
+    if "weight" not in views.columns:
+        views.columns["weight"] = np.ones(len(views.columns["label"]), np.float32)
+    return views
 
 
 def gather(clicks: Sequence[arrow.Views], schema: FeatureSchema) -> ClickBatch:
@@ -105,9 +106,7 @@ def gather(clicks: Sequence[arrow.Views], schema: FeatureSchema) -> ClickBatch:
     label = joined("label", np.float32)
     return ClickBatch(
         label=label,
-        weight=np.concatenate(
-            [one.get(_OPTIONAL, np.ones(len(one["label"]), np.float32)) for one in columns]
-        ),
+        weight=joined("weight", np.float32),
         time_ms=joined("time_ms", np.int64),
         numeric=joined("numeric", np.float32).reshape(len(label), schema.numeric_count),
         categorical=joined("categorical", np.int32).reshape(len(label), schema.column_count),
@@ -175,10 +174,10 @@ def _check(layout: pa.Schema, schema: FeatureSchema) -> None:
         )
     known = _known(schema.numeric_count, schema.column_count)
     found = {field.name: _bare(field.type) for field in layout}
-    faults = [] if digest else [f"no metadata {_DIGEST.decode()!r}"]
+    faults = []
     for name, kinds in known.items():
         kind = found.pop(name, None)
-        if kind is None and name != _OPTIONAL:
+        if kind is None and name != "weight":
             faults.append(f"{name!r} is missing")
         elif kind is not None and kind not in kinds:
             faults.append(f"{name!r} is {kind}, not {' or '.join(map(str, kinds))}")
@@ -194,7 +193,7 @@ def _known(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
     """Say what the columns of ``d`` numeric features and ``c`` categorical columns may be."""
     return {
         "label": (pa.uint8(), pa.float32()),
-        _OPTIONAL: (pa.float32(),),
+        "weight": (pa.float32(),),
         "time_ms": (pa.int64(),),
         "numeric": (pa.list_(pa.float32(), d),),
         "categorical": (pa.list_(pa.uint16(), c), pa.list_(pa.int32(), c)),

@@ -26,7 +26,7 @@ _TOGETHER_SECONDS: Final = 0.2
 """Records appended within this time are handed to the client together: between two batches of
 learning a call of it costs several times what it costs right behind another."""
 _LINGER_MS: Final = 20
-"""Time enough to hand them all over, so that they leave in one request."""
+"""Time enough to hand them over, so that they leave together."""
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""

@@ -126,9 +126,52 @@ def test_columns_that_are_not_those_of_the_schema_are_named(
             from_bytes(stream_of(columns), SCHEMA)
 
 
-def test_clicks_that_name_no_schema_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no metadata 'resprout\.schema'"):
-        from_bytes(stream_of(written(), digest=None), SCHEMA)
+def test_clicks_that_name_no_schema_are_taken_for_this_one() -> None:
+    found = from_bytes(stream_of(written(), digest=None), SCHEMA)
+    assert_same(found, batch_of(2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "behind", [b"\0", b"x", to_bytes(batch_of(1, 2, 3), SCHEMA.digest)], ids=["0", "x", "clicks"]
+)
+@pytest.mark.parametrize("rows", [0, 2])
+def test_what_stands_behind_a_batch_is_not_lost_in_silence(rows: int, behind: bytes) -> None:
+    value = to_bytes(batch_of(rows, 2, 3), SCHEMA.digest)
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match="not an Arrow stream of one batch: more stands behind"
+        ):
+            from_bytes(value + behind, SCHEMA)
+
+
+def test_a_second_batch_is_not_lost_in_silence() -> None:
+    table = pa.Table.from_batches([pa.RecordBatch.from_pydict(written())] * 2)
+    table = table.replace_schema_metadata({"resprout.schema": SCHEMA.digest})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match="not an Arrow stream of one batch"):
+        from_bytes(sink.getvalue().to_pybytes(), SCHEMA)
+
+
+@pytest.mark.parametrize("end", [b"", bytes(4), b"\xff\xff\xff\xff" + bytes(4)])
+def test_a_stream_may_end_in_all_ways_that_arrow_knows(end: bytes) -> None:
+    value = to_bytes(batch_of(2, 2, 3), SCHEMA.digest)[:-8]
+    assert_same(from_bytes(value + end, SCHEMA), batch_of(2, 2, 3))
+
+
+def test_a_type_that_pyarrow_does_not_know_is_refused() -> None:
+    """It writes no column of days and milliseconds: another interval is made one."""
+    column = pa.array([(1, 2, 3)] * 3, pa.month_day_nano_interval())
+    value = stream_of({"label": column})
+    found = set()
+    for at, old in enumerate(value[:400]):
+        if old == 2:
+            changed = value[:at] + b"\1" + value[at + 1 :]
+            with pytest.raises(ValueError, match="not a") as refused:
+                from_bytes(changed, SCHEMA)
+            found.add(str(refused.value))
+    assert any("'label' is day_time_interval, not uint8 or float" in one for one in found)
 
 
 def test_two_columns_of_one_name_are_refused() -> None:
@@ -151,7 +194,7 @@ def test_how_the_items_of_lists_are_called_does_not_matter() -> None:
 
 
 LABELS = [pa.array([1, 0], kind) for kind in (pa.uint8(), pa.float32())]
-WEIGHTS = [pa.array([1, 1], pa.float32()), None]
+WEIGHTS = [pa.array(w, pa.float32()) for w in ([1, 1], [1, 2.5])] + [None]
 BUCKETS = [
     pa.array([[9, 0, 65535], [1, 2, 3]], pa.list_(kind, 3)) for kind in (pa.uint16(), pa.int32())
 ]
@@ -159,14 +202,14 @@ BUCKETS = [
 
 def test_clicks_are_the_same_in_columns_of_any_type_and_order() -> None:
     """As anybody may write them, and as earlier versions did."""
-    expected = ClickBatch(
+    whole = ClickBatch(
         np.array([1, 0], np.float32),
         np.ones(2, np.float32),
         np.array([5, 7]),
         np.array([[0.5, -1], [2, 3]], np.float32),
         np.array([[9, 0, 65535], [1, 2, 3]], np.int32),
     )
-    found = []
+    found, expected = [], []
     for label, weight, buckets in product(LABELS, WEIGHTS, BUCKETS):
         columns = {
             "label": label,
@@ -178,8 +221,9 @@ def test_clicks_are_the_same_in_columns_of_any_type_and_order() -> None:
         given = {name: array for name, array in columns.items() if array is not None}
         for one in (given, dict(reversed(given.items()))):
             found.append(opened(stream_of(one), SCHEMA))
-            assert_same(gather(found[-1:], SCHEMA), expected)
-    assert_same(gather(found, SCHEMA), ClickBatch.concat([expected] * len(found)))
+            expected.append(whole if weight is None else replace(whole, weight=weight.to_numpy()))
+            assert_same(gather(found[-1:], SCHEMA), expected[-1])
+    assert_same(gather(found, SCHEMA), ClickBatch.concat(expected))
 
 
 def kinds_of(value: bytes) -> dict[str, pa.DataType]:
