@@ -27,17 +27,10 @@ from tests.redis_server import redis_server
 from tests.resprout.crew import LEARNERS, Crew, crew, until
 from tests.resprout.eventful import BATCH, eventful
 from tests.resprout.on_broker import BAD, MODELS, Found
-from tests.resprout.test_workers import has_come
+from tests.resprout.test_workers import SCHEMA, has_come
 
 FIRST, DRIFT, TOTAL = 7_000, 8_000, 14_050
 """Events through the one at which the first mask takes over, before the drift, and in all."""
-SCHEMA = """
-[[numeric]]
-name = "price"
-[[categorical]]
-name = "site"
-buckets = 50
-"""
 
 
 def sent(n: int, rng: np.random.Generator) -> tuple[int, bytes]:
