@@ -26,20 +26,19 @@ from numpy.typing import NDArray
 
 from bench.demo import RESULTS, Goal, machine
 from evaluator.config import Agreement, EvaluatorConfig
-from evaluator.join import Join
-from evaluator.joined import JoinedBatch, Predicted
-from evaluator.scoring import Scoring, ScoringState
-from resprout.application import execute
-from resprout.demo import LAYER, changes
+from evaluator.join import Join, JoinedBatch, Predicted
+from evaluator.windows import Scoring, ScoringState
+from resprout.cli.commands import LAYER, changes
 from resprout.folder import RunFolder
-from resprout.plan import Plan
+from resprout.run import execute
 from resprout.settings import load
+from resprout.spec import RunDefinition
 from stream import topics
-from stream.config import GeneratorConfig
-from stream.embedded import EmbeddedHome
-from stream.generator import GeneratorSource
-from stream.keyed import read_all
+from stream.follow import read_all
+from stream.log.local import LocalLogStore
 from stream.messages import Alarm, parse
+from stream.sources.generator import GeneratorSource
+from stream.sources.truth import GeneratorConfig
 
 Floats = NDArray[np.float64]
 SEEDS = range(5)
@@ -128,7 +127,7 @@ def batches(kind: str, seed: int, events: int) -> Iterator[JoinedBatch]:
     config = GeneratorConfig(events=events, drifts=(KINDS[kind],))
     agreement = Agreement(BATCH, 50_000, 100_000, 20_000, truth=True)
     with tempfile.TemporaryDirectory() as folder:
-        home = EmbeddedHome(Path(folder))
+        home = LocalLogStore(Path(folder))
         feed = GeneratorSource(config, seed).attach(home)
         join = Join(home, config.features, agreement)
         while feed.step() is not None:
@@ -156,7 +155,7 @@ def with_models(kind: str, seed: int) -> Run:
     if kind == "none":
         asked = load(LAYER, arguments={"seed": seed} | changes(asked, drift="none")).settings
     with tempfile.TemporaryDirectory() as state:
-        execute(Plan.generated(asked), Path(state))
+        execute(RunDefinition.generated(asked), Path(state))
         reader = RunFolder(Path(state)).home.reader(topics.WINDOWS)
         told = [parse(stored.record.value) for stored in read_all(reader)]
         reader.close()

@@ -24,13 +24,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from evaluator.plot import save
-from resprout.application import execute
-from resprout.demo import LAYER, changes
+from evaluator.run.plot import save
+from resprout.cli.commands import LAYER, changes
 from resprout.folder import RunFolder
-from resprout.plan import Plan
+from resprout.run import Pruned, Summary, execute
 from resprout.settings import Layer, Settings, load
-from resprout.summary import Pruned, Summary
+from resprout.spec import RunDefinition
 
 RUNS = Path("runs/bench/demo")
 RESULTS = Path(__file__).parent / "results"
@@ -95,7 +94,7 @@ def summary_of(case: Case) -> Summary:
     if not kept.exists():
         state = RUNS / "state"
         RunFolder(state).clear()
-        result = execute(Plan.generated(settings), state)
+        result = execute(RunDefinition.generated(settings), state)
         if case == Case("drift", 0):
             save([*result.windows, *result.ledger], RESULTS, "demo")
         kept.write_text(result.summary.model_dump_json())
@@ -257,7 +256,7 @@ def row(case: Case, summary: Summary) -> dict[str, Any]:
 def about(drift: Column) -> str:
     """Say what the table is of: seeds, events, speed, machine and the sizes of the models."""
     case = Case("drift", 0)
-    model = Plan.generated(case.settings).model()
+    model = RunDefinition.generated(case.settings).model()
     every = sum(parameter.numel() for parameter in model.module.parameters())
     connected = sum(layer.weight.numel() for layer in model.layers.values())
     kept = round(connected * (1 - case.settings.pruner.sparsity))

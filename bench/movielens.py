@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from river import linear_model, optim
 
 from bench.demo import RESULTS, machine
-from evaluator.entropy import cross_entropy, normalized_entropy
-from resprout.application import execute
-from resprout.plan import Plan
+from evaluator.metrics.entropy import cross_entropy, normalized_entropy
+from resprout.run import execute
 from resprout.settings import DENSE, load
+from resprout.spec import RunDefinition
 from stream import topics
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
-from stream.replay import FileSource
+from stream.follow import read_all
+from stream.log.local import LocalLogStore
 from stream.schema import FeatureSchema, load_schema
+from stream.sources.files import FileSource
 
 DATA = Path("data/ml-100k.csv")
 SCHEMA = Path("examples/movielens.toml")
@@ -75,8 +75,8 @@ def dense(schema: FeatureSchema, seed: int) -> Floats:
     """Run everything, and return what the dense model predicted."""
     settings = load((str(SCHEMA), schema.settings), arguments={"seed": seed}).settings
     with tempfile.TemporaryDirectory() as folder:
-        execute(Plan(settings, FileSource(DATA, schema)), Path(folder))
-        log = EmbeddedHome(Path(folder) / "logs").reader(topics.predictions(DENSE))
+        execute(RunDefinition(settings, FileSource(DATA, schema)), Path(folder))
+        log = LocalLogStore(Path(folder) / "logs").reader(topics.predictions(DENSE))
         batches = [predictions_from_bytes(stored.record.value) for stored in read_all(log)]
         log.close()
     return np.concatenate([batch.probability for batch in batches])

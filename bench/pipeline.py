@@ -34,21 +34,20 @@ from typing import Any
 import torch
 
 from bench.demo import RESULTS, Goal, machine
-from learner.dense import DenseLearner
 from learner.online import OnlineModel
-from learner.prequential import Ports
-from learner.snapshot import SnapshotStore
-from resprout.application import execute
-from resprout.plan import Elsewhere, Plan
+from learner.snapshots import SnapshotStore
+from learner.trainer import DenseLearner, Ports
+from resprout.run import execute
 from resprout.settings import DENSE, Settings, load
+from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.batch import ClickBatch
-from stream.clicks import ClickReader
-from stream.embedded import EmbeddedHome
-from stream.generator import GeneratorSource
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
-from stream.log import LogHome, LogReader
+from stream.log import LogReader, LogStore
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
+from stream.log.local import LocalLogStore
+from stream.reader import ClickReader
+from stream.sources.generator import GeneratorSource
 from stream.state import Checkpoints
 
 BARE, EMBEDDED, COLUMNAR, JSON = "in memory", "embedded", "Kafka, columnar", "Kafka, JSON"
@@ -134,19 +133,19 @@ class Stage:
 
     def __init__(self, events: int, folder: Path, bootstrap: str | None) -> None:
         self.folder, self._opened, self._turns = folder, ExitStack(), 0
-        self.homes: dict[str, LogHome] = {EMBEDDED: EmbeddedHome(folder / "embedded")}
+        self.homes: dict[str, LogStore] = {EMBEDDED: LocalLogStore(folder / "embedded")}
         self.kafka: dict[str, KafkaConfig] = {}
         for way in (COLUMNAR, JSON) if bootstrap else ():
             prefix = f"bench-{uuid.uuid4().hex[:8]}-"
             self.kafka[way] = KafkaConfig(bootstrap=bootstrap or "", prefix=prefix)
-            self.homes[way] = self._opened.enter_context(closing(KafkaHome(self.kafka[way])))
+            self.homes[way] = self._opened.enter_context(closing(KafkaLogStore(self.kafka[way])))
         self.settings = {way: settings_for(events, CODECS[way]) for way in self.homes}
         self.schema = self.settings[EMBEDDED].stream.generator.features
         for way, home in self.homes.items():
             self.fill(home, self.settings[way])
         self.batches = list(self.read(self.homes[EMBEDDED].reader(topics.CLICKS)))
 
-    def fill(self, home: LogHome, settings: Settings) -> None:
+    def fill(self, home: LogStore, settings: Settings) -> None:
         """Write the clicks; that is not timed."""
         source = GeneratorSource(settings.stream.generator, settings.seed)
         with closing(source.attach(home)) as feed:
@@ -164,9 +163,9 @@ class Stage:
         """Make a model as it is before its first event."""
         return self.plan(EMBEDDED).model()
 
-    def plan(self, way: str) -> Plan:
+    def plan(self, way: str) -> RunDefinition:
         """Plan to learn from clicks that are there already."""
-        return Plan(self.settings[way], Elsewhere(self.schema))
+        return RunDefinition(self.settings[way], ExternalSource(self.schema))
 
     def empty(self) -> Path:
         """Name a folder that is not there yet."""
@@ -253,16 +252,18 @@ def whole(stage: Stage, way: str) -> Took:
     """Run all workers over clicks that are there already."""
     folder, settings = stage.empty(), stage.settings[way]
     if way == EMBEDDED:
-        stage.fill(EmbeddedHome(folder / "logs"), settings)
+        stage.fill(LocalLogStore(folder / "logs"), settings)
         changed: dict[str, Any] = {}
     else:
         prefix = f"{stage.kafka[way].prefix}{folder.name}-"
         config = stage.kafka[way].model_copy(update={"prefix": prefix})
-        with closing(KafkaHome(config)) as home:
+        with closing(KafkaLogStore(config)) as home:
             stage.fill(home, settings)
         changed = {"home": "kafka", "kafka": config}
     stream = settings.stream.model_copy(update=changed)
-    plan = Plan(settings.model_copy(update={"stream": stream}), Elsewhere(stage.schema))
+    plan = RunDefinition(
+        settings.model_copy(update={"stream": stream}), ExternalSource(stage.schema)
+    )
     result = execute(plan, folder)
     return Took(WHOLE, way, result.summary.events, result.summary.seconds)
 

@@ -27,10 +27,10 @@ from statistics import median
 
 from bench.demo import RESULTS, Goal, machine
 from bench.pipeline import settings_for
-from resprout.application import execute
-from resprout.plan import Plan
+from resprout.run import execute
 from resprout.runner import Step
 from resprout.settings import ServeConfig, Settings
+from resprout.spec import RunDefinition
 
 VIEWERS = 5
 GOAL = 0.97
@@ -116,7 +116,7 @@ def run(settings: Settings, *, show: bool) -> Took:
     """Run the whole loop."""
     started, page = time.process_time(), PageTime()
     with tempfile.TemporaryDirectory() as folder:
-        result = execute(Plan.generated(settings), Path(folder), page, show=show)
+        result = execute(RunDefinition.generated(settings), Path(folder), page, show=show)
     share = page.seconds / (time.process_time() - started)
     return Took(result.summary.events_per_second, share)
 

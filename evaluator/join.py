@@ -1,24 +1,280 @@
-"""Joining predictions to clicks by position, and refusing those that cannot be honest."""
+"""Where a reader stands in a log, and that it is still the same log."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluator.config import Agreement
-from evaluator.joined import JoinedBatch, Predicted, Truth
-from evaluator.position import LogPosition
-from evaluator.predictions import PredictionTail
-from evaluator.truth import TruthTail
-from stream.clicks import ClickCursor, ClickReader, CountedBatch
-from stream.lane import Met
-from stream.log import LogHome
-from stream.messages import Place, PredictionBatch
-from stream.order import Stated, open_order
+from stream.batch import ClickBatch
+from stream.columnar import TruthBatch, predictions_from_bytes, truth_from_bytes
+from stream.follow import Deduplicator
+from stream.log import LogIdentityError, LogReader, LogStore, StoredRecord
+from stream.messages import DriftSpan, Position, PredictionBatch
+from stream.ordering import Recorded, open_order
+from stream.partitions import OnInvalid
+from stream.reader import ClickCursor, ClickReader, CountedBatch
 from stream.schema import FeatureSchema
 from stream.topics import CLICKS, TRUTH, predictions
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """A place in one very log."""
+
+    identity: str
+    offset: int
+    """The next record to read."""
+
+
+def resume(log: LogReader, name: str, position: LogPosition | None) -> int:
+    """Return the offset to read on from; None begins with the oldest record.
+
+    Raises
+    ------
+    LogIdentityError
+        If the position was taken in another log of that name.
+    """
+    if position is None:
+        return log.begin(0)
+    if position.identity != log.identity:
+        raise LogIdentityError(
+            f"the position is in the log {name} {position.identity}, this one is {log.identity}: "
+            "it was deleted and made again; begin with a new state folder"
+        )
+    return position.offset
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """One model's predictions for one batch."""
+
+    version: int
+    probability: Floats
+    """Shape (n,), from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedBatch:
+    """The events number ``begin + 1`` to ``end``: what happened, and who predicted what."""
+
+    begin: int
+    label: Floats
+    """Shape (n,), 0 or 1."""
+    weight: Floats
+    """Shape (n,), positive."""
+    models: dict[str, Predicted]
+    bayes: Floats | None = None
+    """Shape (n,), the true chance of a click, where it is known."""
+    drift: tuple[str, ...] = ()
+    """The true drifts that run here, where they are known; sorted."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Events that are not valid since the batch before, by reason."""
+    clicks: ClickBatch = field(default_factory=lambda: ClickBatch.empty(numeric=0, columns=0))
+    """The events as they were read; of no events where nobody looks at features."""
+
+    @property
+    def end(self) -> int:
+        """Valid events through the end of this batch."""
+        return self.begin + len(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The truth about one batch."""
+
+    probability: Floats
+    """Shape (n,), the true chance of a click."""
+    drift: tuple[str, ...] = ()
+    """The drifts that run there; sorted."""
+
+
+_CANDIDATE = "candidate-"
+_READ_BACK = 256
+"""Records looked through at first for the original of a repeat."""
+
+
+class PredictionFollower:
+    """Follows one model's predictions, batch by batch.
+
+    A learner that was restarted publishes again what it had published since its checkpoint. The
+    first of each batch counts; a repeat is compared with it, which raises an alarm if it differs.
+
+    Parameters
+    ----------
+    model
+        Whose predictions to follow. A candidate shares its log: those of earlier candidates are
+        passed over, and one of a later candidate says that there are no more of this one.
+    log
+        Its log, read by nobody else through this reader.
+    position
+        Where to go on; None begins with the oldest record.
+
+    Attributes
+    ----------
+    conflicts
+        Repeats so far that differed from the first.
+    """
+
+    def __init__(self, model: str, log: LogReader, position: LogPosition | None = None) -> None:
+        self.model = model
+        self.conflicts = 0
+        self._log = log
+        self._offset = self._next = resume(log, predictions(model), position)
+        self._unread: deque[StoredRecord] = deque()
+        self._found: PredictionBatch | None = None
+        self._earlier: Deduplicator | None = None
+
+    @property
+    def position(self) -> LogPosition:
+        """The place behind the last batch taken."""
+        return LogPosition(self._log.identity, self._offset)
+
+    def find(self, begin: int) -> PredictionBatch | None:
+        """Return the prediction of the batch after ``begin`` events; None if not there yet.
+
+        It is the same one until :meth:`take` passes it.
+        """
+        while self._found is None:
+            stored = self._peek()
+            if stored is None:
+                return None
+            batch = predictions_from_bytes(stored.record.value)
+            if self._is_later(batch.model):
+                return None
+            if batch.model == self.model:
+                self._sort(batch, stored, begin)
+            if self._found is None:
+                self.take()
+        return self._found
+
+    def take(self) -> None:
+        """Pass the record that was looked at last."""
+        self._offset = self._unread.popleft().next_offset
+        self._found = None
+
+    def close(self) -> None:
+        """Release the log."""
+        self._log.close()
+
+    def _peek(self) -> StoredRecord | None:
+        if not self._unread:
+            self._unread.extend(self._log.read(0, self._next))
+            if not self._unread:
+                return None
+            self._next = self._unread[-1].next_offset
+        return self._unread[0]
+
+    def _is_later(self, model: str) -> bool:
+        """Tell whether a record is of a later candidate; it must be of this model or candidates."""
+        if model == self.model:
+            return False
+        if not (model.startswith(_CANDIDATE) and self.model.startswith(_CANDIDATE)):
+            raise ValueError(
+                f"the log {predictions(self.model)} holds a prediction of {model!r}; "
+                "let each model write its own log"
+            )
+        return int(model.removeprefix(_CANDIDATE)) > int(self.model.removeprefix(_CANDIDATE))
+
+    def _sort(self, batch: PredictionBatch, stored: StoredRecord, begin: int) -> None:
+        """Keep what is looked for, compare what repeats, refuse what has left something out."""
+        if batch.begin > begin:
+            raise ValueError(
+                f"the predictions of {self.model!r} go on at {batch.begin:,}, those from "
+                f"{begin:,} on are missing; begin with new logs"
+            )
+        if batch.begin == begin:
+            self._found, self._earlier = batch, None
+            return
+        if self._earlier is None:
+            self._earlier = self._read_back(batch.begin, stored.offset)
+        before = self._earlier.conflicts
+        self._earlier.accept(self._key(batch), stored.record.value)
+        self.conflicts += self._earlier.conflicts - before
+
+    def _key(self, batch: PredictionBatch) -> str:
+        return f"{predictions(self.model)}/{batch.model}/{batch.begin}"
+
+    def _read_back(self, begin: int, offset: int) -> Deduplicator:
+        """Gather the records before ``offset``, back to one of the batch after ``begin`` events."""
+        records = _READ_BACK
+        while True:
+            earlier, oldest, at = Deduplicator(), self._log.begin(0), offset
+            at = start = max(oldest, offset - records)
+            begins = set()
+            while at < offset:
+                for stored in self._log.read(0, at, min(_READ_BACK, offset - at)):
+                    batch = predictions_from_bytes(stored.record.value)
+                    earlier.accept(self._key(batch), stored.record.value)
+                    begins.add((batch.model, batch.begin))
+                    at = stored.next_offset
+            if start == oldest or (self.model, begin) in begins:
+                return earlier
+            records *= 4
+
+
+class TruthFollower:
+    """Follows the true probabilities, whatever the sizes of the records.
+
+    Parameters
+    ----------
+    log
+        The log ``truth``, read by nobody else through this reader.
+    position
+        Where to go on; None begins with the oldest record.
+    """
+
+    def __init__(self, log: LogReader, position: LogPosition | None = None) -> None:
+        self._log = log
+        self._next = resume(log, TRUTH, position)
+        self._held: deque[tuple[int, TruthBatch]] = deque()
+
+    @property
+    def position(self) -> LogPosition:
+        """The place of the first record that has not been used up."""
+        return LogPosition(self._log.identity, self._held[0][0] if self._held else self._next)
+
+    def find(self, begin: int, end: int) -> Truth | None:
+        """Return the truth about the events number ``begin + 1`` to ``end``; None if not there yet.
+
+        Stretches must be asked for in order.
+        """
+        while not self._held or self._held[-1][1].end < end:
+            records = self._log.read(0, self._next, 4)
+            if not records:
+                return None
+            self._held.extend((r.offset, truth_from_bytes(r.record.value)) for r in records)
+            self._next = records[-1].next_offset
+        while self._held[0][1].end <= begin:
+            self._held.popleft()
+        parts = [batch for _, batch in self._held if batch.begin < end]
+        every = [part.probability for part in parts]
+        probability = every[0] if len(every) == 1 else np.concatenate(every)
+        first = begin - parts[0].begin
+        if first < 0 or parts[-1].end - parts[0].begin != len(probability):
+            raise ValueError(
+                f"the truth about the events {begin + 1:,} to {end:,} has a hole; make the stream "
+                "anew"
+            )
+        spans = (span for part in parts for span in part.drift)
+        drift = sorted({span.drift for span in spans if _touches(span, begin, end)})
+        return Truth(probability[first : first + end - begin], tuple(drift))
+
+    def close(self) -> None:
+        """Release the log."""
+        self._log.close()
+
+
+def _touches(span: DriftSpan, begin: int, end: int) -> bool:
+    """Tell whether a drift runs in ``begin`` <= count < ``end``; an abrupt one takes a moment."""
+    return span.begin < end and (begin < span.end or begin <= span.begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +314,17 @@ class Join:
 
     def __init__(
         self,
-        home: LogHome,
+        home: LogStore,
         schema: FeatureSchema,
         agreement: Agreement,
         cursor: JoinCursor | None = None,
-        met: Met | None = None,
+        met: OnInvalid | None = None,
     ) -> None:
         self.missing: str | None = None
         self._home = home
         self._log = home.reader(CLICKS)
         self._order = open_order(home, self._log)
-        order = Stated(self._order) if self._order else None
+        order = Recorded(self._order) if self._order else None
         at = cursor.clicks if cursor else None
         self._clicks = ClickReader(self._log, schema, agreement.batch_events, at, order)
         if met is not None:
@@ -76,10 +332,10 @@ class Join:
         self._at = self._clicks.cursor
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}
-        self._tails: dict[str, PredictionTail] = {}
-        self._truth: TruthTail | None = None
+        self._tails: dict[str, PredictionFollower] = {}
+        self._truth: TruthFollower | None = None
         if agreement.truth:
-            self._truth = TruthTail(home.reader(TRUTH), cursor.truth if cursor else None)
+            self._truth = TruthFollower(home.reader(TRUTH), cursor.truth if cursor else None)
 
     @property
     def count(self) -> int:
@@ -149,10 +405,10 @@ class Join:
         if self._truth:
             self._truth.close()
 
-    def _tail(self, model: str) -> PredictionTail:
+    def _tail(self, model: str) -> PredictionFollower:
         if model not in self._tails:
             log = self._home.reader(predictions(model))
-            self._tails[model] = PredictionTail(model, log, self._known.get(model))
+            self._tails[model] = PredictionFollower(model, log, self._known.get(model))
         return self._tails[model]
 
     def _hand_out(
@@ -186,11 +442,11 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     Examples
     --------
     >>> from stream.batch import ClickBatch
-    >>> from stream.messages import Span
+    >>> from stream.messages import PositionRange
     >>> one = ClickBatch(*np.zeros((3, 1), np.float32), *np.zeros((2, 1, 0), np.float32))
-    >>> spans = (Span(0, Place(120, 0), Place(120, 0), 1),)
+    >>> spans = (PositionRange(0, Position(120, 0), Position(120, 0), 1),)
     >>> clicks = CountedBatch(0, one, spans, skipped={}, last=False)
-    >>> through = {0: Place(120, 0)}
+    >>> through = {0: Position(120, 0)}
     >>> check(PredictionBatch("dense", 0, 0, spans, through, np.array([0.3])), clicks)
     Traceback (most recent call last):
     ...
@@ -226,5 +482,5 @@ def _check_events(prediction: PredictionBatch, clicks: CountedBatch) -> None:
         )
 
 
-def _words(place: Place) -> str:
+def _words(place: Position) -> str:
     return f"offset {place.offset}, row {place.row}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from evaluator.cells import Cells
+from evaluator.arrays import ArraySums
 from stream.batch import ClickBatch
 from stream.schema import FeatureSchema
 
@@ -103,10 +103,10 @@ class Shift:
 class Reference:
     """One feature in the window that later ones are compared with."""
 
-    groups: Cells
+    groups: ArraySums
     """Of numbers the upper bounds, of categories the buckets of all groups but the last;
     ascending."""
-    counts: Cells
+    counts: ArraySums
     """Shape (groups,)."""
     end: int
 
@@ -117,9 +117,9 @@ class StabilityState:
 
     references: tuple[Reference | None, ...]
     """By feature; None until a window has ended since the start, or since it drifted."""
-    numeric: Cells
+    numeric: ArraySums
     """Shape (n, numeric features), what was looked at of the open window."""
-    categorical: Cells
+    categorical: ArraySums
     """Shape (n, categorical columns)."""
     events: int = 0
     """In the open window."""
@@ -164,7 +164,7 @@ class InputWatch:
         """All that it knows, for a checkpoint."""
         numeric, categorical = self._looked_at()
         return StabilityState(
-            tuple(self._references), Cells(numeric), Cells(categorical), self._events
+            tuple(self._references), ArraySums(numeric), ArraySums(categorical), self._events
         )
 
     def add(self, clicks: ClickBatch) -> None:
@@ -183,7 +183,7 @@ class InputWatch:
             if known is None:
                 groups = (_bounds if is_number else _frequent)(values)
                 counts = _count(values, groups, is_number)
-                self._references[at] = Reference(Cells(groups), Cells(counts), end)
+                self._references[at] = Reference(ArraySums(groups), ArraySums(counts), end)
                 continue
             counts = _count(values, known.groups.values, is_number)
             found.append(self._shift(feature, known, counts, len(parts[0])))

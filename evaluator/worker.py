@@ -1,25 +1,62 @@
-"""The evaluator at work: the one place where a cross entropy that decides anything is computed."""
+"""What the evaluator keeps between two lives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from evaluator.config import Agreement, EvaluatorConfig
-from evaluator.copies import ProgressCopies
-from evaluator.join import Join, JoinCursor
-from evaluator.joined import JoinedBatch
-from evaluator.judging import Judging
-from evaluator.ledger import LedgerTail
-from evaluator.letters import Letters
-from evaluator.outbox import Outbox
-from evaluator.scoring import Scoring, Told
-from evaluator.state import EvaluatorState, load, save
+from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition
+from evaluator.judging import Judging, JudgingState, LedgerState
+from evaluator.publishing import DeadLetterWriter, IdempotentWriter, ProgressMirror
 from evaluator.sums import Sums
-from stream.log import LogHome
-from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Stability, Window
+from evaluator.windows import Scoring, ScoringState, Told
+from stream.log import LogStore
+from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Position, Stability, Window
 from stream.schema import FeatureSchema
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
+
+_PART: Final = "evaluator.json"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorState:
+    """All that the evaluator knows; small, since nothing is half joined."""
+
+    cursor: JoinCursor | None = None
+    """None before the first event."""
+    scoring: ScoringState = field(default_factory=ScoringState)
+    judging: JudgingState = field(default_factory=JudgingState)
+    logs: dict[str, LogPosition] = field(default_factory=dict)
+    """By name: the ends of the logs that it writes, and how far those of others are copied."""
+    letters: dict[int, Position] = field(default_factory=dict)
+    """By partition, the last place of which a dead letter is written: well before a batch skips it,
+    so it may stand behind the cursor."""
+
+
+_ADAPTER: Final = TypeAdapter(EvaluatorState)
+
+
+def save(checkpoints: Checkpoints, count: int, state: EvaluatorState) -> None:
+    """Write a checkpoint; equal states give equal bytes."""
+    checkpoints.write(count, {_PART: _ADAPTER.dump_json(state)})
+
+
+def load(checkpoints: Checkpoints) -> EvaluatorState:
+    """Read the newest checkpoint; where there is none, begin with the first event.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()))
+    >>> save(checkpoints, 500, EvaluatorState(judging=JudgingState(judged=2)))
+    >>> load(checkpoints).judging.judged
+    2
+    """
+    newest = checkpoints.latest()
+    return EvaluatorState() if newest is None else _ADAPTER.validate_json(newest.parts[_PART])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +109,7 @@ class Evaluator:
 
     def __init__(
         self,
-        home: LogHome,
+        home: LogStore,
         schema: FeatureSchema,
         config: EvaluatorConfig,
         agreement: Agreement,
@@ -85,12 +122,12 @@ class Evaluator:
         self._config, self._checkpoints = config, checkpoints
         self._scoring = Scoring(config, schema, state.scoring)
         self._judging = Judging(open_join, agreement, state.judging)
-        self._ledger = LedgerTail(home.reader(LEDGER), agreement, state.logs.get(LEDGER))
-        self._outbox = Outbox(home, WINDOWS, state.logs.get(WINDOWS))
-        self._dead = Outbox(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
-        self._letters = Letters(self._dead, state.letters)
+        self._ledger = LedgerState(home.reader(LEDGER), agreement, state.logs.get(LEDGER))
+        self._outbox = IdempotentWriter(home, WINDOWS, state.logs.get(WINDOWS))
+        self._dead = IdempotentWriter(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
+        self._letters = DeadLetterWriter(self._dead, state.letters)
         self._join = Join(home, schema, agreement, state.cursor, self._letters.write)
-        self._progress = ProgressCopies(home, agreement.workers, state.logs, self._outbox.copied)
+        self._progress = ProgressMirror(home, agreement.workers, state.logs, self._outbox.copied)
         self._trigger_events = agreement.trigger_events
         self._looks_at_ledger = True
         self._done = False

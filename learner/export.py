@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from learner import tensors
 from learner.online import check_tensors, own_tensors
-from learner.snapshot import Snapshot
+from learner.snapshots import Snapshot
 from stream.schema import FeatureSchema
 from stream.state import write_atomic
 

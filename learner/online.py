@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.config import LearnerConfig
-from learner.optimiser import Adagrad
+from learner.optim import Adagrad
 from stream.batch import ClickBatch
 
 FROZEN, MASK, ADAGRAD = "frozen.", "mask.", "adagrad."
@@ -29,7 +29,7 @@ tensors are good until it returns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ahead:
+class ForwardPass:
     """A batch predicted and not yet learned: the forward pass serves both."""
 
     batch: ClickBatch
@@ -64,7 +64,7 @@ class OnlineModel:
 
     Examples
     --------
-    >>> from learner.dlrm import DLRM, CategoricalField, DLRMOptions
+    >>> from learner.models.dlrm import DLRM, CategoricalField, DLRMOptions
     >>> module = DLRM(2, [CategoricalField(7)], DLRMOptions(bottom=(), top=(3,), embedding_dim=4))
     >>> model = OnlineModel(module, LearnerConfig())
     >>> model.prunable
@@ -98,7 +98,7 @@ class OnlineModel:
         with torch.no_grad():
             return _probability(self._logits(batch))
 
-    def ahead(self, batch: ClickBatch, *, inputs: bool = False) -> Ahead:
+    def ahead(self, batch: ClickBatch, *, inputs: bool = False) -> ForwardPass:
         """Predict a batch that :meth:`learn_from` will learn, in one forward pass for both.
 
         The predictions are those of :meth:`predict`. With ``inputs`` the mean squares of the
@@ -113,13 +113,13 @@ class OnlineModel:
         logits = self._logits(batch)
         for hook in hooks:
             hook.remove()
-        return Ahead(batch, _probability(logits.detach()), logits, self._changes, input_sq)
+        return ForwardPass(batch, _probability(logits.detach()), logits, self._changes, input_sq)
 
     def learn(self, batch: ClickBatch, observe: Observer | None = None) -> None:
         """Take one step on a batch; ``observe`` sees the gradients before mask and step."""
         self.learn_from(self.ahead(batch), observe)
 
-    def learn_from(self, ahead: Ahead, observe: Observer | None = None) -> None:
+    def learn_from(self, ahead: ForwardPass, observe: Observer | None = None) -> None:
         """Take the step on a batch that :meth:`ahead` predicted.
 
         The loss is the weighted mean of the cross entropy over the batch.
@@ -225,7 +225,7 @@ class OnlineModel:
         # alignment may differ in their last bit.
         return torch.tensor(array, device=self.device)
 
-    def _gradients(self, ahead: Ahead) -> dict[str, Tensor]:
+    def _gradients(self, ahead: ForwardPass) -> dict[str, Tensor]:
         label, weight = self._tensor(ahead.batch.label), self._tensor(ahead.batch.weight)
         loss = functional.binary_cross_entropy_with_logits(
             ahead.logits, label, weight, reduction="sum"

@@ -14,8 +14,7 @@ from learner import tensors
 from learner.config import LearnerConfig, ModelConfig
 from learner.models import build
 from learner.online import OnlineModel
-from stream.batch import ClickBatch
-from stream.encoding import encode
+from stream.batch import ClickBatch, encode
 from stream.events import ClickEvent
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from learner.online import OnlineModel
 from pruner.criteria.aux import AuxOptions, cut, importance, penalty_for
-from pruner.job import evidence_of
-from pruner.pruning import with_means
+from pruner.pruning import evidence_of, with_means
 from stream.batch import ClickBatch
 
 _DEFAULTS = AuxOptions()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from pruner.evidence import Evidence, Need
-from pruner.phase import Phase
+from pruner.schedule import Phase
 
 State = dict[str, Tensor]
 """What a criterion remembers of one layer: tensors only, so that it can be checkpointed."""

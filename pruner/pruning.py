@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.online import ForwardPass, OnlineModel
 from pruner import criteria
 from pruner.allocation import ALLOCATIONS
 from pruner.config import PrunerConfig
 from pruner.criterion import Criterion, LearnsMask, State
 from pruner.evidence import Evidence, Need, means
-from pruner.phase import Phase
-from pruner.schedule import Schedule
+from pruner.schedule import Phase, Schedule
 from pruner.selection import top_k
+from stream.batch import ClickBatch
 
 _SEPARATOR = "/"
 """Between layer and key, in the names of a checkpoint's tensors."""
@@ -239,3 +240,104 @@ def _checked_masks(masks: dict[str, Tensor], layers: Mapping[str, Evidence]) -> 
                 f"it must be torch.bool of shape {tuple(layer.weight.shape)}"
             )
     return masks
+
+
+_PRUNING = "pruning/"
+"""Before the names of the tensors that are the prune phase's, not the model's."""
+
+
+def evidence_of(
+    model: OnlineModel,
+    gradients: Mapping[str, Tensor] | None = None,
+    input_sq: Mapping[str, Tensor] | None = None,
+    needs: frozenset[Need] = frozenset(),
+) -> dict[str, Evidence]:
+    """Gather what is known of a model's prunable layers.
+
+    Parameters
+    ----------
+    model
+        Whose layers.
+    gradients
+        By layer, shape (out, in); a layer that a batch did not use has a gradient of zero.
+    input_sq
+        By layer, shape (in,).
+    needs
+        Decides whether Adagrad's sums go along.
+    """
+    found = {}
+    for name in model.prunable:
+        weight = model.theta(name)
+        gradient = None if gradients is None else gradients.get(name, torch.zeros_like(weight))
+        found[name] = Evidence(
+            weight=weight,
+            gradient=gradient,
+            input_sq=None if input_sq is None else input_sq.get(name),
+            accumulator=model.accumulator(name) if Need.ACCUMULATOR in needs else None,
+            mask=model.masks.get(name),
+        )
+    return found
+
+
+class PruningTrainer:
+    """Takes a model through its prune phase and on.
+
+    Parameters
+    ----------
+    model
+        A copy of the dense model, with its accumulators; it is changed in place.
+    recipe
+        How to prune.
+    rng
+        For criteria that draw.
+    """
+
+    def __init__(self, model: OnlineModel, recipe: Recipe, rng: np.random.Generator) -> None:
+        self.model = model
+        self.pruning = Pruning(recipe, evidence_of(model), rng)
+
+    @property
+    def frozen(self) -> bool:
+        """The mask does not change any more."""
+        return self.pruning.done
+
+    def ahead(self, batch: ClickBatch) -> ForwardPass:
+        """Predict a batch that is about to be learned."""
+        inputs = Need.INPUT_SQ in self.pruning.recipe.criterion.needs and not self.frozen
+        return self.model.ahead(batch, inputs=inputs)
+
+    def learn_from(self, ahead: ForwardPass) -> None:
+        """Learn a batch that was predicted, and while the mask is not frozen, observe it.
+
+        The gradients and weights observed are those before the step; a new mask holds after it.
+
+        Raises :class:`~pruner.pruning.CriterionFailedError` where the criterion does.
+        """
+        if self.frozen:
+            self.model.learn_from(ahead)
+            return
+        masks: dict[str, Tensor] = {}
+        needs = self.pruning.recipe.criterion.needs
+
+        def observe(gradients: dict[str, Tensor]) -> None:
+            layers = evidence_of(self.model, gradients, ahead.input_sq, needs)
+            masks.update(self.pruning.observe(layers) or {})
+
+        self.model.learn_from(ahead, observe)
+        if masks:
+            self.model.set_masks(masks)
+
+    def learn(self, batch: ClickBatch) -> None:
+        """Predict and learn a batch."""
+        self.learn_from(self.ahead(batch))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of all that it goes on from."""
+        pruning = {_PRUNING + name: tensor for name, tensor in self.pruning.state().items()}
+        return self.model.state() | pruning
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a state, bit for bit."""
+        own = {n.removeprefix(_PRUNING): t for n, t in state.items() if n.startswith(_PRUNING)}
+        self.pruning.load(own)
+        self.model.load({n: t for n, t in state.items() if not n.startswith(_PRUNING)})

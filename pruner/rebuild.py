@@ -10,23 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.checkpoint import LearnerState, from_parts, to_parts
 from learner.online import OnlineModel
-from learner.prequential import NonFiniteError, RunPlan
-from learner.snapshot import Snapshot, SnapshotError, SnapshotStore, count_of
+from learner.snapshots import (
+    LearnerState,
+    Snapshot,
+    SnapshotError,
+    SnapshotStore,
+    count_of,
+    from_parts,
+    to_parts,
+)
+from learner.trainer import NonFiniteError, RunPlan
 from pruner.config import PrunerConfig
-from pruner.job import PruneJob
-from pruner.pruning import recipe
-from stream.clicks import ClickReader, CountedBatch
+from pruner.pruning import PruningTrainer, recipe
 from stream.columnar import predictions_to_bytes
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import PredictionBatch, RebuildPlan
-from stream.order import Stated
+from stream.ordering import Recorded
+from stream.reader import ClickReader, CountedBatch
 from stream.state import Checkpoints
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class RebuildContext:
     """What rebuilds are made with; whoever opened the logs closes them."""
 
     config: PrunerConfig
@@ -41,7 +47,7 @@ class Workshop:
     folder: Path
     """Holds the checkpoints of the open rebuild."""
     order: LogReader | None = None
-    """As in :class:`learner.prequential.Ports`."""
+    """As in :class:`learner.trainer.Ports`."""
 
     def checkpoints(self, plan: RebuildPlan) -> Checkpoints:
         """Return where a rebuild keeps its checkpoints."""
@@ -64,13 +70,13 @@ class Rebuild:
     """
 
     def __init__(
-        self, plan: RebuildPlan, version: int, workshop: Workshop, state: LearnerState
+        self, plan: RebuildPlan, version: int, workshop: RebuildContext, state: LearnerState
     ) -> None:
         self.plan = plan
         self.version = version
         self._shop = workshop
         run = workshop.run
-        order = Stated(workshop.order) if workshop.order is not None else None
+        order = Recorded(workshop.order) if workshop.order is not None else None
         self._reader = ClickReader(
             workshop.clicks, run.schema, run.batch_events, state.cursor, order
         )
@@ -80,10 +86,10 @@ class Rebuild:
         self._torn = False
 
     @classmethod
-    def open(cls, plan: RebuildPlan, version: int, workshop: Workshop) -> Rebuild | None:
+    def open(cls, plan: RebuildPlan, version: int, workshop: RebuildContext) -> Rebuild | None:
         """Go on with a rebuild, or begin it; None while the dense snapshot is not there.
 
-        Raises :class:`~learner.snapshot.SnapshotError` where it never will be: dense has left a
+        Raises :class:`~learner.snapshots.SnapshotError` where it never will be: dense has left a
         later one.
         """
         kept = workshop.checkpoints(plan).latest()
@@ -139,7 +145,7 @@ class Rebuild:
         5. Checkpoint, if one is due, once the predictions are safe.
 
         Raises :class:`~pruner.pruning.CriterionFailedError` and
-        :class:`~learner.prequential.NonFiniteError`.
+        :class:`~learner.trainer.NonFiniteError`.
         """
         counted = self._reader.next()
         if counted is None:
@@ -191,7 +197,7 @@ class Rebuild:
         )
         return self._shop.snapshots.write(snapshot)
 
-    def _begin(self, state: LearnerState) -> PruneJob:
+    def _begin(self, state: LearnerState) -> PruningTrainer:
         """Make the job of a dense model, or of a checkpoint, which holds the prune phase too."""
         shop = self._shop
         model = shop.build()
@@ -200,7 +206,7 @@ class Rebuild:
         dense = state.cursor.count == self.plan.snapshot
         if dense:
             model.load(state.tensors)
-        job = PruneJob(model, how, rng)
+        job = PruningTrainer(model, how, rng)
         if not dense:
             job.load(state.tensors)
         return job

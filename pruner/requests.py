@@ -10,15 +10,15 @@ from contextlib import closing
 
 from pydantic import ValidationError
 
-from stream.keyed import FirstWins, Tail
-from stream.log import LogHome, LogReader, Record
+from stream.follow import Deduplicator, LogFollower
+from stream.log import LogReader, LogStore, Record
 from stream.messages import Request, dump
 from stream.topics import REQUESTS
 
 log = logging.getLogger(__name__)
 
 
-class RequestTail:
+class RequestFollower:
     """Follows the log of requests; being short, it is read from its beginning in every life.
 
     What is no request is passed over, and said once.
@@ -30,8 +30,8 @@ class RequestTail:
     """
 
     def __init__(self, reader: LogReader) -> None:
-        self._tail = Tail(reader)
-        self._first = FirstWins()
+        self._tail = LogFollower(reader)
+        self._first = Deduplicator()
         self._requests: dict[str, Request] = {}
 
     def open(self, answered: Collection[str]) -> list[Request]:
@@ -81,7 +81,7 @@ def rebuild(reason: str) -> Request:
     return Request(id=_draw(), action="rebuild", reason=reason, time_ms=_now())
 
 
-def ask(home: LogHome, request: Request) -> None:
+def ask(home: LogStore, request: Request) -> None:
     """Write a request, safely; the log is held no longer than that.
 
     Raises :class:`stream.log.LogLockedError` where somebody else is writing one just now.

@@ -1,8 +1,10 @@
-"""The prune worker: decides on every window, and makes the candidates."""
+"""Where the input ends, for those who do not read all of it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +12,190 @@ from pathlib import Path
 from torch import Tensor
 
 from learner.online import OnlineModel
-from learner.prequential import NonFiniteError, RunPlan
-from learner.snapshot import SnapshotError, SnapshotStore
+from learner.snapshots import SnapshotError, SnapshotStore
+from learner.trainer import NonFiniteError, RunPlan
 from pruner import verdicts
 from pruner.config import PrunerConfig
-from pruner.ending import InputEnd
-from pruner.ledger import FIRST, Asked, History, LedgerTail, Rules, decide, missing, settled
-from pruner.projection import Projection, masks_of
+from pruner.decisions import (
+    FIRST,
+    History,
+    LedgerFollower,
+    PendingRequest,
+    Rules,
+    decide,
+    missing,
+    settled,
+)
+from pruner.masks.projection import Projection, masks_of
 from pruner.pruning import CriterionFailedError
-from pruner.rebuild import Rebuild, Workshop
-from pruner.requests import RequestTail
-from pruner.retention import tidy_candidates, tidy_checkpoints, tidy_dense
-from pruner.scoreboard import Scoreboard
+from pruner.rebuild import Rebuild, RebuildContext
+from pruner.requests import RequestFollower
+from pruner.triggers import Score
+from stream.codec import END, kind_of
+from stream.follow import Deduplicator, LogFollower
 from stream.log import LogReader, LogWriter, Record
-from stream.messages import Decision, RebuildPlan, Request, Verdict, dump
+from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump, parse
+from stream.reader import nothing_follows
+from stream.schema import FeatureSchema
+
+_DENSE = "dense"
+
+
+class InputEnd:
+    """Finds out how many events the input has, once the dense model has learned all of them.
+
+    The dense model leaves a last snapshot where the input ends: behind its places there is nothing
+    but the end records.
+
+    Parameters
+    ----------
+    clicks
+        The clicks log.
+    snapshots
+        Where dense leaves its snapshots.
+    schema
+        Decides which events are valid.
+    """
+
+    def __init__(self, clicks: LogReader, snapshots: SnapshotStore, schema: FeatureSchema) -> None:
+        self._clicks = clicks
+        self._snapshots = snapshots
+        self._schema = schema
+        self._tried: str | None = None
+        self._total: int | None = None
+
+    def total(self) -> int | None:
+        """Return the number of valid events of the whole input, None while it is not known."""
+        if self._total is None and self._last_is_end():
+            newest = self._snapshots.names(_DENSE)[-1:]
+            if newest and newest[0] != self._tried:
+                self._tried = newest[0]
+                self._total = self._count_at_end(newest[0])
+        return self._total
+
+    def _last_is_end(self) -> bool:
+        lasts = [self._clicks.last(partition) for partition in self._clicks.partitions]
+        return all(last is not None and kind_of(last) == END for last in lasts)
+
+    def _count_at_end(self, snapshot: str) -> int | None:
+        """Return the count of a snapshot if nothing comes after it."""
+        cursor = self._snapshots.read(snapshot).cursor
+        return cursor.count if nothing_follows(self._clicks, self._schema, cursor) else None
+
+
+_SPARSE = "sparse"
+
+
+class WindowFollower:
+    """Follows the ``windows`` log.
+
+    Parameters
+    ----------
+    reader
+        The log.
+    window_events
+        The size of the windows that are decided on; others are passed over, and so is a last,
+        partial one.
+    """
+
+    def __init__(self, reader: LogReader, window_events: int) -> None:
+        self.closed = 0
+        """The end of the last window."""
+        self.scores: list[Score] = []
+        """The windows on which the sparse model was scored, oldest first."""
+        self._window_events = window_events
+        self._judgements: dict[int, Judgement] = {}
+        self._tail = LogFollower(reader)
+        self._first = Deduplicator()
+
+    def poll(self) -> None:
+        """Read some of what is new."""
+        for stored in self._tail.poll():
+            message = parse(stored.record.value)
+            if not isinstance(message, Window | Judgement):
+                continue
+            if isinstance(message, Window) and not self._counts(message):
+                continue
+            if self._first.accept(message.key, stored.record.value):
+                self._take(message)
+
+    def judgement(self, rebuild: int) -> Judgement | None:
+        """Return the judgement on a rebuild's candidate, None while there is none."""
+        return self._judgements.get(rebuild)
+
+    def forget(self, count: int) -> None:
+        """Drop the windows that began before a swap."""
+        self.scores = [score for score in self.scores if score.begin >= count]
+
+    def _counts(self, window: Window) -> bool:
+        return window.size == self._window_events and not window.partial
+
+    def _take(self, message: Window | Judgement) -> None:
+        if isinstance(message, Judgement):
+            self._judgements[message.rebuild] = message
+            return
+        self.closed = message.end
+        relative = message.relative_ce.get(_SPARSE)
+        if relative is not None:
+            self.scores.append(Score(message.begin, message.end, relative.mean))
+
+
+def stale(names: list[str], history: History, snapshot_events: int) -> list[str]:
+    """Choose the dense snapshots from which no rebuild can start.
+
+    Those before the last one that a window still to be decided could name. The newest stays, and
+    so does the one that the open rebuild names.
+
+    Parameters
+    ----------
+    names
+        Of dense snapshots, oldest first.
+    history
+        The ledger.
+    snapshot_events
+        The grid of dense snapshots.
+
+    Examples
+    --------
+    >>> names = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]
+    >>> [name[18:21] for name in stale(names, History(decided=350), snapshot_events=100)]
+    ['100', '200']
+    """
+    named = history.open.snapshot if history.open else None
+    counts = {name: int(name.partition("/")[2].partition("-")[0]) for name in names}
+    return [
+        name
+        for name in names[:-1]
+        if counts[name] + snapshot_events <= history.decided and counts[name] != named
+    ]
+
+
+def tidy_dense(snapshots: SnapshotStore, history: History, snapshot_events: int) -> None:
+    """Delete the dense snapshots from which no rebuild can start."""
+    for name in stale(snapshots.names(_DENSE), history, snapshot_events):
+        snapshots.delete(name)
+
+
+def tidy_candidates(snapshots: SnapshotStore, history: History) -> None:
+    """Delete the candidates that are neither in the making nor among the last versions."""
+    kept = {swap.snapshot for swap in history.promoted}
+    for folder in sorted(snapshots.folder.glob("candidate-*")):
+        if history.open is not None and folder.name == history.open.candidate:
+            continue
+        for name in snapshots.names(folder.name):
+            if name not in kept:
+                snapshots.delete(name)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def tidy_checkpoints(folder: Path, history: History) -> None:
+    """Delete the checkpoints of rebuilds that have ended."""
+    mine = f"rebuild-{history.open.number:06d}" if history.open else ""
+    for path in sorted(folder.glob("rebuild-*")):
+        if path.name != mine:
+            shutil.rmtree(path)
+
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +222,7 @@ class PrunePorts:
     versions: int = 3
     """How many versions of the sparse model are kept."""
     order: LogReader | None = None
-    """As in :class:`learner.prequential.Ports`."""
+    """As in :class:`learner.trainer.Ports`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +271,7 @@ class PruneWorker:
     ) -> None:
         self._ports = ports
         self._rules = rules
-        self._shop = Workshop(
+        self._shop = RebuildContext(
             config=config,
             run=run,
             build=build,
@@ -109,9 +281,9 @@ class PruneWorker:
             folder=ports.folder,
             order=ports.order,
         )
-        self._ledger = LedgerTail(ports.ledger, ports.versions)
-        self._board = Scoreboard(ports.windows, rules.window_events)
-        self._requests = RequestTail(ports.requests)
+        self._ledger = LedgerFollower(ports.ledger, ports.versions)
+        self._board = WindowFollower(ports.windows, rules.window_events)
+        self._requests = RequestFollower(ports.requests)
         self._end = InputEnd(ports.clicks, ports.snapshots, run.schema)
         self._rebuild: Rebuild | None = None
         self._failed: Verdict | None = None
@@ -156,7 +328,7 @@ class PruneWorker:
         if self._board.closed < count or missing(self.history, count) is not None:
             return None
         request = self._requests.next(self.history.answered)
-        asked = Asked(request, self._unfit(request)) if request is not None else None
+        asked = PendingRequest(request, self._unfit(request)) if request is not None else None
         decision = decide(self.history, self._board.scores, count, self._rules, asked)
         self._write(decision)
         tidy_dense(self._ports.snapshots, self.history, self._rules.snapshot_events)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from resprout.application import run
-from resprout.result import Result
+from resprout.run import Result, run
 from resprout.settings import Settings
-from stream.config import GeneratorConfig
-from stream.generator import GeneratorSource
-from stream.replay import FileSource
 from stream.schema import FeatureSchema, load_schema
+from stream.sources.files import FileSource
+from stream.sources.generator import GeneratorSource
+from stream.sources.truth import GeneratorConfig
 
 __all__ = [
     "FeatureSchema",

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learner.snapshot import SnapshotStore
-from resprout.plan import Plan, decisive, differences
+from learner.snapshots import SnapshotStore
 from resprout.settings import WORKERS, with_defaults
-from stream.disk import sync_folder
-from stream.embedded import EmbeddedHome
-from stream.state import Checkpoints, StateFolder
+from resprout.spec import RunDefinition, decisive, differences
+from stream.log.local import LocalLogStore
+from stream.state import Checkpoints, StateFolder, sync_folder
 
 LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
 _DRAFT = ".draft-"
@@ -57,9 +56,9 @@ class RunFolder:
     path: Path
 
     @property
-    def home(self) -> EmbeddedHome:
+    def home(self) -> LocalLogStore:
         """The logs."""
-        return EmbeddedHome(self.path / "logs")
+        return LocalLogStore(self.path / "logs")
 
     @property
     def snapshots(self) -> SnapshotStore:
@@ -126,7 +125,7 @@ class RunFolder:
             ) from None
         return found
 
-    def check(self, plan: Plan, part: str = "") -> None:
+    def check(self, plan: RunDefinition, part: str = "") -> None:
         """See that a run that was begun here is this one, in a part of what it depends on.
 
         Raises :class:`ValueError` naming differences whose names begin with ``part``.
@@ -146,7 +145,7 @@ class RunFolder:
                 "begun, name another folder, or start afresh"
             )
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: RunDefinition) -> None:
         """Write down what the run is begun with, or see that it is what it was begun with.
 
         Where several workers begin it at once, one writes and all see the whole of it.

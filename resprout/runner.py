@@ -1,11 +1,26 @@
-"""The loop around the workers: one thread each, and no logic."""
+"""How many threads torch may use."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Protocol
+
+import torch
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch split no operation: workers are threads already, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.064
 """Seconds that a worker which found nothing to do pauses, doubling while it finds nothing: looking

@@ -13,14 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -31,9 +24,9 @@ from pydantic_settings import (
 from evaluator.config import EvaluatorConfig
 from learner.config import LearnerConfig, ModelConfig
 from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
-from stream.begin import Begin, parse_begin
-from stream.config import GeneratorConfig
-from stream.kafka.config import KafkaConfig
+from stream.log.kafka.config import KafkaConfig
+from stream.sources.truth import GeneratorConfig
+from stream.start import Begin, parse_begin
 
 DENSE, SPARSE, NEVER_REBUILT = MODELS = ("dense", "sparse", "never_rebuilt")
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"

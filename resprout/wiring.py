@@ -1,36 +1,151 @@
-"""The wiring: the one place that knows how each worker is made."""
+"""The source as a worker: kept in step with the dense learner, or at a rate of its own."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
 
 from evaluator.worker import Evaluator
-from learner.dense import DenseLearner
 from learner.online import OnlineModel
-from learner.prequential import Ports
-from learner.regime import Swap
-from learner.sparse import SparseLearner
-from pruner.ending import InputEnd
-from pruner.projection import Projection
-from pruner.regime import LedgerRegime, NeverRebuiltRegime
-from pruner.store import MaskStore
-from pruner.worker import PrunePorts, PruneWorker
-from resprout import home
-from resprout.begin import begun
+from learner.registry import Swap
+from learner.trainer import DenseLearner, LearnerStep, Ports, SparseLearner
+from pruner.decisions import FirstMaskSource, LedgerMaskSource
+from pruner.masks.projection import Projection
+from pruner.masks.store import MaskStore
+from pruner.worker import InputEnd, PrunePorts, PruneWorker
+from resprout import homes
 from resprout.folder import RunFolder
-from resprout.pace import Pace, Rated
-from resprout.plan import Elsewhere, Plan
+from resprout.homes import begun
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
+from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
-from stream.begin import BegunHome
-from stream.closing import Closing
-from stream.generator import GeneratorFeed
-from stream.log import LogHome, LogReader, LogWriter
-from stream.order import open_order
-from stream.source import Feed
+from stream.log import LogReader, LogStore, LogWriter
+from stream.ordering import open_order
+from stream.sources import Feed
+from stream.sources.generator import GeneratorFeed
+from stream.start import SkippingLogStore
+from stream.state import Closing
+
+SLACK_SECONDS = 1.0
+"""How far a source may be behind its rate and still catch up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStep:
+    """One ``step()`` of the source: at most one chunk."""
+
+    count: int
+    """Events in the log, as far as this process knows."""
+    events: int = 0
+    """Events appended in this step."""
+    waiting_for: str | None = None
+    """Who must come on first, where nothing was appended."""
+    done: bool = False
+    """The input has ended."""
+
+
+class Learner(Protocol):
+    """Whoever the source is kept in step with."""
+
+    def step(self) -> LearnerStep:
+        """Learn at most one batch."""
+
+
+class Throttle:
+    """Keeps a source no further ahead of the dense learner than it may be.
+
+    What is ahead is counted from the moment the learner last found nothing to learn, so events
+    that do not validate, which it never counts, cannot bring the two to a halt.
+
+    Parameters
+    ----------
+    feed
+        The source at work.
+    dense
+        The learner to keep in step with.
+    ahead_events
+        How far the source may be ahead.
+    """
+
+    def __init__(self, feed: Feed, dense: Learner, ahead_events: int) -> None:
+        self._feed = feed
+        self._dense = dense
+        self._limit = ahead_events
+        self._count = 0
+        self._learned: int | None = None
+        self._starved = True
+
+    def learn(self) -> LearnerStep:
+        """Step the learner; called in its thread."""
+        step = self._dense.step()
+        self._starved = step.events == 0
+        self._learned = step.count
+        return step
+
+    def feed(self) -> SourceStep:
+        """Step the source, if it is not too far ahead; called in its own thread."""
+        if self._learned is None:
+            return SourceStep(self._count, waiting_for="dense")
+        if self._starved:
+            self._count = self._learned
+        if self._count - self._learned >= self._limit:
+            return SourceStep(self._count, waiting_for="dense")
+        events = self._feed.step()
+        self._count += events or 0
+        return SourceStep(self._count, events or 0, done=events is None)
+
+
+class RateLimit:
+    """A source at its own pace, for a process that is nothing else.
+
+    It runs at full speed until there are ``free_events`` events, and then keeps to a rate, counted
+    from where the log stands when the process begins or when it comes there: neither a restart nor
+    a stretch in which the log took nothing is made good by a burst.
+
+    Parameters
+    ----------
+    feed
+        The source at work.
+    count
+        Events in the log.
+    free_events
+        Events through which it is not held back.
+    rate
+        Events a second after that; None: as fast as it goes.
+    clock
+        Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        count: int = 0,
+        free_events: int = 0,
+        rate: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._feed = feed
+        self._count = count
+        self._free_events = free_events
+        self._rate = rate
+        self._clock = clock
+        self._due = clock()
+
+    def step(self) -> SourceStep:
+        """Append the next chunk, if it is time."""
+        now = self._clock()
+        if now < self._due:
+            return SourceStep(self._count)
+        events = self._feed.step()
+        self._count += events or 0
+        if self._rate is not None and events and self._count > self._free_events:
+            self._due = max(self._due, now - SLACK_SECONDS) + events / self._rate
+        return SourceStep(self._count, events or 0, done=events is None)
 
 
 class Wiring(Closing):
@@ -50,7 +165,7 @@ class Wiring(Closing):
         Where the logs live.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, logs: LogHome) -> None:
+    def __init__(self, plan: RunDefinition, folder: RunFolder, logs: LogStore) -> None:
         self._plan, self._folder = plan, folder
         self._logs = begun(logs, plan.settings.stream.begin, folder)
         self._learners: dict[str, DenseLearner | SparseLearner] = {}
@@ -65,7 +180,7 @@ class Wiring(Closing):
     @property
     def begins(self) -> Mapping[int, int]:
         """By partition the offset of the clicks with which the run begins; empty: the first."""
-        return self._logs.offsets if isinstance(self._logs, BegunHome) else {}
+        return self._logs.offsets if isinstance(self._logs, SkippingLogStore) else {}
 
     @property
     def models(self) -> dict[str, OnlineModel]:
@@ -102,27 +217,27 @@ class Wiring(Closing):
         return self._sparse(name)
 
     def _source_and_dense(self) -> tuple[Worker, ...]:
-        if isinstance(self._plan.source, Elsewhere):
+        if isinstance(self._plan.source, ExternalSource):
             return (self.one(DENSE),)
         dense, feed = self._dense(), self._feed()
-        pace = Pace(feed, dense, self._plan.settings.stream.ahead_events)
+        pace = Throttle(feed, dense, self._plan.settings.stream.ahead_events)
         return Worker(SOURCE, pace.feed, feed.flush), Worker(DENSE, pace.learn, dense.close)
 
     def _source(self) -> Worker:
         settings, feed = self._plan.settings, self._feed()
         if not isinstance(feed, GeneratorFeed):
-            whole = Rated(feed)
+            whole = RateLimit(feed)
             return Worker(SOURCE, whole.step, feed.flush)
         first = settings.pruner.first_mask_events + settings.pruner.rebuild_events
         generator = settings.stream.generator
         if generator.rate is not None:
             feed.step_events = generator.record_events
-        rated = Rated(feed, feed.count, first, generator.rate)
+        rated = RateLimit(feed, feed.count, first, generator.rate)
         return Worker(SOURCE, rated.step, feed.flush)
 
     def _feed(self) -> Feed:
         source = self._plan.source
-        if isinstance(source, Elsewhere):
+        if isinstance(source, ExternalSource):
             raise ValueError("the clicks are written by somebody else; there is nothing to feed")
         feed = source.attach(self._logs)
         self._opened.callback(feed.close)
@@ -136,9 +251,9 @@ class Wiring(Closing):
     def _sparse(self, name: str) -> Worker:
         plan, snapshots = self._plan, self._folder.snapshots
         end = InputEnd(self._reader(topics.CLICKS), snapshots, plan.source.schema)
-        ledger = LedgerRegime(self._reader(topics.LEDGER), plan.leash, end.total)
+        ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.leash, end.total)
         head = self._projection(name, ledger.swaps) if name == SPARSE else None
-        regime = ledger if name == SPARSE else NeverRebuiltRegime(ledger)
+        regime = ledger if name == SPARSE else FirstMaskSource(ledger)
         learner = SparseLearner(plan.model(), self._ports(name), plan.learners, regime, head)
         self._learners[name] = learner
         return Worker(name, learner.step, learner.close)
@@ -176,7 +291,7 @@ class Wiring(Closing):
     def _projection(self, worker: str, swaps: Callable[[], Iterable[Swap]] = tuple) -> Projection:
         """Make the view of the mask store that one worker keeps up; one thread uses it."""
         config = self._plan.settings.store
-        store = self._shared or home.masks(config, self._folder, self._ledger_identity())
+        store = self._shared or homes.masks(config, self._folder, self._ledger_identity())
         if config.kind == "memory":
             self._shared = store
         made = Projection(store, self._folder.snapshots, swaps, check_seconds=config.check_seconds)

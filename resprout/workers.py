@@ -10,29 +10,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pruner.ledger import LedgerTail
-from resprout import home
+from pruner.decisions import LedgerFollower
+from resprout import homes
 from resprout.folder import RunFolder
-from resprout.health import Health, HealthServer, pages
-from resprout.lag import Ahead
-from resprout.metrics import Known, Metrics
-from resprout.pace import SourceStep
-from resprout.page import Page
-from resprout.plan import Elsewhere, Plan
-from resprout.progress import ProgressLogs
-from resprout.runner import Runner, Worker
+from resprout.monitoring.health import Health, HealthServer, pages
+from resprout.monitoring.metrics import Known, Metrics
+from resprout.monitoring.page import Page
+from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, whose
+from resprout.runner import Runner, Worker, one_thread_each
 from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
-from resprout.threads import one_thread_each
-from resprout.watch import Waits, Watch, whose
-from resprout.wiring import Wiring
+from resprout.spec import ExternalSource, RunDefinition
+from resprout.wiring import SourceStep, Wiring
 from stream import topics
-from stream.log import LogHome
-from stream.replay import FileSource
+from stream.log import LogStore
+from stream.sources.files import FileSource
 
 log = logging.getLogger(__name__)
 
 
-def check(plan: Plan, folder: RunFolder) -> None:
+def check(plan: RunDefinition, folder: RunFolder) -> None:
     """See, before anything is opened, that a plan can be carried out in a folder.
 
     Of a file that is only replayed nothing matters but its schema: who learns from it has its own
@@ -43,7 +39,7 @@ def check(plan: Plan, folder: RunFolder) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class WorkerOutcome:
     """What a process did."""
 
     events: int
@@ -52,23 +48,23 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class WorkerProcess:
     """A worker with everything that it needs, ready to work."""
 
     worker: Worker
     watch: Watch
 
-    def work(self, stop: threading.Event) -> Served:
+    def work(self, stop: threading.Event) -> WorkerOutcome:
         """Work until the input has ended, or ``stop`` is set.
 
         A stop comes after the batch: what was published is flushed, and where it stands is kept.
         """
         finished = Runner([self.worker], self.watch, stop).run()
-        return Served(self.watch.events, finished)
+        return WorkerOutcome(self.watch.events, finished)
 
 
 @contextmanager
-def posted(plan: Plan, state: Path, name: str) -> Iterator[Post]:
+def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProcess]:
     """Open all that one worker of a run needs, and let others see how it is.
 
     Several processes share a state folder, each as another worker.
@@ -102,7 +98,7 @@ def posted(plan: Plan, state: Path, name: str) -> Iterator[Post]:
         health(name, SourceStep(0, waiting_for="its logs and its checkpoint"))
         metrics = Metrics(Known.of(settings, [name]))
         page = _answer(name, settings, folder, (metrics, health), opened)
-        logs = opened.enter_context(home.logs(settings.stream, folder, name))
+        logs = opened.enter_context(homes.logs(settings.stream, folder, name))
         if page is not None:
             page.show(logs)
             opened.callback(page.close)
@@ -112,8 +108,8 @@ def posted(plan: Plan, state: Path, name: str) -> Iterator[Post]:
         worker = health.watched(metrics.timed(made[0].one(name)))
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
         # The others are processes of their own: say which of them to look at.
-        tell = partial(whose, sent=isinstance(plan.source, Elsewhere))
-        yield Post(worker, Watch(name, (health, metrics, progress, Waits()), tell))
+        tell = partial(whose, sent=isinstance(plan.source, ExternalSource))
+        yield WorkerProcess(worker, Watch(name, (health, metrics, progress, Waits()), tell))
 
 
 def _answer(
@@ -138,11 +134,11 @@ def _answer(
 
 
 def _bring_up_to_date(
-    metrics: Metrics, name: str, logs: LogHome, begins: Mapping[int, int], opened: ExitStack
+    metrics: Metrics, name: str, logs: LogStore, begins: Mapping[int, int], opened: ExitStack
 ) -> None:
     """Tell the metrics what the worker itself does not report."""
     if name != SOURCE:
-        metrics.follow(name, opened.enter_context(closing(Ahead(logs, name, begins))))
+        metrics.follow(name, opened.enter_context(closing(AvailableEvents(logs, name, begins))))
     if name == PRUNER:
         with closing(logs.reader(topics.LEDGER)) as ledger:
-            metrics.remember(LedgerTail(ledger).poll())
+            metrics.remember(LedgerFollower(ledger).poll())

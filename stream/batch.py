@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stream.events import ClickEvent, Fault, Reason
+from stream.schema import MISSING, PADDING, CategoricalFeature, FeatureSchema, NumericFeature
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +81,169 @@ class ClickBatch:
             np.concatenate([p.numeric for p in parts]),
             np.concatenate([p.categorical for p in parts]),
         )
+
+
+_REMEMBERED: Final = 200_000
+"""Values of a feature whose buckets are kept at hand."""
+
+
+def encode(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
+    """Encode events that all fit the schema.
+
+    Raises :class:`ValueError` naming the first that does not; :func:`encode_valid` goes on.
+
+    Examples
+    --------
+    >>> schema = FeatureSchema(
+    ...     numeric=(NumericFeature(name="price", mean=5.0, scale=2.0),),
+    ...     categorical=(CategoricalFeature(name="tags", buckets=10, max_values=3),),
+    ... )
+    >>> event = ClickEvent(
+    ...     event_id="a",
+    ...     event_time="2024-05-01",
+    ...     label=1,
+    ...     numeric={"price": 9.0},
+    ...     categorical={"tags": ["new", "red"]},
+    ... )
+    >>> batch = encode([event], schema)
+    >>> batch.numeric.tolist(), batch.categorical.tolist()
+    ([[2.0]], [[2, 7, 0]])
+    """
+    batch, faults = encode_valid(events, schema)
+    if faults:
+        row, reason, detail = faults[0]
+        raise ValueError(f"event {events[row].event_id!r} is not valid: {reason}: {detail}")
+    return batch
+
+
+def encode_valid(
+    events: Sequence[ClickEvent], schema: FeatureSchema
+) -> tuple[ClickBatch, tuple[Fault, ...]]:
+    """Encode the events that fit the schema, in order, and say which others do not, and why."""
+    faults = list(_misfits(events, schema))
+    skipped = {fault.row for fault in faults}
+    rows = [row for row in range(len(events)) if row not in skipped]
+    batch = _columns([events[row] for row in rows] if skipped else events, schema)
+    bad = _unfit_numbers(batch, schema)
+    if bad:
+        faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
+        good = np.ones(len(batch), np.bool_)
+        good[[fault.row for fault in bad]] = False
+        batch = batch[good]
+    return batch, tuple(sorted(faults))
+
+
+def _misfits(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fault]:
+    """Find events with features that the schema does not know, or with too many values."""
+    numeric = frozenset(feature.name for feature in schema.numeric)
+    most = {feature.name: feature.max_values for feature in schema.categorical}
+    for row, event in enumerate(events):
+        if not (event.numeric.keys() <= numeric and event.categorical.keys() <= most.keys()):
+            names = (event.numeric.keys() - numeric) | (event.categorical.keys() - most.keys())
+            yield Fault(row, Reason.UNKNOWN_FEATURE, f"the schema has no {sorted(names)[0]!r}")
+            continue
+        if list not in map(type, event.categorical.values()):
+            continue
+        for name, value in event.categorical.items():
+            if isinstance(value, list) and len(value) > most[name]:
+                detail = f"{name} has {len(value)} values, max_values is {most[name]}"
+                yield Fault(row, Reason.TOO_MANY_VALUES, detail)
+                break
+
+
+def _columns(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
+    n = len(events)
+    numbers = [event.numeric for event in events]
+    numeric = np.empty((n, schema.numeric_count), np.float32)
+    for column, feature in enumerate(schema.numeric):
+        values = [given.get(feature.name) for given in numbers]
+        numeric[:, column] = standardise(np.array(values, np.float64), feature)
+    names = [event.categorical for event in events]
+    categorical = np.empty((n, schema.column_count), np.int32)
+    for known in schema.categorical:
+        found = [given.get(known.name) for given in names]
+        categorical[:, schema.columns_of(known.name)] = _buckets(found, known)
+    with np.errstate(over="ignore", under="ignore"):
+        weight = np.array([event.weight for event in events], np.float64).astype(np.float32)
+    return ClickBatch(
+        label=np.array([event.label for event in events], np.float32),
+        weight=weight,
+        time_ms=np.array([event.time_ms for event in events], np.int64),
+        numeric=numeric,
+        categorical=categorical,
+    )
+
+
+def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray[np.float32]:
+    """Standardise one numeric feature; NaN stands for a missing value and becomes 0.
+
+    A value outside the domain, or too large for float32, comes back as NaN or infinity.
+
+    >>> standardise(np.array([9.0, np.nan]), NumericFeature(name="x", mean=5.0, scale=2.0))
+    array([2., 0.], dtype=float32)
+    """
+    missing = np.isnan(values)
+    with np.errstate(all="ignore"):
+        if feature.log1p:
+            values = np.log1p(values)
+        scaled = ((values - feature.mean) / feature.scale).astype(np.float32)
+    scaled[missing] = 0.0
+    return scaled
+
+
+def _unfit_numbers(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
+    """Find weights and numeric features that are no finite numbers once encoded."""
+    finite = np.isfinite(batch.numeric)
+    heavy = np.isfinite(batch.weight) & (batch.weight > 0)
+    faults = []
+    for row in np.flatnonzero(~(finite.all(axis=1) & heavy)).tolist():
+        if not heavy[row]:
+            faults.append(Fault(row, Reason.WEIGHT, "weight is out of the range of float32"))
+            continue
+        name = schema.numeric[int(np.argmin(finite[row]))].name
+        detail = f"{name} is not finite once standardised"
+        faults.append(Fault(row, Reason.NUMERIC, detail))
+    return faults
+
+
+class _Memory(dict[str | None, int]):
+    """The buckets of the values of one feature that have been seen; None is missing."""
+
+    def __init__(self, feature: CategoricalFeature) -> None:
+        super().__init__({None: MISSING})
+        self._feature = feature
+
+    def __missing__(self, value: str | None) -> int:
+        if value is None:
+            return MISSING
+        bucket = self._feature.bucket(value)
+        if len(self) < _REMEMBERED:
+            self[value] = bucket
+        return bucket
+
+
+_memory = lru_cache(maxsize=1024)(_Memory)
+
+
+def _buckets(
+    values: Sequence[str | list[str] | None], feature: CategoricalFeature
+) -> NDArray[np.int32]:
+    """Hash one feature of many events into shape (n, max_values)."""
+    seen = _memory(feature)
+    width = feature.max_values
+    if width == 1:
+        alone = [seen[_only(value) if isinstance(value, list) else value] for value in values]
+        return np.array(alone, np.int32).reshape(len(values), 1)
+    rows = []
+    for value in values:
+        if isinstance(value, list):
+            found = [seen[item] for item in value] or [MISSING]
+            rows.append(found + [PADDING] * (width - len(found)))
+        else:
+            rows.append([seen[value]] + [PADDING] * (width - 1))
+    return np.array(rows, np.int32).reshape(len(values), width)
+
+
+def _only(values: list[str]) -> str | None:
+    """Return the value of a list that holds one at most."""
+    return values[0] if values else None

@@ -8,6 +8,7 @@ Validity is a pure function of the bytes and the schema, so that all readers ski
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stream.batch import ClickBatch
+from stream.batch import ClickBatch, encode_valid
 from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
-from stream.encoding import encode_valid
 from stream.events import ClickEvent, Fault, Reason, explain
 from stream.log import Headers, Record, StoredRecord
-from stream.messages import Place
+from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
 
 KIND: Final = "kind"
@@ -51,9 +51,9 @@ class Invalid:
     """Of the record."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Position:
         """Record and row."""
-        return Place(self.offset, self.row)
+        return Position(self.offset, self.row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,3 +241,36 @@ def _raw(stored: StoredRecord) -> Invalid:
 
 def _text(stored: StoredRecord, name: str) -> str:
     return (stored.header(name) or b"").decode(errors="replace")
+
+
+_DETAIL: Final = 500
+"""Characters of a detail at most: it may quote a name that the event itself brings."""
+
+
+def dead_letter(invalid: Invalid) -> DeadLetter:
+    """Turn an invalid event into the message that the ``deadletters`` log keeps.
+
+    >>> from stream.events import Reason
+    >>> letter = dead_letter(Invalid(0, 7, 2, Reason.LABEL, "label is not 0 or 1", b"2"))
+    >>> letter.key, letter.reason, letter.raw
+    ('dead_letter/0/7/2', 'label', 'Mg==')
+    """
+    return DeadLetter(
+        reason=invalid.reason.value,
+        detail=_short(invalid.detail),
+        partition=invalid.partition,
+        offset=invalid.offset,
+        row=invalid.row,
+        file=invalid.file,
+        line=invalid.line,
+        raw=_base64(invalid.raw),
+        headers=tuple((name, _base64(value)) for name, value in invalid.headers),
+    )
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _short(detail: str) -> str:
+    return detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…"

@@ -1,25 +1,141 @@
-"""Batches as bytes: Arrow IPC of clicks, of predictions and of the truth.
-
-Each value is one Arrow stream of one record batch. Equal input gives equal bytes. Matrices travel
-as fixed-size lists, which read about ten times faster than a column a feature.
-"""
+"""Arrow streams of one record batch of numbers: written, read, and read again by their form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
-from stream import arrow
 from stream.batch import ClickBatch
-from stream.messages import DriftSpan, Place, PredictionBatch, Span
+from stream.messages import DriftSpan, Position, PositionRange, PredictionBatch
 from stream.schema import FeatureSchema
+
+_MESSAGE_START: Final = b"\xff\xff\xff\xff"
+"""Begins a message of a stream; the length of its head follows."""
+_LENGTHS: Final = 8
+_END: Final = _MESSAGE_START + bytes(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The numbers of a batch, where they stand in its bytes."""
+
+    layout: pa.Schema
+    columns: dict[str, NDArray[Any]]
+    """Flat, also those that are lists."""
+
+
+def write_stream(columns: list[pa.Array], layout: pa.Schema) -> bytes:
+    """Write the Arrow stream of one record batch, message by message.
+
+    Arrow's stream writer writes the same bytes, and takes four times as long for small batches.
+    """
+    batch = pa.RecordBatch.from_arrays(columns, schema=layout)
+    return b"".join((layout.serialize(), batch.serialize(), _END))
+
+
+def read_stream(value: bytes) -> pa.RecordBatch:
+    """Read the one record batch of an Arrow stream; refuse more, which would be lost."""
+    source = pa.BufferReader(value)
+    try:
+        with pa.ipc.open_stream(source) as reader:
+            batch = reader.read_next_batch()
+            more = next(reader, None) is not None or source.tell() < len(value)
+        batch.validate()
+    except (pa.ArrowException, OSError, StopIteration) as error:
+        raise ValueError(f"not an Arrow stream: {str(error) or 'it holds no batch'}") from error
+    if more:
+        raise ValueError("not an Arrow stream of one batch: more stands behind it")
+    return batch
+
+
+def view_numbers(batch: pa.RecordBatch) -> Views:
+    """View the numbers of columns, also those in fixed-size lists; refuse empty cells."""
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        raise ValueError(f"two columns have the same name: {', '.join(names)}")
+    found = {}
+    for name, column in zip(names, batch.columns, strict=True):
+        lists = pa.types.is_fixed_size_list(column.type)
+        values = column.values if lists else column
+        size = len(column) * column.type.list_size if lists else len(column)
+        if column.null_count or values.null_count or len(values) != size:
+            raise ValueError(f"column {name!r} has empty cells")
+        found[name] = values.to_numpy(zero_copy_only=True)
+    return Views(batch.schema, found)
+
+
+def view_stream(value: bytes) -> Views | None:
+    """View the numbers of a stream in a tenth of the time that :func:`read_stream` takes.
+
+    What stands before the numbers of a stream says all about it but their values: its columns,
+    their lengths and where they begin. So Arrow is asked once for each such head.
+
+    Returns
+    -------
+    None where the numbers cannot be viewed: in bytes that are no such stream or go on behind it, in
+    columns of anything else, with empty cells or without rows, and where they are compressed.
+    :func:`read_stream` and :func:`view_numbers` then tell.
+    """
+    form = _arrow_form(_head(value), len(value))
+    if form is None:
+        return None
+    layout, places, end = form
+    if value[end:] != _END:
+        return None
+    return Views(
+        layout, {name: np.frombuffer(value, kind, count, at) for name, kind, count, at in places}
+    )
+
+
+def _head(value: bytes) -> bytes:
+    """Return what stands before the numbers; nothing of bytes that are no stream."""
+    end = 0
+    for _ in ("schema", "batch"):
+        if value[end : end + 4] != _MESSAGE_START:
+            return b""
+        end += _LENGTHS + int.from_bytes(value[end + 4 : end + _LENGTHS], "little")
+    return value[:end]
+
+
+@lru_cache(maxsize=64)
+def _arrow_form(
+    head: bytes, size: int
+) -> tuple[pa.Schema, tuple[tuple[str, np.dtype[Any], int, int], ...], int] | None:
+    """Say what stands where in a stream of a head.
+
+    Its layout; of each column the name, the type of its numbers, how many they are and from where;
+    and the end of all numbers.
+    """
+    value = head + bytes(size - len(head))
+    try:
+        source = pa.BufferReader(value)
+        for _ in ("schema", "batch"):
+            pa.ipc.read_message(source)
+        value = value[: source.tell()]
+        found = view_numbers(read_stream(value))
+    except (ValueError, KeyError, EOFError, pa.ArrowException, OSError):
+        # KeyError: pyarrow knows no arrays of some types that Arrow has.
+        return None
+    whole = np.frombuffer(value, np.uint8)
+    places = tuple(
+        (name, one.dtype, one.size, _address(one) - _address(whole))
+        for name, one in found.columns.items()
+    )
+    end = len(value)
+    inside = all(0 <= at <= end - count * kind.itemsize for _, kind, count, at in places)
+    return (found.layout, places, end) if inside else None
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
 
 _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
@@ -67,7 +183,7 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
     columns["categorical"] = _array(batch.categorical, np.uint16, np.int32)
     fields = [pa.field(name, column.type) for name, column in columns.items()]
     layout = pa.schema(fields, metadata={_DIGEST: schema_digest.encode()})
-    return arrow.write(list(columns.values()), layout)
+    return write_stream(list(columns.values()), layout)
 
 
 def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
@@ -79,21 +195,21 @@ def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
     return gather([opened(value, schema)], schema)
 
 
-def opened(value: bytes, schema: FeatureSchema) -> arrow.Views:
+def opened(value: bytes, schema: FeatureSchema) -> Views:
     """Check that bytes are clicks, as :func:`from_bytes` does, and view them where they are."""
-    views = arrow.views(value)
+    views = view_stream(value)
     if views is not None:
         _check(views.layout, schema)
     else:
-        batch = arrow.read(value)
+        batch = read_stream(value)
         _check(batch.schema, schema)
-        views = arrow.numbers(batch)
+        views = view_numbers(batch)
     if "weight" not in views.columns:
         views.columns["weight"] = np.ones(len(views.columns["label"]), np.float32)
     return views
 
 
-def gather(clicks: Sequence[arrow.Views], schema: FeatureSchema) -> ClickBatch:
+def gather(clicks: Sequence[Views], schema: FeatureSchema) -> ClickBatch:
     """Copy the clicks of one or more :func:`opened` values out, in order.
 
     Many at once cost little more than one: what takes time is the way through Python.
@@ -128,10 +244,10 @@ def predictions_to_bytes(batch: PredictionBatch) -> bytes:
 def predictions_from_bytes(value: bytes) -> PredictionBatch:
     """Read one model's predictions.
 
-    >>> batch = PredictionBatch("dense", 0, 0, (), {0: Place(7, 1)}, np.array([0.25]))
+    >>> batch = PredictionBatch("dense", 0, 0, (), {0: Position(7, 1)}, np.array([0.25]))
     >>> predictions_from_bytes(predictions_to_bytes(batch))
     PredictionBatch(model='dense', version=0, begin=0, spans=(),
-        trained_through={0: Place(offset=7, row=1)}, probability=array([0.25]))
+        trained_through={0: Position(offset=7, row=1)}, probability=array([0.25]))
     """
     probability, message = _read_probability(value)
     return PredictionBatch(
@@ -139,10 +255,10 @@ def predictions_from_bytes(value: bytes) -> PredictionBatch:
         version=message["version"],
         begin=message["begin"],
         spans=tuple(
-            Span(partition, Place(o, r), Place(last_o, last_r), events)
+            PositionRange(partition, Position(o, r), Position(last_o, last_r), events)
             for partition, o, r, last_o, last_r, events in message["spans"]
         ),
-        trained_through={p: Place(o, r) for p, o, r in message["trained_through"]},
+        trained_through={p: Position(o, r) for p, o, r in message["trained_through"]},
         probability=probability,
     )
 
@@ -222,27 +338,27 @@ def _array(values: NDArray[Any], *kinds: type[np.generic]) -> pa.Array:
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
     text = to_json(message)
     text += b" " * (-len(text) % _TEXT_BYTES)
-    before, between, behind = _form(len(probability), len(text))
+    before, between, behind = _probability_form(len(probability), len(text))
     numbers = np.ascontiguousarray(probability, np.float64).tobytes()
     return b"".join((before, text, between, numbers, behind))
 
 
 @lru_cache(maxsize=64)
-def _form(rows: int, text_bytes: int) -> tuple[bytes, bytes, bytes]:
+def _probability_form(rows: int, text_bytes: int) -> tuple[bytes, bytes, bytes]:
     """Let Arrow write probabilities and a message of a size; return what stands around both.
 
     A learner writes one of these after every batch it learns: only what differs is made anew.
     """
     text, numbers = b"\x1a" * text_bytes, np.full(rows, -np.pi)
     layout = pa.schema([pa.field("probability", pa.float64())], metadata={_MESSAGE: text})
-    before, _, rest = arrow.write([pa.array(numbers)], layout).partition(text)
+    before, _, rest = write_stream([pa.array(numbers)], layout).partition(text)
     between, _, behind = rest.partition(numbers.tobytes()) if rows else (rest, b"", b"")
     return before, between, behind
 
 
 def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    batch = arrow.read(value)
+    batch = read_stream(value)
     text = (batch.schema.metadata or {}).get(_MESSAGE)
     if text is None or batch.schema.names != ["probability"]:
         raise ValueError(f"not a batch of probabilities: columns {', '.join(batch.schema.names)}")
-    return arrow.numbers(batch).columns["probability"].copy(), from_json(text)
+    return view_numbers(batch).columns["probability"].copy(), from_json(text)

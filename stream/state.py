@@ -1,22 +1,116 @@
-"""What a worker keeps on disk between two lives: its lock, and its last few checkpoints.
-
-Everything is written so that a crash at any moment leaves either the old or the new, never half:
-into a draft beside it, synced, then renamed.
-"""
+"""Things that are closed at the end of a ``with`` block."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from stream.closing import Closing
-from stream.disk import Held, HeldError, hold, sync_folder
+
+class Closing(ABC):
+    """Something that a ``with`` block closes, however it ends.
+
+    Examples
+    --------
+    >>> class Door(Closing):
+    ...     def close(self) -> None:
+    ...         print("closed")
+    >>> with Door():
+    ...     print("open")
+    open
+    closed
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FileLockedError(Exception):
+    """Somebody else holds the lock; the message names the holder and its process."""
+
+
+class FileLock:
+    """A lock that is held until it is closed, dropped, or its process dies.
+
+    Parameters
+    ----------
+    descriptor
+        The open file that bears the lock; use :func:`hold`.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let the next holder in."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def hold(path: Path, name: str) -> FileLock:
+    """Take the lock on the file ``path`` and write ``name`` and the process id into it.
+
+    A second call is refused in the same process too, and ``kill -9`` frees the lock. The file
+    stays, since deleting it would let two holders in.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "lock"
+    >>> held = hold(path, "dense")
+    >>> hold(path, "dense")
+    Traceback (most recent call last):
+    ...
+    stream.state.FileLockedError: dense (process ...)
+    >>> held.close()
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise FileLockedError(holder or "a process that has just started") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{name} (process {os.getpid()})\n".encode(), 0)
+    return FileLock(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or deleted in a folder survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +139,7 @@ class StateFolder(Closing):
     """
 
     path: Path
-    _held: Held = field(repr=False)
+    _held: FileLock = field(repr=False)
 
     @classmethod
     def lock(cls, path: Path, name: str | None = None) -> StateFolder:
@@ -62,7 +156,7 @@ class StateFolder(Closing):
         path.mkdir(parents=True, exist_ok=True)
         try:
             return cls(path, hold(path / "lock", name or path.name))
-        except HeldError as held:
+        except FileLockedError as held:
             raise StateLockedError(
                 f"state folder {path} is in use by {held}; stop it, or choose another folder"
             ) from None

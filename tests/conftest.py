@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import any_broker, forget
 
 
@@ -28,8 +28,8 @@ def kafka_config(kafka: KafkaConfig) -> Iterator[KafkaConfig]:
 
 
 @pytest.fixture
-def kafka_home(kafka_config: KafkaConfig) -> Iterator[KafkaHome]:
+def kafka_home(kafka_config: KafkaConfig) -> Iterator[KafkaLogStore]:
     """A home without logs, on the broker."""
-    home = KafkaHome(kafka_config)
+    home = KafkaLogStore(kafka_config)
     yield home
     home.close()

@@ -9,8 +9,8 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Final, Literal
 
-from evaluator.page.history import Entry, History
-from stream.keyed import Tail
+from evaluator.page.history import Entry, PageHistory
+from stream.follow import LogFollower
 from stream.log import LogError, LogReader, StoredRecord
 from stream.messages import parse
 
@@ -48,11 +48,11 @@ class Feed:
         about: Mapping[str, str] = MappingProxyType({}),
         *,
         live: bool = True,
-        history: History | None = None,
+        history: PageHistory | None = None,
     ) -> None:
         self.about, self._is_of_run = dict(about), live
-        self.history = history or History()
-        self._tail = Tail(reader) if reader else None
+        self.history = history or PageHistory()
+        self._tail = LogFollower(reader) if reader else None
         self._reading = asyncio.Lock()
         self._more = asyncio.Event()
         self._closed = False
@@ -79,7 +79,7 @@ class Feed:
 
     def attach(self, reader: LogReader) -> None:
         """Follow a log from now on; called in any thread, and once."""
-        self._tail = Tail(reader)
+        self._tail = LogFollower(reader)
 
     def catch_up(self) -> None:
         """Take in all that is there, before anybody looks on."""

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from evaluator.config import INCUMBENT
-from evaluator.page.history import Event, History
+from evaluator.page.history import Event, PageHistory
 from stream.messages import Alarm, DeadLetters, Decision, RebuildPlan, Verdict
 
 _LOST: Final = f"{INCUMBENT}.relative_ce"
@@ -40,7 +40,7 @@ class Mark(BaseModel):
     """Cause and effect, in words."""
 
 
-def marks(history: History) -> list[Mark]:
+def marks(history: PageHistory) -> list[Mark]:
     """List what happened, in the order of the counts."""
     found = [
         *_rebuilds(history),
@@ -51,7 +51,7 @@ def marks(history: History) -> list[Mark]:
     return sorted(found, key=lambda mark: mark.count)
 
 
-def _rebuilds(history: History) -> Iterator[Mark]:
+def _rebuilds(history: PageHistory) -> Iterator[Mark]:
     """Yield the rebuilds, ended ones by their verdicts."""
     opened: dict[int, tuple[RebuildPlan, Event]] = {}
     for event in history.happened:
@@ -69,7 +69,7 @@ def _rebuilds(history: History) -> Iterator[Mark]:
         yield _mark("rebuild", "open", (plan.decided, plan.decided), title, plan.cause)
 
 
-def _ended(verdict: Verdict, took: str, history: History) -> Mark:
+def _ended(verdict: Verdict, took: str, history: PageHistory) -> Mark:
     plan, outcome = verdict.rebuild, str(verdict.verdict)
     if any(_overrules(other, verdict) for other in history.happened):
         outcome = "overruled"
@@ -164,7 +164,7 @@ def _name(plan: RebuildPlan) -> str:
     return "first mask" if plan.reason == "first" else f"rebuild {plan.number} ({plan.reason})"
 
 
-def _effect(verdict: Verdict, history: History) -> str:
+def _effect(verdict: Verdict, history: PageHistory) -> str:
     """Say what the sparse model lost to dense before the decision and after the swap.
 
     The windows are the largest that are no longer than the rebuild took.

@@ -7,10 +7,9 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from evaluator.page.feed import Feed, State
-from evaluator.page.history import History
+from evaluator.page.history import PageHistory, columns_of
 from evaluator.page.marks import Mark, marks
-from evaluator.page.table import columns_of
-from evaluator.story import Band
+from evaluator.run.history import Band
 from stream.messages import Lifetime, Progress, Verdict, Window
 
 MOST_MARKS: Final = 1_000
@@ -133,7 +132,7 @@ def run_reply(feed: Feed, now_ms: int) -> RunReply:
     )
 
 
-def scores_reply(history: History, size: int) -> ScoresReply:
+def scores_reply(history: PageHistory, size: int) -> ScoresReply:
     """Tell the newest scores."""
     table = history.tables.get(size)
     newest = sorted(history.lifetimes.items())
@@ -142,7 +141,7 @@ def scores_reply(history: History, size: int) -> ScoresReply:
     )
 
 
-def layers_reply(history: History) -> LayersReply:
+def layers_reply(history: PageHistory) -> LayersReply:
     """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
     verdicts = [e.message for e in history.happened if isinstance(e.message, Verdict)]
     promoted = [verdict for verdict in verdicts if verdict.verdict == "promoted"]
@@ -163,7 +162,7 @@ def layers_reply(history: History) -> LayersReply:
     )
 
 
-def workers_reply(history: History, points: int, now_ms: int) -> WorkersReply:
+def workers_reply(history: PageHistory, points: int, now_ms: int) -> WorkersReply:
     """Tell how fast the workers go, and how far they are behind."""
     lines = {name: pace.lines(points) for name, pace in history.workers.items()}
     return WorkersReply(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from resprout.metrics import DETECTORS, FAMILIES, OUTCOMES
+from resprout.monitoring.metrics import DETECTORS, FAMILIES, OUTCOMES
 from resprout.settings import MODELS
 from tests.servers import missing
 

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from evaluator.config import Agreement, EvaluatorConfig
 from evaluator.worker import Evaluator, EvaluatorStep
 from stream.batch import ClickBatch
-from stream.clicks import ClickReader, CountedBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import TruthBatch, predictions_to_bytes, truth_to_bytes
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
+from stream.follow import read_all
 from stream.log import LogWriter, Record
+from stream.log.local import LocalLogStore
 from stream.messages import (
     Decision,
     DriftSpan,
     Message,
-    Place,
+    Position,
     PredictionBatch,
     RebuildPlan,
     Rollback,
@@ -31,6 +30,7 @@ from stream.messages import (
     dump,
     parse,
 )
+from stream.reader import ClickReader, CountedBatch
 from stream.schema import FeatureSchema, NumericFeature
 from stream.state import Checkpoints
 from stream.topics import CLICKS, LEDGER, TRUTH, predictions
@@ -103,8 +103,8 @@ class Stage:
     _writers: dict[str, LogWriter] = field(default_factory=dict)
 
     @property
-    def home(self) -> EmbeddedHome:
-        return EmbeddedHome(self.folder / "logs")
+    def home(self) -> LocalLogStore:
+        return LocalLogStore(self.folder / "logs")
 
     def evaluator(self) -> Evaluator:
         checkpoints = Checkpoints(self.folder / "state")
@@ -144,7 +144,7 @@ class Stage:
         self, model: str, probability: Floats, begin: int = 0, end: int | None = None
     ) -> list[Record]:
         """Make the records of predictions of the batches between two counts."""
-        through: dict[int, Place] = {}
+        through: dict[int, Position] = {}
         found = []
         for batch in self.batches():
             if begin <= batch.begin < (end or len(probability)):

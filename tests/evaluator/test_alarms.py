@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from evaluator.alarms import MOST_FIGURES, Alarms, AlarmsState
 from evaluator.config import AlarmsConfig, EvaluatorConfig
+from evaluator.drift import MOST_FIGURES, Alarms, AlarmsState
 from stream.batch import ClickBatch
 from stream.messages import Alarm, Interval, ModelScore, Stability, Window
 from stream.schema import FeatureSchema, NumericFeature

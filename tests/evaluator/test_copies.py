@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.copies import LOOK_SECONDS, ProgressCopies
-from evaluator.position import LogPosition
+from evaluator.join import LogPosition
+from evaluator.publishing import LOOK_SECONDS, ProgressMirror
 from stream.codec import columnar_record, end_record
-from stream.embedded import EmbeddedHome
 from stream.log import LogIdentityError, Record
+from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Progress, dump
 from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS, progress
 from tests.evaluator.page.told import progress as told
@@ -34,7 +34,7 @@ from tests.evaluator.stage import (
 WORKERS = ("dense", "sparse")
 
 
-def write(home: EmbeddedHome, *messages: Progress) -> None:
+def write(home: LocalLogStore, *messages: Progress) -> None:
     for message in messages:
         with closing(home.writer(progress(message.worker))) as writer:
             writer.append([Record(dump(message))])
@@ -45,8 +45,8 @@ def seconds(found: list[Progress]) -> list[tuple[str, float]]:
 
 
 def test_progress_is_looked_for_every_now_and_then(tmp_path: Path) -> None:
-    home, now = EmbeddedHome(tmp_path), [0.0]
-    copies = ProgressCopies(home, WORKERS, {}, {}, lambda: now[0])
+    home, now = LocalLogStore(tmp_path), [0.0]
+    copies = ProgressMirror(home, WORKERS, {}, {}, lambda: now[0])
     write(home, told("dense", 1, 500), told("sparse", 1, 0))
     assert seconds(copies.poll()) == [("dense", 1), ("sparse", 1)]
     write(home, told("dense", 3, 900))
@@ -59,17 +59,17 @@ def test_progress_is_looked_for_every_now_and_then(tmp_path: Path) -> None:
 
 
 def test_another_life_goes_on_behind_what_has_a_copy(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     write(home, *(told("dense", second, 500) for second in range(4)), told("sparse", 0, 0))
-    first = ProgressCopies(home, WORKERS, {}, {})
+    first = ProgressMirror(home, WORKERS, {}, {})
     assert len(first.poll(at_once=True)) == 5
     positions = first.positions
     first.close()
     write(home, *(told("dense", second, 900) for second in range(4, 8)))
-    again = ProgressCopies(home, WORKERS, positions, {"dense": 3})
+    again = ProgressMirror(home, WORKERS, positions, {"dense": 3})
     assert seconds(again.poll(at_once=True)) == [("dense", 7)]
     again.close()
-    beyond = ProgressCopies(home, WORKERS, positions, {"dense": 30})
+    beyond = ProgressMirror(home, WORKERS, positions, {"dense": 30})
     assert beyond.poll(at_once=True) == []
     beyond.close()
 
@@ -77,7 +77,7 @@ def test_another_life_goes_on_behind_what_has_a_copy(tmp_path: Path) -> None:
 def test_a_log_made_anew_is_refused(tmp_path: Path) -> None:
     positions = {progress("dense"): LogPosition("another", 3)}
     with pytest.raises(LogIdentityError, match=r"the position is in the log progress\.dense"):
-        ProgressCopies(EmbeddedHome(tmp_path), WORKERS, positions, {})
+        ProgressMirror(LocalLogStore(tmp_path), WORKERS, positions, {})
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from evaluator.entropy import background, cross_entropy, entropy, losses, normalized_entropy
+from evaluator.metrics.entropy import background, cross_entropy, entropy, losses, normalized_entropy
 
 RNG = np.random.default_rng(3)
 

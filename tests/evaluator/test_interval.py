@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from evaluator.interval import RatioSums, block_bootstrap
+from evaluator.metrics.interval import RatioSums, block_bootstrap
 
 Floats = NDArray[np.float64]
 

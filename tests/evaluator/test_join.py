@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from evaluator.join import Join, JoinCursor, check
-from evaluator.joined import JoinedBatch
-from stream.clicks import CountedBatch
+from evaluator.join import Join, JoinCursor, JoinedBatch, check
 from stream.codec import Invalid, columnar_record
 from stream.log import LogIdentityError, Record
-from stream.messages import DriftSpan, Place, PredictionBatch, Span
+from stream.messages import DriftSpan, Position, PositionRange, PredictionBatch
+from stream.reader import CountedBatch
 from stream.topics import CLICKS
 from tests.evaluator.stage import AGREEMENT, SCHEMA, Stage, chance, click_batch, drawn
 
@@ -184,20 +183,24 @@ def test_clicks_that_were_made_again_are_refused(stage: Stage, tmp_path: Path) -
 
 
 CLICKED = click_batch(np.ones(3), np.ones(3))
-SPANS = (Span(0, Place(7, 4), Place(9, 0), 3),)
+SPANS = (PositionRange(0, Position(7, 4), Position(9, 0), 3),)
 EVENTS = CountedBatch(20, CLICKED, SPANS, skipped={}, last=False)
-HONEST = PredictionBatch("dense", 1, 20, SPANS, {0: Place(7, 3)}, np.full(3, 0.5))
+HONEST = PredictionBatch("dense", 1, 20, SPANS, {0: Position(7, 3)}, np.full(3, 0.5))
 
 
-@pytest.mark.parametrize("through", [{}, {0: Place(7, 3)}, {0: Place(6, 400)}, {1: Place(99, 0)}])
+@pytest.mark.parametrize(
+    "through", [{}, {0: Position(7, 3)}, {0: Position(6, 400)}, {1: Position(99, 0)}]
+)
 def test_a_model_may_have_learned_from_everything_before_the_batch(
-    through: dict[int, Place],
+    through: dict[int, Position],
 ) -> None:
     check(replace(HONEST, trained_through=through), EVENTS)
 
 
-@pytest.mark.parametrize("seen", [Place(7, 4), Place(7, 5), Place(8, 0), Place(9, 0), Place(10, 2)])
-def test_a_prediction_that_has_seen_its_click_is_refused(seen: Place) -> None:
+@pytest.mark.parametrize(
+    "seen", [Position(7, 4), Position(7, 5), Position(8, 0), Position(9, 0), Position(10, 2)]
+)
+def test_a_prediction_that_has_seen_its_click_is_refused(seen: Position) -> None:
     text = (
         "prediction of 'dense' for offset 7, row 4 came from a model trained through "
         f"offset {seen.offset}, row {seen.row}: it has seen the click"
@@ -207,9 +210,12 @@ def test_a_prediction_that_has_seen_its_click_is_refused(seen: Place) -> None:
 
 
 def test_every_partition_is_looked_at() -> None:
-    spans = (Span(0, Place(7, 0), Place(7, 1), 2), Span(3, Place(1, 0), Place(1, 0), 1))
+    spans = (
+        PositionRange(0, Position(7, 0), Position(7, 1), 2),
+        PositionRange(3, Position(1, 0), Position(1, 0), 1),
+    )
     events = CountedBatch(20, CLICKED, spans, skipped={}, last=False)
-    through = {0: Place(6, 9), 3: Place(1, 0)}
+    through = {0: Position(6, 9), 3: Position(1, 0)}
     with pytest.raises(ValueError, match="trained through offset 1, row 0: it has seen the click"):
         check(replace(HONEST, spans=spans, trained_through=through), events)
 
@@ -217,7 +223,7 @@ def test_every_partition_is_looked_at() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        replace(HONEST, spans=(Span(0, Place(7, 4), Place(9, 1), 3),)),
+        replace(HONEST, spans=(PositionRange(0, Position(7, 4), Position(9, 1), 3),)),
         replace(HONEST, probability=np.full(4, 0.5)),
     ],
     ids=["place", "number"],

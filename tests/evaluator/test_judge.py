@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 
 from evaluator.config import Agreement
 from evaluator.join import Join, JoinCursor
-from evaluator.judge import Judge, JudgeState
+from evaluator.judging import Judge, JudgeState
 from stream.messages import Judgement
 from tests.evaluator.stage import SCHEMA, Floats, Stage, chance, drawn, plan
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from evaluator.join import Join, JoinCursor
-from evaluator.judging import Judging, JudgingState
-from evaluator.ledger import LedgerTail
+from evaluator.judging import Judging, JudgingState, LedgerState
 from stream.messages import Decision, RebuildPlan
 from stream.topics import LEDGER
 from tests.evaluator.stage import AGREEMENT, SCHEMA, Stage, chance, drawn, plan, rollback, verdict
@@ -25,7 +24,7 @@ class Bench:
         for model in ("dense", "sparse"):
             self.stage.predict(model, chance(model, N))
         self.join = Join(self.stage.home, SCHEMA, AGREEMENT)
-        self.ledger = LedgerTail(self.stage.home.reader(LEDGER), AGREEMENT)
+        self.ledger = LedgerState(self.stage.home.reader(LEDGER), AGREEMENT)
         self.judging = self.opened(JudgingState())
 
     def opened(self, state: JudgingState) -> Judging:

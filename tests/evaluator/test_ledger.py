@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.ledger import LedgerTail
-from evaluator.position import LogPosition
+from evaluator.join import LogPosition
+from evaluator.judging import LedgerState
 from stream.log import LogIdentityError, Record
 from stream.messages import Decision, Progress, RebuildPlan, dump
 from stream.topics import LEDGER
@@ -15,8 +15,8 @@ FIRST, SECOND = plan(1, 80), plan(2, 200)
 BOTH = ("dense", "sparse")
 
 
-def ledger(stage: Stage, copied: LogPosition | None = None) -> LedgerTail:
-    return LedgerTail(stage.home.reader(LEDGER), AGREEMENT, copied)
+def ledger(stage: Stage, copied: LogPosition | None = None) -> LedgerState:
+    return LedgerState(stage.home.reader(LEDGER), AGREEMENT, copied)
 
 
 @pytest.fixture

@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluator.letters import Letters
-from evaluator.outbox import Outbox
-from evaluator.state import load, save
+from evaluator.publishing import DeadLetterWriter, IdempotentWriter
+from evaluator.worker import load, save
 from stream import topics
 from stream.codec import Invalid
-from stream.embedded import EmbeddedHome
 from stream.events import Reason
 from stream.log import Record
-from stream.messages import DeadLetter, DeadLetters, Place
+from stream.log.local import LocalLogStore
+from stream.messages import DeadLetter, DeadLetters, Position
 from stream.state import Checkpoints
 from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS
 from tests.evaluator.stage import Stage, chance, drawn, run, with_models
@@ -44,9 +43,9 @@ def alone(folder: Path) -> Stage:
     return with_models(Stage(folder), ["dense"])
 
 
-def places(stage: Stage) -> list[Place]:
+def places(stage: Stage) -> list[Position]:
     found = [one for one in stage.messages(DEAD_LETTERS) if isinstance(one, DeadLetter)]
-    return [Place(one.offset, one.row) for one in found]
+    return [Position(one.offset, one.row) for one in found]
 
 
 def killed(stage: Stage) -> Stage:
@@ -56,7 +55,7 @@ def killed(stage: Stage) -> Stage:
     return stage.moved(stage.folder.with_name(str(number)))
 
 
-def state(stage: Stage) -> dict[int, Place]:
+def state(stage: Stage) -> dict[int, Position]:
     return load(Checkpoints(stage.folder / "state")).letters
 
 
@@ -67,13 +66,13 @@ def test_a_letter_does_not_wait_for_a_batch(tmp_path: Path) -> None:
     step = evaluator.step()
     assert [letter.offset for letter in step.dead_letters] == [3]
     assert (step.count, step.events, step.waiting_for) == (0, 0, CLICKS)
-    assert places(stage) == [Place(3, 0)]
+    assert places(stage) == [Position(3, 0)]
     assert evaluator.step().dead_letters == ()
     stage.append(CLICKS, *events(3, 10), BAD)
     stage.predict("dense", chance("dense", 10))
     steps = run(evaluator)
     assert [letter.offset for step in steps for letter in step.dead_letters] == [11]
-    assert places(stage) == [Place(3, 0), Place(11, 0)]
+    assert places(stage) == [Position(3, 0), Position(11, 0)]
 
 
 def test_a_letter_of_any_partition_waits_neither_for_a_batch_nor_for_its_order(
@@ -81,7 +80,7 @@ def test_a_letter_of_any_partition_waits_neither_for_a_batch_nor_for_its_order(
 ) -> None:
     """Dense has stated nothing, and each partition has an event in front that it could take."""
     stage = alone(tmp_path)
-    home = EmbeddedHome(stage.folder / "logs", partitions={topics.CLICKS: 2})
+    home = LocalLogStore(stage.folder / "logs", partitions={topics.CLICKS: 2})
     with closing(home.writer(CLICKS)) as writer:
         for partition in (0, 1):
             writer.append(events(0, 2), partition)
@@ -102,17 +101,17 @@ def test_what_is_written_ahead_of_a_checkpoint_is_not_written_again(tmp_path: Pa
     stage.predict("dense", chance("dense", 30))
     evaluator = stage.evaluator()
     run(evaluator)
-    written = [Place(0, 0), Place(31, 0), Place(32, 0), Place(36, 0)]
+    written = [Position(0, 0), Position(31, 0), Position(32, 0), Position(36, 0)]
     assert places(stage) == written
     assert load(Checkpoints(stage.folder / "state")).cursor is not None
-    assert state(stage) == {0: Place(36, 0)}
+    assert state(stage) == {0: Position(36, 0)}
     stage = killed(stage)
     evaluator = stage.evaluator()
     assert [step.dead_letters for step in run(evaluator)] == [()]
     assert places(stage) == written
     stage.append(CLICKS, BAD)
     run(evaluator)
-    assert places(stage) == [*written, Place(37, 0)]
+    assert places(stage) == [*written, Position(37, 0)]
 
 
 def test_killed_between_a_letter_and_the_next_checkpoint_it_writes_it_once(tmp_path: Path) -> None:
@@ -123,14 +122,14 @@ def test_killed_between_a_letter_and_the_next_checkpoint_it_writes_it_once(tmp_p
     stage.append(CLICKS, event(31), BAD)
     stage = killed(stage)
     run(stage.evaluator())
-    assert places(stage) == [Place(31, 0), Place(33, 0)]
+    assert places(stage) == [Position(31, 0), Position(33, 0)]
     stage = killed(stage)
     evaluator = stage.evaluator()
     run(evaluator)
     evaluator.close()
-    assert state(stage) == {0: Place(33, 0)}
+    assert state(stage) == {0: Position(33, 0)}
     run(stage.evaluator())
-    assert places(stage) == [Place(31, 0), Place(33, 0)]
+    assert places(stage) == [Position(31, 0), Position(33, 0)]
 
 
 def test_a_checkpoint_from_before_letters_were_early_is_gone_on_from(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_a_checkpoint_from_before_letters_were_early_is_gone_on_from(tmp_path: P
     stage.append(CLICKS, BAD)
     stage = killed(stage)
     run(stage.evaluator())
-    assert places(stage) == [Place(0, 0), Place(31, 0)]
+    assert places(stage) == [Position(0, 0), Position(31, 0)]
 
 
 def test_many_letters_are_kept_though_no_batch_ever_comes(tmp_path: Path) -> None:
@@ -158,13 +157,13 @@ def test_many_letters_are_kept_though_no_batch_ever_comes(tmp_path: Path) -> Non
     stage.append(CLICKS, *[BAD] * 10_500)
     evaluator = stage.evaluator()
     evaluator.step()
-    assert state(stage)[0] >= Place(9_999, 0)
+    assert state(stage)[0] >= Position(9_999, 0)
     stage = killed(stage)
     evaluator = stage.evaluator()
     # Of so many it meets a part at a time.
     for _ in range(2):
         run(evaluator)
-    assert places(stage) == [Place(offset, 0) for offset in range(10_500)]
+    assert places(stage) == [Position(offset, 0) for offset in range(10_500)]
 
 
 Act = tuple[str, int]
@@ -203,7 +202,7 @@ def test_whenever_events_come_and_it_is_killed_letters_and_counts_are_the_same(
         stage.end()
         predict(stage)
         assert run(evaluator)[-1].done
-        bad = [Place(offset, 0) for offset, one in enumerate(records) if one == BAD]
+        bad = [Position(offset, 0) for offset, one in enumerate(records) if one == BAD]
         assert places(stage) == bad
         assert skipped(stage) == skipped(at_once(Path(folder) / "whole", records))
 
@@ -245,35 +244,35 @@ def test_how_many_were_skipped_is_told_where_they_were_and_not_when(tmp_path: Pa
 
 
 @pytest.fixture
-def letters(tmp_path: Path) -> Iterator[Callable[[dict[int, Place]], Letters]]:
-    home = EmbeddedHome(tmp_path)
-    opened: list[Outbox] = []
+def letters(tmp_path: Path) -> Iterator[Callable[[dict[int, Position]], DeadLetterWriter]]:
+    home = LocalLogStore(tmp_path)
+    opened: list[IdempotentWriter] = []
 
-    def make(through: dict[int, Place]) -> Letters:
-        opened.append(Outbox(home, DEAD_LETTERS))
-        return Letters(opened[-1], through)
+    def make(through: dict[int, Position]) -> DeadLetterWriter:
+        opened.append(IdempotentWriter(home, DEAD_LETTERS))
+        return DeadLetterWriter(opened[-1], through)
 
     yield make
     for one in opened:
         one.close()
 
 
-def invalid(partition: int, *places: Place) -> list[Invalid]:
+def invalid(partition: int, *places: Position) -> list[Invalid]:
     return [Invalid(partition, p.offset, p.row, Reason.LABEL, "label is 2", b"2") for p in places]
 
 
 def test_how_far_the_letters_go_is_told_by_partition(
-    letters: Callable[[dict[int, Place]], Letters],
+    letters: Callable[[dict[int, Position]], DeadLetterWriter],
 ) -> None:
-    found = letters({0: Place(4, 1)})
-    found.write(invalid(0, Place(4, 0), Place(4, 1), Place(4, 2), Place(5, 0)))
-    found.write(invalid(1, Place(0, 0)))
+    found = letters({0: Position(4, 1)})
+    found.write(invalid(0, Position(4, 0), Position(4, 1), Position(4, 2), Position(5, 0)))
+    found.write(invalid(1, Position(0, 0)))
     told = [(one.partition, one.offset, one.row) for one in found.take()]
     assert told == [(0, 4, 2), (0, 5, 0), (1, 0, 0)]
     assert found.take() == ()
-    assert found.keep() == {0: Place(5, 0), 1: Place(0, 0)}
-    found.write(invalid(0, Place(3, 0)))
-    assert (found.take(), found.keep()[0]) == ((), Place(5, 0))
+    assert found.keep() == {0: Position(5, 0), 1: Position(0, 0)}
+    found.write(invalid(0, Position(3, 0)))
+    assert (found.take(), found.keep()[0]) == ((), Position(5, 0))
 
 
 def test_a_state_with_letters_comes_back_whole(tmp_path: Path) -> None:
@@ -287,4 +286,4 @@ def test_a_state_with_letters_comes_back_whole(tmp_path: Path) -> None:
     save(checkpoints, 0, found)
     save(again, 0, load(checkpoints))
     assert load(again) == found
-    assert found.letters == {0: Place(3, 0)}
+    assert found.letters == {0: Position(3, 0)}

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr
 
-from evaluator.joined import JoinedBatch, Predicted
-from evaluator.measures import measure, weighted_losses
-from evaluator.ranking import histogram
-from evaluator.sums import Sums
+from evaluator.join import JoinedBatch, Predicted
+from evaluator.metrics.ranking import histogram
+from evaluator.sums import Sums, measure, weighted_losses
 from tests.evaluator.stage import chance, drawn
 
 N = 400

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluator.palette import PALETTES, Palette
+from evaluator.run.plot import PALETTES, Palette
 
 
 def luminance(colour: str) -> float:

@@ -14,14 +14,14 @@ import pytest
 
 from evaluator.join import Join
 from stream import topics
-from stream.clicks import ClickReader, CountedBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_to_bytes
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
+from stream.follow import read_all
 from stream.log import Record, StoredRecord
-from stream.messages import DeadLetter, Lifetime, Place, PredictionBatch
-from stream.order import LOG, Chosen
+from stream.log.local import LocalLogStore
+from stream.messages import DeadLetter, Lifetime, Position, PredictionBatch
+from stream.ordering import LOG, RoundRobin
+from stream.reader import ClickReader, CountedBatch
 from tests.evaluator.stage import SCHEMA, Stage, chance, run, with_models
 from tests.evaluator.test_dead_letters import FOREIGN, LABEL, WEIGHT, event, events, with_bad_rows
 
@@ -44,8 +44,8 @@ LATER = [
 ]
 
 
-def home_of(stage: Stage) -> EmbeddedHome:
-    return EmbeddedHome(stage.folder / "logs", partitions={topics.CLICKS: 2})
+def home_of(stage: Stage) -> LocalLogStore:
+    return LocalLogStore(stage.folder / "logs", partitions={topics.CLICKS: 2})
 
 
 def write(stage: Stage, parts: Sequence[Sequence[Record]]) -> None:
@@ -58,7 +58,7 @@ def laid_out(folder: Path) -> Stage:
     """Lay out clicks that come in two waves, and what dense predicts of them in its order."""
     stage = with_models(Stage(folder), ["dense"])
     write(stage, FIRST)
-    reader = ClickReader(home_of(stage).reader(topics.CLICKS), SCHEMA, 10, None, Chosen())
+    reader = ClickReader(home_of(stage).reader(topics.CLICKS), SCHEMA, 10, None, RoundRobin())
     batches = [*iter(reader.next, None)]
     write(stage, LATER)
     batches += iter(reader.next, None)
@@ -68,7 +68,7 @@ def laid_out(folder: Path) -> Stage:
 
 
 def predict(stage: Stage, batches: Sequence[CountedBatch]) -> None:
-    probability, through = chance("dense", TOTAL), dict[int, Place]()
+    probability, through = chance("dense", TOTAL), dict[int, Position]()
     with closing(stage.home.writer(LOG)) as writer:
         for batch in batches:
             rows = probability[batch.begin : batch.end]
@@ -145,11 +145,11 @@ def test_a_prediction_of_a_model_that_has_seen_one_of_the_partitions_is_refused(
 ) -> None:
     stage = with_models(Stage(tmp_path), ["dense"])
     write(stage, FIRST)
-    reader = ClickReader(home_of(stage).reader(topics.CLICKS), SCHEMA, 10, None, Chosen())
+    reader = ClickReader(home_of(stage).reader(topics.CLICKS), SCHEMA, 10, None, RoundRobin())
     first = reader.next()
     assert first is not None
     assert [span.partition for span in first.spans] == [0, 1]
-    made = PredictionBatch("dense", 0, 0, first.spans, {1: Place(0, 0)}, np.full(10, 0.5))
+    made = PredictionBatch("dense", 0, 0, first.spans, {1: Position(0, 0)}, np.full(10, 0.5))
     with closing(stage.home.writer(LOG)) as writer:
         writer.append([Record(predictions_to_bytes(made))])
     with pytest.raises(ValueError, match=r"for offset 0, row 0 came from .* has seen the click"):

@@ -11,9 +11,8 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from evaluator.palette import PALETTES, Theme
-from evaluator.plot import Paper, draw, save
-from evaluator.story import tell
+from evaluator.run.history import tell
+from evaluator.run.plot import PALETTES, Paper, Theme, draw, save
 from tests.evaluator.page.told import alarm
 from tests.evaluator.runs import drifting_run, rollback, score, verdict, window
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluator.position import LogPosition
-from evaluator.predictions import PredictionTail
+from evaluator.join import LogPosition, PredictionFollower
 from stream.columnar import predictions_to_bytes
-from stream.embedded import EmbeddedHome
 from stream.log import LogIdentityError, LogWriter, Record
+from stream.log.local import LocalLogStore
 from stream.messages import PredictionBatch
 from stream.topics import predictions
 
@@ -23,12 +22,14 @@ class Log:
     """One log of predictions, written and followed."""
 
     def __init__(self, folder: Path, model: str = "dense") -> None:
-        self.home, self.model = EmbeddedHome(folder), model
+        self.home, self.model = LocalLogStore(folder), model
         self.writer: LogWriter = self.home.writer(predictions(model))
 
-    def tail(self, position: LogPosition | None = None, model: str | None = None) -> PredictionTail:
+    def tail(
+        self, position: LogPosition | None = None, model: str | None = None
+    ) -> PredictionFollower:
         reader = self.home.reader(predictions(self.model))
-        return PredictionTail(model or self.model, reader, position)
+        return PredictionFollower(model or self.model, reader, position)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def candidates(tmp_path: Path) -> Log:
     return Log(tmp_path, "candidate-2")
 
 
-def taken(tail: PredictionTail, begin: int) -> float:
+def taken(tail: PredictionFollower, begin: int) -> float:
     """Take a batch, and return what it predicts."""
     found = tail.find(begin)
     assert found is not None

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from river import metrics
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evaluator.cells import Cells
-from evaluator.ranking import BINS, Area, bins_of, histogram, pr_auc, roc_auc
+from evaluator.arrays import ArraySums
+from evaluator.metrics.ranking import BINS, Area, bins_of, histogram, pr_auc, roc_auc
 
 EVENT = st.tuples(
     st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.2, 0.2000001, 0.5, 1.0])),
@@ -129,7 +129,7 @@ def test_certainty_has_the_bins_at_the_ends() -> None:
 def test_histograms_of_parts_add_up_to_that_of_the_whole(cuts: set[int]) -> None:
     chance, label, weight = clicks(200)
     edges = [0, *sorted(cuts), 200]
-    merged = Cells(np.zeros((3, BINS)))
+    merged = ArraySums(np.zeros((3, BINS)))
     for begin, end in pairwise(edges):
         part = slice(begin, end)
         merged = merged + histogram(chance[part], label[part], weight[part])

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from evaluator.palette import PALETTES
-from evaluator.report import About, report
-from evaluator.sheets import MOST_ROWS, Table
+from evaluator.run.plot import PALETTES
+from evaluator.run.report import About, report
+from evaluator.run.tables import MOST_ROWS, Table
 from stream.messages import (
     Alarm,
     AnyMessage,

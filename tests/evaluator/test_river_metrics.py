@@ -11,7 +11,7 @@ import scipy.stats
 from river import evaluate, linear_model, utils
 from sklearn.metrics import log_loss
 
-from evaluator.river_metrics import Calibration, CrossEntropy, NormalizedEntropy
+from evaluator.metrics.river import Calibration, CrossEntropy, NormalizedEntropy
 
 RNG = np.random.default_rng(11)
 CLICKED = RNG.random(300) < 0.3

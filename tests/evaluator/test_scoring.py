@@ -5,8 +5,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from evaluator.config import AlarmsConfig, EvaluatorConfig
-from evaluator.joined import JoinedBatch, Predicted
-from evaluator.scoring import Scoring, ScoringState, Told
+from evaluator.join import JoinedBatch, Predicted
+from evaluator.windows import Scoring, ScoringState, Told
 from stream.batch import ClickBatch
 from stream.messages import dump
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature

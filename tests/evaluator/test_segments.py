@@ -13,10 +13,9 @@ from pydantic import TypeAdapter
 from sklearn.metrics import log_loss, roc_auc_score
 
 from evaluator.config import EvaluatorConfig
-from evaluator.joined import JoinedBatch, Predicted
-from evaluator.scores import scores
-from evaluator.segments import Segments, SegmentsState
-from evaluator.sums import EventSums, Sums
+from evaluator.join import JoinedBatch, Predicted
+from evaluator.sums import EventSums, Segments, SegmentsState, Sums
+from evaluator.windows import scores
 from stream.batch import ClickBatch
 from stream.messages import Segment
 from stream.schema import CategoricalFeature, FeatureSchema

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.spread import spread
+from evaluator.run.plot import spread
 
 HEIGHTS = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 

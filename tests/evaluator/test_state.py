@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from evaluator.interval import RatioSums
-from evaluator.state import EvaluatorState, load, save
+from evaluator.metrics.interval import RatioSums
+from evaluator.worker import EvaluatorState, load, save
 from stream.state import Checkpoints
 from tests.evaluator.stage import full_run, run
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from evaluator.story import MOST_WINDOWS, Band, relative_ce, tell
+from evaluator.run.history import MOST_WINDOWS, Band, relative_ce, tell
 from tests.evaluator.runs import drifting_run, rollback, verdict, window
 
 

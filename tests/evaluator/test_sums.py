@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from evaluator.joined import JoinedBatch, Predicted
-from evaluator.measures import weighted_losses
-from evaluator.sums import EventSums, Sums
+from evaluator.join import JoinedBatch, Predicted
+from evaluator.sums import EventSums, Sums, weighted_losses
 from tests.evaluator.stage import chance, drawn
 
 N = 200

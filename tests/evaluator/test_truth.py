@@ -5,19 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluator.position import LogPosition
-from evaluator.truth import TruthTail
+from evaluator.join import LogPosition, TruthFollower
 from stream.columnar import TruthBatch, truth_to_bytes
-from stream.embedded import EmbeddedHome
 from stream.log import LogIdentityError, Record
+from stream.log.local import LocalLogStore
 from stream.messages import DriftSpan
 from stream.topics import TRUTH
 
 CHANCE = np.random.default_rng(0).random(100)
 
 
-def written(folder: Path, records: list[tuple[int, int]], *drift: DriftSpan) -> EmbeddedHome:
-    home = EmbeddedHome(folder)
+def written(folder: Path, records: list[tuple[int, int]], *drift: DriftSpan) -> LocalLogStore:
+    home = LocalLogStore(folder)
     writer = home.writer(TRUTH)
     for begin, end in records:
         here = tuple(span for span in drift if begin <= span.begin < end)
@@ -26,8 +25,8 @@ def written(folder: Path, records: list[tuple[int, int]], *drift: DriftSpan) -> 
     return home
 
 
-def tail(home: EmbeddedHome, position: LogPosition | None = None) -> TruthTail:
-    return TruthTail(home.reader(TRUTH), position)
+def tail(home: LocalLogStore, position: LogPosition | None = None) -> TruthFollower:
+    return TruthFollower(home.reader(TRUTH), position)
 
 
 @pytest.mark.parametrize("record_events", [1, 7, 10, 64])

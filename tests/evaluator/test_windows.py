@@ -7,10 +7,10 @@ from pydantic import TypeAdapter
 from scipy.special import rel_entr
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from evaluator.calibration import expected_calibration_error
 from evaluator.config import EvaluatorConfig
-from evaluator.joined import JoinedBatch, Predicted
-from evaluator.ranking import histogram
+from evaluator.join import JoinedBatch, Predicted
+from evaluator.metrics.calibration import expected_calibration_error
+from evaluator.metrics.ranking import histogram
 from evaluator.sums import Sums
 from evaluator.windows import TumblingWindows, WindowsState
 from stream.messages import Lifetime, ModelScore, Window

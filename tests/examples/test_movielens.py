@@ -5,10 +5,10 @@ from pathlib import Path
 
 from examples.movielens import COLUMNS, join, unpack, write
 from stream import topics
-from stream.clicks import ClickReader
-from stream.embedded import EmbeddedHome
-from stream.replay import FileSource
+from stream.log.local import LocalLogStore
+from stream.reader import ClickReader
 from stream.schema import load_schema
+from stream.sources.files import FileSource
 
 RATINGS = [
     "user_id:token\titem_id:token\trating:float\ttimestamp:float",
@@ -52,7 +52,7 @@ def test_the_parts_are_found_in_the_wheel(tmp_path: Path) -> None:
 def test_the_file_replays_with_the_schema_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "data" / "ml-100k.csv"
     write(join(RATINGS, USERS, ITEMS), path)
-    schema, home = load_schema(SCHEMA), EmbeddedHome(tmp_path / "logs")
+    schema, home = load_schema(SCHEMA), LocalLogStore(tmp_path / "logs")
     feed = FileSource(path, schema).attach(home)
     assert (feed.step(), feed.step()) == (4, None)
     feed.close()

@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 from stream.codec import decode_json
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from stream.schema import load_schema
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,7 +25,7 @@ def send(bootstrap: str, topic: str = "clicks") -> None:
 
 
 def test_what_the_producer_sends_are_valid_events_of_the_schema(
-    kafka_config: KafkaConfig, kafka_home: KafkaHome
+    kafka_config: KafkaConfig, kafka_home: KafkaLogStore
 ) -> None:
     kafka_home.create({"clicks": 1})
     send(kafka_config.bootstrap, f"{kafka_config.prefix}clicks")

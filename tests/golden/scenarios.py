@@ -17,19 +17,18 @@ from typing import Any
 import numpy as np
 
 from learner.online import ADAGRAD, FROZEN, MASK
-from resprout import home
-from resprout.application import execute
+from resprout import homes
 from resprout.folder import RunFolder
-from resprout.plan import Elsewhere, Plan
+from resprout.run import execute
 from resprout.runner import Step
 from resprout.settings import EVALUATOR, MODELS, Settings, load
+from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.codec import end_record
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
-from stream.generator import GeneratorSource
-from stream.keyed import FirstWins, read_all
-from stream.log import LogHome
+from stream.follow import Deduplicator, read_all
+from stream.log import LogStore
+from stream.log.local import LocalLogStore
 from stream.messages import (
     Alarm,
     DeadLetter,
@@ -44,8 +43,9 @@ from stream.messages import (
     Window,
     parse,
 )
-from stream.replay import FileSource
 from stream.schema import CategoricalFeature, Columns, FeatureSchema, NumericFeature
+from stream.sources.files import FileSource
+from stream.sources.generator import GeneratorSource
 from tests.golden.make import digest
 
 SMALL: dict[str, Any] = {
@@ -80,14 +80,14 @@ def settings(**more: Any) -> Settings:
 
 def demo(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     """Run the small demo, seed 0."""
-    plan = Plan.generated(settings())
+    plan = RunDefinition.generated(settings())
     execute(plan, state)
     return _hashes(plan, state)
 
 
 def resumed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     """Run the small demo, kill it, and let it go on."""
-    plan = Plan.generated(settings())
+    plan = RunDefinition.generated(settings())
     process = multiprocessing.get_context("fork").Process(target=_killed, args=(plan, state))
     process.start()
     process.join()
@@ -99,7 +99,7 @@ def resumed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
 def kafka(config: Mapping[str, Any], state: Path) -> dict[str, str]:
     """Run the small demo over the topics of a broker."""
     broker = {f"stream__kafka__{name}": value for name, value in config.items()}
-    plan = Plan.generated(settings(stream__home="kafka", **broker))
+    plan = RunDefinition.generated(settings(stream__home="kafka", **broker))
     execute(plan, state)
     return _hashes(plan, state)
 
@@ -109,12 +109,12 @@ def partitions(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     asked = settings()
     source = GeneratorSource(asked.stream.generator, asked.seed)
     with tempfile.TemporaryDirectory() as folder:
-        whole = EmbeddedHome(Path(folder))
+        whole = LocalLogStore(Path(folder))
         with closing(source.attach(whole)) as feed:
             while feed.step() is not None:
                 pass
-        _deal(whole, EmbeddedHome(state / "logs", partitions={topics.CLICKS: PARTITIONS}))
-    plan = Plan(asked, Elsewhere(source.schema))
+        _deal(whole, LocalLogStore(state / "logs", partitions={topics.CLICKS: PARTITIONS}))
+    plan = RunDefinition(asked, ExternalSource(source.schema))
     execute(plan, state)
     return _hashes(plan, state)
 
@@ -145,7 +145,7 @@ def file(_: Mapping[str, Any], state: Path) -> dict[str, str]:
         "evaluator__segments": ["site", "tags"],
         "stream__generator__drifts": [],
     }
-    plan = Plan(settings(**few), FileSource(clicks, schema))
+    plan = RunDefinition(settings(**few), FileSource(clicks, schema))
     execute(plan, state / "run")
     return _hashes(plan, state / "run")
 
@@ -172,7 +172,7 @@ def _lines(rows: int) -> Iterator[list[object]]:
         yield [row, f"{price:.3f}", age, f"s{site}", tags, "maybe" if row % 500 == 499 else label]
 
 
-def _deal(whole: LogHome, dealt: LogHome) -> None:
+def _deal(whole: LogStore, dealt: LogStore) -> None:
     """Deal the records of one partition out to several."""
     with closing(whole.reader(topics.CLICKS)) as log, closing(dealt.writer(topics.CLICKS)) as out:
         records = [stored.record for stored in read_all(log)][:-1]
@@ -182,7 +182,7 @@ def _deal(whole: LogHome, dealt: LogHome) -> None:
             out.append([end_record()], partition)
 
 
-def _killed(plan: Plan, state: Path) -> None:
+def _killed(plan: RunDefinition, state: Path) -> None:
     """Run until the evaluator has scored so many events, and be killed there."""
 
     def observe(name: str, step: Step) -> None:
@@ -192,10 +192,10 @@ def _killed(plan: Plan, state: Path) -> None:
     execute(plan, state, observe)
 
 
-def _hashes(plan: Plan, state: Path) -> dict[str, str]:
+def _hashes(plan: RunDefinition, state: Path) -> dict[str, str]:
     """Hash all that a run has left."""
     folder = RunFolder(state)
-    with home.logs(plan.settings.stream, folder) as logs:
+    with homes.logs(plan.settings.stream, folder) as logs:
         said = list(_messages(logs, topics.WINDOWS))
         found = {
             "predictions": digest(_predictions(logs)),
@@ -224,9 +224,9 @@ def _of_kind(tensors: Mapping[str, Any], prefix: str) -> Iterator[bytes | str]:
             yield tensor.numpy().tobytes()
 
 
-def _messages(logs: LogHome, name: str) -> Iterator[Any]:
+def _messages(logs: LogStore, name: str) -> Iterator[Any]:
     """Yield the messages of a log, each once, but for those of the wall clock."""
-    seen = FirstWins()
+    seen = Deduplicator()
     with closing(logs.reader(name)) as reader:
         for stored in read_all(reader):
             message = parse(stored.record.value)
@@ -234,7 +234,7 @@ def _messages(logs: LogHome, name: str) -> Iterator[Any]:
                 yield message
 
 
-def _predictions(logs: LogHome) -> Iterator[Any]:
+def _predictions(logs: LogStore) -> Iterator[Any]:
     """Yield all predictions of all models and candidates, in the order of events."""
     for name in dict.fromkeys(map(topics.predictions, (*MODELS, "candidate-1"))):
         found: dict[tuple[str, int], PredictionBatch] = {}
@@ -325,9 +325,9 @@ def _letter(one: DeadLetter) -> tuple[Any, ...]:
     return one.reason, one.partition, one.offset, one.row, one.file, one.line, one.raw
 
 
-def _check_that_much_happened(folder: RunFolder, plan: Plan) -> None:
+def _check_that_much_happened(folder: RunFolder, plan: RunDefinition) -> None:
     """See that the hashes are of a run with rebuilds in it."""
-    with home.logs(plan.settings.stream, folder) as logs:
+    with homes.logs(plan.settings.stream, folder) as logs:
         ended = [one for one in _messages(logs, topics.LEDGER) if isinstance(one, Verdict)]
     verdicts = [one.verdict for one in ended]
     sys.stderr.write(f"verdicts: {verdicts}\n")

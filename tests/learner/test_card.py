@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from learner.snapshot import FILE, SnapshotStore
+from learner.snapshots import FILE, SnapshotStore
 from tests.learner.test_snapshot import snapshot
 from tests.learner.worlds import model
 

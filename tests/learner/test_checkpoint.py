@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner.checkpoint import LearnerState, from_parts, to_parts
-from stream.clicks import ClickCursor
-from stream.messages import Place
+from learner.snapshots import LearnerState, from_parts, to_parts
+from stream.messages import Position
+from stream.reader import ClickCursor
 from tests.learner.worlds import batches, masks_for, model
 
 
@@ -13,13 +13,13 @@ def test_a_state_comes_back_bit_for_bit() -> None:
     online = model()
     online.learn(batches(1)[0])
     online.set_masks(masks_for(online))
-    cursor = ClickCursor(identity="7f", count=16, places={0: Place(3, 1)}, ended=True)
-    state = LearnerState(4, cursor, {0: Place(3, 0), 2: Place(9, 9)}, online.state())
+    cursor = ClickCursor(identity="7f", count=16, places={0: Position(3, 1)}, ended=True)
+    state = LearnerState(4, cursor, {0: Position(3, 0), 2: Position(9, 9)}, online.state())
     found = from_parts(to_parts(state))
     assert (found.version, found.cursor, found.trained_through) == (
         4,
         cursor,
-        {0: Place(3, 0), 2: Place(9, 9)},
+        {0: Position(3, 0), 2: Position(9, 9)},
     )
     assert found.tensors.keys() == state.tensors.keys()
     assert all(torch.equal(found.tensors[name], t) for name, t in state.tensors.items())
@@ -27,7 +27,7 @@ def test_a_state_comes_back_bit_for_bit() -> None:
 
 def test_equal_states_have_equal_bytes() -> None:
     states = [
-        LearnerState(0, ClickCursor(identity="7f"), {0: Place(0, 0)}, model().state())
+        LearnerState(0, ClickCursor(identity="7f"), {0: Position(0, 0)}, model().state())
         for _ in range(2)
     ]
     assert to_parts(states[0]) == to_parts(states[1])

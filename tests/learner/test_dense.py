@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
-from learner.dense import DenseLearner
 from learner.online import OnlineModel
-from learner.prequential import NonFiniteError
-from learner.step import LearnerStep
+from learner.trainer import DenseLearner, LearnerStep, NonFiniteError
 from stream.batch import ClickBatch
-from stream.messages import Place
+from stream.messages import Position
 from tests.learner.worlds import PLAN, World, batches, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
@@ -64,9 +62,11 @@ def test_predictions_name_their_events_and_what_the_model_had_learned(tmp_path: 
     assert [found.begin for found in (first, second, third)] == [0, 16, 32]
     assert (first.model, first.version) == ("dense", 0)
     assert first.trained_through == {}
-    assert second.trained_through == {0: Place(0, 15)}
-    assert third.trained_through == {0: Place(0, 31)}
-    assert [(s.first, s.last, s.events) for s in third.spans] == [(Place(0, 32), Place(0, 39), 8)]
+    assert second.trained_through == {0: Position(0, 15)}
+    assert third.trained_through == {0: Position(0, 31)}
+    assert [(s.first, s.last, s.events) for s in third.spans] == [
+        (Position(0, 32), Position(0, 39), 8)
+    ]
 
 
 @pytest.mark.parametrize("position", [0, 1, 33, 47, 70])
@@ -114,8 +114,8 @@ def test_snapshots_stand_on_the_grid_and_at_the_end(tmp_path: Path) -> None:
     found = store.read(name)
     assert all(torch.equal(found.tensors[n], t) for n, t in oracle.state().items())
     assert (found.model, found.version, found.seed) == ("dense", 0, 0)
-    assert found.trained_through == {0: Place(3, 15)}
-    assert found.cursor.places == {0: Place(3, 16)}
+    assert found.trained_through == {0: Position(3, 15)}
+    assert found.cursor.places == {0: Position(3, 16)}
     assert found.config_json == PLAN.config_json
 
 

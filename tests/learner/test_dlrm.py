@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from learner.dlrm import DLRM, CategoricalField, DLRMOptions, PairwiseDots, from_schema
+from learner.models.dlrm import DLRM, CategoricalField, DLRMOptions, PairwiseDots, from_schema
 from tests.learner.worlds import OPTIONS, SCHEMA, batches
 
 FIELDS = [CategoricalField(7), CategoricalField(9, columns=3)]

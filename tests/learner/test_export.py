@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from learner.export import export, onnx_difference, to_onnx
-from learner.models import build
-from learner.snapshot import Snapshot
-from learner.warm import warm_start
-from stream.clicks import ClickCursor
+from learner.models import build, warm_start
+from learner.snapshots import Snapshot
+from stream.reader import ClickCursor
 from stream.schema import CategoricalFeature, FeatureSchema
 from tests.learner.worlds import OPTIONS, SCHEMA, batches, masks_for, model
 

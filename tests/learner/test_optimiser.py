@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from learner.config import LearnerConfig
-from learner.optimiser import Adagrad, adagrad_, rates
+from learner.optim import Adagrad, adagrad_, rates
 from tests.learner.worlds import model
 
 CONFIG = LearnerConfig(rate=0.05, embedding_rate=0.2)

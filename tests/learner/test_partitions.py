@@ -11,14 +11,12 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
-from learner.dense import DenseLearner
-from learner.regime import Answer, Go, Swap, Wait
-from learner.snapshot import Snapshot
-from learner.sparse import SparseLearner
-from learner.step import LearnerStep
+from learner.registry import Answer, Continue, Swap, Wait
+from learner.snapshots import Snapshot
+from learner.trainer import DenseLearner, LearnerStep, SparseLearner
 from stream.batch import ClickBatch
 from stream.columnar import predictions_from_bytes
-from stream.messages import Place, PredictionBatch
+from stream.messages import Position, PredictionBatch
 from tests.learner.worlds import PLAN, World, batches, masks_for, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
@@ -37,7 +35,7 @@ class FromSnapshot:
 
     def at(self, count: int | None) -> Answer:
         if count is not None:
-            return Go()
+            return Continue()
         names = self.world.snapshots.names("candidate-1")
         return Swap(1, names[0], BEGIN) if names else Wait("the first mask")
 
@@ -167,12 +165,12 @@ def assert_claims(world: World) -> None:
     """A model claims, for each partition, exactly the last place before the batch."""
     for name in ("dense", "sparse"):
         found = predicted(world, name)
-        through: dict[int, Place] = {}
+        through: dict[int, Position] = {}
         for batch in order_of(world):
             if batch.begin in found:
                 assert found[batch.begin].trained_through == through
             for span in batch.spans:
-                assert through.get(span.partition, Place(-1, 0)) < span.first
+                assert through.get(span.partition, Position(-1, 0)) < span.first
                 through[span.partition] = span.last
 
 
@@ -180,8 +178,8 @@ def test_the_last_snapshot_holds_the_end_of_every_partition(whole: World) -> Non
     for name in ("dense", "sparse"):
         found = whole.snapshots.read(whole.snapshots.names(name)[-1])
         assert (found.count, found.cursor.ended) == (TOTAL, True)
-        assert found.cursor.places == {0: Place(7, 16), 1: Place(5, 16), 2: Place(4, 7)}
-        assert found.trained_through == {0: Place(7, 15), 1: Place(5, 15), 2: Place(4, 6)}
+        assert found.cursor.places == {0: Position(7, 16), 1: Position(5, 16), 2: Position(4, 7)}
+        assert found.trained_through == {0: Position(7, 15), 1: Position(5, 15), 2: Position(4, 6)}
 
 
 @pytest.mark.parametrize("batch", [0, 1, 4, 9, 15])

@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from learner.prequential import Prequential
+from learner.trainer import StreamTrainer
 from stream.log import Record
 from tests.learner.worlds import PLAN, World, batches, model
 
@@ -37,7 +37,7 @@ def test_what_was_published_is_safe_before_the_checkpoint_is_there(tmp_path: Pat
     world.write(batches(2))
     with world.ports("dense") as ports:
         diary = Diary(ports.checkpoints.folder)
-        course = Prequential(model(), replace(ports, predictions=diary), PLAN)
+        course = StreamTrainer(model(), replace(ports, predictions=diary), PLAN)
         course.step()
         course.step()
         course.checkpoint()
@@ -52,7 +52,7 @@ def test_the_time_of_a_record_is_that_of_its_last_event(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.write(batches(1))
     with world.ports("dense") as ports:
-        Prequential(model(), ports, PLAN).step()
+        StreamTrainer(model(), ports, PLAN).step()
     last = world.home.reader("predictions.dense").last(0)
     assert last is not None
     assert last.record.time_ms == 15
@@ -61,10 +61,10 @@ def test_the_time_of_a_record_is_that_of_its_last_event(tmp_path: Path) -> None:
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
     world = World(tmp_path)
     with world.ports("dense") as ports:
-        course = Prequential(model(), ports, PLAN)
+        course = StreamTrainer(model(), ports, PLAN)
         assert not course.resume()
         course.checkpoint()
-        assert Prequential(model(seed=3), ports, PLAN).resume()
+        assert StreamTrainer(model(seed=3), ports, PLAN).resume()
 
 
 def test_what_is_left_is_of_the_moment_in_which_it_was_left(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_what_is_left_is_of_the_moment_in_which_it_was_left(tmp_path: Path) -> N
     go = Event()
     with world.ports("dense") as ports, ThreadPoolExecutor(1) as behind:
         behind.submit(go.wait)
-        course = Prequential(model(), replace(ports, behind=behind), PLAN)
+        course = StreamTrainer(model(), replace(ports, behind=behind), PLAN)
         course.step()
         before = course.online.state()
         course.leave(snapshot=True, checkpoint=True)
@@ -98,7 +98,7 @@ def test_what_could_not_be_written_is_told_before_anything_else_is_left(tmp_path
     world = World(tmp_path)
     world.write(batches(2))
     with world.ports("dense") as ports, ThreadPoolExecutor(1) as behind:
-        course = Prequential(model(), replace(ports, behind=behind), PLAN)
+        course = StreamTrainer(model(), replace(ports, behind=behind), PLAN)
         ports.snapshots.folder.mkdir(parents=True)
         (ports.snapshots.folder / "dense").write_text("in the way")
         course.step()

@@ -12,7 +12,7 @@ from learner.config import LearnerConfig, ModelConfig
 from learner.models import build
 from learner.online import OnlineModel
 from learner.river import RiverClassifier, event_of
-from stream.encoding import encode
+from stream.batch import encode
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 SMALL = ModelConfig(options={"embedding_dim": 4, "bottom": [8], "top": [8]})

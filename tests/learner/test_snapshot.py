@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from learner import tensors
-from learner.snapshot import FILE, Snapshot, SnapshotError, SnapshotStore, from_bytes
-from stream.clicks import ClickCursor
-from stream.messages import Place
+from learner.snapshots import FILE, Snapshot, SnapshotError, SnapshotStore, from_bytes
+from stream.messages import Position
+from stream.reader import ClickCursor
 from tests.learner.worlds import batches, masks_for, model
 
 
@@ -21,8 +21,8 @@ def snapshot(count: int = 500, name: str = "candidate-2") -> Snapshot:
     return Snapshot(
         model=name,
         version=2,
-        cursor=ClickCursor(identity="7f", count=count, places={0: Place(8, 4)}),
-        trained_through={0: Place(8, 3)},
+        cursor=ClickCursor(identity="7f", count=count, places={0: Position(8, 4)}),
+        trained_through={0: Position(8, 3)},
         tensors=online.state(),
         config_json=json.dumps({"learner": {"rate": 0.03}}),
         seed=11,
@@ -117,8 +117,8 @@ def test_two_runs_over_the_same_clicks_name_the_same_snapshots(tmp_path: Path) -
     """Only the identity of their click logs differs."""
     names = set()
     for identity in ("one", "two"):
-        cursor = ClickCursor(identity=identity, count=500, places={0: Place(3, 0)})
-        snapshot = Snapshot("dense", 0, cursor, {0: Place(2, 0)}, {"w": torch.ones(2)})
+        cursor = ClickCursor(identity=identity, count=500, places={0: Position(3, 0)})
+        snapshot = Snapshot("dense", 0, cursor, {0: Position(2, 0)}, {"w": torch.ones(2)})
         store = SnapshotStore(tmp_path / identity)
         names.add(store.write(snapshot))
         assert store.read(names.copy().pop()).cursor.identity == identity

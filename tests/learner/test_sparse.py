@@ -9,12 +9,11 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.online import OnlineModel
-from learner.regime import Answer, Go, Over, Revert, Swap, Wait
-from learner.snapshot import Snapshot
-from learner.sparse import SparseLearner
-from learner.step import LearnerStep
-from stream.clicks import ClickReader
-from stream.messages import Place
+from learner.registry import Answer, Continue, NoModel, RollBackTo, Swap, Wait
+from learner.snapshots import Snapshot
+from learner.trainer import LearnerStep, SparseLearner
+from stream.messages import Position
+from stream.reader import ClickReader
 from tests.learner.test_dense import flipped_from
 from tests.learner.worlds import PLAN, World, batches, masks_for, model
 
@@ -29,7 +28,7 @@ class Script:
     answers: dict[int | None, Answer]
 
     def at(self, count: int | None) -> Answer:
-        return self.answers.get(count, Go())
+        return self.answers.get(count, Continue())
 
 
 @dataclass
@@ -56,7 +55,7 @@ def candidate(world: World, number: int, count: int) -> Swap:
         reader = ClickReader(ports.clicks, PLAN.schema, PLAN.batch_events)
         for _ in range(count // 16):
             reader.next()
-        through = {0: Place(count // 16 - 1, 15)}
+        through = {0: Position(count // 16 - 1, 15)}
         snapshot = Snapshot(f"candidate-{number}", number, reader.cursor, through, online.state())
     return Swap(number, world.snapshots.write(snapshot), count)
 
@@ -148,9 +147,9 @@ def test_after_a_swap_it_has_learned_every_event_once(tmp_path: Path) -> None:
         oracle.learn(clicks)
     last = world.snapshots.read(world.snapshots.names("sparse")[-1])
     assert all(torch.equal(last.tensors[name], t) for name, t in oracle.state().items())
-    assert (last.version, last.count, last.trained_through) == (2, 224, {0: Place(13, 15)})
+    assert (last.version, last.count, last.trained_through) == (2, 224, {0: Position(13, 15)})
     by_begin = {p.begin: p.trained_through for p in world.predicted("sparse")}
-    assert by_begin[96] == {0: Place(5, 15)}
+    assert by_begin[96] == {0: Position(5, 15)}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
@@ -206,7 +205,7 @@ def test_flipping_all_labels_from_an_event_on_changes_no_prediction_up_to_its_ba
 def test_a_model_that_never_starts_ends_with_nothing_written(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     with world.ports("sparse") as ports:
-        learner = SparseLearner(fresh(), ports, PLAN, Script({None: Over()}))
+        learner = SparseLearner(fresh(), ports, PLAN, Script({None: NoModel()}))
         assert learner.step() == LearnerStep(0, 0, done=True)
         assert learner.step() == LearnerStep(0, 0, done=True)
         learner.close()
@@ -266,7 +265,7 @@ def back_again(world: World, at: int) -> Script:
     script = two_versions(world)
     first = script.answers[32]
     assert isinstance(first, Swap)
-    script.answers[at] = Revert(Swap(3, first.snapshot, at, "mask-1"))
+    script.answers[at] = RollBackTo(Swap(3, first.snapshot, at, "mask-1"))
     return script
 
 
@@ -296,8 +295,8 @@ def test_after_a_rollback_it_still_claims_all_that_it_has_read(tmp_path: Path) -
     world = world_of(tmp_path)
     run(world, back_again(world, 144))
     claims = {p.begin: p.trained_through for p in world.predicted("sparse")}
-    assert claims[144] == {0: Place(8, 15)}
-    assert claims[160] == {0: Place(9, 15)}
+    assert claims[144] == {0: Position(8, 15)}
+    assert claims[160] == {0: Position(9, 15)}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -326,7 +325,7 @@ def test_the_head_hears_of_a_rollback_and_again_after_a_restart(tmp_path: Path) 
 def test_a_rollback_anywhere_but_at_its_count_is_refused(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     script = two_versions(world)
-    script.answers[64] = Revert(Swap(2, "candidate-1/000000000000032-0123456789ab", 80))
+    script.answers[64] = RollBackTo(Swap(2, "candidate-1/000000000000032-0123456789ab", 80))
     message = "sparse stands at 64 events and cannot go back to candidate-1/.* at 80; both must be"
     with pytest.raises(ValueError, match=message):
         run(world, script)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from learner.warm import warm_start
+from learner.models import warm_start
 from tests.learner.worlds import model
 
 

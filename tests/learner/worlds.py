@@ -14,15 +14,15 @@ from torch import Tensor
 from learner.config import LearnerConfig
 from learner.models import build
 from learner.online import OnlineModel
-from learner.prequential import Ports, RunPlan
-from learner.snapshot import FILE, SnapshotStore
+from learner.snapshots import FILE, SnapshotStore
+from learner.trainer import Ports, RunPlan
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
+from stream.follow import read_all
+from stream.log.local import LocalLogStore
 from stream.messages import PredictionBatch
-from stream.order import open_order
+from stream.ordering import open_order
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 from stream.state import Checkpoints
 from stream.topics import predictions
@@ -81,10 +81,10 @@ class World:
     folder: Path
     partitions: int = 1
     """Of the clicks."""
-    home: EmbeddedHome = field(init=False)
+    home: LocalLogStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = EmbeddedHome(self.folder / "log", partitions={"clicks": self.partitions})
+        self.home = LocalLogStore(self.folder / "log", partitions={"clicks": self.partitions})
 
     def write(self, parts: Sequence[ClickBatch], *, end: bool = True, partition: int = 0) -> None:
         """Append clicks, one record a batch, and the end of the input."""

@@ -12,9 +12,8 @@ from learner.config import LearnerConfig
 from learner.online import OnlineModel
 from pruner.criteria.aux import Aux, AuxOptions
 from pruner.criterion import Criterion
-from pruner.job import PruneJob
 from pruner.masks import sparsity as sparsity_of
-from pruner.pruning import Recipe
+from pruner.pruning import PruningTrainer, Recipe
 from pruner.schedule import Schedule
 from stream.batch import ClickBatch
 
@@ -79,10 +78,10 @@ def ripe(width: int = 32) -> OnlineModel:
     return _ripe(width).clone()
 
 
-def job(criterion: Criterion, steps: int, sparsity: float = 0.8, width: int = 32) -> PruneJob:
+def job(criterion: Criterion, steps: int, sparsity: float = 0.8, width: int = 32) -> PruningTrainer:
     """Begin to prune a ripe network."""
     recipe = Recipe(criterion, Schedule(every_steps=1), sparsity=sparsity, steps=steps)
-    return PruneJob(ripe(width), recipe, np.random.default_rng(0))
+    return PruningTrainer(ripe(width), recipe, np.random.default_rng(0))
 
 
 def open_end(options: AuxOptions, steps: int, width: int = 32) -> float:

@@ -17,13 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.regime import Swap
+from learner.registry import Swap
 from pruner.config import StoreConfig
-from pruner.follower import MaskFollower
-from pruner.keys import Keys
 from pruner.masks import MaskDamagedError
-from pruner.redis import RedisMaskStore
-from pruner.store import (
+from pruner.masks.projection import MaskFollower
+from pruner.masks.redis import Keys, RedisMaskStore
+from pruner.masks.store import (
     HISTORY,
     KEPT,
     DiskMaskStore,

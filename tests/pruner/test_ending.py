@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pruner.ending import InputEnd
+from pruner.worker import InputEnd
 from stream import topics
 from stream.codec import columnar_record, end_record
-from stream.embedded import EmbeddedHome
+from stream.log.local import LocalLogStore
 from tests.pruner.worlds import SCHEMA, World, stream
 
 
@@ -55,7 +55,7 @@ def test_an_input_of_nothing_ends_at_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("short", [0, 7])
 def test_of_several_partitions_it_is_known_once_all_have_ended(tmp_path: Path, short: int) -> None:
     world = World(tmp_path)
-    home = EmbeddedHome(world.home.folder, partitions={topics.CLICKS: 2})
+    home = LocalLogStore(world.home.folder, partitions={topics.CLICKS: 2})
     parts = stream(300)
     with closing(home.writer(topics.CLICKS)) as writer:
         for partition, half in enumerate((parts[:10], [*parts[10:], parts[0][:short]])):

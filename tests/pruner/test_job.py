@@ -9,8 +9,7 @@ from pruner import criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import Stateless
 from pruner.evidence import Evidence, Need
-from pruner.job import PruneJob, evidence_of
-from pruner.pruning import CriterionFailedError, Recipe
+from pruner.pruning import CriterionFailedError, PruningTrainer, Recipe, evidence_of
 from pruner.schedule import Schedule
 from tests.pruner.nets import clicks, job, model, ripe
 
@@ -43,7 +42,7 @@ def test_a_weight_that_comes_back_has_the_value_it_was_cut_with() -> None:
         return (columns if len(shown) <= 3 else -columns).float()
 
     recipe = Recipe(Stateless("halves", halves), Schedule("linear", 0.1), "uniform", 0.5, steps=2)
-    running = PruneJob(ripe(), recipe, np.random.default_rng(0))
+    running = PruningTrainer(ripe(), recipe, np.random.default_rng(0))
     first, second = clicks(2)
     running.learn(first)
     cut = ~running.model.masks["top.0"]
@@ -104,7 +103,9 @@ def test_it_goes_on_from_a_state_bit_for_bit(name: str, stop: int) -> None:
     for step, batch in enumerate(stream):
         if step == stop:
             kept = tensors.dump(resumed.state())
-            resumed = PruneJob(model(seed=5), resumed.pruning.recipe, np.random.default_rng(5))
+            resumed = PruningTrainer(
+                model(seed=5), resumed.pruning.recipe, np.random.default_rng(5)
+            )
             resumed.load(tensors.load(kept))
         through.learn(batch)
         resumed.learn(batch)

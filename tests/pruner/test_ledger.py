@@ -5,10 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from learner.regime import Swap
+from learner.registry import Swap
 from pruner import verdicts
-from pruner.ledger import FIRST, Asked, History, LedgerTail, Rules, decide, missing, settled
-from pruner.trigger import Divergence, Periodic, Score
+from pruner.decisions import (
+    FIRST,
+    History,
+    LedgerFollower,
+    PendingRequest,
+    Rules,
+    decide,
+    missing,
+    settled,
+)
+from pruner.triggers import Divergence, Periodic, Score
 from stream import topics
 from stream.log import Record
 from stream.messages import Decision, RebuildPlan, Request, Rollback, Verdict, dump
@@ -189,7 +198,7 @@ def test_all_full_windows_must_be_decided(total: int, over: bool) -> None:
 
 def test_the_log_is_read_into_the_history_and_repeats_are_passed_over(tmp_path: Path) -> None:
     world = World(tmp_path)
-    tail = LedgerTail(world.home.reader(topics.LEDGER))
+    tail = LedgerFollower(world.home.reader(topics.LEDGER))
     messages: list[Decision | Verdict] = [
         Decision(count=400, rebuild=FIRST_PLAN),
         promoted(FIRST_PLAN, 1),
@@ -211,7 +220,7 @@ TWO = SERVING.after(Decision(count=900, rebuild=SECOND)).after(promoted(SECOND, 
 
 def answer(history: History, count: int, request: Request, rules: Rules = RULES) -> Decision:
     percents = [0.0] * ((count - 600) // 100)
-    return decide(history, scores(*percents), count, rules, Asked(request))
+    return decide(history, scores(*percents), count, rules, PendingRequest(request))
 
 
 def test_a_rollback_is_a_new_version_with_the_old_ones_weights_and_mask() -> None:
@@ -264,7 +273,7 @@ def test_behind_a_rollback_a_rebuild_may_begin_though_the_overruled_one_had_not_
     history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
     again = decide(history, scores(0.0, begin=1400), 1500, rules)
     assert "rebuild 3" not in (again.why_not or "")
-    asked = decide(history, scores(0.0, begin=1400), 1500, rules, Asked(REBUILD)).rebuild
+    asked = decide(history, scores(0.0, begin=1400), 1500, rules, PendingRequest(REBUILD)).rebuild
     assert asked is not None
     assert (asked.number, asked.snapshot, asked.end) == (4, 1500, 1700)
     shown = history.after(Decision(count=1500, rebuild=asked))
@@ -303,7 +312,7 @@ def test_a_rollback_to_what_is_not_there_is_declined(
 
 
 def test_a_rollback_to_a_damaged_version_is_declined_with_what_is_wrong() -> None:
-    decision = decide(TWO, [], 1300, RULES, Asked(back_to(1), "snapshot x is damaged"))
+    decision = decide(TWO, [], 1300, RULES, PendingRequest(back_to(1), "snapshot x is damaged"))
     assert (decision.declined, decision.rollback) == ("snapshot x is damaged", None)
 
 

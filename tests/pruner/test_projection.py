@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.regime import Swap
-from learner.snapshot import Snapshot, SnapshotStore
+from learner.registry import Swap
+from learner.snapshots import Snapshot, SnapshotStore
 from pruner.config import StoreConfig
-from pruner.projection import LONGEST_PAUSE, Projection
-from pruner.redis import RedisMaskStore
-from pruner.store import MaskStore, MemoryMaskStore, StoreRefusedError
-from stream.clicks import ClickCursor
+from pruner.masks.projection import LONGEST_PAUSE, Projection
+from pruner.masks.redis import RedisMaskStore
+from pruner.masks.store import MaskStore, MemoryMaskStore, StoreRefusedError
+from stream.reader import ClickCursor
 from tests.pruner.store_contract import PLACES, Place, masks
 from tests.redis_server import RedisServer, redis_server
 

@@ -17,9 +17,8 @@ from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criterion import Criterion, State, Stateless
 from pruner.evidence import Evidence
 from pruner.masks import sparsity
-from pruner.phase import Phase
 from pruner.pruning import CriterionFailedError, Pruning, Recipe, keep_exactly, recipe
-from pruner.schedule import Schedule
+from pruner.schedule import Phase, Schedule
 
 SHAPES = {"first": (8, 6), "second": (4, 8), "third": (1, 4)}
 WEIGHTS = 8 * 6 + 4 * 8 + 4

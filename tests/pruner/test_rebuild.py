@@ -10,31 +10,29 @@ import pytest
 import torch
 
 from learner import tensors
-from learner.checkpoint import LearnerState
-from learner.prequential import NonFiniteError
-from learner.snapshot import SnapshotError
-from pruner.job import PruneJob
-from pruner.pruning import recipe
-from pruner.rebuild import Rebuild, Workshop
+from learner.snapshots import LearnerState, SnapshotError
+from learner.trainer import NonFiniteError
+from pruner.pruning import PruningTrainer, recipe
+from pruner.rebuild import Rebuild, RebuildContext
 from stream import topics
 from stream.batch import ClickBatch
-from stream.messages import Place, RebuildPlan
+from stream.messages import Position, RebuildPlan
 from tests.pruner.worlds import BATCH, CONFIG, RUN, World, build, dense, stream
 
 PLAN = RebuildPlan(number=1, reason="x", cause="", snapshot=400, decided=400, end=600)
 
 
 @contextmanager
-def workshop(world: World) -> Iterator[Workshop]:
+def workshop(world: World) -> Iterator[RebuildContext]:
     with (
         closing(world.home.reader(topics.CLICKS)) as reader,
         closing(world.home.writer(topics.predictions("candidate-1"))) as writer,
     ):
         folder = world.folder / "state" / "pruner"
-        yield Workshop(CONFIG, RUN, build, reader, writer, world.snapshots, folder)
+        yield RebuildContext(CONFIG, RUN, build, reader, writer, world.snapshots, folder)
 
 
-def opened(shop: Workshop) -> Rebuild:
+def opened(shop: RebuildContext) -> Rebuild:
     rebuild = Rebuild.open(PLAN, 1, shop)
     assert rebuild is not None
     return rebuild
@@ -52,13 +50,13 @@ def world_of(folder: Path, clicks: list[ClickBatch] | None = None) -> World:
     return world
 
 
-def by_hand(clicks: list[ClickBatch]) -> tuple[PruneJob, dict[int, np.ndarray]]:
+def by_hand(clicks: list[ClickBatch]) -> tuple[PruningTrainer, dict[int, np.ndarray]]:
     """Do what a rebuild does on a list of batches, without any log, snapshot or checkpoint."""
     online = dense()
     for batch in clicks[: 400 // BATCH]:
         online.learn(batch)
     how = recipe(CONFIG, BATCH)
-    job = PruneJob(online, how, np.random.default_rng([RUN.seed, PLAN.number]))
+    job = PruningTrainer(online, how, np.random.default_rng([RUN.seed, PLAN.number]))
     predicted = {}
     for i, batch in enumerate(clicks[400 // BATCH : 600 // BATCH]):
         if (begin := 400 + i * BATCH) >= 540:
@@ -81,7 +79,7 @@ def test_the_candidate_has_learned_every_event_once_from_the_copied_dense_model(
         found = world.snapshots.read(rebuild.snapshot())
     assert tensors.dump(found.tensors) == tensors.dump(job.model.state())
     assert (found.model, found.version, found.count) == ("candidate-1", 1, 600)
-    assert found.trained_through == {0: Place(29, BATCH - 1)}
+    assert found.trained_through == {0: Position(29, BATCH - 1)}
     assert {b.begin: b.probability.tolist() for b in world.predicted().values()} == {
         begin: probability.tolist() for begin, probability in predicted.items()
     }
@@ -97,7 +95,7 @@ def test_its_predictions_name_candidate_version_and_what_it_had_learned(tmp_path
     for batch in batches:
         assert (batch.model, batch.version) == ("candidate-1", 1)
         assert batch.trained_through[0] < batch.spans[0].first
-        assert batch.trained_through == {0: Place(batch.begin // BATCH - 1, BATCH - 1)}
+        assert batch.trained_through == {0: Position(batch.begin // BATCH - 1, BATCH - 1)}
 
 
 def test_no_label_is_seen_before_its_prediction(tmp_path: Path) -> None:

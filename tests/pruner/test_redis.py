@@ -13,10 +13,9 @@ from pydantic import SecretStr, ValidationError
 from redis.client import PubSub
 
 from pruner.config import StoreConfig
-from pruner.keys import COMMANDS
 from pruner.masks import pack
-from pruner.redis import RedisMaskStore
-from pruner.store import HISTORY, StoreAwayError, StoreError, StoreRefusedError
+from pruner.masks.redis import COMMANDS, RedisMaskStore
+from pruner.masks.store import HISTORY, StoreAwayError, StoreError, StoreRefusedError
 from tests.pruner.store_contract import masks, swap, swaps
 from tests.redis_server import RedisServer, certificates, full_server, redis_server
 

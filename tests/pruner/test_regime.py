@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from learner.prequential import Ports
-from learner.regime import Go, Over, Revert, Swap, Wait
-from learner.sparse import SparseLearner
+from learner.registry import Continue, NoModel, RollBackTo, Swap, Wait
+from learner.trainer import Ports, SparseLearner
 from pruner import requests
-from pruner.ending import InputEnd
-from pruner.ledger import swap_of
-from pruner.projection import Projection
-from pruner.regime import Leash, LedgerRegime, NeverRebuiltRegime
+from pruner.decisions import FirstMaskSource, LeadLimit, LedgerMaskSource, swap_of
+from pruner.masks.projection import Projection
 from pruner.verdicts import unfinished
+from pruner.worker import InputEnd
 from stream import topics
 from stream.columnar import predictions_from_bytes
 from stream.state import Checkpoints
@@ -34,17 +32,17 @@ from tests.pruner.worlds import (
     window,
 )
 
-LEASH = Leash(window_events=WINDOW, lead_events=100)
+LEASH = LeadLimit(window_events=WINDOW, lead_events=100)
 
 
 @contextmanager
-def regime_of(world: World, leash: Leash = LEASH) -> Iterator[LedgerRegime]:
+def regime_of(world: World, leash: LeadLimit = LEASH) -> Iterator[LedgerMaskSource]:
     with (
         closing(world.home.reader(topics.CLICKS)) as reader,
         closing(world.home.reader(topics.LEDGER)) as ledger,
     ):
         end = InputEnd(reader, world.snapshots, SCHEMA)
-        yield LedgerRegime(ledger, leash, end.total)
+        yield LedgerMaskSource(ledger, leash, end.total)
 
 
 def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> None:
@@ -64,11 +62,11 @@ def test_it_lets_the_model_go_as_far_as_the_leash(tmp_path: Path) -> None:
     """Decided through 600: the model may come to 800, one lead beyond the window of 700."""
     world = first_mask(tmp_path)
     with regime_of(world) as regime:
-        assert [regime.at(count) for count in (620, 700, 780)] == [Go()] * 3
+        assert [regime.at(count) for count in (620, 700, 780)] == [Continue()] * 3
         assert regime.at(800) == Wait("the decision on the window ending at 700")
         world.find(window(700, 0.1))
         world.work()
-        assert regime.at(800) == Go()
+        assert regime.at(800) == Continue()
         assert regime.at(900) == Wait("the decision on the window ending at 800")
 
 
@@ -78,7 +76,7 @@ def test_at_e_it_waits_for_the_verdict(tmp_path: Path, percent: float) -> None:
     world.find(window(700, 0.1), window(800, 0.5))
     world.work()
     with regime_of(world) as regime:
-        assert regime.at(880) == Go()
+        assert regime.at(880) == Continue()
         assert regime.at(1000) == Wait("the decision on the window ending at 900")
         world.find(window(900, 0.5), window(1000, 0.5))
         world.work()
@@ -87,17 +85,17 @@ def test_at_e_it_waits_for_the_verdict(tmp_path: Path, percent: float) -> None:
         world.work()
         answer = regime.at(1000)
         verdict = world.verdicts()[-1]
-        assert answer == (swap_of(verdict) if percent < 0 else Go())
-        assert regime.at(1020) == Go()
+        assert answer == (swap_of(verdict) if percent < 0 else Continue())
+        assert regime.at(1020) == Continue()
 
 
 def test_the_twin_swaps_once(tmp_path: Path) -> None:
     world = first_mask(tmp_path)
     with regime_of(world) as regime:
-        twin = NeverRebuiltRegime(regime)
+        twin = FirstMaskSource(regime)
         assert twin.at(None) == regime.at(None)
-        assert twin.at(600) == Go()
-        assert twin.at(100_000) == Go()
+        assert twin.at(600) == Continue()
+        assert twin.at(100_000) == Continue()
 
 
 @pytest.mark.parametrize("events", [260, 500])
@@ -110,7 +108,7 @@ def test_it_is_over_when_the_input_ended_before_a_first_mask(tmp_path: Path, eve
         assert regime.at(None) == Wait("the first mask")
         world.find(*(window(count) for count in range(WINDOW, events + 1, WINDOW)))
         world.work()
-        assert regime.at(None) == Over()
+        assert regime.at(None) == NoModel()
 
 
 def test_a_rebuild_that_was_not_promoted_is_no_swap() -> None:
@@ -155,25 +153,25 @@ def test_a_rollback_comes_exactly_one_lead_behind_its_window(tmp_path: Path) -> 
         world.find(window(1300, 0.1))
         world.work()
         first = world.verdicts()[0]
-        back = Revert(Swap(3, str(first.snapshot), 1400, first.mask))
+        back = RollBackTo(Swap(3, str(first.snapshot), 1400, first.mask))
         found = [regime.at(count) for count in (1100, 1300, 1380, 1400, 1420)]
-        assert found == [swap_of(world.verdicts()[1]), Go(), Go(), back, Go()]
+        assert found == [swap_of(world.verdicts()[1]), Continue(), Continue(), back, Continue()]
         assert [swap.version for swap in regime.swaps()] == [1, 2, 3]
-        assert NeverRebuiltRegime(regime).at(None) == swap_of(first)
-        assert NeverRebuiltRegime(regime).at(1400) == Go()
+        assert FirstMaskSource(regime).at(None) == swap_of(first)
+        assert FirstMaskSource(regime).at(1400) == Continue()
 
 
 def test_without_a_lead_a_rollback_comes_with_the_decision_itself(tmp_path: Path) -> None:
     world = two_versions(tmp_path)
     world.rules = replace(RULES, lead_events=0)
-    with regime_of(world, Leash(WINDOW, lead_events=0)) as regime:
-        assert regime.at(1180) == Go()
+    with regime_of(world, LeadLimit(WINDOW, lead_events=0)) as regime:
+        assert regime.at(1180) == Continue()
         assert regime.at(1200) == Wait("the decision on the window ending at 1200")
         requests.ask(world.home, back_to(1))
         world.find(window(1200, 0.1))
         world.work()
         answer = regime.at(1200)
-        assert isinstance(answer, Revert)
+        assert isinstance(answer, RollBackTo)
         assert (answer.to.version, answer.to.count) == (3, 1200)
 
 
@@ -181,15 +179,15 @@ def test_a_model_at_e_of_an_overruled_rebuild_goes_on(tmp_path: Path) -> None:
     """With a lead of 200 the model may stand at E while the rollback is decided."""
     world = opened(tmp_path)
     world.rules = replace(RULES, lead_events=200)
-    with regime_of(world, Leash(WINDOW, lead_events=200)) as regime:
+    with regime_of(world, LeadLimit(WINDOW, lead_events=200)) as regime:
         assert regime.at(1400) == Wait("the verdict on rebuild 3")
         requests.ask(world.home, back_to(1))
         world.find(window(1300, 0.1))
         world.work(1)
         assert regime.at(1400) == Wait("the verdict on rebuild 3")
         world.work(1)
-        assert regime.at(1400) == Go()
-        assert isinstance(regime.at(1500), Revert)
+        assert regime.at(1400) == Continue()
+        assert isinstance(regime.at(1500), RollBackTo)
 
 
 def test_a_sparse_learner_under_it_goes_back_where_it_stands(tmp_path: Path) -> None:

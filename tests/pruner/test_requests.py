@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from learner.snapshot import FILE
+from learner.snapshots import FILE
 from pruner import requests
-from pruner.ledger import Asked as AskedFor
-from pruner.ledger import History, LedgerTail, decide
-from pruner.requests import RequestTail
+from pruner.decisions import History, LedgerFollower, decide
+from pruner.decisions import PendingRequest as AskedFor
+from pruner.requests import RequestFollower
 from pruner.worker import PruneStep
 from stream import topics
-from stream.kafka.home import KafkaHome
 from stream.log import LogLockedError, Record
+from stream.log.kafka.store import KafkaLogStore
 from stream.messages import Decision, Request, Verdict, dump
 from tests.pruner.worlds import WINDOW, World, first_mask, judgement, run, stream, window
 
@@ -29,9 +29,9 @@ def rebuild(id_: str = "8a") -> Request:
 
 
 @contextmanager
-def tail_of(world: World) -> Iterator[RequestTail]:
+def tail_of(world: World) -> Iterator[RequestFollower]:
     with closing(world.home.reader(topics.REQUESTS)) as reader:
-        yield RequestTail(reader)
+        yield RequestFollower(reader)
 
 
 def test_requests_are_taken_oldest_first_and_none_twice(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_the_log_is_held_only_while_a_request_is_written(tmp_path: Path) -> None
         assert tail.open(()) == [rebuild(), back_to(1)]
 
 
-def test_requests_travel_over_a_broker_in_the_same_way(kafka_home: KafkaHome) -> None:
+def test_requests_travel_over_a_broker_in_the_same_way(kafka_home: KafkaLogStore) -> None:
     with closing(kafka_home.reader(topics.REQUESTS)) as reader:
-        tail = RequestTail(reader)
+        tail = RequestFollower(reader)
         assert tail.next(()) is None
         for request in (back_to(1, "b"), rebuild("a"), back_to(1, "b")):
             requests.ask(kafka_home, request)
@@ -310,7 +310,7 @@ def test_replaying_the_ledger_gives_the_same_decisions(tmp_path: Path) -> None:
         history = history.after(message)
     assert len(history.answered) == 5
     with closing(world.home.reader(topics.LEDGER)) as reader:
-        tail = LedgerTail(reader)
+        tail = LedgerFollower(reader)
         tail.poll()
         assert tail.history == history
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.regime import Swap
-from learner.snapshot import Snapshot
-from pruner.ledger import History
-from pruner.retention import stale, tidy_candidates, tidy_checkpoints
-from stream.clicks import ClickCursor
+from learner.registry import Swap
+from learner.snapshots import Snapshot
+from pruner.decisions import History
+from pruner.worker import stale, tidy_candidates, tidy_checkpoints
 from stream.messages import RebuildPlan
+from stream.reader import ClickCursor
 from tests.pruner.worlds import World, build
 
 NAMES = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]

@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 
-from pruner.phase import Phase
-from pruner.schedule import SHAPES, Schedule
+from pruner.schedule import SHAPES, Phase, Schedule
 
 
 def over(schedule: Schedule, steps: int, sparsity: float = 0.8) -> list[float | None]:

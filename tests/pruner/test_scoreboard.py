@@ -3,8 +3,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from pruner.scoreboard import Scoreboard
-from pruner.trigger import Score
+from pruner.triggers import Score
+from pruner.worker import WindowFollower
 from stream import topics
 from stream.messages import Decision
 from tests.pruner.worlds import World, judgement, window
@@ -13,7 +13,7 @@ from tests.pruner.worlds import World, judgement, window
 def test_it_reads_windows_of_one_size_judgements_and_nothing_else(tmp_path: Path) -> None:
     world = World(tmp_path)
     with closing(world.home.reader(topics.WINDOWS)) as reader:
-        board = Scoreboard(reader, 100)
+        board = WindowFollower(reader, 100)
         board.poll()
         assert (board.closed, board.scores) == (0, [])
         world.find(
@@ -36,7 +36,7 @@ def test_windows_before_a_swap_are_forgotten(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.find(*(window(end, 0.1) for end in (100, 200, 300)))
     with closing(world.home.reader(topics.WINDOWS)) as reader:
-        board = Scoreboard(reader, 100)
+        board = WindowFollower(reader, 100)
         board.poll()
         board.forget(150)
     assert [score.begin for score in board.scores] == [200]

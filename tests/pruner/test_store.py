@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from learner.regime import Swap
+from learner.registry import Swap
 from pruner.masks import MaskDamagedError
-from pruner.store import DiskMaskStore, MemoryMaskStore, moved
+from pruner.masks.store import DiskMaskStore, MemoryMaskStore, moved
 from tests.pruner.store_contract import CHECKS, PLACES, Place, masks
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from pruner.config import TriggerConfig
-from pruner.trigger import Divergence, Fire, Hold, Periodic, Score, Seen, build
+from pruner.triggers import Divergence, Fire, Hold, Periodic, Score, Seen, build
 
 SIZE = 50
 

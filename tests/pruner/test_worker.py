@@ -7,28 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.snapshot import FILE
+from learner.snapshots import FILE
 from pruner import criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import State
+from pruner.decisions import decide
 from pruner.evidence import Evidence
-from pruner.ledger import decide
 from pruner.masks import content_hash, pack
 from pruner.worker import PruneStep
 from stream import topics
 from stream.log import Record
 from stream.messages import Decision
 from tests.pruner.test_rebuild import blown_up
-from tests.pruner.worlds import (
-    CONFIG,
-    WINDOW,
-    World,
-    first_mask,
-    judgement,
-    run,
-    stream,
-    window,
-)
+from tests.pruner.worlds import CONFIG, WINDOW, World, first_mask, judgement, run, stream, window
 
 WEIGHTS = 12 * 8 + 8 * 8 + 8
 

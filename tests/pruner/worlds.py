@@ -8,23 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from learner.config import LearnerConfig
-from learner.dense import DenseLearner
 from learner.online import OnlineModel
-from learner.prequential import Ports, RunPlan
-from learner.snapshot import SnapshotStore
+from learner.snapshots import SnapshotStore
+from learner.trainer import DenseLearner, Ports, RunPlan
 from pruner.config import PrunerConfig
-from pruner.ledger import Rules
-from pruner.projection import Projection
-from pruner.store import DiskMaskStore
-from pruner.trigger import Divergence
+from pruner.decisions import Rules
+from pruner.masks.projection import Projection
+from pruner.masks.store import DiskMaskStore
+from pruner.triggers import Divergence
 from pruner.worker import PrunePorts, PruneStep, PruneWorker
 from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
+from stream.follow import read_all
 from stream.log import Record
+from stream.log.local import LocalLogStore
 from stream.messages import (
     Decision,
     Interval,
@@ -36,7 +35,7 @@ from stream.messages import (
     dump,
     parse,
 )
-from stream.order import open_order
+from stream.ordering import open_order
 from stream.schema import FeatureSchema, NumericFeature
 from stream.state import Checkpoints
 from tests.pruner.nets import FEATURES, clicks, model
@@ -114,10 +113,10 @@ class World:
     rules: Rules = RULES
     config: PrunerConfig = CONFIG
     versions: int = 3
-    home: EmbeddedHome = field(init=False)
+    home: LocalLogStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = EmbeddedHome(self.folder / "log")
+        self.home = LocalLogStore(self.folder / "log")
 
     @property
     def snapshots(self) -> SnapshotStore:

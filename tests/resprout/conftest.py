@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resprout.application import execute
 from resprout.folder import RunFolder
+from resprout.run import execute
 from tests.resprout.eventful import PLAN
 
 

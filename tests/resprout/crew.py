@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from resprout.cli import main
-from resprout.console import settings_toml
+from resprout.monitoring.console import settings_toml
 from resprout.settings import Loaded, Settings
 
 COMMANDS = {

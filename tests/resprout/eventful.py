@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resprout.plan import Plan
 from resprout.settings import Settings
+from resprout.spec import RunDefinition
 from tests.resprout.small import small
 
 BATCH, TOTAL = 100, 24_050
@@ -51,4 +51,4 @@ def eventful(**more: Any) -> Settings:
     return small(**_CHANGED | more)
 
 
-PLAN = Plan.generated(eventful())
+PLAN = RunDefinition.generated(eventful())

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from learner.checkpoint import from_parts
-from pruner.store import DiskMaskStore, MaskStore
+from learner.snapshots import from_parts
+from pruner.masks.store import DiskMaskStore, MaskStore
 from resprout.folder import RunFolder
 from resprout.settings import MODELS
 from stream import topics
 from stream.columnar import predictions_from_bytes
-from stream.keyed import read_all
-from stream.log import LogHome, StoredRecord
+from stream.follow import read_all
+from stream.log import LogStore, StoredRecord
 from stream.messages import Progress, parse
 
 Messages = dict[str, bytes]
@@ -42,7 +42,7 @@ class Left:
 
     @classmethod
     def by(
-        cls, folder: RunFolder, home: LogHome | None = None, store: MaskStore | None = None
+        cls, folder: RunFolder, home: LogStore | None = None, store: MaskStore | None = None
     ) -> Left:
         """Read what stands in a state folder, or of it on servers."""
         home, masks = home or folder.home, store or DiskMaskStore(folder.masks)
@@ -70,19 +70,19 @@ def records(folder: RunFolder, log: str) -> list[StoredRecord]:
     return _records(folder.home, log)
 
 
-def _records(home: LogHome, log: str) -> list[StoredRecord]:
+def _records(home: LogStore, log: str) -> list[StoredRecord]:
     reader = home.reader(log)
     found = list(read_all(reader))
     reader.close()
     return found
 
 
-def _messages(home: LogHome, log: str) -> Iterable[tuple[str, bytes]]:
+def _messages(home: LogStore, log: str) -> Iterable[tuple[str, bytes]]:
     values = [stored.record.value for stored in _records(home, log)]
     return [(message.key, v) for v in values if not isinstance(message := parse(v), Progress)]
 
 
-def _predictions(home: LogHome, log: str) -> Iterable[tuple[str, bytes]]:
+def _predictions(home: LogStore, log: str) -> Iterable[tuple[str, bytes]]:
     for stored in _records(home, log):
         batch = predictions_from_bytes(stored.record.value)
         yield f"{batch.model}/{batch.begin}", stored.record.value

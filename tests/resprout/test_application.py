@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import resprout
-from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.plan import Elsewhere, Plan
+from resprout.run import execute
 from resprout.runner import Step
 from resprout.settings import DENSE, SOURCE
+from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import Wiring
-from stream.embedded import EmbeddedHome
-from stream.kafka.config import KafkaConfig
-from stream.keyed import read_all
+from stream.follow import read_all
+from stream.log.kafka.config import KafkaConfig
+from stream.log.local import LocalLogStore
 from stream.messages import Progress, parse
-from stream.replay import FileSource
 from stream.schema import NumericFeature
+from stream.sources.files import FileSource
 from stream.state import StateFolder, StateLockedError
 from tests.redis_server import redis_server
 from tests.resprout.small import small
@@ -52,7 +52,7 @@ def test_the_sparse_model_has_its_pruned_weights_at_zero() -> None:
 
 
 def test_a_finished_run_is_told_again_without_work(tmp_path: Path) -> None:
-    plan = Plan.generated(small())
+    plan = RunDefinition.generated(small())
     first = execute(plan, tmp_path)
     again = execute(plan, tmp_path)
     assert again.windows == first.windows
@@ -60,8 +60,8 @@ def test_a_finished_run_is_told_again_without_work(tmp_path: Path) -> None:
 
 
 def test_a_run_cannot_go_on_with_other_settings(tmp_path: Path) -> None:
-    execute(Plan.generated(small(stream__generator__events=1_000)), tmp_path)
-    other = Plan.generated(small(stream__generator__events=1_000, pruner__sparsity=0.5))
+    execute(RunDefinition.generated(small(stream__generator__events=1_000)), tmp_path)
+    other = RunDefinition.generated(small(stream__generator__events=1_000, pruner__sparsity=0.5))
     with pytest.raises(ValueError, match=r"begun otherwise: settings.pruner.sparsity was 0.8, is"):
         execute(other, tmp_path)
 
@@ -71,7 +71,7 @@ def test_a_second_run_on_the_same_state_folder_is_refused(tmp_path: Path) -> Non
         StateFolder.lock(tmp_path, name="resprout"),
         pytest.raises(StateLockedError, match=f"state folder {tmp_path} is in use by resprout"),
     ):
-        execute(Plan.generated(small()), tmp_path)
+        execute(RunDefinition.generated(small()), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_is_unknown_is_found_before_anything_is_written(
     setting: dict[str, str], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        execute(Plan.generated(small(**setting)), tmp_path / "state")
+        execute(RunDefinition.generated(small(**setting)), tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
 
@@ -96,13 +96,13 @@ def test_a_fault_in_a_worker_is_told_with_its_name(tmp_path: Path) -> None:
             raise ArithmeticError("out of luck")
 
     with pytest.raises(ArithmeticError, match="out of luck") as caught:
-        execute(Plan.generated(small()), tmp_path, fail)
+        execute(RunDefinition.generated(small()), tmp_path, fail)
     assert caught.value.__notes__ == ["in worker 'dense'"]
 
 
 def test_the_wall_clock_is_kept_in_logs_of_its_own(tmp_path: Path) -> None:
-    execute(Plan.generated(small()), tmp_path)
-    reader = EmbeddedHome(tmp_path / "logs").reader("progress.dense")
+    execute(RunDefinition.generated(small()), tmp_path)
+    reader = LocalLogStore(tmp_path / "logs").reader("progress.dense")
     messages = [parse(stored.record.value) for stored in read_all(reader)]
     assert messages
     last = messages[-1]
@@ -113,10 +113,10 @@ def test_the_wall_clock_is_kept_in_logs_of_its_own(tmp_path: Path) -> None:
 def test_a_warm_start_begins_with_the_weights_given(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    plan = Plan.generated(small(stream__generator__events=500))
+    plan = RunDefinition.generated(small(stream__generator__events=500))
     weights = {k: t * 0.5 for k, t in plan.model().module.state_dict().items()}
     save_file(weights, tmp_path / "warm.safetensors")
-    warm = Plan(plan.settings, plan.source, tmp_path / "warm.safetensors")
+    warm = RunDefinition(plan.settings, plan.source, tmp_path / "warm.safetensors")
     for key, tensor in warm.model().module.state_dict().items():
         assert torch.equal(tensor, weights[key])
     execute(warm, tmp_path / "state")
@@ -131,8 +131,8 @@ def test_wherever_masks_are_kept_the_run_is_the_same(kind: str, tmp_path: Path) 
         if kind == "redis":
             server = opened.enter_context(redis_server(tmp_path / "redis"))
             where["store__url"] = server.url
-        there = execute(Plan.generated(small(**where)), tmp_path / "there")
-        here = execute(Plan.generated(small()), tmp_path / "here")
+        there = execute(RunDefinition.generated(small(**where)), tmp_path / "there")
+        here = execute(RunDefinition.generated(small()), tmp_path / "here")
         if kind == "redis":
             with server.client() as client:
                 assert client.hget("resprout:head:sparse", "version") == b"1"
@@ -142,8 +142,10 @@ def test_wherever_masks_are_kept_the_run_is_the_same(kind: str, tmp_path: Path) 
 
 def test_a_run_over_a_broker_is_the_same(tmp_path: Path, kafka_config: KafkaConfig) -> None:
     where = {f"stream__kafka__{k}": getattr(kafka_config, k) for k in ("bootstrap", "prefix")}
-    there = execute(Plan.generated(small(stream__home="kafka", **where)), tmp_path / "there")
-    here = execute(Plan.generated(small()), tmp_path / "here")
+    there = execute(
+        RunDefinition.generated(small(stream__home="kafka", **where)), tmp_path / "there"
+    )
+    here = execute(RunDefinition.generated(small()), tmp_path / "here")
     assert there.finished
     assert there.windows == here.windows
     assert there.ledger == here.ledger
@@ -153,10 +155,10 @@ def test_clicks_that_somebody_else_writes_are_learned_without_a_source(tmp_path:
     clicks = tmp_path / "clicks.csv"
     clicks.write_text("event_time,label,x\n" + "2026-01-01,1,0.5\n2026-01-02,0,1.5\n" * 500)
     schema = resprout.FeatureSchema(numeric=(NumericFeature(name="x"),))
-    with closing(FileSource(clicks, schema).attach(EmbeddedHome(tmp_path / "logs"))) as feed:
+    with closing(FileSource(clicks, schema).attach(LocalLogStore(tmp_path / "logs"))) as feed:
         while feed.step() is not None:
             """Write all of it."""
-    plan = Plan(small(), Elsewhere(schema))
+    plan = RunDefinition(small(), ExternalSource(schema))
     result = execute(plan, tmp_path)
     assert result.finished
     assert result.summary.events == 1_000

@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 
 from resprout.cli import main
 from resprout.folder import RunFolder
-from resprout.plan import Plan
 from resprout.settings import load
+from resprout.spec import RunDefinition
 from stream import topics
 from stream.messages import DeadLetter, parse
-from stream.replay import FileSource
 from stream.schema import load_schema
+from stream.sources.files import FileSource
 from stream.state import StateFolder
 from tests.resprout.left import records
 from tests.resprout.small import SMALL, write_toml
@@ -121,7 +121,7 @@ def test_a_dead_letter_is_written_once_however_often_the_run_is_killed(home: Pat
     path = write(home / "clicks.csv", lines)
     schema = load_schema(home / "schema.toml")
     settings = load(("schema", schema.settings), home / "small.toml").settings
-    plan = Plan(settings, FileSource(path, schema))
+    plan = RunDefinition(settings, FileSource(path, schema))
     hows: tuple[How, ...] = ("turns", "disk", "threads")
     for how in hows:
         assert lived(plan, home / "state", Life(Buried(), how))

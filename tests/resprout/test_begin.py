@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from resprout.application import execute
-from resprout.begin import begun
 from resprout.cli import main
 from resprout.folder import RunFolder
-from resprout.plan import Elsewhere, Plan
+from resprout.homes import begun
+from resprout.run import execute
+from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.batch import ClickBatch
-from stream.begin import BegunHome, parse_begin
-from stream.clicks import ClickReader
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
 from stream.log import LogIdentityError, LogTrimmedError, Record
-from stream.messages import DeadLetter, Place, parse
-from stream.replay import FileSource
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
+from stream.log.local import LocalLogStore
+from stream.messages import DeadLetter, Position, parse
+from stream.reader import ClickReader
+from stream.sources.files import FileSource
+from stream.start import SkippingLogStore, parse_begin
 from tests.resprout.crew import LEARNERS, crew
 from tests.resprout.eventful import BATCH, PLAN, TOTAL, eventful
 from tests.resprout.left import Left
@@ -76,14 +76,14 @@ def clicks(events: ClickBatch) -> list[Record]:
 
 def write(folder: Path, made: Sequence[Record], trim: int = 0) -> None:
     """Write clicks, each in a segment of its own, and trim some."""
-    with closing(EmbeddedHome(folder / "logs", segment_bytes=1).writer(topics.CLICKS)) as writer:
+    with closing(LocalLogStore(folder / "logs", segment_bytes=1).writer(topics.CLICKS)) as writer:
         for record in made:
             writer.append([record])
         writer.trim(0, trim)
 
 
-def plan(begin: Any = None) -> Plan:
-    return Plan(eventful(stream__begin=begin), Elsewhere(SCHEMA))
+def plan(begin: Any = None) -> RunDefinition:
+    return RunDefinition(eventful(stream__begin=begin), ExternalSource(SCHEMA))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Learned:
     predicted: dict[str, tuple[int, bytes]]
     tensors: dict[str, Any]
     masks: tuple[str, ...]
-    buried: list[Place]
+    buried: list[Position]
     """What became a dead letter."""
 
     @classmethod
@@ -107,7 +107,9 @@ class Learned:
             predicted={k: (b.version, b.probability.tobytes()) for k, b in batches.items()},
             tensors={model: state["tensors"] for model, state in left.states.items()},
             masks=left.masks,
-            buried=[Place(one.offset, one.row) for one in letters if isinstance(one, DeadLetter)],
+            buried=[
+                Position(one.offset, one.row) for one in letters if isinstance(one, DeadLetter)
+            ],
         )
 
 
@@ -119,7 +121,7 @@ def expected(events: ClickBatch, tmp_path_factory: pytest.TempPathFactory) -> Le
     assert execute(plan(), folder).finished
     found = Learned.by(Left.by(RunFolder(folder)))
     [foreign] = found.buried
-    return replace(found, buried=[Place(foreign.offset + OFFSET, 0)])
+    return replace(found, buried=[Position(foreign.offset + OFFSET, 0)])
 
 
 def check(found: Learned, expected: Learned) -> None:
@@ -164,9 +166,9 @@ def test_processes_begin_where_one_process_does(
     check(Learned.by(Left.by(RunFolder(team.state))), expected)
 
 
-def opened(folder: RunFolder, begin: object) -> BegunHome:
+def opened(folder: RunFolder, begin: object) -> SkippingLogStore:
     found = begun(folder.home, parse_begin(begin), folder)
-    assert isinstance(found, BegunHome)
+    assert isinstance(found, SkippingLogStore)
     return found
 
 
@@ -225,7 +227,7 @@ def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -
 def test_a_run_whose_clicks_were_made_again_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [FOREIGN])
     opened(RunFolder(tmp_path), {0: 1})
-    other = EmbeddedHome(tmp_path / "made again")
+    other = LocalLogStore(tmp_path / "made again")
     with pytest.raises(LogIdentityError, match=r"began in the clicks log \w+, this one is \w+: it"):
         begun(other, {0: 1}, RunFolder(tmp_path))
 
@@ -264,7 +266,7 @@ def test_a_run_that_writes_its_clicks_itself_begins_with_the_first(tmp_path: Pat
     file.write_text("event_time,label," + ",".join(SCHEMA.names) + "\n")
     for source in (PLAN.source, FileSource(file, SCHEMA)):
         with pytest.raises(ValueError, match=r"stream\.begin is set, and this run writes its cl"):
-            Plan(eventful(stream__begin=TIME), source).check()
+            RunDefinition(eventful(stream__begin=TIME), source).check()
 
 
 @pytest.mark.parametrize("command", [("run",), ("generate",), ("learn", "dense"), ("evaluate",)])
@@ -278,7 +280,7 @@ def test_it_is_refused_before_anything_is_made(command: Sequence[str], tmp_path:
 
 
 def test_a_topic_that_has_lost_its_head_is_learned_from_what_it_keeps(
-    kafka_home: KafkaHome,
+    kafka_home: KafkaLogStore,
     kafka_config: KafkaConfig,
     events: ClickBatch,
     expected: Learned,
@@ -294,7 +296,7 @@ def test_a_topic_that_has_lost_its_head_is_learned_from_what_it_keeps(
 
     def run(state: Path, **more: Any) -> Left:
         settings = eventful(**on_broker, **more)
-        assert execute(Plan(settings, Elsewhere(SCHEMA)), state).finished
+        assert execute(RunDefinition(settings, ExternalSource(SCHEMA)), state).finished
         return Left.by(RunFolder(state), kafka_home)
 
     with pytest.raises(LogTrimmedError, match=r"offset 4 of partition 0, of 2025-.*stream\.begin"):

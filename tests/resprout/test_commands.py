@@ -14,9 +14,9 @@ from kafka import KafkaConsumer
 
 from resprout.cli import main
 from resprout.folder import RunFolder
-from resprout.plan import Plan
 from resprout.settings import load
-from stream.kafka.config import KafkaConfig
+from resprout.spec import RunDefinition
+from stream.log.kafka.config import KafkaConfig
 from tests.resprout.small import SMALL, write_toml
 from tests.resprout.test_cli import SCHEMA, write_clicks
 
@@ -197,7 +197,7 @@ def ask_nobody(home: Path, *words: str) -> Result:
         return CliRunner().invoke(main, [*words, *config])
     settings = load(None, home / "small.toml", {"stream.home": "kafka"}).settings
     (home / "state").mkdir()
-    RunFolder(home / "state").begin(Plan.generated(settings))
+    RunFolder(home / "state").begin(RunDefinition.generated(settings))
     return CliRunner().invoke(main, [*words, *config, "--state", str(home / "state")])
 
 

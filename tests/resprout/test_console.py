@@ -3,12 +3,11 @@ from __future__ import annotations
 import io
 
 from evaluator.worker import EvaluatorStep
-from learner.step import LearnerStep
+from learner.trainer import LearnerStep
 from pruner.worker import PruneStep
-from resprout.console import Progress, View, line, table
-from resprout.result import Outcome, Records, Result
+from resprout.monitoring.console import ProgressLine, View, line, table
+from resprout.run import Cost, Outcome, Records, Result, summarise
 from resprout.settings import Settings
-from resprout.summary import Cost, summarise
 from stream.messages import DeadLetter, Decision, Interval, Verdict, Window
 from tests.resprout.test_summary import back, score, verdict, window
 
@@ -74,7 +73,7 @@ def test_the_line_passes_over_what_is_left_of_a_window_at_the_end() -> None:
 
 def test_the_progress_shows_windows_of_the_size_given() -> None:
     out, ticks = io.StringIO(), iter([0.0, 10.0])
-    progress = Progress(out, lambda: next(ticks), window_events=50)
+    progress = ProgressLine(out, lambda: next(ticks), window_events=50)
     progress("evaluator", EvaluatorStep(100, 100, (sized(50, 0.5), sized(100, 0.9))))
     assert out.getvalue().startswith("100 events  10/s  lag 0  NE dense 0.500  sparse")
 
@@ -97,7 +96,7 @@ def test_a_sparse_learner_that_waits_is_seen_waiting() -> None:
 
 def test_a_pipe_gets_plain_lines_and_seldom() -> None:
     out, ticks = io.StringIO(), iter([0.0, 1.0, 9.0, 10.0, 11.0])
-    progress = Progress(out, lambda: next(ticks))
+    progress = ProgressLine(out, lambda: next(ticks))
     for count in (500, 1_000, 1_500, 2_000):
         progress("evaluator", EvaluatorStep(count, 500))
     progress.message("rebuild 2 promoted")
@@ -107,7 +106,7 @@ def test_a_pipe_gets_plain_lines_and_seldom() -> None:
 
 def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
     out, ticks = Terminal(), iter([0.0, 1.0, 2.0])
-    progress = Progress(out, lambda: next(ticks))
+    progress = ProgressLine(out, lambda: next(ticks))
     progress("evaluator", EvaluatorStep(500, 500))
     progress("evaluator", EvaluatorStep(1_000, 500))
     progress.finish()
@@ -118,7 +117,7 @@ def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
 
 def test_the_rate_is_that_of_this_process() -> None:
     out, ticks = io.StringIO(), iter([0.0, 10.0])
-    progress = Progress(out, lambda: next(ticks))
+    progress = ProgressLine(out, lambda: next(ticks))
     progress("evaluator", EvaluatorStep(1_000_500, 500))
     assert out.getvalue() == "1.00M events  50/s  lag 0\n"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from resprout.demo import LAYER, changes
+from resprout.cli.commands import LAYER, changes
 from resprout.settings import Settings, load
 
 

@@ -16,8 +16,8 @@ from kafka import KafkaProducer
 
 from resprout.cli import main
 from stream import topics
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.resprout.crew import Crew, Hand, crew, until
 from tests.resprout.eventful import eventful
 
@@ -62,7 +62,7 @@ def test_one_bad_event_is_told_of_before_there_is_a_batch_and_once_after_a_kill(
     schema = ("--schema", str(tmp_path / "schema.toml"))
     on_broker = {"stream__home": "kafka", "stream__kafka__bootstrap": kafka_config.bootstrap}
     settings = eventful(**on_broker, stream__kafka__prefix=kafka_config.prefix)
-    with closing(KafkaHome(kafka_config)) as home:
+    with closing(KafkaLogStore(kafka_config)) as home:
         home.create({topics.CLICKS: partitions})
     with (
         crew(tmp_path, settings) as team,
@@ -91,7 +91,7 @@ def test_one_bad_event_is_told_of_before_there_is_a_batch_and_once_after_a_kill(
         until(lambda: len(letters(team)) > 1, team)
         assert evaluator.end(signal.SIGTERM) == 0, evaluator.text
     with (
-        closing(KafkaHome(kafka_config)) as home,
+        closing(KafkaLogStore(kafka_config)) as home,
         closing(home.reader(topics.DEAD_LETTERS)) as log,
     ):
         assert len(log.read(0, log.begin(0), 100)) == 2

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 import resprout
-from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.plan import Plan
-from resprout.result import Records, Result
+from resprout.run import Records, Result, execute
 from resprout.runner import Step
 from resprout.settings import DENSE, EVALUATOR, MODELS, NEVER_REBUILT, SPARSE
+from resprout.spec import RunDefinition
 from stream import topics
 from stream.columnar import predictions_from_bytes
 from stream.messages import Decision, Verdict
@@ -36,7 +35,7 @@ ON_A_BOUNDARY = [3_000, 4_000, 7_000, 9_000, 10_000, 13_000]
 @pytest.fixture(scope="module", params=sorted(INSIDE_A_BATCH + ON_A_BOUNDARY))
 def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """The beginning of the eventful run."""
-    plan = Plan.generated(eventful(stream__generator__events=request.param))
+    plan = RunDefinition.generated(eventful(stream__generator__events=request.param))
     folder = RunFolder(tmp_path_factory.mktemp("ended"))
     return execute(plan, folder.path), Left.by(folder)
 
@@ -126,7 +125,9 @@ def spoiled(rebuild: int, state: Path, monkeypatch: pytest.MonkeyPatch) -> Resul
     fragile.install(packages)
     monkeypatch.syspath_prepend(packages)
     fragile.FRAGILE.rebuild = rebuild
-    plan = Plan.generated(eventful(pruner__criterion="fragile", stream__generator__events=UNTIL))
+    plan = RunDefinition.generated(
+        eventful(pruner__criterion="fragile", stream__generator__events=UNTIL)
+    )
     return execute(plan, state / "run", fragile.FRAGILE.watch)
 
 

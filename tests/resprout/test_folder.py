@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from resprout.folder import RunFolder
-from resprout.plan import Elsewhere, Plan
 from resprout.settings import WORKERS
+from resprout.spec import ExternalSource, RunDefinition
 from stream.schema import FeatureSchema, NumericFeature
 from stream.state import StateLockedError
 from tests.resprout.small import small
 
 
 def test_a_folder_remembers_what_its_run_was_begun_with(tmp_path: Path) -> None:
-    folder, plan = RunFolder(tmp_path), Plan.generated(small())
+    folder, plan = RunFolder(tmp_path), RunDefinition.generated(small())
     folder.begin(plan)
     folder.begin(plan)
     assert folder.record() == plan.record()
@@ -23,8 +23,8 @@ def test_a_folder_remembers_what_its_run_was_begun_with(tmp_path: Path) -> None:
 
 def test_every_difference_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(small()))
-    other = Plan.generated(small(seed=4, pruner__sparsity=0.5))
+    folder.begin(RunDefinition.generated(small()))
+    other = RunDefinition.generated(small(seed=4, pruner__sparsity=0.5))
     with pytest.raises(ValueError, match=r"pruner.sparsity was 0.8, is 0.5; settings.seed was 0"):
         folder.check(other)
 
@@ -34,38 +34,38 @@ SENT = FeatureSchema(numeric=(NumericFeature(name="price"), NumericFeature(name=
 
 def test_how_clicks_are_generated_matters_only_where_they_are(tmp_path: Path) -> None:
     folder, other = RunFolder(tmp_path), small(stream__generator__click_rate=0.3)
-    folder.begin(Plan(small(), Elsewhere(SENT)))
-    folder.check(Plan(other, Elsewhere(SENT)))
+    folder.begin(RunDefinition(small(), ExternalSource(SENT)))
+    folder.check(RunDefinition(other, ExternalSource(SENT)))
     with pytest.raises(ValueError, match="schema"):
-        folder.check(Plan.generated(other))
+        folder.check(RunDefinition.generated(other))
     generated = RunFolder(tmp_path / "generated")
     generated.path.mkdir()
-    generated.begin(Plan.generated(small()))
+    generated.begin(RunDefinition.generated(small()))
     with pytest.raises(ValueError, match=r"generator\.click_rate was 0\.2, is 0\.3"):
-        generated.check(Plan.generated(other))
+        generated.check(RunDefinition.generated(other))
 
 
 def test_of_many_differences_a_handful_is_named_and_the_others_are_counted(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(small()))
+    folder.begin(RunDefinition.generated(small()))
     sizes = {"fields": 5, "signal": 2, "hidden": 8, "zipf": 2, "latent_dim": 3}
     changed = small(seed=4, **{f"stream__generator__{name}": size for name, size in sizes.items()})
     with pytest.raises(ValueError, match="was 4, is 3; and 2 more; go on as") as raised:
-        folder.check(Plan.generated(changed))
+        folder.check(RunDefinition.generated(changed))
     # The features come first: they are many, and told in short.
     assert "otherwise: schema.categorical was a list of 4, is a list of 5; " in str(raised.value)
 
 
 def test_a_feature_that_differs_is_named_alone(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin(Plan(small(), Elsewhere(SENT)))
+    folder.begin(RunDefinition(small(), ExternalSource(SENT)))
     scaled = SENT.model_copy(
         update={"numeric": (SENT.numeric[0], NumericFeature(name="age", scale=2))}
     )
     with pytest.raises(
         ValueError, match=r"otherwise: schema\.numeric\.1\.scale was 1\.0, is 2\.0; go"
     ):
-        folder.check(Plan(small(), Elsewhere(scaled)))
+        folder.check(RunDefinition(small(), ExternalSource(scaled)))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_where_servers_are_and_how_fast_clicks_come_may_change(
     changed: dict[str, object], tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(small()))
-    folder.check(Plan.generated(small(**changed)))
+    folder.begin(RunDefinition.generated(small()))
+    folder.check(RunDefinition.generated(small(**changed)))
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_which_logs_and_masks_they_are_may_not_change(
     changed: dict[str, object], tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(small()))
+    folder.begin(RunDefinition.generated(small()))
     name = next(iter(changed)).replace("__", r"\.")
     with pytest.raises(ValueError, match=rf"begun otherwise: settings\.{name} was"):
-        folder.check(Plan.generated(small(**changed)))
+        folder.check(RunDefinition.generated(small(**changed)))
 
 
 def test_no_password_is_written_down(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_no_password_is_written_down(tmp_path: Path) -> None:
         "store__kind": "redis",
         "store__url": "redis://ann:hunter2@masks:6379/0",
     }
-    folder, plan = RunFolder(tmp_path), Plan.generated(small(**secret))
+    folder, plan = RunFolder(tmp_path), RunDefinition.generated(small(**secret))
     folder.begin(plan)
     written = (tmp_path / "run.json").read_text() + plan.learners.config_json
     assert "hunter2" not in written
@@ -127,22 +127,22 @@ def test_no_password_is_written_down(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_begun_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:
-    folder, plan = RunFolder(tmp_path), Plan.generated(small())
+    folder, plan = RunFolder(tmp_path), RunDefinition.generated(small())
     record = plan.record()
     del record["settings"]["stream"]["home"]
     record["settings"]["stream"]["ahead_events"] = 20_000
     tmp_path.joinpath("run.json").write_text(json.dumps(record))
     folder.check(plan)
     with pytest.raises(ValueError, match=r"settings\.stream\.home was 'embedded', is 'kafka'"):
-        folder.check(Plan.generated(small(stream__home="kafka")))
+        folder.check(RunDefinition.generated(small(stream__home="kafka")))
 
 
 def test_of_many_who_begin_at_once_one_writes_the_record_and_all_check_it(tmp_path: Path) -> None:
     folder, refused = RunFolder(tmp_path), []
-    plans = [Plan.generated(small(seed=number % 2)) for number in range(8)]
+    plans = [RunDefinition.generated(small(seed=number % 2)) for number in range(8)]
     gate = threading.Barrier(len(plans))
 
-    def begin(plan: Plan) -> None:
+    def begin(plan: RunDefinition) -> None:
         gate.wait()
         try:
             folder.begin(plan)
@@ -181,7 +181,7 @@ def test_a_folder_without_a_run_has_no_record(tmp_path: Path) -> None:
 
 def test_clearing_deletes_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(small()))
+    folder.begin(RunDefinition.generated(small()))
     folder.home.writer("clicks").close()
     folder.clear()
     assert {file.name for file in tmp_path.iterdir()} == {"lock", "workers"}

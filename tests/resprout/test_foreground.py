@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from resprout.console import Progress
-from resprout.foreground import logging_lines, logging_to, stoppable
+from resprout.cli.signals import logging_lines, logging_to, stoppable
+from resprout.monitoring.console import ProgressLine
 
 TWICE = """
 import os, signal, time
@@ -41,7 +41,7 @@ def test_a_second_signal_leaves_now() -> None:
 
 def test_what_our_rooms_log_stands_among_the_progress() -> None:
     out = io.StringIO()
-    with logging_to(Progress(out)):
+    with logging_to(ProgressLine(out)):
         logging.getLogger("pruner.worker").info("rebuild %d promoted", 2)
         logging.getLogger("somebody.else").info("chatter")
     logging.getLogger("pruner.worker").info("after")

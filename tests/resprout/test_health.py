@@ -14,9 +14,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from learner.step import LearnerStep
-from resprout.health import Health, HealthServer
-from resprout.metrics import Known, Metrics
+from learner.trainer import LearnerStep
+from resprout.monitoring.health import Health, HealthServer
+from resprout.monitoring.metrics import Known, Metrics
 from resprout.runner import Runner, Step, Worker
 
 KNOWN = Known(("dense", "sparse"), ("dense", "sparse"), "0123456789ab")

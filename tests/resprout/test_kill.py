@@ -9,10 +9,10 @@ from typing import get_args
 
 import pytest
 
-from learner.checkpoint import from_parts
-from pruner.ledger import LedgerTail
-from resprout.application import execute
+from learner.snapshots import from_parts
+from pruner.decisions import LedgerFollower
 from resprout.folder import RunFolder
+from resprout.run import execute
 from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
 from stream import topics
 from stream.messages import RebuildPlan
@@ -56,7 +56,7 @@ class Found:
 
 def look(folder: RunFolder) -> Found:
     reader = folder.home.reader(topics.LEDGER)
-    ledger = LedgerTail(reader)
+    ledger = LedgerFollower(reader)
     ledger.poll()
     reader.close()
     plan, promised = ledger.history.open, ledger.history.version

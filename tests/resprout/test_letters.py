@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from resprout.application import execute
 from resprout.cli import main
 from resprout.folder import RunFolder
-from resprout.plan import Elsewhere, Plan
+from resprout.run import execute
+from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
-from stream.codec import Invalid, columnar_record, end_record, raw_record
-from stream.deadletters import dead_letter
-from stream.encoding import encode
+from stream.batch import encode
+from stream.codec import Invalid, columnar_record, dead_letter, end_record, raw_record
 from stream.events import ClickEvent, Reason
 from stream.log import Headers, Record
 from stream.messages import dump
@@ -25,7 +24,7 @@ from stream.schema import FeatureSchema, NumericFeature
 from tests.resprout.small import small
 
 SCHEMA = FeatureSchema(numeric=(NumericFeature(name="price"),))
-PLAN = Plan(small(), Elsewhere(SCHEMA))
+PLAN = RunDefinition(small(), ExternalSource(SCHEMA))
 BAD = b'{"event_id": "7", "event_time": 0, "label": 2}'
 
 

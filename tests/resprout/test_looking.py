@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from resprout.cli import main
 from resprout.folder import RunFolder
-from resprout.page import replayed
-from resprout.plan import Plan
-from stream.kafka.config import KafkaConfig
+from resprout.monitoring.page import replayed
+from resprout.spec import RunDefinition
+from stream.log.kafka.config import KafkaConfig
 from tests.resprout.small import small
 from tests.stream.kafka_tools import Stranger
 
@@ -36,7 +36,7 @@ def begun(kafka_config: KafkaConfig, tmp_path: Path) -> RunFolder:
     """A run of which there is a state folder and, as yet, no topic."""
     there = {f"stream__kafka__{k}": getattr(kafka_config, k) for k in ("bootstrap", "prefix")}
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(small(stream__home="kafka", **there)))
+    folder.begin(RunDefinition.generated(small(stream__home="kafka", **there)))
     return folder
 
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from learner.regime import Swap
+from learner.registry import Swap
 from pruner import requests
 from pruner.config import StoreConfig
-from pruner.store import DiskMaskStore
-from resprout import home
-from resprout.application import execute
+from pruner.masks.store import DiskMaskStore
+from resprout import homes
 from resprout.cli import main
+from resprout.cli.inspect import Version, difference, find
 from resprout.folder import RunFolder
+from resprout.run import execute
 from resprout.runner import Step
-from resprout.versions import Version, difference, find
 from stream import topics
 from stream.log import Record
 from tests.redis_server import redis_server
@@ -179,7 +179,7 @@ def test_the_head_on_a_redis_server_is_the_one_in_force(stopped: RunFolder) -> N
         there = on_redis(stopped, server.url)
         with closing(stopped.home.reader(topics.LEDGER)) as reader:
             config = StoreConfig(kind="redis", url=server.url)
-            with closing(home.masks(config, stopped, reader.identity)) as store:
+            with closing(homes.masks(config, stopped, reader.identity)) as store:
                 store.put(disk.get(str(first.mask)))
                 store.publish(first)
         found = told(stopped, "masks", "list", *there)

@@ -15,12 +15,12 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from evaluator.joined import JoinedBatch, Predicted
+from evaluator.join import JoinedBatch, Predicted
 from evaluator.sums import Sums
 from evaluator.worker import EvaluatorStep
-from learner.step import LearnerStep
+from learner.trainer import LearnerStep
 from pruner.worker import PruneStep
-from resprout.metrics import FAMILIES, LABELS, Known, Metrics, markdown
+from resprout.monitoring.metrics import FAMILIES, LABELS, Known, Metrics, markdown
 from resprout.runner import Step, Worker
 from resprout.settings import Settings
 from stream.messages import (
@@ -38,7 +38,7 @@ from stream.messages import (
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
-FAMILIES_FILE = ROOT / "resprout" / "metrics" / "families.py"
+FAMILIES_FILE = ROOT / "resprout" / "monitoring" / "families.py"
 NAMES = {family.name for family in FAMILIES}
 WORKERS = ("source", "dense", "sparse", "never_rebuilt", "pruner", "evaluator")
 MODELS = ("dense", "sparse", "never_rebuilt")
@@ -239,7 +239,8 @@ def test_the_tables_of_the_document_are_those_of_the_file() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     tables = text.partition("<!-- tables: begin")[2].partition("-->\n")[2]
     assert tables.partition("<!-- tables: end")[0].strip() == markdown(), (
-        "put what resprout.metrics.markdown() returns between the marks of docs/metrics.md"
+        "put what resprout.monitoring.families.markdown() returns between the marks of "
+        "docs/metrics.md"
     )
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from learner.step import LearnerStep
-from resprout.pace import Pace, Rated, SourceStep
+from learner.trainer import LearnerStep
+from resprout.wiring import RateLimit, SourceStep, Throttle
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Learner:
 
 def test_the_source_waits_for_the_learner_to_begin() -> None:
     feed = Feed(9)
-    pace = Pace(feed, Learner(feed), ahead_events=1_000)
+    pace = Throttle(feed, Learner(feed), ahead_events=1_000)
     assert pace.feed() == SourceStep(0, waiting_for="dense")
     pace.learn()
     assert pace.feed() == SourceStep(500, 500)
@@ -55,7 +55,7 @@ def test_the_source_waits_for_the_learner_to_begin() -> None:
 def test_the_source_is_never_further_ahead_than_it_may_be() -> None:
     feed = Feed(20)
     learner = Learner(feed)
-    pace = Pace(feed, learner, ahead_events=1_000)
+    pace = Throttle(feed, learner, ahead_events=1_000)
     pace.learn()
     pace.feed()
     for _ in range(200):
@@ -68,7 +68,7 @@ def test_the_source_is_never_further_ahead_than_it_may_be() -> None:
 def test_events_that_are_not_valid_bring_nothing_to_a_halt() -> None:
     feed = Feed(200)
     learner = Learner(feed, valid=0.1)
-    pace = Pace(feed, learner, ahead_events=1_000)
+    pace = Throttle(feed, learner, ahead_events=1_000)
     pace.learn()
     while not pace.feed().done:
         pace.learn()
@@ -78,14 +78,14 @@ def test_events_that_are_not_valid_bring_nothing_to_a_halt() -> None:
 def test_a_learner_that_goes_on_far_into_the_stream_is_fed_from_there() -> None:
     feed = Feed(9)
     learner = Learner(feed, count=1_000_000)
-    pace = Pace(feed, learner, ahead_events=1_000)
+    pace = Throttle(feed, learner, ahead_events=1_000)
     pace.learn()
     assert pace.feed() == SourceStep(1_000_500, 500)
 
 
 def test_the_end_of_the_input_is_the_end_of_the_source() -> None:
     feed = Feed(0)
-    pace = Pace(feed, Learner(feed), ahead_events=1_000)
+    pace = Throttle(feed, Learner(feed), ahead_events=1_000)
     pace.learn()
     assert pace.feed().done
 
@@ -98,7 +98,7 @@ class Clock:
         return self.now
 
 
-def appended_by(rated: Rated, clock: Clock, seconds: float) -> int:
+def appended_by(rated: RateLimit, clock: Clock, seconds: float) -> int:
     """Step a source every hundredth of a second, and return what it has appended."""
     until, events = clock.now + seconds, 0
     while clock.now < until:
@@ -109,7 +109,7 @@ def appended_by(rated: Rated, clock: Clock, seconds: float) -> int:
 
 def test_a_source_of_its_own_keeps_to_its_rate_after_the_free_events() -> None:
     clock = Clock()
-    rated = Rated(Feed(10_000), 0, 10_000, 2_000, clock)
+    rated = RateLimit(Feed(10_000), 0, 10_000, 2_000, clock)
     while rated.step().count < 10_000:
         """Full speed: the clock stands."""
     assert appended_by(rated, clock, 10) == pytest.approx(20_000, abs=1_000)
@@ -117,13 +117,13 @@ def test_a_source_of_its_own_keeps_to_its_rate_after_the_free_events() -> None:
 
 def test_a_source_that_begins_again_makes_no_burst() -> None:
     clock = Clock()
-    rated = Rated(Feed(10_000), 1_000_000, 10_000, 2_000, clock)
+    rated = RateLimit(Feed(10_000), 1_000_000, 10_000, 2_000, clock)
     assert appended_by(rated, clock, 10) == pytest.approx(20_000, abs=1_000)
 
 
 def test_a_source_does_not_catch_up_after_a_long_stretch_in_which_nothing_was_taken() -> None:
     clock = Clock()
-    rated = Rated(Feed(10_000), 20_000, 10_000, 2_000, clock)
+    rated = RateLimit(Feed(10_000), 20_000, 10_000, 2_000, clock)
     appended_by(rated, clock, 5)
     clock.now += 600
     assert appended_by(rated, clock, 10) == pytest.approx(22_000, abs=1_000)
@@ -131,13 +131,13 @@ def test_a_source_does_not_catch_up_after_a_long_stretch_in_which_nothing_was_ta
 
 def test_a_source_held_back_by_its_rate_waits_for_nobody() -> None:
     clock = Clock()
-    rated = Rated(Feed(10), 20_000, 10_000, 1, clock)
+    rated = RateLimit(Feed(10), 20_000, 10_000, 1, clock)
     assert rated.step() == SourceStep(20_500, 500)
     assert rated.step() == SourceStep(20_500)
 
 
 def test_a_source_without_a_rate_goes_to_its_end_at_once() -> None:
-    rated = Rated(Feed(2))
+    rated = RateLimit(Feed(2))
     assert [rated.step() for _ in range(3)] == [
         SourceStep(500, 500),
         SourceStep(1_000, 500),

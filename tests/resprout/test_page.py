@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from resprout.application import execute
 from resprout.cli import main
 from resprout.folder import RunFolder
-from resprout.page import PORT, Page, listen, replayed
-from resprout.plan import Plan
+from resprout.monitoring.page import PORT, Page, listen, replayed
+from resprout.run import execute
 from resprout.runner import Step
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig
-from stream.kafka.config import KafkaConfig
-from stream.keyed import read_all
+from resprout.spec import RunDefinition
+from stream.follow import read_all
+from stream.log.kafka.config import KafkaConfig
 from stream.messages import Progress, parse
 from stream.topics import WINDOWS
 from tests.resprout.crew import Hand, crew, until
@@ -96,7 +96,7 @@ def test_a_run_shows_its_page_health_and_metrics_at_one_port(
         on_broker = {"bootstrap": kafka.bootstrap, "prefix": kafka.prefix}
         more |= {f"stream__kafka__{name}": value for name, value in on_broker.items()}
         more["stream__home"] = "kafka"
-    caplog.set_level(logging.INFO, logger="resprout.page")
+    caplog.set_level(logging.INFO, logger="resprout.monitoring.page")
     seen: dict[str, Any] = {}
 
     def look(name: str, step: Step) -> None:
@@ -107,7 +107,7 @@ def test_a_run_shows_its_page_health_and_metrics_at_one_port(
             seen["metrics"] = get(f"{url}metrics").decode()
             seen["url"] = url
 
-    assert execute(Plan.generated(small(**more)), tmp_path / "x", look, show=True).finished
+    assert execute(RunDefinition.generated(small(**more)), tmp_path / "x", look, show=True).finished
     assert seen["run"]["about"]["run"] == "x"
     assert seen["run"]["live"] is True
     assert seen["health"]["status"] == "healthy"
@@ -123,7 +123,7 @@ def test_who_wants_no_page_gets_none(
 ) -> None:
     caplog.set_level(logging.INFO)
     settings = small(serve__port=port, stream__generator__events=1_000)
-    assert execute(Plan.generated(settings), tmp_path, show=show).finished
+    assert execute(RunDefinition.generated(settings), tmp_path, show=show).finished
     assert "the page is at" not in caplog.text
 
 
@@ -172,7 +172,7 @@ def followed(url: str) -> list[dict[str, str]]:
 def test_who_looks_on_is_told_all_to_the_very_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="resprout.page")
+    caplog.set_level(logging.INFO, logger="resprout.monitoring.page")
     folder, seen = RunFolder(tmp_path / "run"), list[dict[str, str]]()
 
     def look(name: str, step: Step) -> None:
@@ -182,7 +182,9 @@ def test_who_looks_on_is_told_all_to_the_very_end(
             viewers[0].start()
 
     viewers: list[threading.Thread] = []
-    assert execute(Plan.generated(small(serve__port=0)), folder.path, look, show=True).finished
+    assert execute(
+        RunDefinition.generated(small(serve__port=0)), folder.path, look, show=True
+    ).finished
     viewers[0].join()
     with closing(folder.home.reader(WINDOWS)) as reader:
         written = [str(stored.offset) for stored in read_all(reader)]

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.plan import Elsewhere, Plan
+from resprout.run import execute
 from resprout.settings import DENSE, EVALUATOR, MODELS, PRUNER, SPARSE
+from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.batch import ClickBatch
-from stream.clicks import ClickReader
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.embedded import EmbeddedHome
 from stream.log import Record
+from stream.log.local import LocalLogStore
 from stream.messages import PredictionBatch, Verdict, parse
+from stream.reader import ClickReader
 from tests.resprout.eventful import BATCH, PLAN, TOTAL
 from tests.resprout.left import PARTS, Left, records
 from tests.resprout.victim import Life, Promoted, Scored, lived
 
 SCHEMA = PLAN.source.schema
-THERE = Plan(PLAN.settings, Elsewhere(SCHEMA))
+THERE = RunDefinition(PLAN.settings, ExternalSource(SCHEMA))
 PARTITIONS = 2
 RECORDS = ((0, 330), (1, 170), (0, 90))
 """Partition and events of one record after the other, over and over: the first holds the more."""
@@ -51,7 +51,7 @@ def stretches(total: int) -> list[tuple[int, int, int]]:
 
 def write(state: Path, events: ClickBatch) -> None:
     """Write clicks in the order of a stream; what is no event comes before every tenth record."""
-    home = EmbeddedHome(state / "logs", partitions={topics.CLICKS: PARTITIONS})
+    home = LocalLogStore(state / "logs", partitions={topics.CLICKS: PARTITIONS})
     with closing(home.writer(topics.CLICKS)) as writer:
         for number, (partition, begin, end) in enumerate(stretches(len(events))):
             if number % 10 == 0:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.plan import Plan
+from resprout.run import execute
 from resprout.settings import MODELS
+from resprout.spec import RunDefinition
 from stream import topics
 from stream.batch import ClickBatch
-from stream.clicks import ClickReader
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.log import LogHome, LogWriter, Record
+from stream.log import LogStore, LogWriter, Record
+from stream.reader import ClickReader
 from stream.schema import FeatureSchema
 from tests.resprout.eventful import BATCH, PLAN
 from tests.resprout.left import records
@@ -37,7 +37,7 @@ class Given:
     def schema(self) -> FeatureSchema:
         return SCHEMA
 
-    def attach(self, home: LogHome) -> GivenFeed:
+    def attach(self, home: LogStore) -> GivenFeed:
         return GivenFeed(home.writer(topics.CLICKS), self._records())
 
     def _records(self) -> Iterator[Record]:
@@ -71,7 +71,7 @@ Predicted = dict[tuple[str, int], bytes]
 
 def predicted(events: ClickBatch, state: Path) -> Predicted:
     """Run over the events, and return all predictions of all models and candidates."""
-    execute(Plan(PLAN.settings, Given(events)), state)
+    execute(RunDefinition(PLAN.settings, Given(events)), state)
     found = {}
     for log in dict.fromkeys(map(topics.predictions, (*MODELS, "candidate-1"))):
         for stored in records(RunFolder(state), log):

@@ -2,21 +2,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.step import LearnerStep
-from resprout.progress import EVERY_SECONDS, ProgressLogs, last_told
-from stream.embedded import EmbeddedHome
-from stream.keyed import read_all
+from learner.trainer import LearnerStep
+from resprout.monitoring.progress import EVERY_SECONDS, ProgressLogs, last_told
+from stream.follow import read_all
+from stream.log.local import LocalLogStore
 from stream.messages import Progress, parse
 from tests.evaluator.stage import EVENTS, full_run, run
 
 
-def written(home: EmbeddedHome, worker: str) -> list[Progress]:
+def written(home: LocalLogStore, worker: str) -> list[Progress]:
     messages = [parse(r.record.value) for r in read_all(home.reader(f"progress.{worker}"))]
     return [message for message in messages if isinstance(message, Progress)]
 
 
 def test_every_worker_has_a_log_and_writes_every_few_seconds(tmp_path: Path) -> None:
-    home, now = EmbeddedHome(tmp_path), [100.0]
+    home, now = LocalLogStore(tmp_path), [100.0]
     logs = ProgressLogs(home, ("dense", "sparse"), clock=lambda: now[0])
     logs("dense", LearnerStep(500, 500))
     logs("dense", LearnerStep(1_000, 500))
@@ -32,7 +32,7 @@ def test_every_worker_has_a_log_and_writes_every_few_seconds(tmp_path: Path) -> 
 
 
 def test_the_last_step_is_always_written(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     logs = ProgressLogs(home, ("dense",), clock=lambda: 0.0)
     logs("dense", LearnerStep(500, 500))
     logs("dense", LearnerStep(700, 200, done=True))
@@ -41,7 +41,7 @@ def test_the_last_step_is_always_written(tmp_path: Path) -> None:
 
 
 def test_of_each_worker_the_last_is_found_again(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     logs = ProgressLogs(home, ("dense", "sparse", "pruner"), clock=lambda: 0.0)
     logs("dense", LearnerStep(500, 500))
     logs("dense", LearnerStep(700, 200, done=True))
@@ -55,7 +55,7 @@ def test_of_each_worker_the_last_is_found_again(tmp_path: Path) -> None:
 
 
 def test_what_an_evaluator_judges_is_no_more_events_a_second(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     stage = full_run(tmp_path / "stage")
     logs = ProgressLogs(home, ("evaluator",))
     steps = run(stage.evaluator())
@@ -68,7 +68,7 @@ def test_what_an_evaluator_judges_is_no_more_events_a_second(tmp_path: Path) -> 
 
 
 def test_it_is_told_when_and_how_far_behind(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     behind = {"sparse": (500, 0.25)}
     logs = ProgressLogs(home, ("dense", "sparse"), behind.get, wall_clock=lambda: 1_700_000_000.25)
     for worker in ("dense", "sparse"):

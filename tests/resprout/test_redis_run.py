@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from pruner.config import StoreConfig
-from pruner.redis import RedisMaskStore
-from pruner.store import StoreRefusedError
-from resprout.application import execute
-from resprout.console import settings_toml
+from pruner.masks.redis import RedisMaskStore
+from pruner.masks.store import StoreRefusedError
 from resprout.folder import RunFolder
-from resprout.plan import Plan
+from resprout.monitoring.console import settings_toml
+from resprout.run import execute
 from resprout.runner import Step
 from resprout.settings import PRUNER, SPARSE, Settings, load, nested
+from resprout.spec import RunDefinition
 from stream import topics
 from tests.redis_server import RedisServer, redis_server
 from tests.resprout.left import Left
@@ -29,7 +29,7 @@ from tests.resprout.small import small
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Left:
     """Run once with masks on disk."""
     folder = RunFolder(tmp_path_factory.mktemp("disk"))
-    execute(Plan.generated(small()), folder.path)
+    execute(RunDefinition.generated(small()), folder.path)
     return Left.by(folder)
 
 
@@ -39,9 +39,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def plan(server: RedisServer) -> Plan:
+def plan(server: RedisServer) -> RunDefinition:
     """Plan the same run with masks on a server, looked after at every step."""
-    return Plan.generated(
+    return RunDefinition.generated(
         small(
             store__kind="redis",
             store__url=server.url,
@@ -151,11 +151,11 @@ def test_a_password_is_in_no_complaint_about_settings(wrong: dict[str, Any]) -> 
 def test_a_password_is_in_no_listing_of_settings_and_in_no_record(tmp_path: Path) -> None:
     loaded = load(arguments={"store.url": "redis://ann:s3cret@masks:6379", "store.kind": "redis"})
     folder = RunFolder(tmp_path)
-    folder.begin(Plan.generated(loaded.settings))
+    folder.begin(RunDefinition.generated(loaded.settings))
     listed = settings_toml(loaded)
     assert 'url = "redis://ann@masks:6379"  # argument' in listed
     assert "s3cret" not in listed + repr(loaded) + (tmp_path / "run.json").read_text()
-    assert "s3cret" not in Plan.generated(loaded.settings).learners.config_json
+    assert "s3cret" not in RunDefinition.generated(loaded.settings).learners.config_json
 
 
 def test_another_run_under_the_same_prefix_is_refused_at_the_start(

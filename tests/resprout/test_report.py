@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from resprout.application import execute
 from resprout.cli import main
+from resprout.cli.report import configuration, results
 from resprout.folder import RunFolder
-from resprout.plan import Plan
-from resprout.reports import configuration, results
-from resprout.result import Records
+from resprout.run import Cost, Records, execute, summarise
 from resprout.runner import Step
 from resprout.settings import Settings
-from resprout.summary import Cost, summarise
-from stream.kafka.config import KafkaConfig
+from resprout.spec import RunDefinition
+from stream.log.kafka.config import KafkaConfig
 from stream.messages import Window
 from stream.topics import CLICKS, DEAD_LETTERS, LEDGER, WINDOWS
 from tests.html_page import Element, check, read, tables
@@ -199,7 +197,7 @@ def test_where_nothing_can_be_written_another_file_can_be_named(tmp_path: Path, 
 
 def test_a_folder_with_a_report_can_still_be_begun_afresh(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert execute(Plan.generated(small()), folder.path).finished
+    assert execute(RunDefinition.generated(small()), folder.path).finished
     assert call(folder.path, "--plots", "both").exit_code == 0
     folder.clear()
     assert {path.name for path in folder.path.iterdir()} <= {"lock", "workers"}
@@ -241,8 +239,8 @@ def test_a_run_on_a_broker_is_told_like_one_in_its_folder(
     tmp_path: Path, kafka_config: KafkaConfig
 ) -> None:
     there = {f"stream__kafka__{k}": getattr(kafka_config, k) for k in ("bootstrap", "prefix")}
-    execute(Plan.generated(small(stream__home="kafka", **there)), tmp_path / "there")
-    execute(Plan.generated(small()), tmp_path / "here")
+    execute(RunDefinition.generated(small(stream__home="kafka", **there)), tmp_path / "there")
+    execute(RunDefinition.generated(small()), tmp_path / "here")
     broker = ("--set", f"stream.kafka.bootstrap={kafka_config.bootstrap}")
     one = tables(page(tmp_path / "there", tmp_path / "there.html", *broker))
     other = tables(page(tmp_path / "here", tmp_path / "here.html"))

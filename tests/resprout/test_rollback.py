@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 
 from pruner import requests
-from pruner.ledger import Asked, History, decide
-from pruner.scoreboard import Scoreboard
-from pruner.store import DiskMaskStore
-from pruner.worker import PruneStep
-from resprout.application import execute
+from pruner.decisions import History, PendingRequest, decide
+from pruner.masks.store import DiskMaskStore
+from pruner.worker import PruneStep, WindowFollower
 from resprout.folder import RunFolder
-from resprout.plan import Plan
-from resprout.result import Result
+from resprout.run import Result, execute
 from resprout.runner import Step
 from resprout.settings import NEVER_REBUILT, SPARSE
+from resprout.spec import RunDefinition
 from stream import topics
-from stream.clicks import ClickReader, CountedBatch
 from stream.columnar import predictions_from_bytes
 from stream.messages import Decision, Request
+from stream.reader import ClickReader, CountedBatch
 from tests.resprout.eventful import BATCH, PLAN, eventful
 from tests.resprout.left import PARTS, Left
 from tests.resprout.victim import Life, lived
@@ -57,7 +55,9 @@ class Stands:
         return (name, step.count) == (self.worker, self.count)
 
 
-def with_request(plan: Plan, state: Path, request: Request = BACK, after: int = ASKED) -> Result:
+def with_request(
+    plan: RunDefinition, state: Path, request: Request = BACK, after: int = ASKED
+) -> Result:
     """Carry out a run; somebody asks right after the decision on a window."""
     folder, moment = RunFolder(state), Decides(after)
 
@@ -147,13 +147,13 @@ def test_the_head_follows_and_versions_go_on_from_there(back: Whole) -> None:
 
 def test_replaying_the_ledger_of_the_run_gives_the_same_decisions(back: Whole) -> None:
     with closing(back.folder.home.reader(topics.WINDOWS)) as reader:
-        board = Scoreboard(reader, PLAN.rules.window_events)
+        board = WindowFollower(reader, PLAN.rules.window_events)
         for _ in range(1_000):
             board.poll()
     history = History()
     for message in back.result.ledger:
         if isinstance(message, Decision):
-            asked = Asked(message.request) if message.request else None
+            asked = PendingRequest(message.request) if message.request else None
             assert decide(history, board.scores, message.count, PLAN.rules, asked) == message
         history = history.after(message)
     assert history.answered == {BACK.id}
@@ -188,7 +188,7 @@ def test_killed_around_a_rollback_a_run_leaves_what_an_undisturbed_one_leaves(
 
 
 def test_without_a_lead_it_takes_effect_with_its_window(tmp_path: Path) -> None:
-    plan = Plan.generated(eventful(pruner__lead_events=0))
+    plan = RunDefinition.generated(eventful(pruner__lead_events=0))
     result = with_request(plan, tmp_path)
     versions = versions_of(result, SPARSE)
     assert [versions[begin] for begin in (14_500, 15_000)] == [(2,), (3,)]
@@ -208,7 +208,7 @@ def test_an_input_that_ends_before_it_takes_effect_leaves_the_version_as_it_was(
 
 def test_a_rebuild_asked_for_begins_with_the_next_window(tmp_path: Path) -> None:
     now = Request(id="8a", action="rebuild", reason="a new shop", time_ms=7)
-    plan = Plan.generated(eventful(trigger__every_events=100_000))
+    plan = RunDefinition.generated(eventful(trigger__every_events=100_000))
     result = with_request(plan, tmp_path, now, after=8_000)
     (rebuild,) = result.summary.rebuilds[1:]
     assert (rebuild.reason, rebuild.decided, rebuild.count) == ("request", 9_000, 12_000)

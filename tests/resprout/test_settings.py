@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from resprout.console import settings_toml
-from resprout.options import parsed
+from resprout.cli.options import parsed
+from resprout.monitoring.console import settings_toml
 from resprout.settings import Settings, load
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from resprout.run import Cost, Summary, summarise
 from resprout.settings import Settings
-from resprout.summary import Cost, Summary, summarise
 from stream.messages import (
     Decision,
     Interval,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from learner.step import LearnerStep
+from learner.trainer import LearnerStep
+from resprout.monitoring.progress import Waits, Watch, whose
 from resprout.runner import Step
-from resprout.watch import Waits, Watch, whose
 
 
 @dataclass

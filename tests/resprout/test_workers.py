@@ -14,11 +14,11 @@ import pytest
 from kafka import KafkaProducer
 
 from pruner.config import StoreConfig
-from pruner.redis import RedisMaskStore
+from pruner.masks.redis import RedisMaskStore
 from resprout.folder import RunFolder
 from stream import topics
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.redis_server import redis_server
 from tests.resprout.crew import LEARNERS, Hand, crew, until
 from tests.resprout.eventful import PLAN, TOTAL, eventful
@@ -38,7 +38,7 @@ class Place:
         if self.kafka is None:
             return Left.by(folder)
         with ExitStack() as opened:
-            home = opened.enter_context(closing(KafkaHome(self.kafka)))
+            home = opened.enter_context(closing(KafkaLogStore(self.kafka)))
             ledger = opened.enter_context(closing(home.reader(topics.LEDGER)))
             config = StoreConfig(kind="redis", url=self.settings["store__url"])
             store = opened.enter_context(closing(RedisMaskStore(config, ledger.identity)))
@@ -161,7 +161,7 @@ def test_events_that_a_producer_of_ones_own_sends_are_learned(
     (tmp_path / "schema.toml").write_text(SCHEMA)
     on_broker = {"stream__home": "kafka", "stream__kafka__bootstrap": kafka_config.bootstrap}
     settings = eventful(**on_broker, stream__kafka__prefix=kafka_config.prefix)
-    with closing(KafkaHome(kafka_config)) as home:
+    with closing(KafkaLogStore(kafka_config)) as home:
         home.create({topics.CLICKS: partitions})
     with crew(tmp_path, settings) as team:
         for name in ("dense", "evaluator"):

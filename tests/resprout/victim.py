@@ -19,11 +19,11 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.plan import Plan
+from resprout.run import execute
 from resprout.runner import Step
 from resprout.settings import EVALUATOR
+from resprout.spec import RunDefinition
 from resprout.wiring import Wiring
 
 Moment = Callable[[str, Step], bool]
@@ -86,7 +86,7 @@ class Life:
     seed: int = 0
 
 
-def lived(plan: Plan, state: Path, life: Life) -> bool:
+def lived(plan: RunDefinition, state: Path, life: Life) -> bool:
     """Let a process live on a state folder, and say whether it was killed: else the run is over.
 
     It is forked from a server that has imported everything, and where nothing runs.
@@ -102,7 +102,7 @@ def lived(plan: Plan, state: Path, life: Life) -> bool:
     return code != 0
 
 
-def live(plan: Plan, state: Path, life: Life) -> None:
+def live(plan: RunDefinition, state: Path, life: Life) -> None:
     """Live; return only if the run ends before the moment comes."""
     if life.how == "threads":
         execute(plan, state, lambda name, step: die() if life.moment(name, step) else None)
@@ -111,7 +111,7 @@ def live(plan: Plan, state: Path, life: Life) -> None:
         in_turns(plan, state, life)
 
 
-def in_turns(plan: Plan, state: Path, life: Life) -> None:
+def in_turns(plan: RunDefinition, state: Path, life: Life) -> None:
     """Step one worker after the other: one drawn, or of two drawn the one that is behind."""
     folder, rng = RunFolder(state), random.Random(life.seed)
     with folder.lock():

@@ -10,9 +10,9 @@ import numpy as np
 from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record, json_record, raw_record
-from stream.embedded import EmbeddedHome
 from stream.events import ClickEvent, Reason
 from stream.log import LogReader, Record
+from stream.log.local import LocalLogStore
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 SCHEMA = FeatureSchema(
@@ -64,13 +64,13 @@ def raw(line: int) -> Record:
 END = end_record()
 
 
-def append(home: EmbeddedHome, records: Sequence[Record], partition: int = 0) -> None:
+def append(home: LocalLogStore, records: Sequence[Record], partition: int = 0) -> None:
     writer = home.writer(topics.CLICKS)
     writer.append(records, partition)
     writer.close()
 
 
 def log_of(folder: Path, records: Sequence[Record]) -> LogReader:
-    home = EmbeddedHome(folder)
+    home = LocalLogStore(folder)
     append(home, records)
     return home.reader(topics.CLICKS)

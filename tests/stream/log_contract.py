@@ -13,9 +13,9 @@ from itertools import pairwise
 import pytest
 
 from stream.log import (
-    LogHome,
     LogLockedError,
     LogReader,
+    LogStore,
     LogTrimmedError,
     LogWriter,
     Record,
@@ -45,7 +45,7 @@ def records(stored: Sequence[StoredRecord]) -> list[Record]:
     return [one.record for one in stored]
 
 
-def what_is_appended_is_read_back_in_order(home: LogHome) -> None:
+def what_is_appended_is_read_back_in_order(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(3))
     writer.append(numbered(2, start=3))
@@ -54,7 +54,7 @@ def what_is_appended_is_read_back_in_order(home: LogHome) -> None:
     writer.close()
 
 
-def records_of_every_shape_come_back_as_they_were(home: LogHome) -> None:
+def records_of_every_shape_come_back_as_they_were(home: LogStore) -> None:
     odd = [
         Record(b""),
         Record(bytes(range(256)), (("kind", b"\0\xff"), ("kind", b""), ("größe", b"x")), -1),
@@ -70,7 +70,7 @@ def records_of_every_shape_come_back_as_they_were(home: LogHome) -> None:
     writer.close()
 
 
-def a_new_log_is_empty(home: LogHome) -> None:
+def a_new_log_is_empty(home: LogStore) -> None:
     reader = home.reader("clicks")
     assert reader.partitions == (0,)
     assert reader.begin(0) == reader.end(0)
@@ -79,7 +79,7 @@ def a_new_log_is_empty(home: LogHome) -> None:
     assert reader.seek(0, 0) == reader.end(0)
 
 
-def a_reader_at_the_end_gets_nothing_until_there_is_more(home: LogHome) -> None:
+def a_reader_at_the_end_gets_nothing_until_there_is_more(home: LogStore) -> None:
     reader = home.reader("clicks")
     writer = home.writer("clicks")
     offset = reader.begin(0)
@@ -93,7 +93,7 @@ def a_reader_at_the_end_gets_nothing_until_there_is_more(home: LogHome) -> None:
     writer.close()
 
 
-def a_read_returns_no_more_than_asked_for(home: LogHome) -> None:
+def a_read_returns_no_more_than_asked_for(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(10))
     writer.flush()
@@ -103,7 +103,7 @@ def a_read_returns_no_more_than_asked_for(home: LogHome) -> None:
     writer.close()
 
 
-def any_place_can_be_read_again(home: LogHome) -> None:
+def any_place_can_be_read_again(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(1000))
     writer.flush()
@@ -114,7 +114,7 @@ def any_place_can_be_read_again(home: LogHome) -> None:
     writer.close()
 
 
-def offsets_grow_and_lead_from_one_record_to_the_next(home: LogHome) -> None:
+def offsets_grow_and_lead_from_one_record_to_the_next(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(10))
     writer.flush()
@@ -128,7 +128,7 @@ def offsets_grow_and_lead_from_one_record_to_the_next(home: LogHome) -> None:
     writer.close()
 
 
-def the_last_record_is_the_newest(home: LogHome) -> None:
+def the_last_record_is_the_newest(home: LogStore) -> None:
     writer = home.writer("clicks")
     reader = home.reader("clicks")
     for i in range(300):
@@ -141,7 +141,7 @@ def the_last_record_is_the_newest(home: LogHome) -> None:
     writer.close()
 
 
-def a_time_is_found(home: LogHome) -> None:
+def a_time_is_found(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.append([Record(b"", time_ms=time) for time in (10, 30, 20, 40)])
     writer.flush()
@@ -155,7 +155,7 @@ def a_time_is_found(home: LogHome) -> None:
     writer.close()
 
 
-def a_log_keeps_its_identity_and_no_two_share_one(home: LogHome) -> None:
+def a_log_keeps_its_identity_and_no_two_share_one(home: LogStore) -> None:
     writer = home.writer("clicks")
     assert writer.identity == home.reader("clicks").identity
     writer.close()
@@ -165,7 +165,7 @@ def a_log_keeps_its_identity_and_no_two_share_one(home: LogHome) -> None:
     again.close()
 
 
-def a_second_writer_is_refused_until_the_first_closes(home: LogHome) -> None:
+def a_second_writer_is_refused_until_the_first_closes(home: LogStore) -> None:
     first = home.writer("clicks")
     with pytest.raises(LogLockedError, match="'clicks'"):
         home.writer("clicks")
@@ -178,7 +178,7 @@ def a_second_writer_is_refused_until_the_first_closes(home: LogHome) -> None:
     second.close()
 
 
-def a_writer_goes_on_where_the_one_before_ended(home: LogHome) -> None:
+def a_writer_goes_on_where_the_one_before_ended(home: LogStore) -> None:
     for i in range(4):
         writer = home.writer("clicks")
         writer.append(numbered(3, start=3 * i))
@@ -187,7 +187,7 @@ def a_writer_goes_on_where_the_one_before_ended(home: LogHome) -> None:
     assert records(everything(home.reader("clicks"))) == numbered(12)
 
 
-def readers_do_not_disturb_each_other(home: LogHome) -> None:
+def readers_do_not_disturb_each_other(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(6))
     writer.flush()
@@ -200,7 +200,7 @@ def readers_do_not_disturb_each_other(home: LogHome) -> None:
     writer.close()
 
 
-def trimming_keeps_everything_from_the_offset_on(home: LogHome) -> None:
+def trimming_keeps_everything_from_the_offset_on(home: LogStore) -> None:
     writer = home.writer("clicks")
     for i in range(20):
         writer.append(numbered(1, start=i))
@@ -217,7 +217,7 @@ def trimming_keeps_everything_from_the_offset_on(home: LogHome) -> None:
     writer.close()
 
 
-def what_was_trimmed_is_refused(home: LogHome) -> None:
+def what_was_trimmed_is_refused(home: LogStore) -> None:
     writer = home.writer("clicks")
     for i in range(20):
         writer.append(numbered(1, start=i))
@@ -231,7 +231,7 @@ def what_was_trimmed_is_refused(home: LogHome) -> None:
     writer.close()
 
 
-def a_partition_that_is_not_there_is_refused(home: LogHome) -> None:
+def a_partition_that_is_not_there_is_refused(home: LogStore) -> None:
     reader, writer = home.reader("clicks"), home.writer("clicks")
     with pytest.raises(ValueError, match="'clicks' has no partition 7"):
         reader.read(7, 0)
@@ -240,14 +240,14 @@ def a_partition_that_is_not_there_is_refused(home: LogHome) -> None:
     writer.close()
 
 
-def a_closed_writer_refuses_more(home: LogHome) -> None:
+def a_closed_writer_refuses_more(home: LogStore) -> None:
     writer = home.writer("clicks")
     writer.close()
     with pytest.raises(ValueError, match="log 'clicks': this writer is closed"):
         writer.append(numbered(1))
 
 
-def readers_in_many_threads_see_every_record_while_it_is_written(home: LogHome) -> None:
+def readers_in_many_threads_see_every_record_while_it_is_written(home: LogStore) -> None:
     total = 1000
     seen: list[list[Record]] = [[] for _ in range(4)]
 
@@ -286,7 +286,7 @@ def parted(writer: LogWriter) -> dict[int, list[Record]]:
     return written
 
 
-def each_partition_is_read_in_its_order(home: LogHome) -> None:
+def each_partition_is_read_in_its_order(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     written = parted(writer)
     assert reader.partitions == (0, 1, 2)
@@ -297,7 +297,7 @@ def each_partition_is_read_in_its_order(home: LogHome) -> None:
     writer.close()
 
 
-def partitions_can_be_read_in_turns(home: LogHome) -> None:
+def partitions_can_be_read_in_turns(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     written = parted(writer)
     found: dict[int, list[Record]] = {0: [], 1: [], 2: []}
@@ -312,7 +312,7 @@ def partitions_can_be_read_in_turns(home: LogHome) -> None:
     writer.close()
 
 
-def a_partition_has_an_end_a_last_record_and_times_of_its_own(home: LogHome) -> None:
+def a_partition_has_an_end_a_last_record_and_times_of_its_own(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     written = parted(writer)
     for partition, expected in written.items():
@@ -327,7 +327,7 @@ def a_partition_has_an_end_a_last_record_and_times_of_its_own(home: LogHome) -> 
     writer.close()
 
 
-def trimming_one_partition_leaves_the_others(home: LogHome) -> None:
+def trimming_one_partition_leaves_the_others(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     written = parted(writer)
     writer.trim(1, reader.end(1))
@@ -336,7 +336,7 @@ def trimming_one_partition_leaves_the_others(home: LogHome) -> None:
     writer.close()
 
 
-Check = Callable[[LogHome], None]
+Check = Callable[[LogStore], None]
 
 CHECKS: list[Check] = [
     what_is_appended_is_read_back_in_order,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream.log import LogHome, LogLockedError, LogReader, StoredRecord
+from stream.log import LogLockedError, LogReader, LogStore, StoredRecord
 from tests.stream.log_contract import numbered, records
 
 
@@ -24,12 +24,12 @@ def partition(reader: LogReader, number: int) -> list[StoredRecord]:
     return found
 
 
-def partitions_are_numbered_from_0(home: LogHome) -> None:
+def partitions_are_numbered_from_0(home: LogStore) -> None:
     assert home.reader("clicks").partitions == (0, 1)
     assert home.reader("truth").partitions == (0,)
 
 
-def what_is_appended_to_one_partition_stays_there(home: LogHome) -> None:
+def what_is_appended_to_one_partition_stays_there(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     writer.append(numbered(3), partition=1)
     writer.append(numbered(2, start=10))
@@ -41,7 +41,7 @@ def what_is_appended_to_one_partition_stays_there(home: LogHome) -> None:
     writer.close()
 
 
-def an_empty_partition_is_empty_beside_a_full_one(home: LogHome) -> None:
+def an_empty_partition_is_empty_beside_a_full_one(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     writer.append(numbered(3), partition=0)
     writer.flush()
@@ -51,7 +51,7 @@ def an_empty_partition_is_empty_beside_a_full_one(home: LogHome) -> None:
     writer.close()
 
 
-def each_partition_has_an_end_a_newest_record_and_times_of_its_own(home: LogHome) -> None:
+def each_partition_has_an_end_a_newest_record_and_times_of_its_own(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     writer.append(numbered(3), partition=0)
     writer.append(numbered(5, start=100), partition=1)
@@ -66,7 +66,7 @@ def each_partition_has_an_end_a_newest_record_and_times_of_its_own(home: LogHome
     writer.close()
 
 
-def reading_one_partition_does_not_move_another(home: LogHome) -> None:
+def reading_one_partition_does_not_move_another(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     for i in range(40):
         writer.append(numbered(5, start=5 * i), partition=i % 2)
@@ -83,7 +83,7 @@ def reading_one_partition_does_not_move_another(home: LogHome) -> None:
     writer.close()
 
 
-def long_partitions_are_read_in_turns(home: LogHome) -> None:
+def long_partitions_are_read_in_turns(home: LogStore) -> None:
     """Of each, more records than a client fetches at a time."""
     writer, reader = home.writer("clicks"), home.reader("clicks")
     for number in (0, 1):
@@ -99,7 +99,7 @@ def long_partitions_are_read_in_turns(home: LogHome) -> None:
     writer.close()
 
 
-def a_writer_goes_on_in_each_partition(home: LogHome) -> None:
+def a_writer_goes_on_in_each_partition(home: LogStore) -> None:
     for i in range(3):
         writer = home.writer("clicks")
         writer.append(numbered(2, start=2 * i), partition=1)
@@ -110,7 +110,7 @@ def a_writer_goes_on_in_each_partition(home: LogHome) -> None:
     assert records(partition(reader, 1)) == numbered(6)
 
 
-def a_log_has_one_identity_and_one_writer_however_many_partitions(home: LogHome) -> None:
+def a_log_has_one_identity_and_one_writer_however_many_partitions(home: LogStore) -> None:
     writer = home.writer("clicks")
     assert home.reader("clicks").identity == writer.identity
     with pytest.raises(LogLockedError, match="'clicks'"):
@@ -118,7 +118,7 @@ def a_log_has_one_identity_and_one_writer_however_many_partitions(home: LogHome)
     writer.close()
 
 
-def trimming_one_partition_leaves_the_other(home: LogHome) -> None:
+def trimming_one_partition_leaves_the_other(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     for number in (0, 1):
         for i in range(20):
@@ -132,7 +132,7 @@ def trimming_one_partition_leaves_the_other(home: LogHome) -> None:
     writer.close()
 
 
-def a_third_partition_of_two_is_refused(home: LogHome) -> None:
+def a_third_partition_of_two_is_refused(home: LogStore) -> None:
     reader, writer = home.reader("clicks"), home.writer("clicks")
     for number in (2, -1):
         with pytest.raises(ValueError, match=rf"'clicks' has no partition {number}; it has 0, 1"):
@@ -142,7 +142,7 @@ def a_third_partition_of_two_is_refused(home: LogHome) -> None:
     writer.close()
 
 
-Check = Callable[[LogHome], None]
+Check = Callable[[LogStore], None]
 
 CHECKS: list[Check] = [
     partitions_are_numbered_from_0,

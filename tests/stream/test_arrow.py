@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream import arrow
+from stream import columnar
 
 LAYOUT = pa.schema(
     [pa.field("label", pa.float32()), pa.field("row", pa.list_(pa.int32(), 3))],
@@ -36,13 +36,13 @@ def numbers_of(value: bytes) -> list[list[float]]:
 
 def test_the_bytes_are_those_of_arrows_own_writer() -> None:
     batch = pa.ipc.open_stream(stream(5)).read_next_batch()
-    assert arrow.write(batch.columns, LAYOUT) == stream(5)
+    assert columnar.write_stream(batch.columns, LAYOUT) == stream(5)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 500])
 def test_views_are_the_numbers_that_arrow_reads(rows: int) -> None:
     for _ in range(2):
-        found = arrow.views(stream(rows))
+        found = columnar.view_stream(stream(rows))
         assert found is not None
         assert found.layout.equals(LAYOUT, check_metadata=True)
         assert list(found.columns) == LAYOUT.names
@@ -54,15 +54,15 @@ def test_streams_of_one_form_keep_their_own_numbers() -> None:
     first, second = stream(4), bytearray(stream(4))
     at = second.index(np.arange(4, dtype=np.float32).tobytes())
     second[at : at + 4] = np.float32(9).tobytes()
-    found = [arrow.views(value) for value in (first, bytes(second))]
+    found = [columnar.view_stream(value) for value in (first, bytes(second))]
     labels = [one.columns["label"].tolist() for one in found if one is not None]
     assert labels == [[0, 1, 2, 3], [9, 1, 2, 3]]
 
 
 def test_what_is_compressed_cannot_be_viewed_and_can_be_read() -> None:
     value = stream(500, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-    assert arrow.views(value) is None
-    found = arrow.numbers(arrow.read(value))
+    assert columnar.view_stream(value) is None
+    found = columnar.view_numbers(columnar.read_stream(value))
     assert [one.tolist() for one in found.columns.values()] == numbers_of(value)
 
 
@@ -77,8 +77,8 @@ def test_what_is_compressed_cannot_be_viewed_and_can_be_read() -> None:
     ids=["other metadata", "no metadata", "other name", "never empty"],
 )
 def test_layouts_of_the_same_numbers_are_told_apart(layout: pa.Schema) -> None:
-    assert arrow.views(stream(3)) is not None
-    found = arrow.views(stream(3, layout))
+    assert columnar.view_stream(stream(3)) is not None
+    found = columnar.view_stream(stream(3, layout))
     assert found is not None
     assert found.layout.equals(layout, check_metadata=True)
 
@@ -87,16 +87,19 @@ def test_layouts_of_the_same_numbers_are_told_apart(layout: pa.Schema) -> None:
 @pytest.mark.parametrize("cell", ["a", True, [1], None])
 def test_what_holds_no_numbers_is_not_viewed(cell: object, rows: int) -> None:
     column = pa.array([cell] * rows)
-    assert arrow.views(arrow.write([column], pa.schema([("label", column.type)]))) is None
+    assert (
+        columnar.view_stream(columnar.write_stream([column], pa.schema([("label", column.type)])))
+        is None
+    )
 
 
 def test_empty_cells_are_not_viewed_and_are_refused() -> None:
     whole = pa.ipc.open_stream(stream(2)).read_next_batch()
     columns = [pa.array([None, 1.0], pa.float32()), whole.column(1)]
-    value = arrow.write(columns, LAYOUT)
-    assert arrow.views(value) is None
+    value = columnar.write_stream(columns, LAYOUT)
+    assert columnar.view_stream(value) is None
     with pytest.raises(ValueError, match="column 'label' has empty cells"):
-        arrow.numbers(arrow.read(value))
+        columnar.view_numbers(columnar.read_stream(value))
 
 
 @given(st.integers(0, len(stream(7)) - 1), st.integers(1, 255), st.integers(0, len(stream(7))))
@@ -106,13 +109,13 @@ def test_damaged_bytes_are_viewed_as_arrow_reads_them_or_not_at_all(
     damaged = bytearray(stream(7))
     damaged[at] ^= change
     for value in (bytes(damaged), bytes(damaged[:keep])):
-        found = arrow.views(value)
+        found = columnar.view_stream(value)
         if found is not None:
-            batch = arrow.read(value)
+            batch = columnar.read_stream(value)
             expected = [batch.column(0).to_numpy(), batch.column(1).flatten().to_numpy()]
             assert [a.tobytes() for a in found.columns.values()] == [b.tobytes() for b in expected]
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"\xff\xff\xff\xff", b"\xff" * 64])
 def test_what_is_no_stream_is_not_viewed(value: bytes) -> None:
-    assert arrow.views(value) is None
+    assert columnar.view_stream(value) is None

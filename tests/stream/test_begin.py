@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from stream import topics
-from stream.begin import BegunHome, offsets_at, parse_begin
-from stream.clicks import ClickReader, nothing_follows
 from stream.codec import Invalid
-from stream.embedded import EmbeddedHome
-from stream.kafka.home import KafkaHome
-from stream.log import LogHome, LogTrimmedError, Record
-from stream.order import Chosen
+from stream.log import LogStore, LogTrimmedError, Record
+from stream.log.kafka.store import KafkaLogStore
+from stream.log.local import LocalLogStore
+from stream.ordering import RoundRobin
+from stream.reader import ClickReader, nothing_follows
+from stream.start import SkippingLogStore, offsets_at, parse_begin
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, columnar
 
@@ -23,16 +23,16 @@ PARTITIONS = 2
 
 
 @pytest.fixture(params=["embedded", "kafka"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogHome:
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
     """A home of each kind, whose clicks have two partitions; each append can be trimmed."""
     if request.param == "kafka":
-        kafka: KafkaHome = request.getfixturevalue("kafka_home")
+        kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create({topics.CLICKS: PARTITIONS})
         return kafka
-    return EmbeddedHome(tmp_path, segment_bytes=1, partitions={topics.CLICKS: PARTITIONS})
+    return LocalLogStore(tmp_path, segment_bytes=1, partitions={topics.CLICKS: PARTITIONS})
 
 
-def write(home: LogHome, partition: int, *records: Record, trim: int | None = None) -> None:
+def write(home: LogStore, partition: int, *records: Record, trim: int | None = None) -> None:
     """Append records one by one, and trim what stands before an offset."""
     with closing(home.writer(topics.CLICKS)) as writer:
         for record in records:
@@ -47,18 +47,18 @@ def second(number: float) -> datetime:
     return datetime.fromtimestamp(number, UTC)
 
 
-def numbers(home: LogHome, size: int) -> list[list[int]]:
+def numbers(home: LogStore, size: int) -> list[list[int]]:
     """Tell which events are in which batch."""
     with closing(home.reader(topics.CLICKS)) as clicks:
-        reader = ClickReader(clicks, SCHEMA, size, None, Chosen())
+        reader = ClickReader(clicks, SCHEMA, size, None, RoundRobin())
         return [[int(x) for x in one.batch.numeric[:, 0]] for one in iter(reader.next, None)]
 
 
-def begin(home: LogHome, given: Any) -> BegunHome:
+def begin(home: LogStore, given: Any) -> SkippingLogStore:
     found = parse_begin(given)
     assert found is not None
     with closing(home.reader(topics.CLICKS)) as clicks:
-        return BegunHome(home, offsets_at(clicks, found))
+        return SkippingLogStore(home, offsets_at(clicks, found))
 
 
 @pytest.mark.parametrize(
@@ -97,17 +97,17 @@ def test_offsets_that_are_no_whole_numbers_are_refused(given: object) -> None:
         parse_begin(given)
 
 
-def test_a_run_begins_with_the_offset_of_each_partition(home: LogHome) -> None:
+def test_a_run_begins_with_the_offset_of_each_partition(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 6))
     write(home, 1, *clicklog.json(100, 4))
     assert numbers(begin(home, {0: 4, 1: 2}), 2) == [[4, 102], [103, 5]]
 
 
-def test_a_partition_that_is_added_later_is_seen_from_its_beginning(home: LogHome) -> None:
+def test_a_partition_that_is_added_later_is_seen_from_its_beginning(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 6))
     write(home, 1, *clicklog.json(100, 4))
-    assert numbers(BegunHome(home, {0: 4}), 2) == [[4, 100], [101, 5], [102, 103]]
-    with closing(BegunHome(home, {0: 4}).reader(topics.CLICKS)) as clicks:
+    assert numbers(SkippingLogStore(home, {0: 4}), 2) == [[4, 100], [101, 5], [102, 103]]
+    with closing(SkippingLogStore(home, {0: 4}).reader(topics.CLICKS)) as clicks:
         last = clicks.last(1)
         assert last is not None
         assert (last.offset, clicks.seek(1, 0)) == (3, 0)
@@ -118,31 +118,31 @@ def test_offsets_of_no_partition_are_refused() -> None:
         parse_begin({})
 
 
-def test_a_run_begins_with_the_first_event_at_or_after_a_time(home: LogHome) -> None:
+def test_a_run_begins_with_the_first_event_at_or_after_a_time(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 6))
     write(home, 1, *clicklog.json(3, 4))
     assert numbers(begin(home, second(4)), 2) == [[4, 4], [5, 5]]
     assert numbers(begin(home, second(4.001)), 2) == [[5, 5]]
 
 
-def test_a_columnar_record_has_the_time_of_its_first_event(home: LogHome) -> None:
+def test_a_columnar_record_has_the_time_of_its_first_event(home: LogStore) -> None:
     write(home, 0, columnar(0, 4), columnar(4, 4))
     write(home, 1, END)
     assert numbers(begin(home, second(3)), 2) == [[4, 5], [6, 7]]
 
 
-def test_times_need_not_grow_along_the_log(home: LogHome) -> None:
+def test_times_need_not_grow_along_the_log(home: LogStore) -> None:
     write(home, 0, *clicklog.json(5), *clicklog.json(9), *clicklog.json(6), *clicklog.json(8))
     write(home, 1, END)
     assert numbers(begin(home, second(8)), 1) == [[9], [6], [8]]
 
 
-def test_what_stands_before_is_not_read_even_if_it_is_no_event(home: LogHome) -> None:
+def test_what_stands_before_is_not_read_even_if_it_is_no_event(home: LogStore) -> None:
     write(home, 0, clicklog.raw(1), *clicklog.json(1, 3), clicklog.raw(2), *clicklog.json(4), END)
     write(home, 1, clicklog.raw(3), END)
     later = begin(home, {0: 3, 1: 1})
     with closing(later.reader(topics.CLICKS)) as clicks:
-        reader = ClickReader(clicks, SCHEMA, 5, None, Chosen())
+        reader = ClickReader(clicks, SCHEMA, 5, None, RoundRobin())
         met: list[Invalid] = []
         reader.hand_out(met.extend)
         found = reader.next()
@@ -153,21 +153,21 @@ def test_what_stands_before_is_not_read_even_if_it_is_no_event(home: LogHome) ->
     assert numbers(later, 5) == [[3, 4]]
 
 
-def test_a_cursor_holds_the_same_places_as_in_the_whole_log(home: LogHome) -> None:
+def test_a_cursor_holds_the_same_places_as_in_the_whole_log(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 9))
     later = begin(home, {0: 2, 1: 0})
     with closing(later.reader(topics.CLICKS)) as clicks, closing(home.reader("clicks")) as whole:
-        reader = ClickReader(clicks, SCHEMA, 3, None, Chosen())
+        reader = ClickReader(clicks, SCHEMA, 3, None, RoundRobin())
         reader.next()
         for log in (clicks, whole):
-            again = ClickReader(log, SCHEMA, 3, reader.cursor, Chosen())
+            again = ClickReader(log, SCHEMA, 3, reader.cursor, RoundRobin())
             found = again.next()
             assert found is not None
             assert found.batch.numeric[:, 0].tolist() == [5, 6, 7]
             assert (found.begin, found.end) == (3, 6)
 
 
-def test_what_has_been_trimmed_away_may_stand_before(home: LogHome) -> None:
+def test_what_has_been_trimmed_away_may_stand_before(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 6), trim=3)
     write(home, 1, END)
     with pytest.raises(
@@ -181,7 +181,7 @@ def test_what_has_been_trimmed_away_may_stand_before(home: LogHome) -> None:
     assert numbers(begin(home, second(-7)), 1) == [[3], [4], [5]]
 
 
-def test_a_log_that_loses_its_beginning_later_is_not_read_on_silently(home: LogHome) -> None:
+def test_a_log_that_loses_its_beginning_later_is_not_read_on_silently(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 6))
     later = begin(home, {0: 2, 1: 0})
     write(home, 0, *clicklog.json(6), trim=4)
@@ -189,7 +189,7 @@ def test_a_log_that_loses_its_beginning_later_is_not_read_on_silently(home: LogH
         numbers(later, 1)
 
 
-def test_a_time_that_nothing_has_reached_begins_with_what_comes_next(home: LogHome) -> None:
+def test_a_time_that_nothing_has_reached_begins_with_what_comes_next(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 3))
     write(home, 1, *clicklog.json(50, 2))
     later = begin(home, second(50))
@@ -198,14 +198,14 @@ def test_a_time_that_nothing_has_reached_begins_with_what_comes_next(home: LogHo
     assert sorted(numbers(later, 1)) == [[3], [50], [51]]
 
 
-def test_an_end_record_is_not_passed_over(home: LogHome) -> None:
+def test_an_end_record_is_not_passed_over(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 3), END)
     write(home, 1, *clicklog.json(50, 2), END)
     for given in (second(51), {0: 4, 1: 1}):
         later = begin(home, given)
         assert later.offsets == {0: 3, 1: 1}
         with closing(later.reader(topics.CLICKS)) as clicks:
-            reader = ClickReader(clicks, SCHEMA, 5, None, Chosen())
+            reader = ClickReader(clicks, SCHEMA, 5, None, RoundRobin())
             found = reader.next()
             assert found is not None
             assert (len(found.batch), found.last, reader.ended) == (1, True, True)
@@ -226,7 +226,7 @@ def test_an_end_record_is_not_passed_over(home: LogHome) -> None:
     ids=str,
 )
 def test_offsets_that_the_log_does_not_hold_are_refused(
-    home: LogHome, given: object, text: str
+    home: LogStore, given: object, text: str
 ) -> None:
     write(home, 0, *clicklog.json(0, 5), trim=2)
     write(home, 1, *clicklog.json(0, 1))
@@ -234,7 +234,7 @@ def test_offsets_that_the_log_does_not_hold_are_refused(
         begin(home, given)
 
 
-def test_a_partition_that_holds_nothing_is_told_without_a_time(kafka_home: KafkaHome) -> None:
+def test_a_partition_that_holds_nothing_is_told_without_a_time(kafka_home: KafkaLogStore) -> None:
     """Of a folder the newest segment always stays."""
     write(kafka_home, 0, *clicklog.json(0, 3), trim=3)
     with pytest.raises(LogTrimmedError, match=r"begins with offset 3 of partition 0: what stood"):
@@ -245,7 +245,7 @@ def contents(values: Sequence[Any]) -> list[bytes]:
     return [one.record.value for one in values]
 
 
-def test_other_logs_and_what_is_told_of_the_clicks_are_as_they_are(home: LogHome) -> None:
+def test_other_logs_and_what_is_told_of_the_clicks_are_as_they_are(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 3))
     later = begin(home, {0: 2, 1: 0})
     with closing(later.writer(topics.WINDOWS)) as writer:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream import topics
-from stream.clicks import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.codec import Invalid
-from stream.embedded import EmbeddedHome
 from stream.log import LogIdentityError, Record, StoredRecord
-from stream.messages import Place, Span
+from stream.log.local import LocalLogStore
+from stream.messages import Position, PositionRange
+from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of
 
@@ -83,13 +83,13 @@ def test_a_span_names_the_first_and_last_place(tmp_path: Path) -> None:
     records = [*clicklog.json(0, 3), columnar(3, 9)]
     batches = read_all(ClickReader(log_of(tmp_path, records), SCHEMA, 5))
     assert [b.spans for b in batches] == [
-        (Span(0, Place(0, 0), Place(3, 1), 5),),
-        (Span(0, Place(3, 2), Place(3, 6), 5),),
+        (PositionRange(0, Position(0, 0), Position(3, 1), 5),),
+        (PositionRange(0, Position(3, 2), Position(3, 6), 5),),
     ]
 
 
 def test_nothing_is_handed_out_before_a_batch_is_whole(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 5)
     assert reader.next() is None
     append(home, [columnar(0, 4)])
@@ -145,13 +145,13 @@ def test_invalid_events_come_with_the_batch_around_them(tmp_path: Path) -> None:
         {"unparsable": 1},
         {"unparsable": 1},
     ]
-    places = [Place(0, 0), Place(1, 1), Place(1, 3), Place(2, 0), Place(4, 0)]
+    places = [Position(0, 0), Position(1, 1), Position(1, 3), Position(2, 0), Position(4, 0)]
     assert [one.place for one in met] == places
     assert reader.drain() == {}
 
 
 def test_an_invalid_event_is_handed_out_long_before_its_batch_is_there(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 3)
     met = handed_out(reader)
     append(home, [*clicklog.json(0), clicklog.raw(1)])
@@ -168,7 +168,7 @@ def test_an_invalid_event_is_handed_out_long_before_its_batch_is_there(tmp_path:
 
 def test_a_reader_that_hands_nothing_out_holds_none_of_it(tmp_path: Path) -> None:
     """However many come, and nothing else: what is held does not grow."""
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 3)
     append(home, [*clicklog.json(0), *[Record(b"x" * 1_000)] * 500])
     reader.next()
@@ -231,7 +231,7 @@ def test_a_cursor_survives_json(tmp_path: Path) -> None:
 
 def test_a_cursor_of_a_log_that_was_made_again_is_refused(tmp_path: Path) -> None:
     log = log_of(tmp_path, [columnar(0, 7)])
-    cursor = ClickCursor(identity="other", count=5, places={0: Place(0, 5)})
+    cursor = ClickCursor(identity="other", count=5, places={0: Position(0, 5)})
     with pytest.raises(LogIdentityError, match=r"clicks log other.*deleted and made again"):
         ClickReader(log, SCHEMA, 5, cursor)
 
@@ -253,23 +253,25 @@ RECORD = st.sampled_from(["json", "broken", "raw", "foreign"]) | st.tuples(
 
 def build(
     plan: Sequence[str | tuple[int, set[int]]],
-) -> tuple[list[Record], list[tuple[int, Place]], list[tuple[Place, str]]]:
+) -> tuple[list[Record], list[tuple[int, Position]], list[tuple[Position, str]]]:
     """Make records; tell number and place of each valid event, place and reason of the others."""
     records: list[Record] = []
-    invalid: list[tuple[Place, str]] = []
-    valid: list[tuple[int, Place]] = []
+    invalid: list[tuple[Position, str]] = []
+    valid: list[tuple[int, Position]] = []
     number = 0
     for offset, kind in enumerate(plan):
         if isinstance(kind, tuple):
             size, bad = kind[0], sorted(row for row in kind[1] if row < kind[0])
             records.append(columnar(number, size, bad))
-            valid += [(number + row, Place(offset, row)) for row in range(size) if row not in bad]
-            invalid += [(Place(offset, row), "label") for row in bad]
+            valid += [
+                (number + row, Position(offset, row)) for row in range(size) if row not in bad
+            ]
+            invalid += [(Position(offset, row), "label") for row in bad]
             number += size
             continue
         if kind == "json":
             records += clicklog.json(number)
-            valid.append((number, Place(offset, 0)))
+            valid.append((number, Position(offset, 0)))
             number += 1
             continue
         odd = {
@@ -278,12 +280,12 @@ def build(
             "foreign": Record(b"", (("kind", b"x"),)),
         }
         records.append(odd[kind])
-        invalid.append((Place(offset, 0), "unparsable"))
+        invalid.append((Position(offset, 0), "unparsable"))
     return records, valid, invalid
 
 
 def passed(
-    batches: Sequence[CountedBatch], invalid: Sequence[tuple[Place, str]], *, ended: bool
+    batches: Sequence[CountedBatch], invalid: Sequence[tuple[Position, str]], *, ended: bool
 ) -> list[Counter[str]]:
     """Count what is invalid by the batch around it, and what is behind them all."""
     found: list[Counter[str]] = [Counter() for _ in range(len(batches) + 1)]
@@ -316,7 +318,7 @@ def test_batches_are_slices_of_the_valid_events_and_every_cursor_resumes(
         expected = [valid[at : min(at + size, through)] for at in range(0, through, size)]
         assert numbers(batches) == [[number for number, _ in part] for part in expected]
         assert [b.spans for b in batches] == [
-            (Span(0, part[0][1], part[-1][1], len(part)),) for part in expected
+            (PositionRange(0, part[0][1], part[-1][1], len(part)),) for part in expected
         ]
         if ended:
             assert [one.place for one in met] == [place for place, _ in invalid]
@@ -335,7 +337,7 @@ def test_batches_do_not_depend_on_when_records_arrive(
 ) -> None:
     records, _, _ = build(plan)
     with TemporaryDirectory() as folder:
-        home = EmbeddedHome(Path(folder))
+        home = LocalLogStore(Path(folder))
         live = ClickReader(home.reader(topics.CLICKS), SCHEMA, size)
         batches = []
         for record in [*records, END]:

@@ -17,7 +17,7 @@ from stream.codec import (
 )
 from stream.events import Reason
 from stream.log import Record, StoredRecord
-from stream.messages import Place
+from stream.messages import Position
 from stream.schema import FeatureSchema, NumericFeature
 from tests.stream import clicklog
 from tests.stream.clicklog import SCHEMA
@@ -29,7 +29,7 @@ def decode(record: Record) -> Decoded:
     return decode_record(StoredRecord(0, OFFSET, OFFSET + 1, record), SCHEMA)
 
 
-def reasons(decoded: Decoded) -> list[tuple[Place, Reason]]:
+def reasons(decoded: Decoded) -> list[tuple[Position, Reason]]:
     return [(invalid.place, invalid.reason) for invalid in decoded.invalid]
 
 
@@ -75,13 +75,13 @@ def test_bad_rows_of_a_columnar_record_are_left_out_one_by_one() -> None:
     assert decoded.rows.tolist() == [0, 8]
     assert decoded.batch.time_ms.tolist() == [0, 8000]
     assert reasons(decoded) == [
-        (Place(OFFSET, 1), Reason.LABEL),
-        (Place(OFFSET, 2), Reason.LABEL),
-        (Place(OFFSET, 3), Reason.WEIGHT),
-        (Place(OFFSET, 4), Reason.WEIGHT),
-        (Place(OFFSET, 5), Reason.NUMERIC),
-        (Place(OFFSET, 6), Reason.CATEGORICAL),
-        (Place(OFFSET, 7), Reason.LABEL),
+        (Position(OFFSET, 1), Reason.LABEL),
+        (Position(OFFSET, 2), Reason.LABEL),
+        (Position(OFFSET, 3), Reason.WEIGHT),
+        (Position(OFFSET, 4), Reason.WEIGHT),
+        (Position(OFFSET, 5), Reason.NUMERIC),
+        (Position(OFFSET, 6), Reason.CATEGORICAL),
+        (Position(OFFSET, 7), Reason.LABEL),
     ]
 
 
@@ -124,7 +124,7 @@ def test_a_record_that_cannot_be_used_is_one_invalid_event(
 ) -> None:
     decoded = decode(record)
     assert len(decoded.batch) == 0
-    assert reasons(decoded) == [(Place(OFFSET, 0), reason)]
+    assert reasons(decoded) == [(Position(OFFSET, 0), reason)]
     assert detail in decoded.invalid[0].detail
     assert decoded.invalid[0].raw == record.value
 
@@ -133,7 +133,7 @@ def test_a_columnar_record_of_another_schema_is_invalid_as_a_whole() -> None:
     other = FeatureSchema(numeric=(NumericFeature(name="y"),))
     stored = StoredRecord(0, OFFSET, OFFSET + 1, clicklog.columnar(0, 3))
     decoded = decode_record(stored, other)
-    assert reasons(decoded) == [(Place(OFFSET, 0), Reason.SCHEMA)]
+    assert reasons(decoded) == [(Position(OFFSET, 0), Reason.SCHEMA)]
     assert SCHEMA.digest in decoded.invalid[0].detail
 
 

@@ -20,7 +20,7 @@ from stream.columnar import (
     truth_from_bytes,
     truth_to_bytes,
 )
-from stream.messages import DriftSpan, Place, PredictionBatch, Span
+from stream.messages import DriftSpan, Position, PositionRange, PredictionBatch
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 
@@ -306,8 +306,11 @@ def test_predictions_come_back_bit_for_bit() -> None:
         model="candidate-3",
         version=4,
         begin=1000,
-        spans=(Span(0, Place(7, 2), Place(9, 0), 2), Span(1, Place(3, 0), Place(3, 0), 1)),
-        trained_through={1: Place(2, 499), 0: Place(7, 1)},
+        spans=(
+            PositionRange(0, Position(7, 2), Position(9, 0), 2),
+            PositionRange(1, Position(3, 0), Position(3, 0), 1),
+        ),
+        trained_through={1: Position(2, 499), 0: Position(7, 1)},
         probability=np.array([0.1, 1 / 3, np.nextafter(1.0, 0.0)]),
     )
     back = predictions_from_bytes(predictions_to_bytes(batch))
@@ -318,10 +321,10 @@ def test_predictions_come_back_bit_for_bit() -> None:
 
 
 def test_equal_predictions_give_equal_bytes_in_whatever_order_partitions_were_named() -> None:
-    def value(through: dict[int, Place]) -> bytes:
+    def value(through: dict[int, Position]) -> bytes:
         return predictions_to_bytes(PredictionBatch("dense", 0, 0, (), through, np.array([0.5])))
 
-    one, two = (0, Place(1, 2)), (1, Place(3, 4))
+    one, two = (0, Position(1, 2)), (1, Position(3, 4))
     assert value(dict([one, two])) == value(dict([two, one]))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from stream.config import GeneratorConfig
+from stream.sources.truth import GeneratorConfig
 
 
 @pytest.mark.parametrize(

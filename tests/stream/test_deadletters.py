@@ -3,8 +3,7 @@ from __future__ import annotations
 import base64
 import json
 
-from stream.codec import Invalid, decode_record
-from stream.deadletters import dead_letter
+from stream.codec import Invalid, dead_letter, decode_record
 from stream.events import Reason
 from stream.log import Record, StoredRecord
 from stream.messages import DeadLetter, dump, parse

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stream.disk import HeldError, hold
+from stream.state import FileLockedError, hold
 
 HOLDING = """
 import sys
 from pathlib import Path
-from stream.disk import hold
+from stream.state import hold
 held = hold(Path(sys.argv[1]), "dense")
 print("held", flush=True)
 sys.stdin.read()
@@ -21,7 +21,7 @@ sys.stdin.read()
 
 def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
     held = hold(tmp_path / "lock", "dense")
-    with pytest.raises(HeldError, match=rf"^dense \(process {os.getpid()}\)$"):
+    with pytest.raises(FileLockedError, match=rf"^dense \(process {os.getpid()}\)$"):
         hold(tmp_path / "lock", "other")
     held.close()
     hold(tmp_path / "lock", "other").close()
@@ -30,7 +30,7 @@ def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
 def test_a_holder_that_has_not_yet_signed_is_named_as_new(tmp_path: Path) -> None:
     held = hold(tmp_path / "lock", "dense")
     os.truncate(tmp_path / "lock", 0)
-    with pytest.raises(HeldError, match="a process that has just started"):
+    with pytest.raises(FileLockedError, match="a process that has just started"):
         hold(tmp_path / "lock", "other")
     held.close()
 
@@ -45,7 +45,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding:
         assert holding.stdout is not None
         assert holding.stdout.readline() == b"held\n"
-        with pytest.raises(HeldError, match=rf"dense \(process {holding.pid}\)"):
+        with pytest.raises(FileLockedError, match=rf"dense \(process {holding.pid}\)"):
             hold(tmp_path / "lock", "other")
         holding.kill()
     hold(tmp_path / "lock", "other").close()

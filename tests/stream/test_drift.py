@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from stream.drift import BUILT_IN, World, build, world_at
+from stream.sources.drift import BUILT_IN, World, build, world_at
 
 
 def test_gradual_moves_one_network_a_period_and_stops_at_its_end() -> None:

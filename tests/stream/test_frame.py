@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.frame import MAX_BYTES, decode, encode, end, holds_later, time_ms, wanted
 from stream.log import Record
+from stream.log.frame import MAX_BYTES, decode, encode, end, holds_later, time_ms, wanted
 
 some_records = st.builds(
     Record,

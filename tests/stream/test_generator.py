@@ -10,12 +10,12 @@ import pytest
 
 from stream import columnar, topics
 from stream.batch import ClickBatch
-from stream.clicks import ClickReader
 from stream.codec import decode_record
-from stream.config import GeneratorConfig
-from stream.embedded import EmbeddedHome
-from stream.generator import GeneratorSource
 from stream.log import Record
+from stream.log.local import LocalLogStore
+from stream.reader import ClickReader
+from stream.sources.generator import GeneratorSource
+from stream.sources.truth import GeneratorConfig
 
 SMALL = GeneratorConfig(
     events=2_300, items=20, buckets=64, block_events=1_000, record_events=250, drifts=()
@@ -26,7 +26,7 @@ JSON = SMALL.model_copy(update={"codec": "json"})
 BOTH = pytest.mark.parametrize("config", [SMALL, JSON], ids=["columnar", "json"])
 
 
-def clicks(home: EmbeddedHome, source: GeneratorSource) -> ClickBatch:
+def clicks(home: LocalLogStore, source: GeneratorSource) -> ClickBatch:
     reader = ClickReader(home.reader(topics.CLICKS), source.schema, 100)
     parts = []
     while (batch := reader.next()) is not None:
@@ -35,12 +35,12 @@ def clicks(home: EmbeddedHome, source: GeneratorSource) -> ClickBatch:
     return ClickBatch.concat(parts)
 
 
-def truth(home: EmbeddedHome) -> list[columnar.TruthBatch]:
+def truth(home: LocalLogStore) -> list[columnar.TruthBatch]:
     records = home.reader(topics.TRUTH).read(0, 0, 10_000)
     return [columnar.truth_from_bytes(stored.record.value) for stored in records]
 
 
-def run(home: EmbeddedHome, source: GeneratorSource, steps: int | None = None) -> None:
+def run(home: LocalLogStore, source: GeneratorSource, steps: int | None = None) -> None:
     feed = source.attach(home)
     while steps is None or steps > 0:
         if feed.step() is None:
@@ -53,7 +53,7 @@ def run(home: EmbeddedHome, source: GeneratorSource, steps: int | None = None) -
 def test_the_stream_ends_at_its_count_and_the_truth_covers_every_click(
     tmp_path: Path, config: GeneratorConfig
 ) -> None:
-    home, source = EmbeddedHome(tmp_path), GeneratorSource(config, seed=3)
+    home, source = LocalLogStore(tmp_path), GeneratorSource(config, seed=3)
     run(home, source)
     assert len(clicks(home, source)) == 2_300
     begins = [batch.begin for batch in truth(home)]
@@ -65,7 +65,7 @@ def test_the_stream_ends_at_its_count_and_the_truth_covers_every_click(
 @BOTH
 def test_a_stream_goes_on_where_its_log_ends(tmp_path: Path, config: GeneratorConfig) -> None:
     source = GeneratorSource(config, seed=3)
-    whole, parts = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "parts")
+    whole, parts = LocalLogStore(tmp_path / "whole"), LocalLogStore(tmp_path / "parts")
     run(whole, source)
     for _ in range(5):
         run(parts, source, steps=1)
@@ -81,7 +81,7 @@ def test_a_crash_between_truth_and_clicks_doubles_neither(
     tmp_path: Path, config: GeneratorConfig
 ) -> None:
     source = GeneratorSource(config, seed=3)
-    home, ahead = EmbeddedHome(tmp_path / "home"), EmbeddedHome(tmp_path / "ahead")
+    home, ahead = LocalLogStore(tmp_path / "home"), LocalLogStore(tmp_path / "ahead")
     run(ahead, source, steps=1)
     writer = home.writer(topics.TRUTH)
     writer.append([s.record for s in ahead.reader(topics.TRUTH).read(0, 0, 3)])
@@ -92,7 +92,7 @@ def test_a_crash_between_truth_and_clicks_doubles_neither(
 
 
 def test_another_seed_does_not_go_on_with_the_log_of_the_first(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(SMALL, seed=3), steps=1)
     with pytest.raises(ValueError, match="was made by source"):
         GeneratorSource(SMALL, seed=4).attach(home)
@@ -100,7 +100,7 @@ def test_another_seed_does_not_go_on_with_the_log_of_the_first(tmp_path: Path) -
 
 def test_more_events_of_the_same_stream_begin_with_the_same_events(tmp_path: Path) -> None:
     longer = SMALL.model_copy(update={"events": 5_000})
-    a, b = EmbeddedHome(tmp_path / "a"), EmbeddedHome(tmp_path / "b")
+    a, b = LocalLogStore(tmp_path / "a"), LocalLogStore(tmp_path / "b")
     run(a, GeneratorSource(SMALL, 0))
     run(b, GeneratorSource(longer, 0))
     short, long = clicks(a, GeneratorSource(SMALL, 0)), clicks(b, GeneratorSource(longer, 0))
@@ -111,7 +111,7 @@ def test_more_events_of_the_same_stream_begin_with_the_same_events(tmp_path: Pat
 def test_churned_items_get_buckets_of_new_names(tmp_path: Path) -> None:
     churn = ({"kind": "churn", "begin": 1_000, "period_events": 1_000},)
     config = SMALL.model_copy(update={"drifts": churn, "events": 3_000})
-    home, source = EmbeddedHome(tmp_path), GeneratorSource(config, 0)
+    home, source = LocalLogStore(tmp_path), GeneratorSource(config, 0)
     run(home, source)
     column = clicks(home, source).categorical[:, 0]
     feature = source.schema.categorical[0]
@@ -121,7 +121,7 @@ def test_churned_items_get_buckets_of_new_names(tmp_path: Path) -> None:
 
 def test_the_truth_names_the_drifts_that_run(tmp_path: Path) -> None:
     drifts = ({"kind": "gradual", "begin": 500}, {"kind": "abrupt", "begin": 1_250})
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(SMALL.model_copy(update={"drifts": drifts}), 0))
     named = [[span.drift for span in batch.drift] for batch in truth(home)]
     alone, both = ["gradual"], ["gradual", "abrupt"]
@@ -129,7 +129,7 @@ def test_the_truth_names_the_drifts_that_run(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_has_ended_does_not_go_on(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(SMALL, 0))
     run(home, GeneratorSource(SMALL, 0))
     longer = GeneratorSource(SMALL.model_copy(update={"events": 5_000}), 0)
@@ -140,7 +140,7 @@ def test_a_stream_that_has_ended_does_not_go_on(tmp_path: Path) -> None:
 @BOTH
 def test_a_stream_made_in_small_steps_is_the_same(tmp_path: Path, config: GeneratorConfig) -> None:
     source = GeneratorSource(config, seed=3)
-    whole, parts = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "parts")
+    whole, parts = LocalLogStore(tmp_path / "whole"), LocalLogStore(tmp_path / "parts")
     run(whole, source)
     run(parts, source, steps=1)
     feed = source.attach(parts)
@@ -156,14 +156,14 @@ def test_a_stream_made_in_small_steps_is_the_same(tmp_path: Path, config: Genera
 
 def test_a_block_ends_with_a_shorter_record(tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"record_events": 300})
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(config, seed=3))
     clicks = [decode_record(one, config.features) for one in home.reader(topics.CLICKS).read(0, 0)]
     sizes = [len(one.batch) for one in clicks if not one.end]
     assert sizes == [300, 300, 300, 100, 300, 300, 300, 100, 300]
 
 
-def cut(home: EmbeddedHome, name: str, records: int) -> None:
+def cut(home: LocalLogStore, name: str, records: int) -> None:
     """Let a log hold only its first records, as after a crash of the machine."""
     kept = [stored.record for stored in home.reader(name).read(0, 0, records)]
     shutil.rmtree(home.folder / name)
@@ -176,7 +176,7 @@ def cut(home: EmbeddedHome, name: str, records: int) -> None:
 def test_json_goes_on_after_any_record(tmp_path: Path, kept: int) -> None:
     """A kill may fall between any two of the events that are written together."""
     source = GeneratorSource(JSON, seed=3)
-    whole, killed = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "killed")
+    whole, killed = LocalLogStore(tmp_path / "whole"), LocalLogStore(tmp_path / "killed")
     run(whole, source)
     run(killed, source)
     cut(killed, topics.CLICKS, kept)
@@ -191,7 +191,7 @@ def test_truth_that_a_crash_took_from_behind_the_clicks_is_written_again(
     tmp_path: Path, config: GeneratorConfig, kept: int
 ) -> None:
     source = GeneratorSource(config, seed=3)
-    whole, killed = EmbeddedHome(tmp_path / "whole"), EmbeddedHome(tmp_path / "killed")
+    whole, killed = LocalLogStore(tmp_path / "whole"), LocalLogStore(tmp_path / "killed")
     run(whole, source)
     run(killed, source)
     cut(killed, topics.TRUTH, kept)
@@ -203,7 +203,7 @@ def test_truth_that_a_crash_took_from_behind_the_clicks_is_written_again(
 def test_json_holds_one_event_a_record_with_the_values_that_the_schema_hashes(
     tmp_path: Path,
 ) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(JSON, seed=3))
     records = [stored.record for stored in home.reader(topics.CLICKS).read(0, 0, 10_000)]
     assert len(records) == 2_300 + 1
@@ -220,7 +220,7 @@ def test_json_and_columnar_give_the_same_batches_to_the_bit(tmp_path: Path) -> N
     read = {}
     for codec in ("columnar", "json"):
         config = SMALL.model_copy(update={"codec": codec, "drifts": churn})
-        home, source = EmbeddedHome(tmp_path / codec), GeneratorSource(config, seed=3)
+        home, source = LocalLogStore(tmp_path / codec), GeneratorSource(config, seed=3)
         run(home, source)
         read[codec] = clicks(home, source)
     for name in ClickBatch.__slots__:
@@ -230,14 +230,14 @@ def test_json_and_columnar_give_the_same_batches_to_the_bit(tmp_path: Path) -> N
 
 
 def test_a_log_does_not_go_on_in_another_codec(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(SMALL, seed=3), steps=1)
     with pytest.raises(ValueError, match="was made by source"):
         GeneratorSource(JSON, seed=3).attach(home)
 
 
 def test_clicks_of_somebody_else_are_not_gone_on_with(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
     writer = home.writer(topics.CLICKS)
     writer.append([Record(b"{}", (("source", b"\xff"), ("count", b"1")))])
     writer.close()
@@ -246,6 +246,6 @@ def test_clicks_of_somebody_else_are_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path, partitions={topics.CLICKS: 2})
+    home = LocalLogStore(tmp_path, partitions={topics.CLICKS: 2})
     with pytest.raises(ValueError, match="has 2 partitions; the generator writes one of partition"):
         GeneratorSource(SMALL, 0).attach(home)

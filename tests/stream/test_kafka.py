@@ -13,8 +13,6 @@ from collections.abc import Iterator
 import pytest
 from kafka import TopicPartition
 
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
 from stream.log import (
     LogDeletedError,
     LogError,
@@ -27,12 +25,14 @@ from stream.log import (
     LogUnreachableError,
     Record,
 )
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger, until, values
 from tests.stream.log_contract import everything, numbered, records
 
 
 @pytest.fixture
-def home(kafka_home: KafkaHome) -> KafkaHome:
+def home(kafka_home: KafkaLogStore) -> KafkaLogStore:
     return kafka_home
 
 
@@ -42,14 +42,14 @@ def stranger(kafka_config: KafkaConfig) -> Stranger:
 
 
 @pytest.fixture
-def patient(kafka_config: KafkaConfig) -> Iterator[KafkaHome]:
+def patient(kafka_config: KafkaConfig) -> Iterator[KafkaLogStore]:
     """Another home on the same topics, as another worker has it."""
-    other = KafkaHome(kafka_config, worker="dense")
+    other = KafkaLogStore(kafka_config, worker="dense")
     yield other
     other.close()
 
 
-def fill(home: KafkaHome, count: int, log: str = "clicks") -> None:
+def fill(home: KafkaLogStore, count: int, log: str = "clicks") -> None:
     writer = home.writer(log)
     writer.append(numbered(count))
     writer.close()
@@ -58,7 +58,7 @@ def fill(home: KafkaHome, count: int, log: str = "clicks") -> None:
 # Topics.
 
 
-def test_lag_is_the_end_less_the_position(home: KafkaHome) -> None:
+def test_lag_is_the_end_less_the_position(home: KafkaLogStore) -> None:
     fill(home, 10)
     reader = home.reader("clicks")
     [*_, last] = reader.read(0, 0, 4)
@@ -66,7 +66,7 @@ def test_lag_is_the_end_less_the_position(home: KafkaHome) -> None:
 
 
 def test_topics_are_made_so_that_they_keep_events_of_any_time(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     home.create({"clicks": 3})
     home.create({"clicks": 1})
@@ -79,7 +79,7 @@ def test_topics_are_made_so_that_they_keep_events_of_any_time(
 
 
 def test_a_topic_that_is_made_is_told_once_with_what_it_keeps(
-    home: KafkaHome, stranger: Stranger, caplog: pytest.LogCaptureFixture
+    home: KafkaLogStore, stranger: Stranger, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "stream")
     home.create({"clicks": 3})
@@ -95,7 +95,7 @@ def test_a_topic_that_is_made_is_told_once_with_what_it_keeps(
     ]
 
 
-def test_a_topic_that_cannot_be_made_is_named(home: KafkaHome) -> None:
+def test_a_topic_that_cannot_be_made_is_named(home: KafkaLogStore) -> None:
     with pytest.raises(LogError, match=r"making log 'clicks': .* answers .*InvalidPartitionsError"):
         home.create({"clicks": 0})
 
@@ -105,10 +105,10 @@ def test_a_broker_whose_name_is_not_known_is_named() -> None:
     with pytest.raises(
         LogUnreachableError, match=r"invalid:9092: the name is not known\); start it"
     ):
-        KafkaHome(config)
+        KafkaLogStore(config)
 
 
-def test_a_name_that_is_no_topic_name_is_refused(home: KafkaHome) -> None:
+def test_a_name_that_is_no_topic_name_is_refused(home: KafkaLogStore) -> None:
     with pytest.raises(ValueError, match=r"log name '\.\./clicks'; use letters"):
         home.reader("../clicks")
 
@@ -116,7 +116,7 @@ def test_a_name_that_is_no_topic_name_is_refused(home: KafkaHome) -> None:
 # Records that strangers write.
 
 
-def test_what_is_null_to_kafka_is_empty(home: KafkaHome, stranger: Stranger) -> None:
+def test_what_is_null_to_kafka_is_empty(home: KafkaLogStore, stranger: Stranger) -> None:
     reader = home.reader("clicks")
     with stranger.producer() as producer:
         producer.send(stranger.topic("clicks"), None, key=b"user 7", timestamp_ms=5)
@@ -131,7 +131,7 @@ def test_what_is_null_to_kafka_is_empty(home: KafkaHome, stranger: Stranger) -> 
 
 
 def test_reading_on_asks_the_broker_for_nothing_that_it_has_fetched(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     """Once the first record is read, the others are here: their topic can even go away."""
     fill(home, 500)
@@ -142,7 +142,7 @@ def test_reading_on_asks_the_broker_for_nothing_that_it_has_fetched(
     assert records([first, *rest]) == numbered(500)
 
 
-def test_a_closed_reader_connects_again_when_asked(home: KafkaHome) -> None:
+def test_a_closed_reader_connects_again_when_asked(home: KafkaLogStore) -> None:
     fill(home, 3)
     reader = home.reader("clicks")
     assert values(reader.read(0, 0)) == values(reader.read(0, 0))
@@ -153,7 +153,7 @@ def test_a_closed_reader_connects_again_when_asked(home: KafkaHome) -> None:
 # Holes: offsets that no record has.
 
 
-def test_markers_of_transactions_are_passed(home: KafkaHome, stranger: Stranger) -> None:
+def test_markers_of_transactions_are_passed(home: KafkaLogStore, stranger: Stranger) -> None:
     reader = home.reader("clicks")
     stranger.transaction("clicks", [b"a", b"b"])
     stranger.transaction("clicks", [b"never", b"seen"], commit=False)
@@ -167,7 +167,9 @@ def test_markers_of_transactions_are_passed(home: KafkaHome, stranger: Stranger)
     assert last == stored[2]
 
 
-def test_the_last_record_is_found_before_many_holes(home: KafkaHome, stranger: Stranger) -> None:
+def test_the_last_record_is_found_before_many_holes(
+    home: KafkaLogStore, stranger: Stranger
+) -> None:
     reader = home.reader("clicks")
     stranger.transaction("clicks", [b"the last"])
     stranger.transaction("clicks", [b"%d" % i for i in range(70)], commit=False)
@@ -177,7 +179,7 @@ def test_the_last_record_is_found_before_many_holes(home: KafkaHome, stranger: S
     assert (last.offset, reader.end(0)) == (0, 73)
 
 
-def test_a_log_of_holes_alone_has_no_last_record(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_log_of_holes_alone_has_no_last_record(home: KafkaLogStore, stranger: Stranger) -> None:
     reader = home.reader("clicks")
     stranger.transaction("clicks", [b"a", b"b", b"c"], commit=False)
     assert reader.end(0) == 4
@@ -186,7 +188,7 @@ def test_a_log_of_holes_alone_has_no_last_record(home: KafkaHome, stranger: Stra
 
 
 def test_an_open_transaction_is_the_end_until_it_is_committed(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     reader = home.reader("clicks")
     with stranger.producer(transactional_id=stranger.topic("open")) as producer:
@@ -204,7 +206,7 @@ def test_an_open_transaction_is_the_end_until_it_is_committed(
 # Positions that are not there.
 
 
-def test_an_offset_that_expired_is_named(home: KafkaHome, stranger: Stranger) -> None:
+def test_an_offset_that_expired_is_named(home: KafkaLogStore, stranger: Stranger) -> None:
     fill(home, 10)
     reader, fresh = home.reader("clicks"), home.reader("clicks")
     assert len(reader.read(0, 0, 2)) == 2
@@ -216,7 +218,7 @@ def test_an_offset_that_expired_is_named(home: KafkaHome, stranger: Stranger) ->
     assert records(fresh.read(0, 6)) == numbered(4, start=6)
 
 
-def test_a_position_after_the_end_means_that_records_were_lost(home: KafkaHome) -> None:
+def test_a_position_after_the_end_means_that_records_were_lost(home: KafkaLogStore) -> None:
     fill(home, 3)
     with pytest.raises(LogLostError, match="it ends at 3, before offset 5: the broker has lost"):
         home.reader("clicks").read(0, 5)
@@ -225,7 +227,9 @@ def test_a_position_after_the_end_means_that_records_were_lost(home: KafkaHome) 
 # Topics that go away.
 
 
-def test_a_deleted_topic_is_named_by_whoever_uses_it(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_deleted_topic_is_named_by_whoever_uses_it(
+    home: KafkaLogStore, stranger: Stranger
+) -> None:
     fill(home, 3)
     reader, writer = home.reader("clicks"), home.writer("clicks")
     stored = everything(reader)
@@ -240,7 +244,7 @@ def test_a_deleted_topic_is_named_by_whoever_uses_it(home: KafkaHome, stranger: 
 
 
 def test_records_on_their_way_to_a_topic_that_is_deleted_are_not_waited_for(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(1))
@@ -255,7 +259,9 @@ def test_records_on_their_way_to_a_topic_that_is_deleted_are_not_waited_for(
         writer.append(numbered(1))
 
 
-def test_a_topic_deleted_and_made_again_is_not_read_on(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_topic_deleted_and_made_again_is_not_read_on(
+    home: KafkaLogStore, stranger: Stranger
+) -> None:
     """It has more records than before, so an offset alone would not tell."""
     fill(home, 3)
     reader, writer = home.reader("clicks"), home.writer("clicks")
@@ -288,7 +294,9 @@ def _refuses(call: object, error: type[Exception]) -> bool:
 # Settings that lose records.
 
 
-def test_a_topic_that_deletes_by_event_time_is_refused(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_topic_that_deletes_by_event_time_is_refused(
+    home: KafkaLogStore, stranger: Stranger
+) -> None:
     stranger.create("clicks", retention_ms="604800000")
     for way in (home.reader, home.writer):
         with pytest.raises(
@@ -303,18 +311,20 @@ def test_a_topic_that_deletes_by_event_time_is_refused(home: KafkaHome, stranger
 
 def test_a_topic_that_deletes_by_event_time_can_be_allowed(stranger: Stranger) -> None:
     stranger.create("clicks", retention_ms="604800000")
-    home = KafkaHome(stranger.config.model_copy(update={"allow_retention": True}))
+    home = KafkaLogStore(stranger.config.model_copy(update={"allow_retention": True}))
     assert home.reader("clicks").end(0) == 0
     home.close()
 
 
-def test_a_topic_that_is_compacted_is_refused(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_topic_that_is_compacted_is_refused(home: KafkaLogStore, stranger: Stranger) -> None:
     stranger.create("clicks", retention_ms="-1", cleanup_policy="compact")
     with pytest.raises(LogSettingsError, match=r"cleanup\.policy=compact: .* without a key; set"):
         home.writer("clicks")
 
 
-def test_a_topic_that_replaces_event_times_is_refused(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_topic_that_replaces_event_times_is_refused(
+    home: KafkaLogStore, stranger: Stranger
+) -> None:
     stranger.create("clicks", retention_ms="-1", message_timestamp_type="LogAppendTime")
     with pytest.raises(LogSettingsError, match=r"type=LogAppendTime: .* replace event times"):
         home.reader("clicks")
@@ -324,7 +334,7 @@ def test_a_topic_that_replaces_event_times_is_refused(home: KafkaHome, stranger:
 
 
 def test_a_record_too_large_is_refused_and_nothing_is_appended(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     writer = home.writer("clicks")
     size = stranger.config.max_record_bytes
@@ -339,7 +349,7 @@ def test_a_record_too_large_is_refused_and_nothing_is_appended(
     assert records(everything(home.reader("clicks"))) == numbered(3)
 
 
-def test_the_largest_record_is_taken(home: KafkaHome, stranger: Stranger) -> None:
+def test_the_largest_record_is_taken(home: KafkaLogStore, stranger: Stranger) -> None:
     largest = Record(os.urandom(stranger.config.max_record_bytes - 97))
     writer = home.writer("clicks")
     writer.append([largest])
@@ -347,7 +357,7 @@ def test_the_largest_record_is_taken(home: KafkaHome, stranger: Stranger) -> Non
     assert records(everything(home.reader("clicks"))) == [largest]
 
 
-def test_the_dead_letter_of_the_largest_record_is_taken(home: KafkaHome) -> None:
+def test_the_dead_letter_of_the_largest_record_is_taken(home: KafkaLogStore) -> None:
     """It holds the bytes as base64, and those of noise cannot be compressed."""
     size = KafkaConfig().max_record_bytes
     writer = home.writer("deadletters")
@@ -358,7 +368,7 @@ def test_the_dead_letter_of_the_largest_record_is_taken(home: KafkaHome) -> None
 
 
 def test_a_record_that_has_become_too_large_is_named_and_the_writer_goes_on(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(1))
@@ -373,7 +383,7 @@ def test_a_record_that_has_become_too_large_is_named_and_the_writer_goes_on(
 
 
 def test_records_that_only_together_are_too_large_are_written(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     writer = home.writer("clicks")
     stranger.alter("clicks", max_message_bytes="5000")
@@ -385,7 +395,7 @@ def test_records_that_only_together_are_too_large_are_written(
 
 @pytest.mark.parametrize("further", [0, 7])
 def test_a_time_that_the_broker_refuses_is_named_and_the_writer_goes_on(
-    home: KafkaHome, stranger: Stranger, further: int
+    home: KafkaLogStore, stranger: Stranger, further: int
 ) -> None:
     """A second one, further ahead, changes nothing."""
     writer = home.writer("clicks")
@@ -404,7 +414,7 @@ def test_a_time_that_the_broker_refuses_is_named_and_the_writer_goes_on(
     assert records(everything(home.reader("clicks"))) == numbered(5)
 
 
-def test_more_than_fits_in_memory_is_waited_for(home: KafkaHome) -> None:
+def test_more_than_fits_in_memory_is_waited_for(home: KafkaLogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     large = [Record(bytes(4_000_000), time_ms=i) for i in range(17)]
     writer.append(large)
@@ -416,10 +426,10 @@ def test_more_than_fits_in_memory_is_waited_for(home: KafkaHome) -> None:
 
 HOLD = """
 import sys
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from stream.log import Record
-writer = KafkaHome(KafkaConfig.model_validate_json(sys.argv[1])).writer("clicks")
+writer = KafkaLogStore(KafkaConfig.model_validate_json(sys.argv[1])).writer("clicks")
 writer.append([Record(b"held")])
 writer.flush()
 print("held", flush=True)
@@ -428,7 +438,7 @@ sys.stdin.read()
 
 
 def test_a_writer_in_another_process_is_named_and_replaced_once_it_is_killed(
-    home: KafkaHome, stranger: Stranger
+    home: KafkaLogStore, stranger: Stranger
 ) -> None:
     command = [sys.executable, "-c", HOLD, stranger.config.model_dump_json()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -450,7 +460,7 @@ def test_a_writer_in_another_process_is_named_and_replaced_once_it_is_killed(
 
 
 def test_positions_are_committed_for_lag_monitors_and_never_read_back(
-    patient: KafkaHome, stranger: Stranger
+    patient: KafkaLogStore, stranger: Stranger
 ) -> None:
     fill(patient, 10)
     reader = patient.reader("clicks")
@@ -465,7 +475,7 @@ def test_positions_are_committed_for_lag_monitors_and_never_read_back(
 
 
 def test_a_group_that_somebody_subscribed_with_does_not_stop_the_reading(
-    patient: KafkaHome, stranger: Stranger, caplog: pytest.LogCaptureFixture
+    patient: KafkaLogStore, stranger: Stranger, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(patient, 10)
     reader = patient.reader("clicks")
@@ -480,7 +490,9 @@ def test_a_group_that_somebody_subscribed_with_does_not_stop_the_reading(
 # Stateless readers, sharing the partitions.
 
 
-def test_when_a_reader_leaves_the_others_lose_nothing(home: KafkaHome, patient: KafkaHome) -> None:
+def test_when_a_reader_leaves_the_others_lose_nothing(
+    home: KafkaLogStore, patient: KafkaLogStore
+) -> None:
     home.create({"clicks": 4})
     writer = home.writer("clicks")
     expected = {b"%d" % i for i in range(400)}
@@ -522,7 +534,7 @@ def test_when_a_reader_leaves_the_others_lose_nothing(home: KafkaHome, patient: 
     assert not thread.is_alive()
 
 
-def test_a_shared_topic_that_is_deleted_is_named(home: KafkaHome, stranger: Stranger) -> None:
+def test_a_shared_topic_that_is_deleted_is_named(home: KafkaLogStore, stranger: Stranger) -> None:
     fill(home, 3)
     shared = home.subscribe("clicks", "scorers-y")
     until(lambda: shared.poll(0.1))
@@ -531,7 +543,7 @@ def test_a_shared_topic_that_is_deleted_is_named(home: KafkaHome, stranger: Stra
         until(lambda: shared.poll(0.1))
 
 
-def test_what_is_appended_comes_in_order_though_nobody_flushes(home: KafkaHome) -> None:
+def test_what_is_appended_comes_in_order_though_nobody_flushes(home: KafkaLogStore) -> None:
     reader, writer = home.reader("clicks"), home.writer("clicks")
     for number in range(50):
         writer.append(numbered(1, number))
@@ -541,7 +553,7 @@ def test_what_is_appended_comes_in_order_though_nobody_flushes(home: KafkaHome) 
 
 
 def test_what_goes_wrong_on_the_way_is_told_once_and_nothing_follows_it(
-    home: KafkaHome, monkeypatch: pytest.MonkeyPatch
+    home: KafkaLogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = home.writer("clicks")
 

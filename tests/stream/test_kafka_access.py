@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import (
-    ACL,
-    ACLOperation,
-    ACLPermissionType,
-    ResourcePattern,
-    ResourceType,
-)
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
 from stream.log import LogAccessError
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import Broker, started
 from tests.stream.kafka_tools import until
 from tests.stream.log_contract import everything, numbered, records
@@ -46,7 +40,7 @@ def plain() -> Iterator[Broker]:
 
 def exchange(config: KafkaConfig) -> None:
     """Write some records and read them."""
-    home = KafkaHome(config)
+    home = KafkaLogStore(config)
     writer = home.writer("clicks")
     writer.append(numbered(3))
     writer.flush()
@@ -81,7 +75,7 @@ def test_a_wrong_password_is_named(broker: str, request: pytest.FixtureRequest) 
         r"'resprout'; look at stream\.kafka\.username, stream\.kafka\.password and "
         r"stream\.kafka\.sasl_mechanism .*SaslAuthenticationFailedError",
     ) as raised:
-        KafkaHome(asked.config(password="not-the-secret"))
+        KafkaLogStore(asked.config(password="not-the-secret"))
     assert "not-the-secret" not in str(raised.value)
 
 
@@ -91,14 +85,14 @@ def test_an_unknown_certificate_authority_is_named(scram: Broker) -> None:
         match=rf"the broker at {scram.bootstrap} showed a certificate that cannot be verified; "
         r"name the authority that signed it in stream\.kafka\.cafile \(now: None\)",
     ):
-        KafkaHome(scram.config(cafile=None))
+        KafkaLogStore(scram.config(cafile=None))
 
 
 def test_a_mechanism_that_the_broker_does_not_speak_is_named(scram: Broker) -> None:
     with pytest.raises(
         LogAccessError, match=r"does not speak PLAIN; set stream\.kafka\.sasl_mechanism to"
     ):
-        KafkaHome(scram.config(sasl_mechanism="PLAIN"))
+        KafkaLogStore(scram.config(sasl_mechanism="PLAIN"))
 
 
 def test_tls_where_none_is_spoken_is_named(plain: Broker, scram: Broker) -> None:
@@ -106,7 +100,7 @@ def test_tls_where_none_is_spoken_is_named(plain: Broker, scram: Broker) -> None
     with pytest.raises(
         LogAccessError, match=r"TLS; .* stream\.kafka\.security_protocol \(now: SASL_SSL\)"
     ):
-        KafkaHome(spoken)
+        KafkaLogStore(spoken)
 
 
 def test_no_tls_where_it_is_asked_for_is_named(scram: Broker) -> None:
@@ -114,12 +108,12 @@ def test_no_tls_where_it_is_asked_for_is_named(scram: Broker) -> None:
     with pytest.raises(
         LogAccessError, match=r"look at stream\.kafka\.security_protocol \(now: SASL_PLAINTEXT\)"
     ):
-        KafkaHome(config)
+        KafkaLogStore(config)
 
 
 def test_a_topic_that_the_user_may_not_touch_is_named(plain: Broker) -> None:
     config = plain.config()
-    home = KafkaHome(config)
+    home = KafkaLogStore(config)
     home.create({"clicks": 1, "secret": 1})
     reader, writer = home.reader("secret"), home.writer("secret")
     admin = KafkaAdminClient(

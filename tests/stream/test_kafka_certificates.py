@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
 from stream.log import LogAccessError
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import Broker, started
 from tests.stream.test_kafka_access import exchange
 
@@ -79,7 +79,7 @@ def test_without_a_certificate_that_is_said(mutual: Broker) -> None:
         match=ASKS.format(mutual.bootstrap)
         + r"that it trusts in stream\.kafka\.certfile \(now: None\) .*keyfile \(now: None\)",
     ):
-        KafkaHome(mutual.config())
+        KafkaLogStore(mutual.config())
 
 
 def test_a_certificate_of_an_authority_that_the_broker_does_not_know_is_named(
@@ -91,7 +91,7 @@ def test_a_certificate_of_an_authority_that_the_broker_does_not_know_is_named(
         match=ASKS.format(mutual.bootstrap)
         + rf".*certfile \(now: {stranger.certfile}\) .*keyfile \(now: {stranger.keyfile}\)",
     ):
-        KafkaHome(mutual.config(certfile=stranger.certfile, keyfile=stranger.keyfile))
+        KafkaLogStore(mutual.config(certfile=stranger.certfile, keyfile=stranger.keyfile))
 
 
 # What the files hold is seen without a broker.
@@ -99,7 +99,7 @@ def test_a_certificate_of_an_authority_that_the_broker_does_not_know_is_named(
 
 def refused(told: str, **files: Path) -> None:
     with pytest.raises(LogAccessError, match=told):
-        KafkaHome(KafkaConfig(bootstrap="nobody:9092", security_protocol="SSL", **files))
+        KafkaLogStore(KafkaConfig(bootstrap="nobody:9092", security_protocol="SSL", **files))
 
 
 def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:

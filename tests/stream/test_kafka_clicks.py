@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from stream import topics
-from stream.clicks import ClickReader, CountedBatch
 from stream.codec import Invalid
 from stream.columnar import predictions_to_bytes
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
 from stream.log import Record
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from stream.messages import PredictionBatch
-from stream.order import LOG, Leading, Stated
+from stream.ordering import LOG, Recorded, Resumed
+from stream.reader import ClickReader, CountedBatch
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, columnar
 from tests.stream.kafka_tools import Stranger
@@ -25,19 +25,19 @@ SIZE = 7
 
 
 @pytest.fixture
-def home(kafka_home: KafkaHome) -> KafkaHome:
+def home(kafka_home: KafkaLogStore) -> KafkaLogStore:
     kafka_home.create({topics.CLICKS: 2})
     return kafka_home
 
 
 def lead(
-    home: KafkaHome, before: Sequence[CountedBatch], checkpoint: int, most: int
+    home: KafkaLogStore, before: Sequence[CountedBatch], checkpoint: int, most: int
 ) -> list[CountedBatch]:
     """Let dense live, from the end of some batch on; it repeats what it had published."""
     cursor = None
     if checkpoint:
         with closing(home.reader(topics.CLICKS)) as clicks, closing(home.reader(LOG)) as log:
-            reader = ClickReader(clicks, SCHEMA, SIZE, None, Stated(log))
+            reader = ClickReader(clicks, SCHEMA, SIZE, None, Recorded(log))
             for _ in range(checkpoint):
                 reader.next()
             cursor = reader.cursor
@@ -47,7 +47,7 @@ def lead(
         closing(home.reader(LOG)) as log,
         closing(home.reader(topics.CLICKS)) as clicks,
     ):
-        reader = ClickReader(clicks, SCHEMA, SIZE, cursor, Leading(log))
+        reader = ClickReader(clicks, SCHEMA, SIZE, cursor, Resumed(log))
         while len(found) < checkpoint + most and (batch := reader.next()) is not None:
             made = PredictionBatch(
                 "dense", 0, batch.begin, batch.spans, {}, np.full(len(batch.batch), 0.5)
@@ -61,7 +61,7 @@ def plain(batches: Sequence[CountedBatch]) -> list[object]:
     return [(b.begin, b.spans, b.skipped, b.last, b.batch.numeric.tolist()) for b in batches]
 
 
-def played(home: KafkaHome, stranger: Stranger) -> list[CountedBatch]:
+def played(home: KafkaLogStore, stranger: Stranger) -> list[CountedBatch]:
     """Let clicks come, with holes between them, while dense lives and is killed."""
 
     def send(first: int, commit: bool = True) -> None:
@@ -88,11 +88,11 @@ def played(home: KafkaHome, stranger: Stranger) -> list[CountedBatch]:
 
 
 def test_dense_leads_and_others_follow_through_holes_and_restarts(
-    home: KafkaHome, kafka_config: KafkaConfig
+    home: KafkaLogStore, kafka_config: KafkaConfig
 ) -> None:
     expected = played(home, Stranger(kafka_config))
     with closing(home.reader(topics.CLICKS)) as clicks, closing(home.reader(LOG)) as log:
-        follower = ClickReader(clicks, SCHEMA, SIZE, None, Stated(log))
+        follower = ClickReader(clicks, SCHEMA, SIZE, None, Recorded(log))
         met: list[Invalid] = []
         follower.hand_out(met.extend)
         batches, cursors = [], [follower.cursor]
@@ -103,7 +103,7 @@ def test_dense_leads_and_others_follow_through_holes_and_restarts(
         assert follower.ended
         assert plain(batches) == plain(expected)
         for at, cursor in enumerate(cursors):
-            resumed = ClickReader(clicks, SCHEMA, SIZE, cursor, Stated(log))
+            resumed = ClickReader(clicks, SCHEMA, SIZE, cursor, Recorded(log))
             assert plain([*iter(resumed.next, None)]) == plain(batches[at:])
     assert_complete(batches, met)
     assert sum(sum(one.values()) for one in (*(b.skipped for b in batches), trailing)) == 3

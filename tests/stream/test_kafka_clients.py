@@ -11,20 +11,20 @@ import pytest
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
-from stream.kafka.clients import NotYetError, Patience
-from stream.kafka.config import KafkaConfig
-from stream.kafka.fetch import Fetch
-from stream.kafka.home import KafkaHome
-from stream.kafka.topics import Topic
-from stream.kafka.writer import KafkaWriter
 from stream.log import LogAccessError, LogUnreachableError, Record
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.connection import NotYetError, RetryPolicy
+from stream.log.kafka.reader import Fetch
+from stream.log.kafka.store import KafkaLogStore
+from stream.log.kafka.topics import Topic
+from stream.log.kafka.writer import KafkaLogWriter
 
 CONFIG = KafkaConfig(bootstrap="broker:9092", gone_seconds=1)
 
 
 def said(error: Exception) -> str:
     """Meet an error again and again, and return what that ends with."""
-    patience = Patience(CONFIG, "reading log 'clicks'")
+    patience = RetryPolicy(CONFIG, "reading log 'clicks'")
 
     def work() -> None:
         while True:
@@ -83,7 +83,7 @@ TOPIC = Topic("clicks", "t.clicks", "id", (0,), {"max.message.bytes": "1000"})
 
 def test_a_writer_whose_records_are_not_acknowledged_says_so() -> None:
     stuck: Any = Stuck()
-    writer = KafkaWriter(TOPIC, stuck, stuck, stuck)
+    writer = KafkaLogWriter(TOPIC, stuck, stuck, stuck)
     writer.append([Record(b"click")])
     with pytest.raises(LogUnreachableError, match="answers, but records are not acknowledged, and"):
         writer.flush()
@@ -111,4 +111,4 @@ def test_a_file_that_is_not_there_is_named_with_its_setting(name: str) -> None:
     with pytest.raises(
         LogAccessError, match=rf"no file /nowhere/one\.pem; .* stream\.kafka\.{name}"
     ):
-        KafkaHome(config)
+        KafkaLogStore(config)

@@ -13,15 +13,9 @@ from pathlib import Path
 import pytest
 from kafka.admin import MemberToRemove
 
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
-from stream.log import (
-    LogCorruptError,
-    LogLockedError,
-    LogUnreachableError,
-    Record,
-    StoredRecord,
-)
+from stream.log import LogCorruptError, LogLockedError, LogUnreachableError, Record, StoredRecord
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import Broker, started
 from tests.stream.kafka_tools import Stranger, until, values
 from tests.stream.log_contract import everything, numbered, records
@@ -46,8 +40,8 @@ def config(quick: Broker) -> KafkaConfig:
 
 
 @pytest.fixture
-def home(config: KafkaConfig) -> Iterator[KafkaHome]:
-    opened = KafkaHome(config)
+def home(config: KafkaConfig) -> Iterator[KafkaLogStore]:
+    opened = KafkaLogStore(config)
     yield opened
     opened.close()
 
@@ -59,7 +53,7 @@ def test_a_crash_of_the_broker_loses_and_doubles_nothing(tmp_path: Path) -> None
     total, crash, back = 3000, threading.Event(), threading.Event()
     found: list[StoredRecord] = []
     with started("--dir", str(tmp_path)) as broker:
-        home = KafkaHome(broker.config())
+        home = KafkaLogStore(broker.config())
         writer, reader = home.writer("clicks"), home.reader("clicks")
 
         def write() -> None:
@@ -93,7 +87,7 @@ def test_a_crash_of_the_broker_loses_and_doubles_nothing(tmp_path: Path) -> None
 def test_a_broker_that_stays_away_is_named_and_used_again_when_it_is_back(tmp_path: Path) -> None:
     with started("--dir", str(tmp_path)) as broker:
         config = broker.config(gone_seconds=1)
-        home = KafkaHome(config)
+        home = KafkaLogStore(config)
         writer, reader = home.writer("clicks"), home.reader("clicks")
         writer.append(numbered(3))
         writer.flush()
@@ -111,7 +105,7 @@ def test_a_broker_that_stays_away_is_named_and_used_again_when_it_is_back(tmp_pa
     with pytest.raises(LogUnreachableError, match=away):
         until(lambda: shared.poll(0.1))
     with pytest.raises(LogUnreachableError, match=f"connecting: {away}"):
-        KafkaHome(config)
+        KafkaLogStore(config)
     with pytest.raises(LogUnreachableError, match=f"'truth': {away}"):
         home.reader("truth")
     writer.append(numbered(2, start=3))
@@ -126,7 +120,7 @@ def test_a_broker_that_stays_away_is_named_and_used_again_when_it_is_back(tmp_pa
 
 
 def test_a_broker_that_hangs_is_waited_for(quick: Broker, config: KafkaConfig) -> None:
-    home = KafkaHome(config.model_copy(update={"gone_seconds": 60, "session_seconds": 30}))
+    home = KafkaLogStore(config.model_copy(update={"gone_seconds": 60, "session_seconds": 30}))
     writer, reader = home.writer("clicks"), home.reader("clicks")
     writer.append(numbered(3))
     writer.flush()
@@ -141,12 +135,12 @@ def test_a_broker_that_hangs_is_waited_for(quick: Broker, config: KafkaConfig) -
 
 
 def test_a_broker_that_hangs_for_too_long_is_named(
-    quick: Broker, config: KafkaConfig, home: KafkaHome
+    quick: Broker, config: KafkaConfig, home: KafkaLogStore
 ) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(3))
     writer.close()
-    hurried = KafkaHome(config.model_copy(update={"gone_seconds": 1}))
+    hurried = KafkaLogStore(config.model_copy(update={"gone_seconds": 1}))
     reader = hurried.reader("clicks")
     os.kill(quick.pid, signal.SIGSTOP)
     try:
@@ -176,7 +170,7 @@ def test_a_broker_that_lets_a_writer_wait_for_others_is_not_said_to_be_away(
 ) -> None:
     """As brokers do by default, and for longer than they may be away."""
     with started("--set", "group.initial.rebalance.delay.ms=3000") as broker:
-        home = KafkaHome(broker.config(gone_seconds=2))
+        home = KafkaLogStore(broker.config(gone_seconds=2))
         home.writer("clicks").close()
         home.close()
     assert f"{broker.bootstrap} answers, but joining takes long; trying for 10 s" in caplog.text
@@ -186,7 +180,7 @@ def test_a_broker_that_lets_a_writer_wait_for_others_is_not_said_to_be_away(
 
 
 def test_old_events_stay_in_our_topics_where_those_of_others_lose_them(
-    home: KafkaHome, config: KafkaConfig
+    home: KafkaLogStore, config: KafkaConfig
 ) -> None:
     """The same acknowledged records of 2014, in a topic that keeps a week and in one of ours."""
     stranger = Stranger(config)
@@ -198,7 +192,7 @@ def test_old_events_stay_in_our_topics_where_those_of_others_lose_them(
     with stranger.producer() as producer:
         for record in old:
             producer.send(stranger.topic("theirs"), record.value, timestamp_ms=record.time_ms)
-    allowing = KafkaHome(config.model_copy(update={"allow_retention": True}))
+    allowing = KafkaLogStore(config.model_copy(update={"allow_retention": True}))
     reader = allowing.reader("theirs")
     until(lambda: reader.begin(0) == 100)
     assert records(everything(home.reader("ours"))) == old
@@ -207,7 +201,7 @@ def test_old_events_stay_in_our_topics_where_those_of_others_lose_them(
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     with started("--dir", str(tmp_path)) as broker:
-        home = KafkaHome(broker.config(compression="none"))
+        home = KafkaLogStore(broker.config(compression="none"))
         writer = home.writer("clicks")
         for value in (b"whole", b"damaged"):
             writer.append([Record(value)])
@@ -216,7 +210,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     [segment] = (tmp_path / "data" / "clicks-0").glob("*.log")
     segment.write_bytes(segment.read_bytes().replace(b"damaged", b"dAmaged"))
     with started("--dir", str(tmp_path)) as broker:
-        home = KafkaHome(broker.config())
+        home = KafkaLogStore(broker.config())
         reader = home.reader("clicks")
         assert values(reader.read(0, 0)) == [b"whole"]
         with pytest.raises(
@@ -248,7 +242,7 @@ def held(stranger: Stranger, log: str) -> Iterator[None]:
 
 
 def test_a_writer_that_crashed_elsewhere_is_replaced_when_its_session_ends(
-    home: KafkaHome, config: KafkaConfig
+    home: KafkaLogStore, config: KafkaConfig
 ) -> None:
     home.create({"clicks": 1})
     with held(Stranger(config), "clicks"):
@@ -258,7 +252,7 @@ def test_a_writer_that_crashed_elsewhere_is_replaced_when_its_session_ends(
     writer.close()
 
 
-def test_a_writer_that_lives_elsewhere_is_named(home: KafkaHome, config: KafkaConfig) -> None:
+def test_a_writer_that_lives_elsewhere_is_named(home: KafkaLogStore, config: KafkaConfig) -> None:
     home.create({"clicks": 1})
     with (
         held(Stranger(config), "clicks"),
@@ -269,7 +263,7 @@ def test_a_writer_that_lives_elsewhere_is_named(home: KafkaHome, config: KafkaCo
         home.writer("clicks")
 
 
-def test_a_writer_whose_place_was_taken_stops(home: KafkaHome, config: KafkaConfig) -> None:
+def test_a_writer_whose_place_was_taken_stops(home: KafkaLogStore, config: KafkaConfig) -> None:
     writer = home.writer("clicks")
     writer.append(numbered(1))
     writer.flush()
@@ -290,7 +284,7 @@ def test_a_writer_whose_place_was_taken_stops(home: KafkaHome, config: KafkaConf
 
 
 def test_a_writer_whose_session_was_ended_joins_anew(
-    home: KafkaHome, config: KafkaConfig, caplog: pytest.LogCaptureFixture
+    home: KafkaLogStore, config: KafkaConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "stream")
     writer = home.writer("clicks")

@@ -8,20 +8,20 @@ from contextlib import closing
 
 import pytest
 
-from stream.kafka.config import KafkaConfig
-from stream.kafka.home import KafkaHome
 from stream.log import LogError
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger
 from tests.stream.log_contract import everything, numbered, records
 
 
 @pytest.fixture
-def looking(kafka_config: KafkaConfig) -> Iterator[KafkaHome]:
-    with closing(KafkaHome(kafka_config, makes=False)) as home:
+def looking(kafka_config: KafkaConfig) -> Iterator[KafkaLogStore]:
+    with closing(KafkaLogStore(kafka_config, makes=False)) as home:
         yield home
 
 
-OPENING: dict[str, Callable[[KafkaHome], object]] = {
+OPENING: dict[str, Callable[[KafkaLogStore], object]] = {
     "reader": lambda home: home.reader("clicks"),
     "writer": lambda home: home.writer("clicks"),
     "subscription": lambda home: home.subscribe("clicks", "scorers"),
@@ -30,7 +30,7 @@ OPENING: dict[str, Callable[[KafkaHome], object]] = {
 
 @pytest.mark.parametrize("opening", OPENING)
 def test_a_topic_that_is_missing_is_refused_and_not_made(
-    opening: str, looking: KafkaHome, kafka_config: KafkaConfig
+    opening: str, looking: KafkaLogStore, kafka_config: KafkaConfig
 ) -> None:
     stranger = Stranger(kafka_config)
     told = f"there is no log 'clicks' (topic '{kafka_config.prefix}clicks') on the broker at "
@@ -41,7 +41,7 @@ def test_a_topic_that_is_missing_is_refused_and_not_made(
 
 
 def test_a_topic_that_is_there_is_read_and_written(
-    looking: KafkaHome, kafka_config: KafkaConfig
+    looking: KafkaLogStore, kafka_config: KafkaConfig
 ) -> None:
     stranger = Stranger(kafka_config)
     assert not looking.holds("clicks")

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from stream import topics
-from stream.clicks import ClickReader
 from stream.codec import Invalid
-from stream.embedded import EmbeddedHome
-from stream.lane import Lane
 from stream.log import LogTrimmedError, Record, StoredRecord
-from stream.messages import Place, Span
+from stream.log.local import LocalLogStore
+from stream.messages import Position, PositionRange
+from stream.partitions import PartitionReader
+from stream.reader import ClickReader
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of
 
@@ -46,9 +46,9 @@ class Holes:
         pass
 
 
-def trimmed(folder: Path) -> EmbeddedHome:
+def trimmed(folder: Path) -> LocalLogStore:
     """Make a log that has lost its first ten events."""
-    home = EmbeddedHome(folder, segment_bytes=1)
+    home = LocalLogStore(folder, segment_bytes=1)
     append(home, [columnar(0, 10)])
     append(home, [columnar(10, 10), END])
     writer = home.writer(topics.CLICKS)
@@ -64,9 +64,13 @@ def test_a_log_that_has_lost_its_first_events_is_refused(tmp_path: Path) -> None
 
 
 def test_it_is_read_on_from_a_place_that_it_still_has(tmp_path: Path) -> None:
-    lane = Lane(trimmed(tmp_path).reader(topics.CLICKS), 0, SCHEMA, Place(1, 4))
+    lane = PartitionReader(trimmed(tmp_path).reader(topics.CLICKS), 0, SCHEMA, Position(1, 4))
     lane.fill(10)
-    assert (lane.ready, lane.ended, lane.span(6)) == (6, True, Span(0, Place(1, 4), Place(1, 9), 6))
+    assert (lane.ready, lane.ended, lane.span(6)) == (
+        6,
+        True,
+        PositionRange(0, Position(1, 4), Position(1, 9), 6),
+    )
 
 
 def test_offsets_with_holes_lose_nothing() -> None:
@@ -84,27 +88,27 @@ def test_offsets_with_holes_lose_nothing() -> None:
         [9, 10],
     ]
     assert [(b.spans[0].first, b.spans[0].last) for b in batches] == [
-        (Place(0, 0), Place(0, 2)),
-        (Place(0, 3), Place(20, 0)),
-        (Place(30, 0), Place(30, 2)),
-        (Place(30, 3), Place(30, 4)),
+        (Position(0, 0), Position(0, 2)),
+        (Position(0, 3), Position(20, 0)),
+        (Position(30, 0), Position(30, 2)),
+        (Position(30, 3), Position(30, 4)),
     ]
-    assert {one.place for one in met} == {Place(40, 0)}
+    assert {one.place for one in met} == {Position(40, 0)}
     assert [b.skipped for b in batches] == [{}, {}, {}, {"unparsable": 1}]
 
 
 def test_no_more_is_read_ahead_than_asked_for_by_a_few_records(tmp_path: Path) -> None:
-    lane = Lane(log_of(tmp_path, [columnar(10 * i, 10) for i in range(50)]), 0, SCHEMA)
+    lane = PartitionReader(log_of(tmp_path, [columnar(10 * i, 10) for i in range(50)]), 0, SCHEMA)
     lane.fill(15)
     assert 15 <= lane.ready <= 200
 
 
 def test_events_that_are_taken_are_counted_off(tmp_path: Path) -> None:
-    lane = Lane(log_of(tmp_path, [columnar(0, 4), columnar(4, 3), END]), 0, SCHEMA)
+    lane = PartitionReader(log_of(tmp_path, [columnar(0, 4), columnar(4, 3), END]), 0, SCHEMA)
     lane.fill(100)
     assert (lane.ready, lane.over) == (7, False)
     taken = [number for part in lane.take(5) for number in part.numeric[:, 0].tolist()]
     assert taken == [0, 1, 2, 3, 4]
-    assert lane.span(2) == Span(0, Place(1, 1), Place(1, 2), 2)
+    assert lane.span(2) == PositionRange(0, Position(1, 1), Position(1, 2), 2)
     lane.take(2)
     assert (lane.ready, lane.over) == (0, True)

@@ -6,38 +6,38 @@ from pathlib import Path
 
 import pytest
 
-from stream.embedded import EmbeddedHome
-from stream.kafka.home import KafkaHome
-from stream.log import LogHome
+from stream.log import LogStore
+from stream.log.kafka.store import KafkaLogStore
+from stream.log.local import LocalLogStore
 from tests.stream.log_contract import CHECKS, PARTED_CHECKS, Check
 
 
 @pytest.fixture(params=["embedded", "embedded, small segments", "kafka"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogHome:
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
     """A home without logs, of each kind."""
     if request.param == "kafka":
-        kafka: KafkaHome = request.getfixturevalue("kafka_home")
+        kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         return kafka
-    return EmbeddedHome(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024)
+    return LocalLogStore(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024)
 
 
 @pytest.fixture(params=["embedded", "kafka"])
-def parted_home(request: pytest.FixtureRequest, tmp_path: Path) -> LogHome:
+def parted_home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
     """A home whose log "clicks" has three partitions, of each kind."""
     if request.param == "kafka":
-        kafka: KafkaHome = request.getfixturevalue("kafka_home")
+        kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create({"clicks": 3})
         return kafka
-    return EmbeddedHome(tmp_path, partitions={"clicks": 3})
+    return LocalLogStore(tmp_path, partitions={"clicks": 3})
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_a_home_keeps_the_contract(check: Check, home: LogHome) -> None:
+def test_a_home_keeps_the_contract(check: Check, home: LogStore) -> None:
     check(home)
 
 
 @pytest.mark.parametrize("check", PARTED_CHECKS, ids=lambda check: check.__name__)
 def test_a_home_keeps_the_contract_with_several_partitions(
-    check: Check, parted_home: LogHome
+    check: Check, parted_home: LogStore
 ) -> None:
     check(parted_home)

@@ -13,18 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream import topics
-from stream.clicks import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.codec import Invalid
 from stream.columnar import predictions_to_bytes
-from stream.embedded import EmbeddedHome
 from stream.log import Record
-from stream.messages import Place, PredictionBatch, Span
-from stream.order import LOG, Chosen, Leading, Stated, open_order
+from stream.log.local import LocalLogStore
+from stream.messages import Position, PositionRange, PredictionBatch
+from stream.ordering import LOG, Recorded, Resumed, RoundRobin, open_order
+from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, append, columnar
 
 SIZE = 4
-FIRST, SECOND = Span(0, Place(0, 0), Place(0, 1), 2), Span(1, Place(0, 0), Place(0, 1), 2)
+FIRST, SECOND = (
+    PositionRange(0, Position(0, 0), Position(0, 1), 2),
+    PositionRange(1, Position(0, 0), Position(0, 1), 2),
+)
 
 
 @dataclass
@@ -34,15 +37,15 @@ class World:
     folder: Path
     partitions: int = 2
     size: int = SIZE
-    home: EmbeddedHome = field(init=False)
+    home: LocalLogStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = EmbeddedHome(self.folder, partitions={topics.CLICKS: self.partitions})
+        self.home = LocalLogStore(self.folder, partitions={topics.CLICKS: self.partitions})
 
     def write(self, partition: int, *records: Record) -> None:
         append(self.home, records, partition)
 
-    def publish(self, begin: int, *spans: Span) -> None:
+    def publish(self, begin: int, *spans: PositionRange) -> None:
         """Publish predictions as dense does, with its order."""
         n = sum(span.events for span in spans)
         batch = PredictionBatch("dense", 0, begin, spans, {}, np.full(n, 0.5))
@@ -51,11 +54,11 @@ class World:
 
     def chooser(self) -> ClickReader:
         """Read in an order that nobody is told of."""
-        return ClickReader(self.home.reader(topics.CLICKS), SCHEMA, self.size, None, Chosen())
+        return ClickReader(self.home.reader(topics.CLICKS), SCHEMA, self.size, None, RoundRobin())
 
     def follower(self, cursor: ClickCursor | None = None) -> ClickReader:
         clicks = self.home.reader(topics.CLICKS)
-        return ClickReader(clicks, SCHEMA, self.size, cursor, Stated(self.home.reader(LOG)))
+        return ClickReader(clicks, SCHEMA, self.size, cursor, Recorded(self.home.reader(LOG)))
 
 
 class Dense:
@@ -72,7 +75,7 @@ class Dense:
         del self.checkpoints[checkpoint + 1 :]
         cursor, offset = self.checkpoints[-1]
         home = self.world.home
-        self.order = Leading(home.reader(LOG), offset)
+        self.order = Resumed(home.reader(LOG), offset)
         clicks = home.reader(topics.CLICKS)
         self.reader = ClickReader(clicks, SCHEMA, self.world.size, cursor, self.order)
 
@@ -143,8 +146,8 @@ def test_nobody_waits_for_a_partition_that_rests(world: World) -> None:
     [found] = read_all(reader)
     assert numbers([found]) == [[8, 100, 101, 102]]
     assert found.spans == (
-        Span(0, Place(0, 8), Place(0, 8), 1),
-        Span(1, Place(0, 0), Place(0, 2), 3),
+        PositionRange(0, Position(0, 8), Position(0, 8), 1),
+        PositionRange(1, Position(0, 0), Position(0, 2), 3),
     )
 
 
@@ -193,7 +196,11 @@ def test_a_follower_waits_for_dense_and_then_for_the_clicks(world: World) -> Non
     world.write(0, columnar(0, 4))
     assert follower.next() is None
     assert (follower.waits_for, follower.ended) == ("predictions.dense", False)
-    world.publish(0, Span(0, Place(0, 0), Place(0, 1), 2), Span(1, Place(0, 0), Place(0, 1), 2))
+    world.publish(
+        0,
+        PositionRange(0, Position(0, 0), Position(0, 1), 2),
+        PositionRange(1, Position(0, 0), Position(0, 1), 2),
+    )
     assert follower.next() is None
     assert follower.waits_for == "clicks"
     world.write(1, columnar(100, 4))
@@ -250,7 +257,7 @@ def test_dense_waits_for_clicks_that_it_had_read_and_cannot_see_yet(world: World
     world.publish(0, FIRST, SECOND)
     world.write(0, columnar(0, 9))
     reader = ClickReader(
-        world.home.reader(topics.CLICKS), SCHEMA, SIZE, None, Leading(world.home.reader(LOG))
+        world.home.reader(topics.CLICKS), SCHEMA, SIZE, None, Resumed(world.home.reader(LOG))
     )
     assert (reader.next(), reader.waits_for) == (None, "clicks")
     world.write(1, columnar(100, 4))
@@ -265,7 +272,7 @@ def test_the_log_of_the_order_is_opened_where_there_are_several_partitions(world
 
 
 def test_an_order_with_a_hole_is_refused(world: World) -> None:
-    world.publish(4, Span(0, Place(0, 0), Place(0, 3), 4))
+    world.publish(4, PositionRange(0, Position(0, 0), Position(0, 3), 4))
     with pytest.raises(ValueError, match="goes on at 4: the order of the events behind 0 is missi"):
         world.follower().next()
 
@@ -273,14 +280,22 @@ def test_an_order_with_a_hole_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     "spans",
     [
-        pytest.param([FIRST, Span(1, Place(0, 1), Place(0, 2), 2)], id="other events"),
-        pytest.param([FIRST, Span(2, Place(0, 0), Place(0, 1), 2)], id="another partition"),
-        pytest.param([FIRST, Span(1, Place(0, 0), Place(0, 2), 3)], id="more than a batch"),
+        pytest.param(
+            [FIRST, PositionRange(1, Position(0, 1), Position(0, 2), 2)], id="other events"
+        ),
+        pytest.param(
+            [FIRST, PositionRange(2, Position(0, 0), Position(0, 1), 2)], id="another partition"
+        ),
+        pytest.param(
+            [FIRST, PositionRange(1, Position(0, 0), Position(0, 2), 3)], id="more than a batch"
+        ),
         pytest.param([FIRST], id="less than a batch in the middle"),
-        pytest.param([FIRST, Span(1, Place(0, 0), Place(0, 9), 10)], id="more than there are"),
+        pytest.param(
+            [FIRST, PositionRange(1, Position(0, 0), Position(0, 9), 10)], id="more than there are"
+        ),
     ],
 )
-def test_an_order_of_other_clicks_is_refused(world: World, spans: Sequence[Span]) -> None:
+def test_an_order_of_other_clicks_is_refused(world: World, spans: Sequence[PositionRange]) -> None:
     world.write(0, columnar(0, 4), END)
     world.write(1, columnar(100, 4), END)
     world.publish(0, *spans)
@@ -329,7 +344,7 @@ class Written:
     """What stands in each partition: the valid events, and the places of the others."""
 
     valid: dict[int, list[int]] = field(default_factory=lambda: {0: [], 1: [], 2: []})
-    invalid: set[tuple[int, Place]] = field(default_factory=set)
+    invalid: set[tuple[int, Position]] = field(default_factory=set)
     records: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0, 2: 0})
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(100_000)))
 
@@ -340,13 +355,13 @@ class Written:
             size, bad = kind[0], sorted(row for row in kind[1] if row < kind[0])
             found = [next(self.numbers) for _ in range(size)]
             self.valid[partition] += [found[row] for row in range(size) if row not in bad]
-            self.invalid |= {(partition, Place(offset, row)) for row in bad}
+            self.invalid |= {(partition, Position(offset, row)) for row in bad}
             return columnar(found[0], size, bad)
         if kind == "json":
             number = next(self.numbers)
             self.valid[partition].append(number)
             return clicklog.json(number)[0]
-        self.invalid.add((partition, Place(offset, 0)))
+        self.invalid.add((partition, Position(offset, 0)))
         odd = {
             "broken": Record(b"{"),
             "raw": clicklog.raw(offset),

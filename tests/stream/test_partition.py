@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.embedded import EmbeddedHome
+from stream.log.local import LocalLogStore
 from tests.stream.log_contract import numbered, records
 from tests.stream.partition_contract import partition
 
@@ -13,22 +13,22 @@ TWO = {"clicks": 2}
 
 
 def test_the_number_of_partitions_is_kept_with_the_log(tmp_path: Path) -> None:
-    writer = EmbeddedHome(tmp_path, partitions=TWO).writer("clicks")
+    writer = LocalLogStore(tmp_path, partitions=TWO).writer("clicks")
     writer.append(numbered(1), partition=1)
     writer.close()
-    again = EmbeddedHome(tmp_path)
+    again = LocalLogStore(tmp_path)
     assert again.reader("clicks").partitions == (0, 1)
     assert records(partition(again.reader("clicks"), 1)) == numbered(1)
 
 
 def test_a_log_is_not_given_more_partitions_later(tmp_path: Path) -> None:
-    EmbeddedHome(tmp_path).writer("clicks").close()
+    LocalLogStore(tmp_path).writer("clicks").close()
     with pytest.raises(ValueError, match=r"log 'clicks' in .* was made with 1 partitions, not 2"):
-        EmbeddedHome(tmp_path, partitions=TWO).reader("clicks")
+        LocalLogStore(tmp_path, partitions=TWO).reader("clicks")
 
 
 def test_ten_partitions_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path, partitions={"clicks": 11})
+    home = LocalLogStore(tmp_path, partitions={"clicks": 11})
     writer = home.writer("clicks")
     for number in range(11):
         writer.append(numbered(1, start=number), partition=number)
@@ -39,7 +39,7 @@ def test_ten_partitions_are_in_the_order_of_their_numbers(tmp_path: Path) -> Non
 
 
 def test_the_next_writer_cuts_the_torn_tail_of_every_partition(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path, partitions=TWO)
+    home = LocalLogStore(tmp_path, partitions=TWO)
     writer = home.writer("clicks")
     for number in (0, 1):
         writer.append(numbered(2), partition=number)

@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from stream.embedded import EmbeddedHome
-from stream.kafka.home import KafkaHome
-from stream.log import LogHome
+from stream.log import LogStore
+from stream.log.kafka.store import KafkaLogStore
+from stream.log.local import LocalLogStore
 from tests.stream.partition_contract import CHECKS, Check
 
 TWO = {"clicks": 2}
 
 
 @pytest.fixture(params=["embedded", "embedded, small segments", "kafka"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogHome:
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
     """A home whose log of clicks has two partitions, of each kind."""
     if request.param == "kafka":
-        kafka: KafkaHome = request.getfixturevalue("kafka_home")
+        kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create(TWO)
         return kafka
-    return EmbeddedHome(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024, TWO)
+    return LocalLogStore(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024, TWO)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_a_home_keeps_the_contract_of_partitions(check: Check, home: LogHome) -> None:
+def test_a_home_keeps_the_contract_of_partitions(check: Check, home: LogStore) -> None:
     check(home)

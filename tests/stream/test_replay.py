@@ -14,16 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from stream import topics
-from stream.batch import ClickBatch
-from stream.clicks import ClickReader
+from stream.batch import ClickBatch, encode
 from stream.codec import Invalid, end_record
-from stream.embedded import EmbeddedHome
-from stream.encoding import encode
 from stream.events import ClickEvent, Reason
 from stream.log import Record, StoredRecord
-from stream.replay import FileSource
+from stream.log.local import LocalLogStore
+from stream.reader import ClickReader
 from stream.schema import CategoricalFeature, Columns, FeatureSchema, NumericFeature
-from stream.source import Source
+from stream.sources import Source
+from stream.sources.files import FileSource
 
 SCHEMA = FeatureSchema(
     numeric=(NumericFeature(name="age"),),
@@ -99,7 +98,7 @@ def write_gzip(path: Path) -> Path:
     return path
 
 
-def replay(source: FileSource, home: EmbeddedHome) -> int:
+def replay(source: FileSource, home: LocalLogStore) -> int:
     feed = source.attach(home)
     events = 0
     while (count := feed.step()) is not None:
@@ -108,7 +107,7 @@ def replay(source: FileSource, home: EmbeddedHome) -> int:
     return events
 
 
-def read(home: EmbeddedHome, schema: FeatureSchema = SCHEMA) -> tuple[ClickBatch, list[Invalid]]:
+def read(home: LocalLogStore, schema: FeatureSchema = SCHEMA) -> tuple[ClickBatch, list[Invalid]]:
     """Return all valid events as one batch, and the others."""
     reader = ClickReader(home.reader(topics.CLICKS), schema, 10_000)
     invalid: list[Invalid] = []
@@ -119,7 +118,7 @@ def read(home: EmbeddedHome, schema: FeatureSchema = SCHEMA) -> tuple[ClickBatch
     return nothing if found is None else found.batch, invalid
 
 
-def records(home: EmbeddedHome) -> Sequence[StoredRecord]:
+def records(home: LocalLogStore) -> Sequence[StoredRecord]:
     return home.reader(topics.CLICKS).read(0, 0, 1000)
 
 
@@ -143,7 +142,7 @@ def assert_all_there(batch: ClickBatch, schema: FeatureSchema = SCHEMA) -> None:
 def test_every_format_gives_the_same_events(
     tmp_path: Path, name: str, write: Callable[[Path], Path]
 ) -> None:
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     assert replay(FileSource(write(tmp_path / name), SCHEMA, 5), home) == 23
     batch, invalid = read(home)
     assert invalid == []
@@ -154,7 +153,7 @@ def test_without_columns_a_json_line_is_a_whole_event(tmp_path: Path) -> None:
     schema = SCHEMA.model_copy(update={"columns": None})
     path = tmp_path / "clicks.jsonl"
     path.write_text("".join(event.model_dump_json() + "\n" for event in EVENTS))
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(path, schema), home)
     assert_all_there(read(home, schema)[0], schema)
 
@@ -163,7 +162,7 @@ def test_without_columns_a_csv_bears_the_names_of_fields_and_features(tmp_path: 
     schema = FeatureSchema(numeric=(NumericFeature(name="age"),))
     path = tmp_path / "clicks.csv"
     path.write_text("event_time,label,age\n2024-05-01T00:00:00Z,1,4.5\n")
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(path, schema), home)
     batch, _ = read(home, schema)
     assert (batch.time_ms.tolist(), batch.numeric.tolist()) == ([1_714_521_600_000], [[4.5]])
@@ -178,7 +177,7 @@ def test_milliseconds_are_taken_as_such(tmp_path: Path, written: str, millisecon
     schema = FeatureSchema(numeric=(NumericFeature(name="age"),), columns=columns)
     path = tmp_path / "clicks.csv"
     path.write_text(f"event_time,label,age\n{written},1,4.5\n")
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(path, schema), home)
     assert read(home, schema)[0].time_ms.tolist() == [milliseconds]
 
@@ -191,7 +190,7 @@ def test_parquet_may_hold_times_flags_and_whole_numbers(tmp_path: Path) -> None:
         )
     )
     row = {"event_time": datetime(2024, 5, 1), "label": True, "mobile": False, "site": 17}  # noqa: DTZ001
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(write_parquet(tmp_path / "clicks.parquet", [row]), schema), home)
     batch, invalid = read(home, schema)
     mobile, site = schema.categorical
@@ -229,7 +228,7 @@ def test_bad_rows_become_raw_records_in_their_place(
     for change, _ in BAD:
         rows += [{**FLAT[1], **change}, FLAT[2]]
     rows = [{**row, "at": None if row["at"] is None else float(str(row["at"]))} for row in rows]
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(write(tmp_path / name, rows), SCHEMA, 6), home)
     batch, invalid = read(home)
     assert len(batch) == 3 + len(BAD)
@@ -242,7 +241,7 @@ def test_bad_rows_become_raw_records_in_their_place(
 def test_a_broken_json_line_is_kept_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "clicks.jsonl"
     path.write_text(f'{json.dumps(FLAT[0])}\n{{"at": 1, "clicked"\n{json.dumps(FLAT[1])}\n')
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(path, SCHEMA), home)
     batch, invalid = read(home)
     assert len(batch) == 2
@@ -253,13 +252,13 @@ def test_a_broken_json_line_is_kept_as_it_stands(tmp_path: Path) -> None:
 
 def test_a_row_of_nothing_but_bad_rows_leaves_no_columnar_record(tmp_path: Path) -> None:
     rows = [{**FLAT[0], "clicked": 2}] * 3
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(write_csv(tmp_path / "clicks.csv", rows), SCHEMA), home)
     assert [r.header("kind") for r in records(home)] == [b"raw"] * 3 + [b"end"]
 
 
 def test_a_file_of_a_header_alone_ends_at_once(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     feed = FileSource(write_csv(tmp_path / "clicks.csv", []), SCHEMA).attach(home)
     assert feed.step() is None
     assert feed.step() is None
@@ -270,12 +269,12 @@ def test_a_file_of_a_header_alone_ends_at_once(tmp_path: Path) -> None:
 def test_a_replay_killed_after_any_record_goes_on_to_the_same_log(tmp_path: Path) -> None:
     rows = [{**row, "clicked": 2} if n in {0, 4, 11, 12} else row for n, row in enumerate(FLAT)]
     source = FileSource(write_csv(tmp_path / "clicks.csv", rows), SCHEMA, 5)
-    whole = EmbeddedHome(tmp_path / "whole")
+    whole = LocalLogStore(tmp_path / "whole")
     replay(source, whole)
     expected = [stored.record for stored in records(whole)]
     assert expected[-1].headers[0] == ("kind", b"end")
     for kept in range(len(expected) + 1):
-        home = EmbeddedHome(tmp_path / f"killed-{kept}")
+        home = LocalLogStore(tmp_path / f"killed-{kept}")
         writer = home.writer(topics.CLICKS)
         writer.append(expected[:kept])
         writer.close()
@@ -284,7 +283,7 @@ def test_a_replay_killed_after_any_record_goes_on_to_the_same_log(tmp_path: Path
 
 
 def test_what_was_appended_can_be_read_before_the_end(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     feed = FileSource(write_csv(tmp_path / "clicks.csv"), SCHEMA, 5).attach(home)
     assert feed.step() == 5
     feed.flush()
@@ -347,7 +346,7 @@ def test_records_without_events_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_file_is_refused_and_let_go(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     replay(FileSource(write_csv(tmp_path / "monday.csv"), SCHEMA), home)
     tuesday = FileSource(write_csv(tmp_path / "tuesday.csv"), SCHEMA)
     with pytest.raises(ValueError, match=r"holds events of the file monday\.csv, not of tuesday"):
@@ -356,7 +355,7 @@ def test_a_log_of_another_file_is_refused_and_let_go(tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_input_is_refused(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     writer = home.writer(topics.CLICKS)
     writer.append([Record(b"{}"), end_record()])
     writer.close()
@@ -366,7 +365,7 @@ def test_a_log_of_another_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_log_begun_with_another_schema_is_refused(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path / "logs")
+    home = LocalLogStore(tmp_path / "logs")
     path = write_csv(tmp_path / "clicks.csv")
     replay(FileSource(path, SCHEMA), home)
     other = SCHEMA.model_copy(update={"numeric": ()})
@@ -376,7 +375,7 @@ def test_a_log_begun_with_another_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
-    home, path = EmbeddedHome(tmp_path / "logs"), write_csv(tmp_path / "clicks.csv")
+    home, path = LocalLogStore(tmp_path / "logs"), write_csv(tmp_path / "clicks.csv")
     replay(FileSource(path, SCHEMA), home)
     assert replay(FileSource(path, SCHEMA), home) == 0
     write_csv(path, [*FLAT, FLAT[0]])
@@ -390,7 +389,7 @@ def test_a_path_may_be_a_text(tmp_path: Path) -> None:
 
 
 def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
-    home = EmbeddedHome(tmp_path / "logs", partitions={topics.CLICKS: 2})
+    home = LocalLogStore(tmp_path / "logs", partitions={topics.CLICKS: 2})
     source = FileSource(write_csv(tmp_path / "clicks.csv"), SCHEMA)
     with pytest.raises(ValueError, match="has 2 partitions; a file is replayed into one of partit"):
         source.attach(home)

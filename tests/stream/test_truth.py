@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.config import GeneratorConfig
-from stream.truth import Truth
+from stream.sources.truth import GeneratorConfig, Truth
 
 
 def test_labels_follow_the_true_probability() -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from evaluator.page.addresses import Pages, Probe
+from evaluator.page.app import Pages, PageServer, Probe, listen
 from evaluator.page.feed import Feed
-from evaluator.page.history import History
-from evaluator.page.server import PageServer, listen
-from stream.embedded import EmbeddedHome
+from evaluator.page.history import PageHistory
 from stream.log import LogWriter, Record
+from stream.log.local import LocalLogStore
 from stream.messages import Message, dump
 from stream.topics import WINDOWS
 
@@ -98,8 +97,8 @@ def served(
     probes: Mapping[str, Probe] | None = None,
 ) -> Iterator[Site]:
     """Serve a log that holds some messages, all of which the page knows."""
-    home = EmbeddedHome(folder)
-    history = History() if recent is None else History(recent)
+    home = LocalLogStore(folder)
+    history = PageHistory() if recent is None else PageHistory(recent)
     with closing(home.writer(WINDOWS)) as writer:
         writer.append([Record(dump(message)) for message in messages])
         feed = Feed(home.reader(WINDOWS), {"run": "x"}, live=live, history=history)

@@ -16,14 +16,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from resprout.application import execute
 from resprout.folder import RunFolder
-from resprout.page import replayed
-from resprout.plan import Plan
-from resprout.result import Result
+from resprout.monitoring.page import replayed
+from resprout.run import Result, execute
 from resprout.runner import Step
 from resprout.settings import DENSE, EVALUATOR, Settings
-from stream.keyed import read_all
+from resprout.spec import RunDefinition
+from stream.follow import read_all
 from stream.messages import AnyMessage, Interval, Segment, Verdict, Window, parse
 from stream.topics import WINDOWS
 from tests.evaluator.page.browser import View, chromium
@@ -66,7 +65,7 @@ class Held:
         return small(serve__port=0, stream__generator__events=EVENTS)
 
     def run(self) -> None:
-        plan = Plan.generated(self.settings)
+        plan = RunDefinition.generated(self.settings)
         self.result = execute(plan, self.folder.path, self.observe, show=True)
 
     def observe(self, name: str, step: Step) -> None:
@@ -105,7 +104,7 @@ class Held:
 def held(folder: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Held]:
     """Begin a run that shows a page, and end it."""
     run = Held(RunFolder(folder))
-    caplog.set_level(logging.INFO, logger="resprout.page")
+    caplog.set_level(logging.INFO, logger="resprout.monitoring.page")
     thread = threading.Thread(target=run.run)
     thread.start()
     try:
@@ -369,7 +368,7 @@ def test_the_page_comes_back_though_somebody_else_answered_in_its_place(
 def past(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Make a run that is over."""
     folder = RunFolder(tmp_path_factory.mktemp("past") / "demo")
-    assert execute(Plan.generated(small()), folder.path).finished
+    assert execute(RunDefinition.generated(small()), folder.path).finished
     return folder
 
 

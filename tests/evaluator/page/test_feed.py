@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from evaluator.page.feed import Feed
-from evaluator.page.history import History
-from stream.embedded import EmbeddedHome
+from evaluator.page.history import PageHistory
 from stream.log import LogReader, LogUnreachableError, Record, StoredRecord
+from stream.log.local import LocalLogStore
 from stream.messages import Message, Progress, dump
 from stream.topics import WINDOWS
 from tests.evaluator.page.told import progress
@@ -38,7 +38,7 @@ class Away:
 def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
 
     async def look() -> list[int]:
         feed = Feed(Away(home.reader(WINDOWS), reads=3))
@@ -62,7 +62,7 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
 
 def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        feed = Feed(EmbeddedHome(tmp_path).reader(WINDOWS))
+        feed = Feed(LocalLogStore(tmp_path).reader(WINDOWS))
 
         async def wait() -> list[int]:
             return [entry.offset async for entry in feed.behind(-1)]
@@ -79,10 +79,10 @@ def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> No
 
 def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> None:
     """The feed looks every now and then, and the end does not wait for that."""
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
 
     async def look(write: Callable[[int], None]) -> list[int]:
-        feed = Feed(home.reader(WINDOWS), history=History(recent=2))
+        feed = Feed(home.reader(WINDOWS), history=PageHistory(recent=2))
         following = asyncio.create_task(feed.follow())
 
         async def wait(offset: int) -> list[int]:
@@ -107,7 +107,7 @@ def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> N
 
 def test_a_feed_that_cannot_be_read_at_the_end_lets_go_all_the_same(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        feed = Feed(Away(EmbeddedHome(tmp_path).reader(WINDOWS), reads=9))
+        feed = Feed(Away(LocalLogStore(tmp_path).reader(WINDOWS), reads=9))
         await feed.close()
         found = [entry.offset async for entry in feed.behind(-1)]
         await feed.release()
@@ -133,7 +133,7 @@ DONE = [progress("evaluator", 3.0, 900, done=True), progress("sparse", 3.0, 800)
 def test_the_log_says_whether_a_run_has_ended_and_the_server_whether_more_may_come(
     live: bool, told: list[Progress], expected: list[tuple[str, bool]], tmp_path: Path
 ) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
 
     async def look() -> list[tuple[str, bool]]:
         feed = Feed(home.reader(WINDOWS), live=live)
@@ -150,7 +150,7 @@ def test_the_log_says_whether_a_run_has_ended_and_the_server_whether_more_may_co
 def test_who_looks_at_a_run_that_another_process_writes_is_let_go_at_its_end(
     tmp_path: Path,
 ) -> None:
-    home = EmbeddedHome(tmp_path)
+    home = LocalLogStore(tmp_path)
 
     async def look(write: Callable[[Message], None]) -> list[str]:
         feed = Feed(home.reader(WINDOWS), live=False)

@@ -3,17 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluator.page.history import History
-from evaluator.page.table import Table, columns_of
+from evaluator.page.history import PageHistory, WindowTable, columns_of
 from stream.log import Record, StoredRecord
 from stream.messages import Message, dump
 from tests.evaluator.page.told import alarm, decided, letters, lifetime, progress, stability
 from tests.evaluator.runs import rollback, verdict, window
 
 
-def taken(*messages: Message, recent: int = 100) -> History:
+def taken(*messages: Message, recent: int = 100) -> PageHistory:
     """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
-    history = History(recent)
+    history = PageHistory(recent)
     for number, message in enumerate(messages):
         offset = 10 + 3 * number
         history.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
@@ -144,7 +143,7 @@ def test_a_rate_is_of_one_life() -> None:
 
 
 def test_figures_before_and_behind_a_count_are_those_of_whole_windows() -> None:
-    table = Table()
+    table = WindowTable()
     for number, ce in enumerate([0.1, 0.2, 0.3, 0.4]):
         table.add(window(100, number, {"dense": ce}))
     assert [table.last_through("dense.ce", count) for count in (99, 100, 250, 900)] == [

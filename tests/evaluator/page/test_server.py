@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from evaluator.page.addresses import Pages
+from evaluator.page.app import Pages, PageServer, listen
 from evaluator.page.feed import Feed
-from evaluator.page.server import PageServer, listen
-from stream.embedded import EmbeddedHome
 from stream.log import Record
+from stream.log.local import LocalLogStore
 from stream.messages import Interval, Lifetime, ModelScore, Segment, Window, dump, parse
 from stream.topics import WINDOWS
 from tests.evaluator.page.json_schema import complaints
@@ -415,7 +414,7 @@ def test_an_address_that_is_taken_is_named() -> None:
 def test_the_address_is_one_that_people_can_open(host: str, shown: str, tmp_path: Path) -> None:
     if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    reader = EmbeddedHome(tmp_path).reader(WINDOWS)
+    reader = LocalLogStore(tmp_path).reader(WINDOWS)
     with PageServer(listen(host, 0), Pages(Feed(reader))) as server:
         assert server.url.startswith(f"http://{shown}:")
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.page.thin import thin
+from evaluator.page.history import thin
 
 VALUES = st.one_of(st.just(np.nan), st.floats(-1e6, 1e6))
 TABLES = st.integers(1, 4).flatmap(

@@ -1,0 +1,237 @@
+"""Publishing messages so that restarts leave each in the log once."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from evaluator.join import LogPosition, resume
+from stream.codec import Invalid, dead_letter
+from stream.follow import Deduplicator, LogFollower
+from stream.log import LogStore, Record
+from stream.messages import AnyMessage, DeadLetter, Position, Progress, dump, parse
+from stream.topics import progress
+
+M = TypeVar("M", bound=AnyMessage)
+
+
+class IdempotentWriter:
+    """Writes the messages that a log does not hold yet.
+
+    What was published after the checkpoint, in the life before, is read back at the start; as it
+    comes again, it is compared and left out.
+
+    Parameters
+    ----------
+    home
+        Where the log lives.
+    name
+        Of the log; this becomes its one writer.
+    position
+        The end of the log at the checkpoint; None in the first life.
+
+    Attributes
+    ----------
+    copied
+        Copies of progress that were published after the checkpoint, in the life before, by worker.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from stream.log.local import LocalLogStore
+    >>> from stream.messages import Decision
+    >>> home = LocalLogStore(Path(tempfile.mkdtemp()))
+    >>> first = IdempotentWriter(home, "windows")
+    >>> first.append([Decision(count=500, why_not="maturing")])
+    [Decision(kind='decision', count=500, ... why_not='maturing', ...)]
+    >>> first.close()
+    >>> IdempotentWriter(home, "windows").append([Decision(count=500, why_not="maturing")])
+    []
+    """
+
+    def __init__(self, home: LogStore, name: str, position: LogPosition | None = None) -> None:
+        self._writer = home.writer(name)
+        self._log = home.reader(name)
+        self._published = Deduplicator()
+        self.copied: Counter[str] = Counter()
+        tail = LogFollower(self._log, resume(self._log, name, position))
+        while records := tail.poll():
+            for stored in records:
+                message = parse(stored.record.value)
+                if isinstance(message, Progress):
+                    self.copied[message.worker] += 1
+                else:
+                    self._published.accept(message.key, stored.record.value)
+
+    @property
+    def position(self) -> LogPosition:
+        """The end of the log."""
+        return LogPosition(self._log.identity, self._log.end(0))
+
+    @property
+    def conflicts(self) -> int:
+        """Messages that came again and differed; the first stays."""
+        return self._published.conflicts
+
+    def append(self, messages: Sequence[M]) -> list[M]:
+        """Write those of the messages that the log does not hold, and return them."""
+        fresh, records = [], []
+        for message in messages:
+            value = dump(message)
+            if self._published.accept(message.key, value):
+                fresh.append(message)
+                records.append(Record(value))
+        # Each comes once a life, so what has come need not be remembered.
+        self._published.forget([message.key for message in messages])
+        if records:
+            self._writer.append(records)
+        return fresh
+
+    def copy(self, progress: Sequence[Progress]) -> None:
+        """Write what belongs to the wall clock, which is never the same twice."""
+        if progress:
+            self._writer.append([Record(dump(message)) for message in progress])
+
+    def flush(self) -> None:
+        """Return once all that was written survives a crash."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush, and let the next writer in."""
+        self._writer.close()
+        self._log.close()
+
+
+LOOK_SECONDS: Final = 1.0
+"""Pause between two looks."""
+
+
+class ProgressMirror:
+    """Reads what is new in the ``progress`` logs, every now and then; nothing depends on it.
+
+    Parameters
+    ----------
+    home
+        Where the logs live.
+    workers
+        Whose logs are read.
+    positions
+        By log, how far it had been copied at the checkpoint; without one from its beginning.
+    copied
+        By worker, how many records behind that have a copy too, from the life before.
+    clock
+        Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        home: LogStore,
+        workers: Sequence[str],
+        positions: Mapping[str, LogPosition],
+        copied: Mapping[str, int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._due = clock, clock()
+        self._tails: dict[str, LogFollower] = {}
+        for worker in workers:
+            name = progress(worker)
+            log = home.reader(name)
+            self._tails[name] = tail = LogFollower(log, resume(log, name, positions.get(name)))
+            _skip(tail, copied.get(worker, 0))
+
+    @property
+    def positions(self) -> dict[str, LogPosition]:
+        """By log, behind all that :meth:`poll` has returned."""
+        return {
+            n: LogPosition(tail.reader.identity, tail.offset) for n, tail in self._tails.items()
+        }
+
+    def poll(self, *, at_once: bool = False) -> list[Progress]:
+        """Return what has come; nothing where the last look was a moment ago.
+
+        Parameters
+        ----------
+        at_once
+            Look, however short a time ago the last look was.
+        """
+        now = self._clock()
+        if now < self._due and not at_once:
+            return []
+        self._due = now + LOOK_SECONDS
+        found = []
+        for tail in self._tails.values():
+            while records := tail.poll():
+                messages = (parse(stored.record.value) for stored in records)
+                found += [message for message in messages if isinstance(message, Progress)]
+        return found
+
+    def close(self) -> None:
+        """Release the logs."""
+        for tail in self._tails.values():
+            tail.reader.close()
+
+
+def _skip(tail: LogFollower, records: int) -> None:
+    """Pass over some records, as many as there are."""
+    while records > 0 and (found := tail.poll(records)):
+        records -= len(found)
+
+
+_BEFORE: Final = Position(-1, 0)
+_MOST: Final = 10_000
+
+
+class DeadLetterWriter:
+    """Writes one letter for each invalid event, however often it is met in one life or another.
+
+    A letter is not held back until the batch is there that skips its event: a producer whose events
+    are all wrong would never see why. So the letters may be ahead of the checkpoint of the clicks,
+    and how far they are stands there beside it.
+
+    Parameters
+    ----------
+    outbox
+        Of the log ``deadletters``.
+    through
+        By partition, the last place of which a letter was written before the checkpoint. After
+        that, the outbox knows them.
+
+    Attributes
+    ----------
+    through
+        The same as of now; for the next checkpoint, once the outbox is flushed.
+    """
+
+    def __init__(self, outbox: IdempotentWriter, through: Mapping[int, Position]) -> None:
+        self.through = dict(through)
+        self._outbox = outbox
+        self._written: list[DeadLetter] = []
+        self._unkept = 0
+
+    @property
+    def many(self) -> bool:
+        """So many were written since the last checkpoint that one is due."""
+        return self._unkept >= _MOST
+
+    def write(self, invalid: Sequence[Invalid]) -> None:
+        """Write a letter for each event that has none; they are of one partition, in order."""
+        at = invalid[0].partition
+        through = self.through.get(at, _BEFORE)
+        fresh = [dead_letter(one) for one in invalid if one.place > through]
+        self.through[at] = max(through, invalid[-1].place)
+        self._written += self._outbox.append(fresh)
+        self._unkept += len(fresh)
+
+    def take(self) -> tuple[DeadLetter, ...]:
+        """Return what was written since the last call."""
+        written, self._written = tuple(self._written), []
+        return written
+
+    def keep(self) -> dict[int, Position]:
+        """Flush, and return how far they go, for a checkpoint."""
+        self._outbox.flush()
+        self._unkept = 0
+        return dict(self.through)

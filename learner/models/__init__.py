@@ -1,0 +1,77 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from learner import tensors
+from learner.models import dlrm
+from learner.online import check_tensors
+from stream import plugins
+from stream.schema import FeatureSchema
+
+Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
+"""Makes a model from the features and the options of the configuration. Its ``forward(dense,
+categorical)`` takes (n, d) float32 and (n, c) int32 and returns logits of shape (n,)."""
+
+GROUP = "resprout.models"
+"""The entry-point group under which other packages offer models."""
+
+BUILT_IN: dict[str, Builder] = {"dlrm": dlrm.from_schema}
+
+
+def builder(name: str) -> Builder:
+    """Look up a model by the name used in the configuration.
+
+    >>> builder("dlmr")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown model 'dlmr'; known: dlrm
+    """
+    found: Builder = plugins.find(GROUP, BUILT_IN, name)
+    return found
+
+
+def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) -> nn.Module:
+    """Build a model whose weights at the start depend on ``seed`` alone.
+
+    The generator that torch shares among all is left as it was.
+    """
+    make = builder(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(schema, options)
+
+
+def warm_start(module: nn.Module, path: Path) -> None:
+    """Load a module's weights from a safetensors state dict.
+
+    Adagrad begins anew. A snapshot holds more than weights: export it first.
+
+    Parameters
+    ----------
+    module
+        Takes the weights; left as it was where they do not fit.
+    path
+        A safetensors file whose names are those of ``module.state_dict()``.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        Where it is no safetensors file, or tensors are unknown, missing or of another shape.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} to start from; give a safetensors state dict")
+    try:
+        found = tensors.load(path.read_bytes())
+        check_tensors(found, module.state_dict())
+    except ValueError as error:
+        raise ValueError(f"cannot start from {path}: {error}") from error
+    module.load_state_dict(found)

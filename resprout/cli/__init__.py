@@ -1,0 +1,251 @@
+"""The command line: results on stdout, progress and logs on stderr; exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from evaluator.run.plot import save
+from learner.export import export as export_model
+from learner.models import build
+from pruner import conformance, criteria
+from resprout.cli import commands as demonstration
+from resprout.cli.commands import COMMANDS
+from resprout.cli.deadletters import deadletters
+from resprout.cli.inspect import masks, rebuild
+from resprout.cli.options import (
+    INIT_FROM,
+    INPUT,
+    JSON,
+    PATH,
+    SETTINGS,
+    STATE,
+    CommandRequest,
+    failure,
+    stored,
+    usage,
+)
+from resprout.cli.report import report_command
+from resprout.cli.signals import logging_to, stoppable
+from resprout.folder import PLOT, RECORD, RunFolder
+from resprout.monitoring.console import ProgressLine, settings_toml, table
+from resprout.run import Result, execute
+from resprout.settings import MODELS, Settings
+from resprout.spec import RunDefinition
+from stream.schema import FeatureSchema
+
+_COLOURS = {"dense": "blue", "sparse": "red", "never rebuilt": "bright_black"}
+
+
+HELP = """Keep a pruned click model good on a stream that never stands still.
+
+\b
+Examples:
+  resprout demo                                    two minutes of drift and rebuilds
+  resprout run --input clicks.csv --schema s.toml  your own clicks
+  resprout learn dense --state runs/mine           one worker, as a process of its own
+  resprout masks list --state runs/mine            the versions of the sparse model
+  resprout config --set pruner.sparsity=0.9        every setting and its origin
+  resprout criteria check aux                      does a criterion keep its promises?
+"""
+RUN_HELP = """Learn from a file, or from generated clicks, to the end.
+
+\b
+Examples:
+  resprout run --input clicks.csv --schema clicks.toml
+  resprout run --state runs/mine --set trigger.threshold=0.003
+"""
+
+
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="resprout")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Begin a request."""
+    context.obj = CommandRequest()
+    if "NO_COLOR" in os.environ:
+        context.color = False
+
+
+for command in (*COMMANDS, masks, rebuild, deadletters, report_command):
+    main.add_command(command)
+
+
+@main.command()
+@SETTINGS
+@STATE
+@stored("--resume", is_flag=True, help="Go on with the last demo, rather than start afresh.")
+@stored("--fresh", is_flag=True, help="Delete the run in the folder that --state names.")
+@JSON
+@click.option("--scale", type=float, default=1.0, help="Multiplies the events after the mask.")
+@click.option("--drift", metavar="KIND", help="gradual, abrupt, recurring, churn, click-rate, none")
+@click.pass_obj
+def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
+    """Generate clicks that drift, and keep a sparse model up with them."""
+    state = request.folder("demo")
+    with usage():
+        asked = request.load(demonstration.LAYER).settings
+        request.arguments |= demonstration.changes(asked, scale=scale, drift=drift)
+        plan = RunDefinition.generated(request.load(demonstration.LAYER).settings)
+        if request.state is not None and not (request.resume or request.fresh):
+            _refuse_another(RunFolder(state))
+        _prepare(plan, state, fresh=not request.resume)
+    result = _run(plan, state, "`resprout demo --resume`")
+    with failure():
+        plots = _plot(result, state)
+    _show(request, result)
+    where = f"{plots[0]} (dark: {plots[1].name})"
+    following = "resprout run --input YOUR.csv --schema YOUR.toml   see README, On your own clicks"
+    again = f"resprout evaluate --replay {state}"
+    click.echo(f"\npage   {again}\nplot   {where}\nnext   {following}", err=request.json)
+
+
+@main.command(help=RUN_HELP)
+@INPUT
+@SETTINGS
+@STATE
+@stored("--fresh", is_flag=True, help="Start afresh, rather than go on.")
+@INIT_FROM
+@JSON
+@click.option("--plot", is_flag=True, help="Write the plot into the state folder.")
+@click.pass_obj
+def run(request: CommandRequest, plot: bool) -> None:
+    """Carry out a plan and show what came of it."""
+    state = request.folder(request.input.stem if request.input else "generated")
+    with usage():
+        plan = request.plan()
+        _prepare(plan, state, fresh=request.fresh)
+    result = _run(plan, state, "the same command")
+    if plot:
+        with failure():
+            written = _plot(result, state)
+        click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
+    _show(request, result)
+
+
+@main.command()
+@STATE
+@click.option("--model", type=click.Choice(MODELS), default="sparse", show_default=True)
+@click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Made if need be.")
+@click.option("--onnx", is_flag=True, help="Write model.onnx too, checked with onnxruntime.")
+@click.pass_obj
+def export(request: CommandRequest, model: str, output: Path, onnx: bool) -> None:
+    """Write a model's last snapshot as a state dict that plain torch loads."""
+    if request.state is None:
+        raise click.UsageError("name the run: --state FOLDER")
+    with usage():
+        folder = RunFolder(request.state)
+        record = folder.record()
+        names = folder.snapshots.names(model)
+        if not names:
+            raise ValueError(f"{request.state} holds no snapshot of {model!r}: is the run over?")
+    with failure():
+        settings = Settings.model_validate(record["settings"])
+        schema = FeatureSchema.model_validate(record["schema"])
+        module = build(settings.model.name, schema, settings.model.options, settings.seed)
+        snapshot = folder.snapshots.read(names[-1])
+        written = export_model(snapshot, module, schema, output, onnx=onnx)
+    click.echo(written.weights)
+    if written.onnx is not None:
+        click.echo(f"{written.onnx}  logits within {written.onnx_difference:.2g} of torch's")
+
+
+@main.group(name="criteria")
+def criteria_group() -> None:
+    """See which criteria there are, and check them."""
+
+
+@criteria_group.command(name="list")
+def list_criteria() -> None:
+    """List all criteria by name, and the package that each comes from."""
+    for name, package in criteria.known().items():
+        click.echo(f"{name:<16}{package}")
+
+
+@criteria_group.command(name="check")
+@click.argument("name")
+@click.option("--options", "text", default="{}", metavar="JSON", help="The criterion's options.")
+def check_criterion(name: str, text: str) -> None:
+    """Run the conformance checks on a criterion; exit code 1 if any fails."""
+    with usage():
+        options = json.loads(text)
+        if not isinstance(options, dict):
+            raise ValueError(f"--options is {text}; it must be a JSON object, such as {{}}")
+        criterion = criteria.build(name, options)
+    checks = conformance.check(criterion)
+    for one in checks:
+        click.echo(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
+    failed = sum(not one.passed for one in checks)
+    if failed:
+        raise click.ClickException(f"{name} failed {failed} of {len(checks)} checks")
+
+
+@main.command()
+@INPUT
+@SETTINGS
+@click.pass_obj
+def config(request: CommandRequest) -> None:
+    """Print every setting and where it came from, as TOML to start from."""
+    with usage():
+        loaded = request.load()
+    click.echo(settings_toml(loaded))
+
+
+def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
+    """Find what is wrong with a run before it begins."""
+    folder = RunFolder(state)
+    plan.check()
+    if fresh and plan.settings.stream.home == "kafka":
+        raise ValueError(
+            "--fresh deletes the state folder, and would leave the topics on the broker; name "
+            "another folder and another stream.kafka.prefix"
+        )
+    if fresh:
+        folder.clear()
+    folder.check(plan)
+
+
+def _refuse_another(folder: RunFolder) -> None:
+    """Leave a run alone that nobody asked to delete."""
+    if (folder.path / RECORD).exists():
+        raise ValueError(f"{folder.path} holds a run; --resume goes on with it, --fresh deletes it")
+
+
+def _run(plan: RunDefinition, state: Path, again: str) -> Result:
+    progress = ProgressLine(window_events=plan.settings.trigger.window_events)
+    with failure(), logging_to(progress), stoppable() as stop:
+        result = execute(plan, state, progress, stop, show=True)
+        progress.finish()
+    if not result.finished:
+        raise click.ClickException(
+            f"stopped after {result.summary.events:,} events; {again} goes on from there ({state})"
+        )
+    return result
+
+
+def _plot(result: Result, state: Path) -> tuple[Path, Path]:
+    """Write the plot, light and dark."""
+    return save([*result.windows, *result.ledger], state, PLOT)
+
+
+def _show(request: CommandRequest, result: Result) -> None:
+    if request.json:
+        for remark in result.remarks:
+            click.echo(remark, err=True)
+        click.echo(result.summary.model_dump_json())
+    else:
+        click.echo(_coloured(table(result.summary, result.remarks)))
+
+
+def _coloured(text: str) -> str:
+    """Paint the names of the models; click takes it out again where it does not belong."""
+    lines = []
+    for line in text.splitlines():
+        name = next((n for n in _COLOURS if line.startswith(n)), None)
+        lines.append(
+            line if name is None else click.style(name, _COLOURS[name]) + line[len(name) :]
+        )
+    return "\n".join(lines)

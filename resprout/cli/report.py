@@ -1,0 +1,273 @@
+"""``resprout report``: a run as one page of HTML to keep and send, and its picture for papers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from pydantic_core import to_json
+
+from evaluator.run.plot import PAPER, Paper, Suffix, save
+from evaluator.run.report import About, report
+from evaluator.run.tables import Table, without_gaps
+from pruner.worker import InputEnd
+from resprout import homes
+from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
+from resprout.folder import PLOT, RECORD, REPORT, RunFolder
+from resprout.run import Cost, Dense, Half, Outcome, Pruned, Records, Result, Summary
+from resprout.settings import MODELS, Settings, with_defaults
+from resprout.spec import decisive
+from stream import topics
+from stream.follow import Deduplicator, read_all
+from stream.log import LogStore
+from stream.messages import AnyMessage, Progress, parse
+from stream.schema import FeatureSchema
+
+HELP = """Write a run as one page of HTML: pictures, tables, ledger, configuration.
+
+It needs no script and asks nobody for anything, so it can be kept and sent; --plots writes the
+picture for papers beside it. A run that is under way is told as far as it has come.
+
+\b
+Examples:
+  resprout report runs/demo
+  resprout report runs/demo --output demo.html --plots both --size 7x4 --outlines
+"""
+
+
+class Size(click.ParamType[tuple[float, float]]):
+    """Width and height in inches."""
+
+    name = "WIDTHxHEIGHT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Read ``7x4``."""
+        try:
+            width, height = map(float, value.split("x"))
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name} in inches, such as 7x4", param, ctx)
+        return width, height
+
+
+@click.command(name="report", help=HELP)
+@click.argument("run", type=PATH, metavar="DIR")
+@SETTINGS
+@click.option("--title", default="A run of Resprout", show_default=True, help="Of the page.")
+@click.option("--output", type=PATH, metavar="FILE", help=f"DIR/{REPORT} where it is not named.")
+@click.option("--plots", type=click.Choice((*get_args(Suffix), "both")), help="Write these too.")
+@click.option("--size", type=Size(), default="9.2x5.2", show_default=True, help="Inches of plots.")
+@click.option("--dpi", type=int, default=PAPER.dpi, show_default=True, help="Of PNG.")
+@click.option("--outlines", is_flag=True, help="Letters of SVG as shapes, alike everywhere.")
+@click.pass_obj
+def report_command(request: CommandRequest, /, run: Path, title: str, **more: Any) -> None:
+    """Write the report, and the plots that were asked for."""
+    with usage():
+        width, height = more["size"]
+        paper = Paper(width, height, more["dpi"], more["outlines"])
+        told = Told.of(RunFolder(run), request)
+        told.check()
+    page: Path = more["output"] or run / REPORT
+    with failure():
+        with homes.look(told.settings.stream, told.folder) as logs:
+            messages = list(everything(logs))
+            about = told.about(title, Records.read(logs), told.total(logs))
+        written = report(messages, about)
+        with _writing(page):
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_bytes(written)
+            plots = list(_plots(messages, page.parent, more["plots"], paper))
+    click.echo("\n".join(map(str, [page, *plots])))
+
+
+@contextmanager
+def _writing(page: Path) -> Iterator[None]:
+    """Say how to write elsewhere, where nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot write {error.filename or page} ({error.strerror or error}); name another "
+            "file with --output"
+        ) from error
+
+
+def _plots(
+    messages: Sequence[AnyMessage], folder: Path, wanted: str | None, paper: Paper
+) -> Iterator[Path]:
+    for suffix in get_args(Suffix):
+        if wanted in (suffix, "both"):
+            yield from save(messages, folder, PLOT, suffix, paper)
+
+
+_LOGS = (topics.LEDGER, topics.WINDOWS, topics.DEAD_LETTERS)
+
+
+def everything(logs: LogStore) -> Iterator[AnyMessage]:
+    """Yield all that the logs say of a run, each message once, but for the wall clock's.
+
+    The ledger comes first: what the evaluator copied from it is a repeat.
+    """
+    seen = Deduplicator()
+    for log in _LOGS:
+        with closing(logs.reader(log)) as reader:
+            for stored in read_all(reader):
+                message = parse(stored.record.value)
+                if not isinstance(message, Progress) and seen.accept(
+                    message.key, stored.record.value
+                ):
+                    yield message
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the state folder says of a run."""
+
+    folder: RunFolder
+    record: Mapping[str, Any]
+    settings: Settings
+    schema: FeatureSchema
+
+    @classmethod
+    def of(cls, folder: RunFolder, request: CommandRequest) -> Told:
+        """Read it; what was asked for may say where the servers are."""
+        record = folder.record()
+        settings = request.load((str(folder.path), record["settings"])).settings
+        return cls(folder, record, settings, FeatureSchema.model_validate(record["schema"]))
+
+    def check(self) -> None:
+        """See that there is something to read: a log that is missing would be made, empty."""
+        if self.settings.stream.home == "embedded":
+            self.folder.require_logs(*_LOGS, topics.CLICKS)
+
+    def total(self, logs: LogStore) -> int | None:
+        """Return the events of the whole input, None while that is not known."""
+        with closing(logs.reader(topics.CLICKS)) as reader:
+            return InputEnd(reader, self.folder.snapshots, self.schema).total()
+
+    def about(self, title: str, records: Records, total: int | None) -> About:
+        """Say what the messages do not."""
+        events = max((window.end for window in records.windows), default=0)
+        outcome = Outcome({}, total == events, Cost(0, 0.0))
+        result = Result(self.settings, outcome, records)
+        return About(
+            title=title,
+            facts=self._facts(result.summary, total),
+            results=results(result.summary),
+            remarks=result.remarks,
+            appendix=(
+                configuration(self.record["settings"], self.record.get("origins", {})),
+                _features(self.schema),
+                self._snapshots(),
+            ),
+        )
+
+    def _facts(self, summary: Summary, total: int | None) -> dict[str, str]:
+        scored = "" if total is None else f" of {total:,}, the whole input"
+        pruner, warm = self.settings.pruner, self.record.get("init_from")
+        facts = {
+            "Events scored": f"{summary.events:,}{scored}",
+            "Windows": f"{summary.windows:,}",
+            "Model": self.settings.model.name,
+            "Criterion": f"{pruner.criterion}, to {pruner.sparsity:.0%}",
+            "Trigger": self.settings.trigger.name,
+            "Rebuilds": _counted(summary),
+            "Dead letters": f"{summary.dead_letters:,}",
+            "Seed": str(self.settings.seed),
+            "Resprout": version("resprout"),
+        }
+        if total != summary.events:
+            facts["State"] = "stopped, or still under way"
+        if warm is not None:
+            facts["Dense began with"] = f"weights of SHA-256 {warm}"
+        return facts
+
+    def _snapshots(self) -> Table:
+        models = (*MODELS, *self._candidates())
+        rows = tuple(
+            (name, model) for model in models for name in self.folder.snapshots.names(model)
+        )
+        return Table("Snapshots that are kept", ("snapshot", "model"), rows)
+
+    def _candidates(self) -> list[str]:
+        found = self.folder.snapshots.folder.glob("candidate-*")
+        return sorted((path.name for path in found), key=lambda name: (len(name), name))
+
+
+def _counted(summary: Summary) -> str:
+    ended = [one.verdict for one in summary.rebuilds]
+    counts = [f"{ended.count(verdict)} {verdict}" for verdict in dict.fromkeys(ended)]
+    if summary.rollbacks:
+        counts.append(f"{len(summary.rollbacks)} rolled back")
+    return ", ".join(counts) or "none"
+
+
+_LABELS = {"dense": "dense", "sparse": "sparse", "never_rebuilt": "never rebuilt"}
+
+
+def results(summary: Summary) -> Table:
+    """Return the table that a run closes with."""
+    rows: list[tuple[str, ...]] = [
+        (label, *_cells(summary, name), *_cells(summary.last_half, name))
+        for name, label in _LABELS.items()
+        if getattr(summary, name) is not None
+    ]
+    if summary.bayes_ce is not None:
+        rows.append(("truth (Bayes)", f"{summary.bayes_ce:.4f}", *[""] * 5))
+    half = ("CE, last half", "NE, last half", "vs dense, last half")
+    caption = "On the same events: since the first mask took over, and the last half of these"
+    header = ("model", "CE", "NE", "vs dense", *half)
+    return without_gaps(Table(caption, header, tuple(rows)))
+
+
+def _cells(scores: Summary | Half, model: str) -> tuple[str, str, str]:
+    """CE, NE and relative CE of a model."""
+    score: Dense | None = getattr(scores, model)
+    if score is None:
+        return "", "", ""
+    relative = f"{score.relative_ce:+.2%}" if isinstance(score, Pruned) else ""
+    return f"{score.ce:.4f}", "" if score.ne is None else f"{score.ne:.4f}", relative
+
+
+def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
+    """List every setting that decides anything, beside the default where it is another."""
+    usual = dict(_flat(decisive(with_defaults({}))))
+    rows = tuple(
+        (
+            name,
+            value,
+            "" if usual.get(name) == value else usual.get(name, ""),
+            origins.get(name, ""),
+        )
+        for name, value in _flat(decisive(with_defaults(recorded)))
+    )
+    header = ("setting", "value", "default, where another", "set by")
+    return without_gaps(Table(f"Configuration, as in {RECORD}", header, rows))
+
+
+def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{at}{name}.")
+        else:
+            yield at + name, to_json(value).decode()
+
+
+def _features(schema: FeatureSchema) -> Table:
+    rows = [(one.name, "numeric", _described(one.model_dump())) for one in schema.numeric]
+    rows += [(one.name, "categorical", _described(one.model_dump())) for one in schema.categorical]
+    return Table("Schema", ("feature", "kind", "how it becomes numbers"), tuple(rows))
+
+
+def _described(options: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {to_json(value).decode()}"
+        for name, value in options.items()
+        if name != "name"
+    )

@@ -1,0 +1,170 @@
+"""Where the settings say that logs and masks live."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any, Protocol
+
+from pruner.config import StoreConfig
+from pruner.masks.store import DiskMaskStore, MaskStore, MemoryMaskStore
+from resprout.folder import RunFolder
+from resprout.settings import MODELS, WORKERS, StreamConfig
+from stream import topics
+from stream.log import LogIdentityError, LogStore
+from stream.start import Begin, SkippingLogStore, offsets_at
+from stream.topics import CLICKS
+
+ONE_PARTITION = (
+    topics.TRUTH,
+    topics.LEDGER,
+    topics.REQUESTS,
+    topics.WINDOWS,
+    topics.DEAD_LETTERS,
+    *(topics.predictions(model) for model in (*MODELS, "candidate-1")),
+    *(topics.progress(worker) for worker in WORKERS),
+)
+"""All logs but the clicks."""
+LOOK_SECONDS = 5.0
+"""How long a broker may be away for a command that a person waits for, where
+``stream.kafka.gone_seconds`` is not set."""
+
+
+class Logs(LogStore, Protocol):
+    """A home of logs that tells which of them are there."""
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a log is there; a reader would make it."""
+
+
+@contextmanager
+def logs(
+    config: StreamConfig, folder: RunFolder, worker: str | None = None, *, makes: bool = True
+) -> Iterator[Logs]:
+    """Open the home of the logs: the state folder, or a broker.
+
+    Parameters
+    ----------
+    config
+        Says which.
+    folder
+        Holds them, if they are embedded.
+    worker
+        Under whose name lag monitors see on the broker how far the readers have come.
+    makes
+        Whether a topic that is not there is made when it is opened, or refused by its name.
+    """
+    if config.home == "embedded":
+        yield folder.home
+        return
+    # Whoever does without a broker need not load its client.
+    from stream.log.kafka.store import KafkaLogStore
+
+    with closing(KafkaLogStore(config.kafka, worker, makes=makes)) as home:
+        yield home
+
+
+def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[Logs]:
+    """Open the home of the logs for a command that a person waits for.
+
+    It soon gives up, and makes no topic on a broker: only runs and workers do.
+    """
+    return logs(hurried(config), folder, makes=False)
+
+
+def hurried(config: StreamConfig) -> StreamConfig:
+    """Let a broker be away for a few seconds only, unless the settings say for how long.
+
+    >>> hurried(StreamConfig()).kafka.gone_seconds
+    5.0
+    >>> hurried(StreamConfig(kafka={"gone_seconds": 60})).kafka.gone_seconds
+    60.0
+    """
+    if "gone_seconds" in config.kafka.model_fields_set:
+        return config
+    kafka = config.kafka.model_copy(update={"gone_seconds": LOOK_SECONDS})
+    return config.model_copy(update={"kafka": kafka})
+
+
+def masks(config: StoreConfig, folder: RunFolder, run: str) -> MaskStore:
+    """Open the store of the masks.
+
+    Parameters
+    ----------
+    config
+        Says where it is.
+    folder
+        Holds it, if it is on disk.
+    run
+        The identity of the ledger, by which a server tells this run from others.
+    """
+    if config.kind == "disk":
+        return DiskMaskStore(folder.masks, config.versions)
+    if config.kind == "memory":
+        return MemoryMaskStore(config.versions)
+    from pruner.masks.redis import RedisMaskStore
+
+    return RedisMaskStore(config, run)
+
+
+def where(config: StreamConfig, folder: RunFolder) -> str:
+    """Say in words where the logs live."""
+    if config.home == "embedded":
+        return str(folder.home.folder)
+    return f"Kafka at {config.kafka.bootstrap}"
+
+
+def make_topics(config: StreamConfig, partitions: int) -> tuple[str, ...]:
+    """Make the topics that are not there yet, with their settings, and name all of them.
+
+    Parameters
+    ----------
+    config
+        Names the broker.
+    partitions
+        Of the clicks; all other topics have one.
+    """
+    from stream.log.kafka.store import KafkaLogStore
+
+    wanted = {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
+    with closing(KafkaLogStore(hurried(config).kafka)) as home:
+        home.create(wanted)
+    return tuple(config.kafka.prefix + name for name in wanted)
+
+
+log = logging.getLogger(__name__)
+
+
+def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
+    """Let workers see the clicks from where their run begins.
+
+    Whoever comes first finds the place and writes it into the state folder. So a time is looked
+    up once, however late other workers start, and whatever has come or been trimmed by then.
+
+    Parameters
+    ----------
+    logs
+        Where the logs live.
+    begin
+        The setting; None is the first event.
+    folder
+        Of the run, which all its workers share.
+    """
+    if begin is None:
+        return logs
+
+    def find() -> dict[str, Any]:
+        offsets = offsets_at(clicks, begin)
+        told = ", ".join(f"offset {offset} of partition {p}" for p, offset in offsets.items())
+        log.info("the run begins in the clicks with %s", told)
+        return {"log": clicks.identity, "offsets": offsets}
+
+    with closing(logs.reader(CLICKS)) as clicks:
+        place = folder.begin_at(find)
+        if place["log"] != clicks.identity:
+            raise LogIdentityError(
+                f"the run in {folder.path} began in the clicks log {place['log']}, this one is "
+                f"{clicks.identity}: it was deleted and made again; begin with a new state folder"
+            )
+    return SkippingLogStore(logs, {int(p): offset for p, offset in place["offsets"].items()})

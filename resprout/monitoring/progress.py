@@ -1,0 +1,335 @@
+"""How far a worker is behind: in events, and by the clock."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from resprout.runner import Observe, Step
+from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
+from stream.columnar import predictions_from_bytes
+from stream.log import LogStore, LogWriter, Record
+from stream.messages import Progress, dump, parse
+from stream.topics import CLICKS, LEDGER, TRUTH, WINDOWS, predictions, progress
+
+MOST_LOOKS = 1_000
+"""Looks that are remembered; of more, every second one is forgotten."""
+
+
+class AvailableEvents:
+    """Tells how many events there are for a worker of another process than the others.
+
+    All workers follow dense, so for them these are what dense has published. For dense they are
+    those in the log of the clicks: exactly where a record holds one event, else by how many a
+    record has held so far.
+
+    Parameters
+    ----------
+    home
+        Where the logs live.
+    worker
+        Who asks.
+    begins
+        By partition the offset of the clicks with which the run begins; not named: 0.
+    """
+
+    def __init__(
+        self, home: LogStore, worker: str, begins: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
+        self._published = home.reader(predictions(DENSE))
+        self._clicks = home.reader(CLICKS) if worker == DENSE else None
+        self._begins = begins
+
+    def __call__(self) -> int | None:
+        """Look; None while dense has published nothing."""
+        newest = self._published.last(0)
+        if newest is None:
+            return None
+        batch = predictions_from_bytes(newest.record.value)
+        if self._clicks is None:
+            return batch.end
+        through = {partition: place.offset for partition, place in batch.trained_through.items()}
+        through.update({span.partition: span.last.offset for span in batch.spans})
+        begins = self._begins
+        read = sum(offset + 1 - begins.get(p, 0) for p, offset in through.items())
+        there = sum(self._clicks.end(p) - begins.get(p, 0) for p in self._clicks.partitions)
+        unread = there - read
+        return batch.end + round(max(unread, 0) * batch.end / read)
+
+    def close(self) -> None:
+        """Release the logs."""
+        self._published.close()
+        if self._clicks is not None:
+            self._clicks.close()
+
+
+class LagClock:
+    """Tells for how long the events that a worker has not come through have been there.
+
+    Event time need not be anywhere near the clock's, so it is not asked: at every look it is noted
+    how many events there are, and the lag is the time since there were as many as the worker has
+    come through, in between two looks by a straight line. Before the first look nothing is known,
+    and the lag is at least the time since then.
+
+    Examples
+    --------
+    >>> behind = LagClock()
+    >>> behind.look(there=100, now=0)
+    >>> behind.look(there=200, now=10)
+    >>> behind.seconds(count=150, now=12), behind.seconds(count=200, now=12)
+    (7.0, 0.0)
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()
+
+    @property
+    def there(self) -> int | None:
+        """How many events there were at the last look; None before the first."""
+        return self._looks[-1][1] if self._looks else None
+
+    def look(self, there: int, now: float) -> None:
+        """Note how many events there are now, by any clock that does not go back."""
+        if len(self._looks) >= MOST_LOOKS:
+            self._looks = deque(list(self._looks)[::2])
+        self._looks.append((now, there))
+
+    def seconds(self, count: int, now: float) -> float:
+        """Return the lag of a worker that has come through ``count`` events."""
+        while len(self._looks) > 1 and self._looks[1][1] <= count:
+            self._looks.popleft()
+        if self.there is None or self.there <= count:
+            return 0.0
+        then, had = self._looks[0]
+        if had > count:
+            return float(now - then)
+        later, has = self._looks[1]
+        return float(now - then - (later - then) * (count - had) / (has - had))
+
+
+EVERY_SECONDS = 2.0
+"""Pause between two records of one worker."""
+
+
+class ProgressLogs:
+    """Writes every few seconds how far each worker has come, each into a log of its own.
+
+    Parameters
+    ----------
+    home
+        Where the logs live.
+    workers
+        The workers' names.
+    lag
+        Tells by a worker's name how far it is behind, in events and in seconds, where that is
+        known.
+    clock
+        Seconds that never go back.
+    wall_clock
+        Unix time.
+    """
+
+    def __init__(
+        self,
+        home: LogStore,
+        workers: tuple[str, ...],
+        lag: Callable[[str], tuple[int, float] | None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._lag, self._clock, self._wall_clock = lag, clock, wall_clock
+        self._started = clock()
+        self._due = dict.fromkeys(workers, self._started)
+        self._events = dict.fromkeys(workers, 0)
+        self._writers: dict[str, LogWriter] = {w: home.writer(progress(w)) for w in workers}
+
+    def __call__(self, name: str, step: Step) -> None:
+        """Observe a step; called in the worker's own thread."""
+        now = self._clock()
+        self._events[name] += step.events
+        if now < self._due[name] and not step.done:
+            return
+        self._due[name] = now + EVERY_SECONDS
+        lag = self._lag(name)
+        message = Progress(
+            worker=name,
+            count=step.count,
+            events=self._events[name],
+            wall_seconds=now - self._started,
+            waiting_for=step.waiting_for,
+            time_ms=round(1_000 * self._wall_clock()),
+            lag_events=lag[0] if lag else None,
+            lag_seconds=lag[1] if lag else None,
+            done=step.done,
+        )
+        self._writers[name].append([Record(dump(message))])
+        if step.done:
+            # Whoever copies it looks once more, and no later.
+            self._writers[name].flush()
+
+    def close(self) -> None:
+        """Release the logs."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def last_told(home: LogStore, workers: Iterable[str]) -> list[Progress]:
+    """Return what each worker told last, of those that have told anything."""
+    found = []
+    for worker in workers:
+        with closing(home.reader(progress(worker))) as reader:
+            last = reader.last(0)
+        message = parse(last.record.value) if last else None
+        found += [message] if isinstance(message, Progress) else []
+    return found
+
+
+log = logging.getLogger(__name__)
+
+SAY_SECONDS = 5.0
+"""How long a worker must have waited before the log says so."""
+
+
+class Watch:
+    """Passes every step on to all who look on, and counts the events of one worker.
+
+    Parameters
+    ----------
+    counted
+        The worker's name.
+    observers
+        Called with every step, in this order.
+    tell
+        Makes of what a worker waits for what the observers are told.
+
+    Attributes
+    ----------
+    events
+        Of that worker, in this process.
+    """
+
+    def __init__(
+        self, counted: str, observers: Sequence[Observe], tell: Callable[[str], str] = str
+    ) -> None:
+        self.events = 0
+        self._counted = counted
+        self._observers = observers
+        self._tell = tell
+
+    def __call__(self, name: str, step: Step) -> None:
+        """Observe a step; called in the worker's own thread."""
+        if name == self._counted:
+            self.events += step.events
+        if step.waiting_for is not None:
+            step = replace(step, waiting_for=self._tell(step.waiting_for))
+        for observe in self._observers:
+            observe(name, step)
+
+
+_WRITERS = {
+    CLICKS: SOURCE,
+    TRUTH: SOURCE,
+    LEDGER: PRUNER,
+    WINDOWS: EVALUATOR,
+    **{predictions(model): model for model in (DENSE, SPARSE, NEVER_REBUILT)},
+    predictions("candidate-1"): PRUNER,
+}
+"""Who writes the logs that workers wait for."""
+_CALLED = {
+    SOURCE: "the source",
+    DENSE: "the dense learner",
+    SPARSE: "the sparse learner",
+    NEVER_REBUILT: "the learner that is never rebuilt",
+    PRUNER: "the prune worker",
+    EVALUATOR: "the evaluator",
+}
+_STANDS_IN = {
+    "first mask": LEDGER,
+    "decision on": LEDGER,
+    "verdict o": LEDGER,
+    "judgement of": WINDOWS,
+    "window ending": WINDOWS,
+}
+"""The logs of what is waited for by another name than its log's."""
+
+
+def whose(waiting_for: str, *, sent: bool = False) -> str:
+    """Say of what a worker waits for which log it stands in, and which worker writes that.
+
+    Parameters
+    ----------
+    waiting_for
+        What it is, as the worker has it.
+    sent
+        Whether the clicks come from outside, so that perhaps no worker writes them.
+
+    Examples
+    --------
+    >>> whose("predictions.dense"), whose("clicks", sent=True)
+    ('predictions.dense (the dense learner)', 'clicks')
+    >>> whose("the verdict on rebuild 3")
+    'the verdict on rebuild 3 (the prune worker, log ledger)'
+    """
+    what = waiting_for.removeprefix("the ")
+    if what.startswith("dense snapshot"):
+        return f"{waiting_for} ({_CALLED[DENSE]})"
+    found = [log for begin, log in _STANDS_IN.items() if what.startswith(begin)]
+    log_name = found[0] if found else waiting_for
+    if log_name not in _WRITERS or (sent and log_name == CLICKS):
+        return waiting_for
+    beside = f", log {log_name}" if found else ""
+    return f"{waiting_for} ({_CALLED[_WRITERS[log_name]]}{beside})"
+
+
+@dataclass(slots=True)
+class _Wait:
+    reason: str
+    since: float
+    """When it began to wait, for whatever reason."""
+    reason_since: float
+    told: str | None = None
+    """The reason that the log knows."""
+
+
+class Waits:
+    """Says in the log for whom a worker waits, once it has lasted, and when the worker goes on.
+
+    Parameters
+    ----------
+    say_seconds
+        How long it must have lasted: workers that keep up wait for a moment again and again.
+    clock
+        Seconds that never go back.
+    """
+
+    def __init__(
+        self, say_seconds: float = SAY_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say_seconds = say_seconds
+        self._clock = clock
+        self._waits: dict[str, _Wait] = {}
+
+    def __call__(self, name: str, step: Step) -> None:
+        """Observe a step."""
+        now = self._clock()
+        if step.waiting_for is None:
+            self._go_on(name, now)
+            if step.done:
+                log.info("%s is done after %d events", name, step.count)
+            return
+        wait = self._waits.setdefault(name, _Wait(step.waiting_for, now, now))
+        if wait.reason != step.waiting_for:
+            wait.reason, wait.reason_since = step.waiting_for, now
+        if wait.told != wait.reason and now - wait.reason_since >= self._say_seconds:
+            wait.told = wait.reason
+            log.info("%s waits for %s, after %d events", name, wait.reason, step.count)
+
+    def _go_on(self, name: str, now: float) -> None:
+        wait = self._waits.pop(name, None)
+        if wait is not None and wait.told is not None:
+            log.info("%s goes on after %.0f s", name, now - wait.since)

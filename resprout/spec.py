@@ -1,0 +1,198 @@
+"""What a run is to do, before anything is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from evaluator.config import Agreement
+from learner.models import build, warm_start
+from learner.online import OnlineModel
+from learner.trainer import RunPlan
+from pruner import triggers
+from pruner.config import StoreConfig
+from pruner.decisions import LeadLimit, Rules
+from pruner.pruning import recipe
+from resprout.settings import WORKERS, Settings
+from stream.log.kafka.config import KafkaConfig
+from stream.schema import FeatureSchema
+from stream.sources import Source
+from stream.sources.generator import GeneratorSource
+
+_DEPLOYMENT = (
+    "serve",
+    "stream.ahead_events",
+    "stream.generator.events",
+    "stream.generator.rate",
+    *(f"stream.kafka.{name}" for name in KafkaConfig.model_fields if name != "prefix"),
+    *(
+        f"store.{name}"
+        for name in StoreConfig.model_fields
+        if name not in ("kind", "prefix", "versions")
+    ),
+)
+"""Settings that decide nothing: where the servers are and what they ask for, how fast clicks come
+and when they end. The processes of one run may differ in them."""
+
+
+_LONGEST = 70
+"""Characters of a value that are told; a SHA-256 fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalSource:
+    """Clicks that somebody else writes: another process, or a producer that is none of ours."""
+
+    schema: FeatureSchema
+
+
+@dataclass(frozen=True, slots=True)
+class RunDefinition:
+    """The settings, the clicks and where the dense model begins."""
+
+    settings: Settings
+    source: Source | ExternalSource
+    init_from: Path | None = None
+    """A safetensors state dict that the dense model begins with."""
+
+    @classmethod
+    def generated(cls, settings: Settings) -> Self:
+        """Plan to learn from generated clicks."""
+        return cls(settings, GeneratorSource(settings.stream.generator, settings.seed))
+
+    def check(self) -> None:
+        """See at the start that it can be carried out: build once what the settings name."""
+        if self.settings.stream.begin is not None and not isinstance(self.source, ExternalSource):
+            raise ValueError(
+                "stream.begin is set, and this run writes its clicks itself, so it begins with the "
+                "first event: leave stream.begin out, or name with --schema the features of events "
+                "that somebody else sends"
+            )
+        self.model()
+        recipe(self.settings.pruner, self.settings.stream.batch_events)
+        triggers.build(self.settings.trigger)
+
+    def model(self) -> OnlineModel:
+        """Make the model as it is before its first event."""
+        settings, schema = self.settings, self.source.schema
+        module = build(settings.model.name, schema, settings.model.options, settings.seed)
+        if self.init_from is not None:
+            warm_start(module, self.init_from)
+        return OnlineModel(module, settings.learner)
+
+    @property
+    def learners(self) -> RunPlan:
+        """What all learners have in common.
+
+        Snapshots keep the settings that decide a model: not those of the stream, nor where masks
+        are kept and metrics seen.
+        """
+        settings = self.settings
+        known = settings.model_dump_json(exclude={"stream", "store", "serve"})
+        return RunPlan(self.source.schema, settings.stream.batch_events, known, settings.seed)
+
+    @property
+    def agreement(self) -> Agreement:
+        """What the evaluator must hold in common with the others."""
+        settings = self.settings
+        return Agreement(
+            batch_events=settings.stream.batch_events,
+            trigger_events=settings.trigger.window_events,
+            rebuild_events=settings.pruner.rebuild_events,
+            judge_events=settings.pruner.judge_events,
+            truth=isinstance(self.source, GeneratorSource),
+            workers=WORKERS,
+        )
+
+    @property
+    def rules(self) -> Rules:
+        """What decisions depend on."""
+        settings = self.settings
+        return Rules(
+            trigger=triggers.build(settings.trigger),
+            window_events=settings.trigger.window_events,
+            first_mask_events=settings.pruner.first_mask_events,
+            rebuild_events=settings.pruner.rebuild_events,
+            snapshot_events=settings.learner.snapshot_events,
+            lead_events=settings.pruner.lead_events,
+        )
+
+    @property
+    def leash(self) -> LeadLimit:
+        """How far the sparse model may run ahead of the decisions."""
+        return LeadLimit(self.settings.trigger.window_events, self.settings.pruner.lead_events)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """How the names of what :meth:`record` holds begin that decides nothing in this run."""
+        return () if isinstance(self.source, GeneratorSource) else ("settings.stream.generator.",)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a state folder remembers of its run, as JSON knows it.
+
+        Nothing that the processes of a run may differ in is among it, and so no password.
+        """
+        warm = hashlib.sha256(self.init_from.read_bytes()).hexdigest() if self.init_from else None
+        return {
+            "settings": decisive(self.settings.model_dump(mode="json")),
+            "schema": self.source.schema.model_dump(mode="json"),
+            "init_from": warm,
+        }
+
+
+def decisive(settings: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Leave out of settings by section what the processes of one run may differ in.
+
+    >>> decisive({"seed": 0, "stream": {"batch_events": 500, "ahead_events": 20_000}, "serve": {}})
+    {'seed': 0, 'stream': {'batch_events': 500}}
+    """
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        if at + name in _DEPLOYMENT:
+            continue
+        kept[name] = decisive(value, f"{at}{name}.") if isinstance(value, Mapping) else value
+    return kept
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
+    """Name what differs between two records, long values in short.
+
+    >>> differences({"settings": {"seed": 0}, "x": 1}, {"settings": {"seed": 4}, "x": 1})
+    ['settings.seed was 0, is 4']
+    >>> differences({"x": [{"a": 1}, {"a": 2}]}, {"x": [{"a": 1}, {"a": 3}]})
+    ['x.1.a was 2, is 3']
+    """
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, list) and isinstance(new, list) and _are_alike(old, new):
+            old, new = _numbered(old), _numbered(new)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{at}{name}.")
+        elif old != new:
+            found.append(f"{at}{name} was {_short(old)}, is {_short(new)}")
+    return found
+
+
+def _are_alike(old: list[Any], new: list[Any]) -> bool:
+    """Whether both hold as many sections, such as the features of a schema."""
+    return len(old) == len(new) and all(isinstance(one, dict) for one in (*old, *new))
+
+
+def _numbered(sections: list[Any]) -> dict[str, Any]:
+    return {str(number): one for number, one in enumerate(sections)}
+
+
+def _short(value: Any) -> str:
+    """Write a value so that an error message stays one that is read.
+
+    >>> _short("abrupt"), _short([{"name": f"item_{i}"} for i in range(10)])
+    ("'abrupt'", 'a list of 10')
+    """
+    text = repr(value)
+    if len(text) <= _LONGEST:
+        return text
+    return f"a list of {len(value)}" if isinstance(value, list) else f"{text[: _LONGEST - 3]}..."

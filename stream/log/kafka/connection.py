@@ -1,0 +1,341 @@
+"""The files of certificates and keys, looked at before anybody connects with them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+
+from stream.log import LogAccessError, LogError, LogUnreachableError
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.network import Network
+
+
+def check_certificates(config: KafkaConfig) -> None:
+    """See that the files can be read and fit together.
+
+    Without that a client would tell neither which file it cannot use nor by what setting it came to
+    it, and would ask at the terminal for the password of a key.
+
+    Raises
+    ------
+    LogAccessError
+        A file is missing, holds something else, or is not the key of the certificate.
+    """
+    for name in ("cafile", "certfile", "keyfile"):
+        path = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise LogAccessError(f"no file {path}; look at stream.kafka.{name}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.cafile is not None:
+        _load_authorities(context, config.cafile)
+    if config.certfile is not None:
+        _load_own(context, config.certfile, config.keyfile)
+
+
+def _load_authorities(context: ssl.SSLContext, cafile: Path) -> None:
+    try:
+        context.load_verify_locations(cafile)
+    except OSError as error:
+        raise LogAccessError(
+            f"{cafile} does not hold certificates of authorities as PEM ({error}); look at "
+            "stream.kafka.cafile"
+        ) from error
+
+
+def _load_own(context: ssl.SSLContext, certfile: Path, keyfile: Path | None) -> None:
+    key = keyfile or certfile
+
+    def password() -> str:
+        raise LogAccessError(
+            f"the key in {key} has a password; write it without one, as `openssl pkey` does, and "
+            f"look at stream.kafka.{'keyfile' if keyfile else 'certfile'}"
+        )
+
+    try:
+        context.load_cert_chain(certfile, keyfile, password)
+    except OSError as error:
+        raise LogAccessError(
+            f"{certfile} does not hold a certificate as PEM whose key is in {key} ({error}); look "
+            "at stream.kafka.certfile and stream.kafka.keyfile"
+        ) from error
+
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PAUSE_SECONDS: Final = 0.1
+"""Between two attempts while the broker is away."""
+_TELL_SECONDS: Final = 2.0
+"""Trouble that passes sooner is not worth a line in the log."""
+_ATTEMPT_MS: Final = 3_000
+"""For one attempt to connect."""
+_NUMBERS = itertools.count(1)
+
+_OURS: Final = (
+    "asks for a certificate and does not accept ours; name one that it trusts in "
+    "stream.kafka.certfile (now: {certfile}) and its key in stream.kafka.keyfile (now: {keyfile})"
+)
+_ACCESS: Final = {
+    "SaslAuthenticationFailed": (
+        "refused the password of user {username!r}; look at stream.kafka.username, "
+        "stream.kafka.password and stream.kafka.sasl_mechanism"
+    ),
+    "UnsupportedSaslMechanism": (
+        "does not speak {sasl_mechanism}; set stream.kafka.sasl_mechanism to one that it has"
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "showed a certificate that cannot be verified; name the authority that signed it in "
+        "stream.kafka.cafile (now: {cafile})"
+    ),
+    "ALERT_BAD_CERTIFICATE": _OURS,
+    "ALERT_CERTIFICATE_": _OURS,
+    "ALERT_UNKNOWN_CA": _OURS,
+    "ALERT_UNSUPPORTED_CERTIFICATE": _OURS,
+    "[SSL:": (
+        "could not agree on TLS; look at stream.kafka.security_protocol (now: {security_protocol})"
+    ),
+    "Invalid frame length": (
+        "speaks something else, probably TLS; look at stream.kafka.security_protocol "
+        "(now: {security_protocol})"
+    ),
+    "AuthorizationFailed": "does not allow this to user {username!r}; ask for an access rule (ACL)",
+}
+"""What stands in a reason, and what it means; the first that fits counts."""
+
+
+class Connector:
+    """Makes clients of one broker, each with a name of its own.
+
+    Parameters
+    ----------
+    config
+        Where the broker is, and how long it may be away.
+    """
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.config = config
+        _hush()
+
+    def admin(self) -> KafkaAdminClient:
+        """Connect for questions about topics and groups; several threads may share it."""
+        return self._connect(KafkaAdminClient, {})
+
+    def consumer(self, **options: Any) -> KafkaConsumer:
+        """Connect for reading."""
+        return self._connect(KafkaConsumer, {"metrics_enabled": False, **options})
+
+    def producer(self, **options: Any) -> KafkaProducer:
+        """Connect for writing."""
+        return self._connect(KafkaProducer, {"metrics_enabled": False, **options})
+
+    def patiently(self, doing: str, call: Callable[[], T]) -> T:
+        """Do something with the broker, again and again while it is away.
+
+        Parameters
+        ----------
+        doing
+            What is done, for the error: ``reading log 'clicks'``.
+        call
+            Is called again after an error that may pass.
+
+        Raises
+        ------
+        LogUnreachableError
+            The broker was away for longer than ``gone_seconds``.
+        LogAccessError
+            It is there, and does not let us in.
+        """
+        patience = RetryPolicy(self.config, doing)
+        patience.begin()
+        while True:
+            try:
+                return call()
+            except kafka_errors.KafkaError as error:
+                patience.wait(error)
+
+    def member(self, topic: str, **options: Any) -> KafkaConsumer:
+        """Connect as a member of a group that shares a topic out."""
+        session_ms = int(1000 * self.config.session_seconds)
+        consumer = self.consumer(
+            enable_auto_commit=False,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
+            **options,
+        )
+        try:
+            # The one who shares out must know the partitions, or all are asked to join again.
+            at = [TopicPartition(topic, 0)]
+            self.patiently(
+                "joining a group", lambda: consumer.beginning_offsets(at, timeout_ms=_ATTEMPT_MS)
+            )
+            consumer.subscribe([topic])
+        except BaseException:
+            consumer.close(autocommit=False, timeout_ms=_ATTEMPT_MS)
+            raise
+        return consumer
+
+    def _connect(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+        check_certificates(self.config)
+        return self.patiently("connecting", lambda: self._attempt(make, options))
+
+    def _attempt(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """Connect once; where that fails, leave nothing open and raise the reason."""
+        network = Network(lambda error: _access(error) is not None)
+        named = {"client_id": client_name(), "kafka_client": network, **options}
+        try:
+            return make(**_options(self.config), **named)
+        except kafka_errors.KafkaError as error:
+            network.close()
+            reasons = [*network.reasons, error]
+            raise next(filter(_access, reasons), reasons[0]) from error
+
+
+class NotYetError(Exception):
+    """The broker has just answered, but what is waited for does not come; says what that is."""
+
+
+class RetryPolicy:
+    """Says how long an error may be met again; one for each thing that is done.
+
+    Parameters
+    ----------
+    config
+        Where the broker is, and how long it may be away.
+    doing
+        What is done, for the error.
+    """
+
+    def __init__(self, config: KafkaConfig, doing: str) -> None:
+        self._config = config
+        self._doing = doing
+        self._since: float | None = None
+        self._told = False
+
+    def begin(self) -> None:
+        """Count from now on, since a first attempt may take long itself, not from its error."""
+        self._since = time.monotonic()
+
+    def reset(self) -> None:
+        """Begin anew: the broker has answered."""
+        self._since = None
+        self._told = False
+
+    def wait(self, error: Exception) -> None:
+        """Pause after an error that may pass; raise what it means where it will not."""
+        meaning = explain(error, self._config, self._doing)
+        if meaning is not None:
+            raise meaning from error
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        away = now - self._since
+        if away >= _TELL_SECONDS and not self._told:
+            self._told = True
+            log.warning(
+                "%s: the broker at %s %s; trying for %g s",
+                self._doing,
+                self._config.bootstrap,
+                _trouble(error),
+                self._config.gone_seconds,
+            )
+        if away >= self._config.gone_seconds:
+            raise LogUnreachableError(
+                f"{self._doing}: the broker at {self._config.bootstrap} {_outcome(error, away)}; "
+                "stream.kafka.gone_seconds says how long to wait"
+            ) from error
+        time.sleep(PAUSE_SECONDS)
+
+
+def explain(error: Exception, config: KafkaConfig, doing: str) -> LogError | None:
+    """Say what an error of kafka-python means; None for one that may pass."""
+    reason, meaning = _reason(error), _access(error)
+    if meaning is not None:
+        settings = {name: str(value) for name, value in config.model_dump().items()}
+        told = meaning.format(**settings)
+        return LogAccessError(f"{doing}: the broker at {config.bootstrap} {told} ({reason})")
+    if isinstance(error, NotYetError | kafka_errors.RetriableError):
+        return None
+    return LogError(f"{doing}: the broker at {config.bootstrap} answers {reason}")
+
+
+def _access(error: Exception) -> str | None:
+    """Say what an error means, where it means that the broker does not let us in."""
+    reason = _reason(error)
+    return next((meaning for sign, meaning in _ACCESS.items() if sign in reason), None)
+
+
+def client_name() -> str:
+    """Name a client so that a person finds it: the host, the process and a number.
+
+    >>> client_name().startswith("resprout-")
+    True
+    """
+    host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())
+    return f"resprout-{host}-{os.getpid()}-{next(_NUMBERS)}"
+
+
+def _trouble(error: Exception) -> str:
+    """Say what the broker does, so that nobody starts one that is there."""
+    if isinstance(error, NotYetError):
+        return f"answers, but {error}"
+    if _is_answer(error):
+        return f"answers {_reason(error)}"
+    return f"does not answer ({_reason(error)})"
+
+
+def _outcome(error: Exception, seconds: float) -> str:
+    """Say what the broker has done for too long, and where to look."""
+    if isinstance(error, NotYetError) or _is_answer(error):
+        return f"{_trouble(error)}, and that for {seconds:.0f} s; look at its own log"
+    return (
+        f"has not answered for {seconds:.0f} s ({_reason(error)}); start it, or look at "
+        "stream.kafka.bootstrap and stream.kafka.security_protocol"
+    )
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether an error was sent by the broker; the client makes a time-out by itself, too."""
+    made_here = isinstance(error, kafka_errors.RequestTimedOutError)
+    return isinstance(error, kafka_errors.BrokerResponseError) and not made_here
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _options(config: KafkaConfig) -> dict[str, Any]:
+    """Return what every client is told."""
+    gone_ms = int(1000 * config.gone_seconds)
+    return {
+        "bootstrap_servers": config.bootstrap.split(","),
+        "bootstrap_timeout_ms": min(_ATTEMPT_MS, gone_ms),
+        "request_timeout_ms": max(1_000, min(30_000, gone_ms // 2)),
+        "reconnect_backoff_max_ms": 1_000,
+        "security_protocol": config.security_protocol,
+        "sasl_mechanism": config.sasl_mechanism,
+        "sasl_plain_username": config.username,
+        "sasl_plain_password": config.password and config.password.get_secret_value(),
+        "ssl_cafile": config.cafile and str(config.cafile),
+        "ssl_certfile": config.certfile and str(config.certfile),
+        "ssl_keyfile": config.keyfile and str(config.keyfile),
+    }
+
+
+def _hush() -> None:
+    """Silence kafka-python, unless its logger was given a level.
+
+    While a broker is away it logs several errors a second; what there is to say, we say.
+    """
+    logger = logging.getLogger("kafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,117 @@
+"""Logs on a Kafka broker: each is a topic."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from stream.log.kafka.config import KafkaConfig
+from stream.log.kafka.connection import Connector
+from stream.log.kafka.lease import Lease
+from stream.log.kafka.reader import Fetch, KafkaLogReader, OffsetCommitter
+from stream.log.kafka.subscription import KafkaSubscription
+from stream.log.kafka.topics import Topics
+from stream.log.kafka.writer import KafkaLogWriter
+
+
+class KafkaLogStore:
+    """The topics of a broker, as logs.
+
+    Connects at once, so that a wrong address or password is told here. Several threads may open
+    logs.
+
+    Parameters
+    ----------
+    config
+        How to reach the broker, and what topics are made of.
+    worker
+        Under what name lag monitors see how far the readers have come (group
+        ``resprout.<worker>``); None tells them nothing.
+    makes
+        Whether a log that is not there is made when it is opened; else that is a
+        :class:`stream.log.LogError`.
+
+    Raises
+    ------
+    LogUnreachableError
+        The broker was away for longer than ``gone_seconds``.
+    LogAccessError
+        It does not let us in: password, certificate, protocol.
+    """
+
+    def __init__(
+        self, config: KafkaConfig, worker: str | None = None, *, makes: bool = True
+    ) -> None:
+        self._connector = Connector(config)
+        self._worker = worker
+        self._admin = self._connector.admin()
+        self._topics = Topics(self._connector, self._admin, makes=makes)
+        self._guard = threading.Lock()
+        self._open: list[KafkaLogReader | KafkaLogWriter | KafkaSubscription] = []
+
+    def create(self, topics: Mapping[str, int]) -> None:
+        """Make the topics of logs that are not there, with so many partitions each."""
+        self._topics.create(topics)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a log is there; a reader would make it."""
+        return self._topics.holds(name)
+
+    def reader(self, name: str) -> KafkaLogReader:
+        """Open a log for reading; made with one partition if it is not there yet.
+
+        Raises
+        ------
+        LogError
+            It is not there, and this home makes none.
+        LogSettingsError
+            The topic would lose records because of their event time, or change that.
+        """
+        topic = self._topics.open(name)
+        progress = (
+            OffsetCommitter(self._admin, f"resprout.{self._worker}") if self._worker else None
+        )
+        fetch = Fetch(topic, self._connector, self._topics)
+        reader = KafkaLogReader(topic, fetch, progress)
+        with self._guard:
+            self._open.append(reader)
+        return reader
+
+    def writer(self, name: str) -> KafkaLogWriter:
+        """Open a log for writing; made with one partition if it is not there yet.
+
+        Raises
+        ------
+        LogError
+            It is not there, and this home makes none.
+        LogLockedError
+            Somebody else writes it.
+        LogSettingsError
+            The topic would lose records because of their event time, or change that.
+        """
+        topic = self._topics.open(name)
+        lease = Lease(self._connector, self._admin, topic)
+        try:
+            writer = KafkaLogWriter(topic, self._connector, self._topics, lease)
+        except BaseException:
+            lease.close()
+            raise
+        with self._guard:
+            self._open.append(writer)
+        return writer
+
+    def subscribe(self, name: str, group: str) -> KafkaSubscription:
+        """Read a log together with others; for readers without a state only."""
+        topic = self._topics.open(name)
+        subscription = KafkaSubscription(topic, self._connector, self._topics, group)
+        with self._guard:
+            self._open.append(subscription)
+        return subscription
+
+    def close(self) -> None:
+        """Close all readers and writers, and leave the broker."""
+        with self._guard, ExitStack() as closing:
+            closing.callback(self._admin.close)
+            while self._open:
+                closing.callback(self._open.pop().close)

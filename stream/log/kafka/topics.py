@@ -1,0 +1,242 @@
+"""The topics behind the logs: made, looked up, and refused where they would lose records."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource
+
+from stream.log import LogDeletedError, LogError, LogIdentityError, LogSettingsError
+from stream.log.kafka.connection import PAUSE_SECONDS, Connector
+from stream.topics import DEAD_LETTERS
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_ANY_TIME: Final = str(2**63 - 1)
+_KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
+"""Settings that say what is deleted and when."""
+_SURE: Final = 10
+"""Times that a topic must be missing to count as deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic, as it was when its log was opened."""
+
+    log: str
+    """The name that we know it by."""
+    name: str
+    """Its name on the broker."""
+    identity: str
+    """The id that the broker gave it: made again under its old name, it has another."""
+    partitions: tuple[int, ...]
+    settings: Mapping[str, str]
+    """Names and values as Kafka has them."""
+
+    @property
+    def max_record_bytes(self) -> int:
+        """The largest record that it takes."""
+        return int(self.settings["max.message.bytes"])
+
+    def at(self, partition: int) -> TopicPartition:
+        """Return a partition; ``ValueError`` where there is none."""
+        if partition not in self.partitions:
+            raise ValueError(
+                f"log {self.log!r} has no partition {partition}; it has "
+                f"{', '.join(map(str, self.partitions))}"
+            )
+        return TopicPartition(self.name, partition)
+
+
+class Topics:
+    """Makes topics and looks them up.
+
+    Parameters
+    ----------
+    connector
+        How to reach the broker.
+    admin
+        The client that asks.
+    makes
+        Whether a topic that is not there is made when it is opened, or refused.
+    """
+
+    def __init__(
+        self, connector: Connector, admin: KafkaAdminClient, *, makes: bool = True
+    ) -> None:
+        self._connector = connector
+        self._config = connector.config
+        self._admin = admin
+        self._makes = makes
+
+    def create(self, logs: Mapping[str, int]) -> None:
+        """Make the topics that are not there, with so many partitions each."""
+        for log, partitions in logs.items():
+            self._create(log, partitions)
+
+    def open(self, log: str) -> Topic:
+        """Look a topic up; made with one partition if it is not there, or refused.
+
+        Raises
+        ------
+        LogError
+            It is not there, and topics are not made here.
+        LogSettingsError
+            Its settings would delete records because of their event time, or change that.
+        """
+        described = self._describe(log) if self._makes else self._surely(log)
+        if described is None:
+            described = self._made(log)
+        topic = Topic(
+            log,
+            self.name(log),
+            str(described["topic_id"]),
+            tuple(sorted(one["partition_index"] for one in described["partitions"])),
+            self.settings(log),
+        )
+        self._check(topic)
+        return topic
+
+    def holds(self, log: str) -> bool:
+        """Tell whether the topic of a log is there."""
+        return self._describe(log) is not None
+
+    def verify(self, topic: Topic) -> None:
+        """Raise where a topic is no longer what it was when it was opened."""
+        described = self._surely(topic.log)
+        if described is None:
+            raise LogDeletedError(
+                f"log {topic.log!r} (topic {topic.name!r}) was deleted while it was in use; begin "
+                "with a new state folder"
+            )
+        found = str(described["topic_id"])
+        if found != topic.identity:
+            raise LogIdentityError(
+                f"log {topic.log!r} was {topic.identity} when it was opened, it is {found} now:"
+                " the topic was deleted and made again; begin with a new state folder"
+            )
+
+    def trim(self, topic: Topic, partition: int, offset: int) -> None:
+        """Delete the records before an offset."""
+        before = {topic.at(partition): offset}
+        self._connector.patiently(
+            f"trimming log {topic.log!r}", lambda: self._admin.delete_records(before)
+        )
+
+    def name(self, log: str) -> str:
+        """Return the topic of a log."""
+        if not _NAME.fullmatch(log):
+            raise ValueError(f"log name {log!r}; use letters, digits, '_', '-' and '.' inside")
+        return self._config.prefix + log
+
+    def _made(self, log: str) -> dict[str, Any]:
+        """Make a topic that is not there, with one partition, and look it up."""
+        if not self._makes:
+            raise LogError(
+                f"there is no log {log!r} (topic {self.name(log)!r}) on the broker at "
+                f"{self._config.bootstrap}: either its run has not begun, or the topic is gone; "
+                f"look at stream.kafka.bootstrap and stream.kafka.prefix "
+                f"(now: {self._config.prefix!r})"
+            )
+        self._create(log, 1)
+        return self._connector.patiently(f"making log {log!r}", lambda: self._find(log))
+
+    def _surely(self, log: str) -> dict[str, Any] | None:
+        """Return what the broker knows about a topic; None where there surely is none."""
+        found = self._describe(log)
+        # A broker that has just started may not know all its topics yet.
+        for _ in range(_SURE):
+            if found is None:
+                time.sleep(PAUSE_SECONDS)
+                found = self._describe(log)
+        return found
+
+    def _describe(self, log: str) -> dict[str, Any] | None:
+        """Return what the broker knows about a topic; None where there is none."""
+
+        def ask() -> dict[str, Any] | None:
+            with suppress(kafka_errors.UnknownTopicOrPartitionError):
+                return self._find(log)
+            return None
+
+        return self._connector.patiently(f"looking up log {log!r}", ask)
+
+    def _find(self, log: str) -> dict[str, Any]:
+        [found] = self._admin.describe_topics([self.name(log)])
+        if found["error_code"]:
+            raise kafka_errors.for_code(found["error_code"])
+        return dict(found)
+
+    def settings(self, log: str) -> dict[str, str]:
+        """Return the settings of a topic, as they are now."""
+        name = self.name(log)
+
+        def ask() -> dict[str, str]:
+            resource = ConfigResource("TOPIC", name)
+            found = self._admin.describe_configs([resource], config_filter="all")
+            return {key: data["value"] for key, data in found["topic"][name].items()}
+
+        return self._connector.patiently(f"looking up the settings of log {log!r}", ask)
+
+    def _create(self, log: str, partitions: int) -> None:
+        # A dead letter holds the bytes of a whole record as base64, and says why.
+        times = 2 if log == DEAD_LETTERS else 1
+        settings = {
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(times * self._config.max_record_bytes),
+            "message.timestamp.after.max.ms": _ANY_TIME,
+            "message.timestamp.before.max.ms": _ANY_TIME,
+            "message.timestamp.type": "CreateTime",
+            "retention.bytes": str(self._config.retention_bytes),
+            "retention.ms": "-1",
+        }
+        asked = {
+            "num_partitions": partitions,
+            "replication_factor": self._config.replication_factor,
+            "configs": settings,
+        }
+        name = self.name(log)
+
+        def make() -> None:
+            with suppress(kafka_errors.TopicAlreadyExistsError):
+                self._admin.create_topics({name: asked})
+                kept = ", ".join(f"{key}={settings[key]}" for key in _KEEPING)
+                logger.info("made topic %s: partitions=%d, %s", name, partitions, kept)
+            self._admin.wait_for_topics([name])
+
+        self._connector.patiently(f"making log {log!r}", make)
+
+    def _check(self, topic: Topic) -> None:
+        """Refuse settings that would lose records, or change their times."""
+        kept = topic.settings["retention.ms"]
+        if kept != "-1" and not self._config.allow_retention:
+            raise LogSettingsError(
+                f"topic {topic.name!r} has retention.ms={kept}: the broker deletes records whose "
+                f"event time is further back than that, however new they are; "
+                f"{_alter('retention.ms=-1')}, or set stream.kafka.allow_retention = true where "
+                "event time is the wall clock"
+            )
+        if "compact" in topic.settings["cleanup.policy"]:
+            raise LogSettingsError(
+                f"topic {topic.name!r} has cleanup.policy={topic.settings['cleanup.policy']}: the "
+                f"broker would drop records without a key; {_alter('cleanup.policy=delete')}"
+            )
+        if topic.settings["message.timestamp.type"] != "CreateTime":
+            raise LogSettingsError(
+                f"topic {topic.name!r} has message.timestamp.type="
+                f"{topic.settings['message.timestamp.type']}: the broker would replace event times;"
+                f" {_alter('message.timestamp.type=CreateTime')}"
+            )
+
+
+def _alter(setting: str) -> str:
+    return f"set it with kafka-configs.sh --alter --add-config {setting}"
