@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.demo import RESULTS, Goal, machine
-from evaluator.config import Agreement, EvaluatorConfig
+from evaluator.config import EvaluatorConfig
 from evaluator.join import Join, JoinedBatch, Predicted
 from evaluator.windows import Scoring, ScoringState
 from resprout.cli.commands import LAYER, changes
@@ -39,6 +39,7 @@ from stream.log.local import LocalLogStore
 from stream.messages import Alarm, parse
 from stream.sources.generator import GeneratorSource
 from stream.sources.truth import GeneratorConfig
+from stream.spec import RunSpec
 
 Floats = NDArray[np.float64]
 SEEDS = range(5)
@@ -125,11 +126,11 @@ def _chance(log_odds: Floats) -> Predicted:
 def batches(kind: str, seed: int, events: int) -> Iterator[JoinedBatch]:
     """Make a stream and join it to its truth."""
     config = GeneratorConfig(events=events, drifts=(KINDS[kind],))
-    agreement = Agreement(BATCH, 50_000, 100_000, 20_000, truth=True)
+    spec = RunSpec.small(schema=config.features, batch_events=BATCH, has_truth=True)
     with tempfile.TemporaryDirectory() as folder:
         home = LocalLogStore(Path(folder))
         feed = GeneratorSource(config, seed).attach(home)
-        join = Join(home, config.features, agreement)
+        join = Join(home, spec)
         while feed.step() is not None:
             feed.flush()
             yield from iter(lambda: join.next(()), None)

@@ -236,7 +236,7 @@ def dense_alone(stage: Stage, way: str) -> Took:
             SnapshotStore(folder / "left"),
             behind=behind,
         )
-        learner = DenseLearner(plan.model(), ports, plan.learners)
+        learner = DenseLearner(plan.model(), ports, plan.spec)
         connect(clicks)
         started = time.perf_counter()
         while not (step := learner.step()).done:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -97,21 +96,3 @@ class EvaluatorConfig(BaseModel):
                 f"{self.windows}; add it there"
             )
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """What the evaluator and the workers whose logs it reads must hold in common, in events."""
-
-    batch_events: int
-    """Of every model's batches."""
-    trigger_events: int
-    """Size of the windows on which it is decided whether to rebuild."""
-    rebuild_events: int
-    """From the window that decides a rebuild to its end."""
-    judge_events: int
-    """The last ones of a rebuild, on which its candidate is judged."""
-    truth: bool = False
-    """The stream is synthetic: the log ``truth`` is there and will hold every event."""
-    workers: tuple[str, ...] = ()
-    """Whose progress by the wall clock is copied beside the scores."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluator.config import Agreement
 from stream.batch import ClickBatch
 from stream.columnar import TruthBatch, predictions_from_bytes, truth_from_bytes
 from stream.follow import Deduplicator
@@ -18,7 +17,7 @@ from stream.messages import DriftSpan, Position, PredictionBatch
 from stream.ordering import Recorded, open_order
 from stream.partitions import OnInvalid
 from stream.reader import ClickCursor, ClickReader, CountedBatch
-from stream.schema import FeatureSchema
+from stream.spec import RunSpec, Waiting
 from stream.topics import CLICKS, TRUTH, predictions
 
 
@@ -299,7 +298,7 @@ class Join:
         Where the logs live.
     schema
         Of the clicks.
-    agreement
+    spec
         The batch that all models share, and whether the truth is known.
     cursor
         Where to go on; None begins with the first event.
@@ -315,18 +314,17 @@ class Join:
     def __init__(
         self,
         home: LogStore,
-        schema: FeatureSchema,
-        agreement: Agreement,
+        spec: RunSpec,
         cursor: JoinCursor | None = None,
         met: OnInvalid | None = None,
     ) -> None:
-        self.missing: str | None = None
+        self.missing: Waiting | None = None
         self._home = home
         self._log = home.reader(CLICKS)
         self._order = open_order(home, self._log)
         order = Recorded(self._order) if self._order else None
         at = cursor.clicks if cursor else None
-        self._clicks = ClickReader(self._log, schema, agreement.batch_events, at, order)
+        self._clicks = ClickReader(self._log, spec.schema, spec.batch_events, at, order)
         if met is not None:
             self._clicks.hand_out(met)
         self._at = self._clicks.cursor
@@ -334,7 +332,7 @@ class Join:
         self._known = dict(cursor.predictions) if cursor else {}
         self._tails: dict[str, PredictionFollower] = {}
         self._truth: TruthFollower | None = None
-        if agreement.truth:
+        if spec.has_truth:
             self._truth = TruthFollower(home.reader(TRUTH), cursor.truth if cursor else None)
 
     @property
@@ -379,12 +377,12 @@ class Join:
         for name in models:
             prediction = self._tail(name).find(clicks.begin)
             if prediction is None:
-                self.missing = predictions(name)
+                self.missing = Waiting(predictions(name))
                 return None
             found[name] = prediction
         truth = self._truth.find(clicks.begin, clicks.end) if self._truth else None
         if self._truth and truth is None:
-            self.missing = TRUTH
+            self.missing = Waiting(TRUTH)
             return None
         return self._hand_out(clicks, found, truth)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from evaluator.config import DENSE, INCUMBENT, Agreement
+from evaluator.config import DENSE, INCUMBENT
 from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition, resume
 from evaluator.metrics.interval import RatioSums
 from evaluator.sums import weighted_losses
 from stream.follow import Deduplicator, LogFollower
 from stream.log import LogReader, StoredRecord
 from stream.messages import Decision, Judgement, RebuildPlan, Verdict, parse
+from stream.spec import RunSpec, Waiting
 from stream.topics import CLICKS, LEDGER, predictions
 
 FIRST = "first"
@@ -25,7 +26,7 @@ class LedgerState:
     ----------
     log
         The ledger.
-    agreement
+    spec
         When decisions are made and how long a rebuild takes.
     copied
         What stands before needs no copy any more; None: everything does.
@@ -44,9 +45,7 @@ class LedgerState:
         The count behind which the first mask serves, once that is known.
     """
 
-    def __init__(
-        self, log: LogReader, agreement: Agreement, copied: LogPosition | None = None
-    ) -> None:
+    def __init__(self, log: LogReader, spec: RunSpec, copied: LogPosition | None = None) -> None:
         self.plans: dict[int, RebuildPlan] = {}
         self.verdicts: dict[int, Verdict] = {}
         self.overruled: set[int] = set()
@@ -55,7 +54,7 @@ class LedgerState:
         self._log = log
         self._tail = LogFollower(log)
         self._first = Deduplicator()
-        self._agreement = agreement
+        self._spec = spec
         self._copied = resume(log, LEDGER, copied)
 
     @property
@@ -89,7 +88,7 @@ class LedgerState:
         started = self.start is not None and count >= self.start
         return tuple(models) if started else (DENSE,)
 
-    def limit(self) -> tuple[int, str] | None:
+    def limit(self) -> tuple[int, Waiting] | None:
         """Return how far it is certain that dense runs alone, and what would tell more.
 
         None once all models have started.
@@ -97,13 +96,14 @@ class LedgerState:
         if self.start is not None:
             return None
         if self.opened:
-            return self.opened.end, f"verdict of rebuild {self.opened.number}"
-        undecided = self.decided + self._agreement.trigger_events
-        return undecided + self._agreement.rebuild_events, f"decision on {undecided:,}"
+            return self.opened.end, Waiting(LEDGER, f"the verdict on rebuild {self.opened.number}")
+        undecided = self.decided + self._spec.window_events
+        needed = f"the decision on the window ending at {undecided}"
+        return undecided + self._spec.rebuild_events, Waiting(LEDGER, needed)
 
     def complete(self, count: int) -> bool:
         """Tell whether all has been decided on an input of ``count`` events."""
-        full = count - count % self._agreement.trigger_events
+        full = count - count % self._spec.window_events
         return self.decided >= full and self.opened is None
 
     def close(self) -> None:
@@ -120,10 +120,10 @@ class LedgerState:
         if message.rollback is not None:
             self.overruled |= self.plans.keys() - self.verdicts.keys()
         plan = message.rebuild
-        if plan is not None and plan.end - plan.decided != self._agreement.rebuild_events:
+        if plan is not None and plan.end - plan.decided != self._spec.rebuild_events:
             raise ValueError(
                 f"rebuild {plan.number} takes {plan.end - plan.decided:,} events, agreed are "
-                f"{self._agreement.rebuild_events:,}; give all workers one configuration"
+                f"{self._spec.rebuild_events:,}; give all workers one configuration"
             )
         if plan is not None:
             self.plans[plan.number] = plan
@@ -235,7 +235,8 @@ class Judge:
         batch = self._join.next(self._models)
         if batch is None:
             candidate = predictions(self._state.plan.candidate)
-            self.over = settled and self._join.missing in (candidate, CLICKS)
+            missing = self._join.missing
+            self.over = settled and missing is not None and missing.log in (candidate, CLICKS)
             return 0, None
         state, sums = self._state, JudgeSums.of(batch, self._state.plan.candidate)
         total = sums if state.sums is None else state.sums + sums
@@ -288,17 +289,17 @@ class Judging:
     ----------
     open_join
         Opens a join of its own at a place.
-    agreement
+    spec
         When rebuilds end, and how many events they are judged on.
     state
         Where to go on.
     """
 
     def __init__(
-        self, open_join: Callable[[JoinCursor], Join], agreement: Agreement, state: JudgingState
+        self, open_join: Callable[[JoinCursor], Join], spec: RunSpec, state: JudgingState
     ) -> None:
         self._open_join = open_join
-        self._agreement = agreement
+        self._spec = spec
         self._state = state
         self._judge = Judge(open_join(state.judge.cursor), state.judge) if state.judge else None
 
@@ -314,8 +315,8 @@ class Judging:
 
     def may_begin(self, count: int) -> bool:
         """Tell whether a judgement may have to begin behind ``count`` events."""
-        decided = count + self._agreement.judge_events - self._agreement.rebuild_events
-        return decided > 0 and decided % self._agreement.trigger_events == 0
+        decided = count + self._spec.judge_events - self._spec.rebuild_events
+        return decided > 0 and decided % self._spec.window_events == 0
 
     def mark(self, cursor: JoinCursor) -> None:
         """Remember a place from which a judgement may have to begin."""
@@ -354,7 +355,7 @@ class Judging:
         return next(wanted, None)
 
     def _begin_of(self, plan: RebuildPlan) -> int:
-        return plan.end - self._agreement.judge_events
+        return plan.end - self._spec.judge_events
 
     def _begin(self, plan: RebuildPlan) -> None:
         """Open the judgement, if its first event has been reached."""
@@ -377,7 +378,7 @@ class Judging:
 
     def _forget(self, ledger: LedgerState) -> None:
         """Drop the places from which no judgement will begin."""
-        lead = self._agreement.rebuild_events - self._agreement.judge_events
+        lead = self._spec.rebuild_events - self._spec.judge_events
         plan = self._next(ledger)
         wanted = self._begin_of(plan) if plan else None
         marks = {

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from evaluator.config import Agreement, EvaluatorConfig
+from evaluator.config import EvaluatorConfig
 from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.publishing import DeadLetterWriter, IdempotentWriter, ProgressMirror
@@ -15,7 +15,7 @@ from evaluator.sums import Sums
 from evaluator.windows import Scoring, ScoringState, Told
 from stream.log import LogStore
 from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Position, Stability, Window
-from stream.schema import FeatureSchema
+from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 
@@ -78,7 +78,7 @@ class EvaluatorStep:
     """Written in this step."""
     sums: Sums | None = None
     """Of the events scored; None where there were none."""
-    waiting_for: str | None = None
+    waiting_for: Waiting | None = None
     """Why there was nothing to do; None where something was done."""
     done: bool = False
     """The input has ended and everything about it is written."""
@@ -101,7 +101,7 @@ class Evaluator:
         Of the clicks.
     config
         What is scored.
-    agreement
+    spec
         What must be as with the other workers.
     checkpoints
         Its own; read at the start.
@@ -110,25 +110,24 @@ class Evaluator:
     def __init__(
         self,
         home: LogStore,
-        schema: FeatureSchema,
         config: EvaluatorConfig,
-        agreement: Agreement,
+        spec: RunSpec,
         checkpoints: Checkpoints,
     ) -> None:
         def open_join(cursor: JoinCursor) -> Join:
-            return Join(home, schema, replace(agreement, truth=False), cursor)
+            return Join(home, replace(spec, has_truth=False), cursor)
 
         state = load(checkpoints)
         self._config, self._checkpoints = config, checkpoints
-        self._scoring = Scoring(config, schema, state.scoring)
-        self._judging = Judging(open_join, agreement, state.judging)
-        self._ledger = LedgerState(home.reader(LEDGER), agreement, state.logs.get(LEDGER))
+        self._scoring = Scoring(config, spec.schema, state.scoring)
+        self._judging = Judging(open_join, spec, state.judging)
+        self._ledger = LedgerState(home.reader(LEDGER), spec, state.logs.get(LEDGER))
         self._outbox = IdempotentWriter(home, WINDOWS, state.logs.get(WINDOWS))
         self._dead = IdempotentWriter(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
         self._letters = DeadLetterWriter(self._dead, state.letters)
-        self._join = Join(home, schema, agreement, state.cursor, self._letters.write)
-        self._progress = ProgressMirror(home, agreement.workers, state.logs, self._outbox.copied)
-        self._trigger_events = agreement.trigger_events
+        self._join = Join(home, spec, state.cursor, self._letters.write)
+        self._progress = ProgressMirror(home, spec.workers, state.logs, self._outbox.copied)
+        self._window_events = spec.window_events
         self._looks_at_ledger = True
         self._done = False
 
@@ -160,7 +159,7 @@ class Evaluator:
         while judged[-1][0] and not step.events:
             judged.append(self._judge())
         self._outbox.copy(self._progress.poll(at_once=step.done))
-        self._looks_at_ledger = not step.events or step.count % self._trigger_events == 0
+        self._looks_at_ledger = not step.events or step.count % self._window_events == 0
         on_grid = step.events and step.count % self._config.checkpoint_events == 0
         if step.done or on_grid or self._letters.many:
             self._checkpoint()
@@ -217,7 +216,7 @@ class Evaluator:
         count, ledger = self._join.count, self._ledger
         decides = len(self._config.models) > 1 or bool(ledger.plans)
         done = not decides or (ledger.complete(count) and self._judging.is_idle(ledger, count))
-        waiting_for = None if done or told.messages else LEDGER
+        waiting_for = None if done or told.messages else Waiting(LEDGER)
         return _telling(EvaluatorStep(count, waiting_for=waiting_for, done=done), told)
 
     def _checkpoint(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from stream.spec import Waiting
+
 
 @dataclass(frozen=True, slots=True)
 class Continue:
@@ -37,8 +39,8 @@ class RollBackTo:
 class Wait:
     """Something that decides the mask of the next batch is not known yet."""
 
-    for_: str
-    """What is missing, in words: ``the verdict on rebuild 3``."""
+    waiting: Waiting
+    """What is missing, such as the verdict on rebuild 3."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from stream.log import LogReader, LogWriter, Record
 from stream.messages import Position, PredictionBatch
 from stream.ordering import ReadOrder, Recorded, Resumed
 from stream.reader import ClickCursor, ClickReader, CountedBatch
-from stream.schema import FeatureSchema
+from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 
 
@@ -30,7 +30,7 @@ class LearnerStep:
     """Events learned since the start of the run; for a sparse model its ancestors' included."""
     events: int = 0
     """Events learned in this step."""
-    waiting_for: str | None = None
+    waiting_for: Waiting | None = None
     """What must come before the next batch, where nothing could be done."""
     done: bool = False
     """The input has ended and everything is written; further steps do nothing."""
@@ -58,18 +58,6 @@ class Ports:
     """One thread that writes what is due while the model learns; None does so in turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """What all learners of a run have in common."""
-
-    schema: FeatureSchema
-    batch_events: int
-    """Events a batch: every model learns the same ones."""
-    config_json: str = "{}"
-    """The settings of the run, kept in every snapshot."""
-    seed: int = 0
-
-
 class StreamTrainer:
     """A model on its way along the stream.
 
@@ -79,7 +67,7 @@ class StreamTrainer:
         The model as it is at the start of the run, or before it becomes a state.
     ports
         What it reads from and writes to.
-    plan
+    spec
         What it shares with all models of the run.
     leads
         It chooses the order of several partitions; the others follow it.
@@ -91,11 +79,11 @@ class StreamTrainer:
     """
 
     def __init__(
-        self, online: OnlineModel, ports: Ports, plan: RunPlan, *, leads: bool = False
+        self, online: OnlineModel, ports: Ports, spec: RunSpec, *, leads: bool = False
     ) -> None:
         self.online = online
         self.ports = ports
-        self.plan = plan
+        self.spec = spec
         self.version = 0
         self._leads = leads
         self._leading: Resumed | None = None
@@ -116,7 +104,7 @@ class StreamTrainer:
         return self._reader.ended
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """The log that must go on, where :meth:`step` found nothing to do."""
         return self._reader.waits_for
 
@@ -223,8 +211,8 @@ class StreamTrainer:
                 cursor=state.cursor,
                 trained_through=state.trained_through,
                 tensors=state.tensors,
-                config_json=self.plan.config_json,
-                seed=self.plan.seed,
+                config_json=self.spec.config_json,
+                seed=self.spec.seed,
             )
             self.ports.snapshots.write(copy)
         if checkpoint:
@@ -244,13 +232,13 @@ class StreamTrainer:
         self.ports.predictions.append([record])
 
     def _read_from(self, cursor: ClickCursor | None, ordered: int | None = None) -> ClickReader:
-        plan, log = self.plan, self.ports.order
+        spec, log = self.spec, self.ports.order
         order: ReadOrder | None = None
         if log is not None and self._leads:
             order = self._leading = Resumed(log, ordered)
         elif log is not None:
             order = Recorded(log)
-        return ClickReader(self.ports.clicks, plan.schema, plan.batch_events, cursor, order)
+        return ClickReader(self.ports.clicks, spec.schema, spec.batch_events, cursor, order)
 
     def _check_finite(self) -> None:
         if not self.online.finite():
@@ -276,12 +264,12 @@ class DenseLearner:
         The model at the start of the run; a checkpoint, where there is one, takes its place.
     ports
         What it reads from and writes to.
-    plan
+    spec
         What it shares with all models of the run.
     """
 
-    def __init__(self, online: OnlineModel, ports: Ports, plan: RunPlan) -> None:
-        self._course = StreamTrainer(online, ports, plan, leads=True)
+    def __init__(self, online: OnlineModel, ports: Ports, spec: RunSpec) -> None:
+        self._course = StreamTrainer(online, ports, spec, leads=True)
         self._config = online.config
         self._done = False
         if self._course.resume():
@@ -341,7 +329,7 @@ class SparseLearner:
         A model of the same kind as the dense one; its weights are replaced before they are used.
     ports
         What it reads from and writes to.
-    plan
+    spec
         What it shares with all models of the run.
     regime
         Says at every boundary of a batch whether to go on, swap or wait.
@@ -354,11 +342,11 @@ class SparseLearner:
         self,
         online: OnlineModel,
         ports: Ports,
-        plan: RunPlan,
+        spec: RunSpec,
         regime: MaskSource,
         head: ModelRegistry | None = None,
     ) -> None:
-        self._course = StreamTrainer(online, ports, plan)
+        self._course = StreamTrainer(online, ports, spec)
         self._config = online.config
         self._regime = regime
         self._head = head
@@ -394,8 +382,8 @@ class SparseLearner:
         self._tend()
         answer = self._regime.at(self._course.count if self._started else None)
         match answer:
-            case Wait(for_):
-                return self._report(waiting_for=for_)
+            case Wait(waiting):
+                return self._report(waiting_for=waiting)
             case Swap():
                 return self._report() if self._swap(answer) else self._go()
             case RollBackTo(to):
@@ -483,5 +471,5 @@ class SparseLearner:
             )
         return LearnerState(swap.version, found.cursor, found.trained_through, found.tensors)
 
-    def _report(self, events: int = 0, waiting_for: str | None = None) -> LearnerStep:
+    def _report(self, events: int = 0, waiting_for: Waiting | None = None) -> LearnerStep:
         return LearnerStep(self._course.count, events, waiting_for, self._done)

@@ -13,6 +13,8 @@ from pruner.triggers import Fire, Score, Seen, Trigger
 from stream.follow import Deduplicator, LogFollower
 from stream.log import LogReader
 from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict, parse
+from stream.spec import RunSpec, Waiting
+from stream.topics import LEDGER
 
 FIRST = "first"
 """The reason of the rebuilds that make the first mask."""
@@ -152,14 +154,10 @@ class LedgerFollower:
 class Rules:
     """What decisions depend on, beside windows and ledger."""
 
+    spec: RunSpec
+    """Its ``lead_events`` lie between the window that decides a rollback and where that takes
+    effect."""
     trigger: Trigger
-    window_events: int = 50_000
-    first_mask_events: int = 1_000_000
-    rebuild_events: int = 150_000
-    snapshot_events: int = 50_000
-    """The grid at which the dense model leaves snapshots."""
-    lead_events: int = 0
-    """From the window that decides a rollback to where it takes effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +204,12 @@ def decide(
     Examples
     --------
     >>> from pruner.triggers import Periodic
-    >>> rules = Rules(Periodic(every_events=200), 50, 500, 150, 50)
-    >>> decide(History(), [], 450, rules).why_not
+    >>> rules = Rules(RunSpec.small(), Periodic(every_events=200))
+    >>> decide(History(), [], 400, rules).why_not
     'maturing: the first mask is cut at 500'
     >>> plan = decide(History(), [], 500, rules).rebuild
     >>> plan.reason, plan.snapshot, plan.end, plan.candidate
-    ('first', 500, 650, 'candidate-1')
+    ('first', 500, 700, 'candidate-1')
     """
     if (needed := missing(history, count)) is not None:
         raise ValueError(f"the window ending at {count} cannot be decided without {needed}")
@@ -233,12 +231,12 @@ def declines(history: History, request: Request, count: int, rules: Rules) -> st
 
     >>> from pruner.triggers import Periodic
     >>> request = Request(id="7f", action="rollback", version=1, reason="clicks fell", time_ms=0)
-    >>> declines(History(), request, 450, Rules(Periodic(every_events=200)))
-    'there is no version yet: the first mask is cut at 1,000,000'
+    >>> declines(History(), request, 400, Rules(RunSpec.small(), Periodic(every_events=200)))
+    'there is no version yet: the first mask is cut at 500'
     """
     if history.first_end is None:
         plan = history.plan if history.busy >= count else None
-        first = f"cut at {max(count, rules.first_mask_events):,}"
+        first = f"cut at {max(count, rules.spec.first_mask_events):,}"
         first = f"made, and takes over at {plan.end:,}" if plan else first
         return f"there is no version yet: the first mask is {first}"
     if request.action == "rebuild":
@@ -279,7 +277,7 @@ def _back(history: History, count: int, rules: Rules, request: Request) -> Decis
         version=history.version + 1,
         snapshot=old.snapshot,
         mask=old.mask,
-        effective=count + rules.lead_events,
+        effective=count + rules.spec.lead_events,
     )
     why_not = f"back to version {old.version} as version {back.version} at {back.effective}"
     return Decision(count=count, why_not=why_not, rollback=back)
@@ -290,8 +288,8 @@ def _none(count: int, why_not: str) -> Decision:
 
 
 def _first(history: History, count: int, rules: Rules) -> Decision:
-    if count < rules.first_mask_events:
-        return _none(count, f"maturing: the first mask is cut at {rules.first_mask_events:,}")
+    if count < rules.spec.first_mask_events:
+        return _none(count, f"maturing: the first mask is cut at {rules.spec.first_mask_events:,}")
     ended = history.verdict
     again = f"; rebuild {ended.rebuild.number} {ended.verdict}" if ended else ""
     cause = f"the dense model has matured over {count:,} events{again}"
@@ -303,9 +301,9 @@ def _rebuild(history: History, count: int, rules: Rules, why: tuple[str, str]) -
         number=history.plan.number + 1 if history.plan else 1,
         reason=why[0],
         cause=why[1],
-        snapshot=count // rules.snapshot_events * rules.snapshot_events,
+        snapshot=count // rules.spec.snapshot_events * rules.spec.snapshot_events,
         decided=count,
-        end=count + rules.rebuild_events,
+        end=count + rules.spec.rebuild_events,
     )
     return Decision(count=count, rebuild=plan)
 
@@ -332,35 +330,24 @@ def settled(history: History, total: int, window_events: int) -> bool:
     return history.open is None and history.decided >= total // window_events * window_events
 
 
-@dataclass(frozen=True, slots=True)
-class LeadLimit:
-    """How far a sparse model may run ahead of what is decided."""
-
-    window_events: int
-    lead_events: int
-    """Events past the end of an undecided window."""
-
-
 class LedgerMaskSource:
     """The regime of the sparse model: every promoted candidate takes over at its E.
 
-    A rollback takes effect where its decision says, which the leash lets no model pass before it.
+    A rollback takes effect where its decision says, which no model passes before it.
 
     Parameters
     ----------
     ledger
         Its own reader of the ledger.
-    leash
-        How far the model may run ahead.
+    spec
+        Says how far the model may run ahead.
     total
         Returns the number of events of the whole input, None while that is not known.
     """
 
-    def __init__(
-        self, ledger: LogReader, leash: LeadLimit, total: Callable[[], int | None]
-    ) -> None:
+    def __init__(self, ledger: LogReader, spec: RunSpec, total: Callable[[], int | None]) -> None:
         self._tail = LedgerFollower(ledger)
-        self._leash = leash
+        self._spec = spec
         self._total = total
         self._first: Swap | None = None
         self._changes: dict[int, Swap | RollBackTo] = {}
@@ -369,7 +356,7 @@ class LedgerMaskSource:
         """Answer a model that has learned ``count`` events; None for one that has not started.
 
         The ledger is read only where what is known of it would make the model wait: every rebuild
-        that could end before the leash does is decided already.
+        that could end within the lead is decided already.
         """
         answer = self._known(count)
         if isinstance(answer, Wait):
@@ -395,21 +382,21 @@ class LedgerMaskSource:
     def _known(self, count: int | None) -> Answer:
         if count is None:
             return self._start()
-        history, leash = self._tail.history, self._leash
-        due = history.decided + leash.window_events
-        if count >= due + leash.lead_events:
-            return Wait(f"the decision on the window ending at {due}")
+        history, spec = self._tail.history, self._spec
+        due = history.decided + spec.window_events
+        if count >= due + spec.lead_events:
+            return Wait(Waiting(LEDGER, f"the decision on the window ending at {due}"))
         if history.open is not None and history.open.end == count:
-            return Wait(f"the verdict on rebuild {history.open.number}")
+            return Wait(Waiting(LEDGER, f"the verdict on rebuild {history.open.number}"))
         return self._changes.get(count, Continue())
 
     def _start(self) -> Answer:
         if self._first is not None:
             return self._first
         total = self._total()
-        if total is not None and settled(self._tail.history, total, self._leash.window_events):
+        if total is not None and settled(self._tail.history, total, self._spec.window_events):
             return NoModel()
-        return Wait("the first mask")
+        return Wait(Waiting(LEDGER, "the first mask"))
 
 
 class FirstMaskSource:

@@ -24,6 +24,7 @@ from pruner.evidence import Evidence, Need, means
 from pruner.schedule import Phase, Schedule
 from pruner.selection import top_k
 from stream.batch import ClickBatch
+from stream.spec import RunSpec
 
 _SEPARATOR = "/"
 """Between layer and key, in the names of a checkpoint's tensors."""
@@ -52,22 +53,22 @@ class Recipe:
             raise ValueError(f"unknown allocation {self.allocation!r}; known: {known}")
 
 
-def recipe(config: PrunerConfig, batch_events: int) -> Recipe:
+def recipe(config: PrunerConfig, spec: RunSpec) -> Recipe:
     """Read a recipe from the configuration.
 
     Raises ``ValueError`` for an unknown criterion, or options that it does not have.
 
     Examples
     --------
-    >>> recipe(PrunerConfig(criterion="magnitude", prune_events=50_000), batch_events=500).steps
-    100
+    >>> recipe(PrunerConfig(criterion="magnitude"), RunSpec.small(prune_events=500)).steps
+    10
     """
     return Recipe(
         criterion=criteria.build(config.criterion, config.options),
         schedule=Schedule(config.schedule, config.ramp_ratio, config.update_batches),
         allocation=config.allocation,
         sparsity=config.sparsity,
-        steps=config.prune_events // batch_events,
+        steps=spec.prune_events // spec.batch_events,
     )
 
 

@@ -20,7 +20,7 @@ from learner.snapshots import (
     from_parts,
     to_parts,
 )
-from learner.trainer import NonFiniteError, RunPlan
+from learner.trainer import NonFiniteError
 from pruner.config import PrunerConfig
 from pruner.pruning import PruningTrainer, recipe
 from stream.columnar import predictions_to_bytes
@@ -28,6 +28,7 @@ from stream.log import LogReader, LogWriter, Record
 from stream.messages import PredictionBatch, RebuildPlan
 from stream.ordering import Recorded
 from stream.reader import ClickReader, CountedBatch
+from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 
 
@@ -36,7 +37,7 @@ class RebuildContext:
     """What rebuilds are made with; whoever opened the logs closes them."""
 
     config: PrunerConfig
-    run: RunPlan
+    spec: RunSpec
     build: Callable[[], OnlineModel]
     """Makes a model of the same kind as the dense one; its weights are replaced."""
     clicks: LogReader
@@ -75,10 +76,10 @@ class Rebuild:
         self.plan = plan
         self.version = version
         self._shop = workshop
-        run = workshop.run
+        spec = workshop.spec
         order = Recorded(workshop.order) if workshop.order is not None else None
         self._reader = ClickReader(
-            workshop.clicks, run.schema, run.batch_events, state.cursor, order
+            workshop.clicks, spec.schema, spec.batch_events, state.cursor, order
         )
         self._trained_through = dict(state.trained_through)
         self._job = self._begin(state)
@@ -120,7 +121,7 @@ class Rebuild:
         return self._reader.ended
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """The log that must go on, where :meth:`step` found nothing to do."""
         return self._reader.waits_for
 
@@ -156,7 +157,7 @@ class Rebuild:
             raise NonFiniteError(
                 f"{self.plan.candidate} predicts what is not finite after {counted.begin:,} events"
             )
-        if counted.begin >= self.plan.end - self._shop.config.judge_events:
+        if counted.begin >= self.plan.end - self._shop.spec.judge_events:
             self._publish(counted, ahead.probability)
         self._job.learn_from(ahead)
         learned = {span.partition: span.last for span in counted.spans}
@@ -185,15 +186,15 @@ class Rebuild:
 
     def snapshot(self) -> str:
         """Publish the candidate as it is, and return the name of the snapshot."""
-        run = self._shop.run
+        spec = self._shop.spec
         snapshot = Snapshot(
             model=self.plan.candidate,
             version=self.version,
             cursor=self._reader.cursor,
             trained_through=self._trained_through,
             tensors=self._job.model.state(),
-            config_json=run.config_json,
-            seed=run.seed,
+            config_json=spec.config_json,
+            seed=spec.seed,
         )
         return self._shop.snapshots.write(snapshot)
 
@@ -201,8 +202,8 @@ class Rebuild:
         """Make the job of a dense model, or of a checkpoint, which holds the prune phase too."""
         shop = self._shop
         model = shop.build()
-        rng = np.random.default_rng([shop.run.seed, self.plan.number])
-        how = recipe(shop.config, shop.run.batch_events)
+        rng = np.random.default_rng([shop.spec.seed, self.plan.number])
+        how = recipe(shop.config, shop.spec)
         dense = state.cursor.count == self.plan.snapshot
         if dense:
             model.load(state.tensors)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from learner.online import OnlineModel
 from learner.snapshots import SnapshotError, SnapshotStore
-from learner.trainer import NonFiniteError, RunPlan
+from learner.trainer import NonFiniteError
 from pruner import verdicts
 from pruner.config import PrunerConfig
 from pruner.decisions import (
@@ -37,6 +37,8 @@ from stream.log import LogReader, LogWriter, Record
 from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump, parse
 from stream.reader import nothing_follows
 from stream.schema import FeatureSchema
+from stream.spec import Waiting
+from stream.topics import SNAPSHOTS, WINDOWS
 
 _DENSE = "dense"
 
@@ -235,7 +237,7 @@ class PruneStep:
     """Events learned in this step."""
     decided: Decision | None = None
     verdict: Verdict | None = None
-    waiting_for: str | None = None
+    waiting_for: Waiting | None = None
     """What must come first, where nothing could be done."""
     done: bool = False
     """The input has ended and everything is decided; further steps do nothing."""
@@ -251,8 +253,6 @@ class PruneWorker:
     ----------
     ports
         What it reads from and writes to.
-    run
-        What all models of the run have in common.
     config
         How to prune.
     rules
@@ -264,16 +264,15 @@ class PruneWorker:
     def __init__(
         self,
         ports: PrunePorts,
-        run: RunPlan,
         config: PrunerConfig,
         rules: Rules,
         build: Callable[[], OnlineModel],
     ) -> None:
         self._ports = ports
-        self._rules = rules
+        self._rules, self._spec = rules, rules.spec
         self._shop = RebuildContext(
             config=config,
-            run=run,
+            spec=rules.spec,
             build=build,
             clicks=ports.clicks,
             predictions=ports.predictions,
@@ -282,9 +281,9 @@ class PruneWorker:
             order=ports.order,
         )
         self._ledger = LedgerFollower(ports.ledger, ports.versions)
-        self._board = WindowFollower(ports.windows, rules.window_events)
+        self._board = WindowFollower(ports.windows, rules.spec.window_events)
         self._requests = RequestFollower(ports.requests)
-        self._end = InputEnd(ports.clicks, ports.snapshots, run.schema)
+        self._end = InputEnd(ports.clicks, ports.snapshots, rules.spec.schema)
         self._rebuild: Rebuild | None = None
         self._failed: Verdict | None = None
         self._done = False
@@ -324,14 +323,14 @@ class PruneWorker:
             self._rebuild.checkpoint()
 
     def _decide(self) -> Decision | None:
-        count = self.history.decided + self._rules.window_events
+        count = self.history.decided + self._spec.window_events
         if self._board.closed < count or missing(self.history, count) is not None:
             return None
         request = self._requests.next(self.history.answered)
         asked = PendingRequest(request, self._unfit(request)) if request is not None else None
         decision = decide(self.history, self._board.scores, count, self._rules, asked)
         self._write(decision)
-        tidy_dense(self._ports.snapshots, self.history, self._rules.snapshot_events)
+        tidy_dense(self._ports.snapshots, self.history, self._spec.snapshot_events)
         _tell(decision)
         return decision
 
@@ -367,7 +366,9 @@ class PruneWorker:
             self._rebuild = Rebuild.open(plan, self.history.version + 1, self._shop)
         rebuild = self._rebuild
         if rebuild is None:
-            return self._report(waiting_for=f"the dense snapshot at {plan.snapshot}")
+            return self._report(
+                waiting_for=Waiting(SNAPSHOTS, f"the dense snapshot at {plan.snapshot}")
+            )
         if rebuild.done:
             return self._judge(rebuild)
         events = rebuild.step()
@@ -387,7 +388,9 @@ class PruneWorker:
             return undecided
         judgement = self._board.judgement(plan.number)
         if judgement is None and plan.reason != FIRST:
-            return self._report(waiting_for=f"the judgement of rebuild {plan.number}")
+            return self._report(
+                waiting_for=Waiting(WINDOWS, f"the judgement of rebuild {plan.number}")
+            )
         snapshot = rebuild.snapshot() if verdicts.promotes(judgement) else None
         if snapshot is not None:
             self._ports.masks.put(rebuild.masks)
@@ -406,12 +409,11 @@ class PruneWorker:
 
     def _rest(self) -> PruneStep:
         total = self._end.total()
-        if total is not None and settled(self.history, total, self._rules.window_events):
+        if total is not None and settled(self.history, total, self._spec.window_events):
             self._done = True
             self._tell_what_came_too_late(total)
             return self._report()
-        due = self.history.decided + self._rules.window_events
-        return self._report(waiting_for=f"the window ending at {due}")
+        return self._report(waiting_for=self._next_window)
 
     def _tell_what_came_too_late(self, total: int) -> None:
         """Say which swap and which requests the end of the input has left behind."""
@@ -432,8 +434,13 @@ class PruneWorker:
 
     def _undecided(self, through: int) -> PruneStep | None:
         """Report that a window ending by ``through`` is still to be decided, None if none is."""
-        due = self.history.decided + self._rules.window_events
-        return self._report(waiting_for=f"the window ending at {due}") if due <= through else None
+        due = self.history.decided + self._spec.window_events
+        return self._report(waiting_for=self._next_window) if due <= through else None
+
+    @property
+    def _next_window(self) -> Waiting:
+        due = self.history.decided + self._spec.window_events
+        return Waiting(WINDOWS, f"the window ending at {due}")
 
     def _write(self, message: Decision | Verdict) -> None:
         """Write into the ledger what is decided, safely, and take note of it."""
@@ -456,7 +463,7 @@ class PruneWorker:
         events: int = 0,
         decided: Decision | None = None,
         verdict: Verdict | None = None,
-        waiting_for: str | None = None,
+        waiting_for: Waiting | None = None,
     ) -> PruneStep:
         count = self._rebuild.count if self._rebuild else self.history.decided
         return PruneStep(count, events, decided, verdict, waiting_for, self._done)

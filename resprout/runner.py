@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from stream.spec import Waiting
+
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
@@ -41,7 +43,7 @@ class Step(Protocol):
         """Events of this step; with 0 it found nothing to do, and will be asked again later."""
 
     @property
-    def waiting_for(self) -> str | None:
+    def waiting_for(self) -> Waiting | None:
         """What it waits for, in words."""
 
     @property

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from evaluator.config import Agreement
 from learner.models import build, warm_start
 from learner.online import OnlineModel
-from learner.trainer import RunPlan
 from pruner import triggers
 from pruner.config import StoreConfig
-from pruner.decisions import LeadLimit, Rules
+from pruner.decisions import Rules
 from pruner.pruning import recipe
 from resprout.settings import WORKERS, Settings
 from stream.log.kafka.config import KafkaConfig
 from stream.schema import FeatureSchema
 from stream.sources import Source
 from stream.sources.generator import GeneratorSource
+from stream.spec import RunSpec
 
 _DEPLOYMENT = (
     "serve",
@@ -72,7 +71,7 @@ class RunDefinition:
                 "that somebody else sends"
             )
         self.model()
-        recipe(self.settings.pruner, self.settings.stream.batch_events)
+        recipe(self.settings.pruner, self.spec)
         triggers.build(self.settings.trigger)
 
     def model(self) -> OnlineModel:
@@ -84,46 +83,33 @@ class RunDefinition:
         return OnlineModel(module, settings.learner)
 
     @property
-    def learners(self) -> RunPlan:
-        """What all learners have in common.
+    def spec(self) -> RunSpec:
+        """What all workers of the run have in common.
 
         Snapshots keep the settings that decide a model: not those of the stream, nor where masks
         are kept and metrics seen.
         """
-        settings = self.settings
-        known = settings.model_dump_json(exclude={"stream", "store", "serve"})
-        return RunPlan(self.source.schema, settings.stream.batch_events, known, settings.seed)
-
-    @property
-    def agreement(self) -> Agreement:
-        """What the evaluator must hold in common with the others."""
-        settings = self.settings
-        return Agreement(
+        settings, pruner = self.settings, self.settings.pruner
+        return RunSpec(
+            schema=self.source.schema,
             batch_events=settings.stream.batch_events,
-            trigger_events=settings.trigger.window_events,
-            rebuild_events=settings.pruner.rebuild_events,
-            judge_events=settings.pruner.judge_events,
-            truth=isinstance(self.source, GeneratorSource),
+            window_events=settings.trigger.window_events,
+            snapshot_events=settings.learner.snapshot_events,
+            first_mask_events=pruner.first_mask_events,
+            rebuild_events=pruner.rebuild_events,
+            prune_events=pruner.prune_events,
+            judge_events=pruner.judge_events,
+            lead_events=pruner.lead_events,
+            seed=settings.seed,
+            config_json=settings.model_dump_json(exclude={"stream", "store", "serve"}),
+            has_truth=isinstance(self.source, GeneratorSource),
             workers=WORKERS,
         )
 
     @property
     def rules(self) -> Rules:
         """What decisions depend on."""
-        settings = self.settings
-        return Rules(
-            trigger=triggers.build(settings.trigger),
-            window_events=settings.trigger.window_events,
-            first_mask_events=settings.pruner.first_mask_events,
-            rebuild_events=settings.pruner.rebuild_events,
-            snapshot_events=settings.learner.snapshot_events,
-            lead_events=settings.pruner.lead_events,
-        )
-
-    @property
-    def leash(self) -> LeadLimit:
-        """How far the sparse model may run ahead of the decisions."""
-        return LeadLimit(self.settings.trigger.window_events, self.settings.pruner.lead_events)
+        return Rules(self.spec, triggers.build(self.settings.trigger))
 
     @property
     def idle(self) -> tuple[str, ...]:

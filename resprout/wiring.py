@@ -28,6 +28,7 @@ from stream.log import LogReader, LogStore, LogWriter
 from stream.ordering import open_order
 from stream.sources import Feed
 from stream.sources.generator import GeneratorFeed
+from stream.spec import Waiting
 from stream.start import SkippingLogStore
 from stream.state import Closing
 
@@ -43,7 +44,7 @@ class SourceStep:
     """Events in the log, as far as this process knows."""
     events: int = 0
     """Events appended in this step."""
-    waiting_for: str | None = None
+    waiting_for: Waiting | None = None
     """Who must come on first, where nothing was appended."""
     done: bool = False
     """The input has ended."""
@@ -90,11 +91,11 @@ class Throttle:
     def feed(self) -> SourceStep:
         """Step the source, if it is not too far ahead; called in its own thread."""
         if self._learned is None:
-            return SourceStep(self._count, waiting_for="dense")
+            return SourceStep(self._count, waiting_for=Waiting(topics.predictions(DENSE), "dense"))
         if self._starved:
             self._count = self._learned
         if self._count - self._learned >= self._limit:
-            return SourceStep(self._count, waiting_for="dense")
+            return SourceStep(self._count, waiting_for=Waiting(topics.predictions(DENSE), "dense"))
         events = self._feed.step()
         self._count += events or 0
         return SourceStep(self._count, events or 0, done=events is None)
@@ -244,17 +245,17 @@ class Wiring(Closing):
         return feed
 
     def _dense(self) -> DenseLearner:
-        dense = DenseLearner(self._plan.model(), self._ports(DENSE), self._plan.learners)
+        dense = DenseLearner(self._plan.model(), self._ports(DENSE), self._plan.spec)
         self._learners[DENSE] = dense
         return dense
 
     def _sparse(self, name: str) -> Worker:
         plan, snapshots = self._plan, self._folder.snapshots
         end = InputEnd(self._reader(topics.CLICKS), snapshots, plan.source.schema)
-        ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.leash, end.total)
+        ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.spec, end.total)
         head = self._projection(name, ledger.swaps) if name == SPARSE else None
         regime = ledger if name == SPARSE else FirstMaskSource(ledger)
-        learner = SparseLearner(plan.model(), self._ports(name), plan.learners, regime, head)
+        learner = SparseLearner(plan.model(), self._ports(name), plan.spec, regime, head)
         self._learners[name] = learner
         return Worker(name, learner.step, learner.close)
 
@@ -274,16 +275,15 @@ class Wiring(Closing):
             versions=settings.store.versions,
             order=self._order(clicks),
         )
-        pruner = PruneWorker(ports, plan.learners, settings.pruner, plan.rules, plan.model)
+        pruner = PruneWorker(ports, settings.pruner, plan.rules, plan.model)
         return Worker(PRUNER, pruner.step, pruner.close)
 
     def _evaluator(self) -> Worker:
         plan, folder = self._plan, self._folder
         evaluator = Evaluator(
             self._logs,
-            plan.source.schema,
             plan.settings.evaluator,
-            plan.agreement,
+            plan.spec,
             folder.checkpoints(EVALUATOR),
         )
         return Worker(EVALUATOR, evaluator.step, evaluator.close)

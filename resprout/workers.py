@@ -16,7 +16,7 @@ from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, HealthServer, pages
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Page
-from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, whose
+from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
 from resprout.runner import Runner, Worker, one_thread_each
 from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
@@ -24,6 +24,7 @@ from resprout.wiring import SourceStep, Wiring
 from stream import topics
 from stream.log import LogStore
 from stream.sources.files import FileSource
+from stream.spec import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
             folder.begin(plan)
         made: list[Wiring] = []
         health = Health([name], {"masks": lambda: made[0].away() if made else None})
-        health(name, SourceStep(0, waiting_for="its logs and its checkpoint"))
+        health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
         metrics = Metrics(Known.of(settings, [name]))
         page = _answer(name, settings, folder, (metrics, health), opened)
         logs = opened.enter_context(homes.logs(settings.stream, folder, name))
@@ -108,7 +109,7 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
         worker = health.watched(metrics.timed(made[0].one(name)))
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
         # The others are processes of their own: say which of them to look at.
-        tell = partial(whose, sent=isinstance(plan.source, ExternalSource))
+        tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
         yield WorkerProcess(worker, Watch(name, (health, metrics, progress, Waits()), tell))
 
 

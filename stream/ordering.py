@@ -15,6 +15,7 @@ from stream.columnar import predictions_from_bytes
 from stream.log import LogReader, LogStore, StoredRecord
 from stream.messages import PositionRange, PredictionBatch
 from stream.partitions import PartitionReader, PartitionReaders
+from stream.spec import Waiting
 
 LOG: Final = topics.predictions("dense")
 """States the order."""
@@ -24,7 +25,7 @@ class ReadOrder(Protocol):
     """Says which events come next; one reader has one."""
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """The log that must go on, where the last :meth:`next` had nothing to say."""
 
     def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
@@ -59,9 +60,9 @@ class RoundRobin:
     """
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """The clicks."""
-        return topics.CLICKS
+        return Waiting(topics.CLICKS)
 
     def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
         """Choose the next batch."""
@@ -108,9 +109,9 @@ class Recorded:
         self._found: PredictionBatch | None = None
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """The predictions of dense or, where these are ahead, the clicks."""
-        return LOG if self._found is None else topics.CLICKS
+        return Waiting(LOG if self._found is None else topics.CLICKS)
 
     def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
         """Find out about the next batch.
@@ -196,9 +197,9 @@ class Resumed:
         self._chosen = RoundRobin()
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """The clicks: it never waits for anybody."""
-        return topics.CLICKS
+        return Waiting(topics.CLICKS)
 
     @property
     def offset(self) -> int | None:
@@ -209,7 +210,7 @@ class Resumed:
         """Repeat the next batch, or choose it."""
         if self._stated is not None:
             spans = self._stated.next(begin, events, lanes)
-            if spans or self._stated.waits_for != LOG:
+            if spans or self._stated.waits_for.log != LOG:
                 return spans
             self._stated = None
         return self._chosen.next(begin, events, lanes)

@@ -14,6 +14,7 @@ from stream.messages import Position, PositionRange
 from stream.ordering import ReadOrder, RoundRobin
 from stream.partitions import OnInvalid, PartitionReader
 from stream.schema import FeatureSchema
+from stream.spec import Waiting
 from stream.topics import CLICKS
 
 
@@ -123,19 +124,19 @@ class ClickReader:
         return all(lane.over for lane in self._lanes.values())
 
     @property
-    def waits_for(self) -> str:
+    def waits_for(self) -> Waiting:
         """What must come, where :meth:`next` last returned None: a log; at the end the clicks.
 
         Where most of what has come since the last batch is not valid it says so: such events are
         skipped, and a producer whose schema is wrong would wait for ever without knowing why.
         """
-        waits_for = CLICKS if self.ended else self._order.waits_for
+        waits_for = Waiting(CLICKS) if self.ended else self._order.waits_for
         lanes = self._lanes.values()
         unfit, ready = sum(lane.unfit for lane in lanes), sum(lane.ready for lane in lanes)
-        if waits_for != CLICKS or self.ended or unfit <= ready:
+        if waits_for.log != CLICKS or self.ended or unfit <= ready:
             return waits_for
         first = next(lane.first_unfit for lane in lanes if lane.unfit)
-        return f"valid clicks: of those that came most are not, the first: {first}"
+        return Waiting(CLICKS, f"valid clicks: of those that came most are not, the first: {first}")
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""

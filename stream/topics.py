@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 CLICKS = "clicks"
 TRUTH = "truth"
 LEDGER = "ledger"
@@ -26,3 +28,7 @@ def progress(worker: str) -> str:
     'progress.dense'
     """
     return f"progress.{worker}"
+
+
+SNAPSHOTS: Final = "snapshots"
+"""No log: where workers wait for a snapshot, they say so by this name."""

@@ -323,7 +323,7 @@ def rollback(asked: Asked, version: int, reason: str) -> None:
     with opened(asked) as desk, failure():
         request = requests.rollback(version, reason)
         count = _ask(desk, request)
-        history, effective = desk.history, count + desk.plan.rules.lead_events
+        history, effective = desk.history, count + desk.plan.spec.lead_events
         overrules = history.open if history.open and history.busy >= count else None
     found = {
         "request": request.model_dump(mode="json"),
@@ -352,7 +352,7 @@ def rebuild(asked: Asked, reason: str) -> None:
     with opened(asked) as desk, failure():
         request = requests.rebuild(reason)
         count = _ask(desk, request)
-        end = count + desk.plan.rules.rebuild_events
+        end = count + desk.plan.spec.rebuild_events
     found = {"request": request.model_dump(mode="json"), "decided": count, "end": end}
     lines = [
         "asked for a rebuild",
@@ -365,9 +365,9 @@ def rebuild(asked: Asked, reason: str) -> None:
 def _ask(desk: OpenedRun, request: Request) -> int:
     """Write a request that can be granted as things stand, and return the window it goes into."""
     history, rules, total = desk.history, desk.plan.rules, desk.total()
-    if total is not None and settled(history, total, rules.window_events):
+    if total is not None and settled(history, total, rules.spec.window_events):
         raise ValueError(f"the run is over: its input ended after {total:,} events")
-    count = history.decided + rules.window_events * (1 + len(desk.open()))
+    count = history.decided + rules.spec.window_events * (1 + len(desk.open()))
     declined = declines(history, request, count, rules)
     if declined is not None:
         raise ValueError(f"no {request.action}: {declined}")

@@ -63,11 +63,10 @@ class View:
         self.window = next((w for w in reversed(whole) if w.size == size), self.window)
 
     def _wait(self, step: Step, now: float) -> None:
-        what = step.waiting_for
-        if what is None or step.events:
+        if step.waiting_for is None or step.events:
             self.waiting = None
-        elif self.waiting is None or self.waiting[0] != what:
-            self.waiting = (what, now)
+        elif self.waiting is None or self.waiting[0] != str(step.waiting_for):
+            self.waiting = (str(step.waiting_for), now)
 
 
 def line(view: View, rate: float, now: float) -> str:

@@ -76,8 +76,9 @@ class Health:
     Examples
     --------
     >>> from learner.trainer import LearnerStep
+    >>> from stream.spec import Waiting
     >>> health = Health(["dense"], clock=lambda: 0.0)
-    >>> health("dense", LearnerStep(count=500, waiting_for="clicks"))
+    >>> health("dense", LearnerStep(count=500, waiting_for=Waiting("clicks")))
     >>> health.state().status, health.state().workers["dense"].waiting_for
     ('healthy', 'clicks')
     """
@@ -99,7 +100,9 @@ class Health:
     def __call__(self, name: str, step: Step) -> None:
         """Observe a step; called in the worker's own thread."""
         now = self._clock()
-        self._states[name] = WorkerState(step.count, step.waiting_for, step.done)
+        self._states[name] = WorkerState(
+            step.count, str(step.waiting_for) if step.waiting_for else None, step.done
+        )
         self._rounds[name] = now
         if step.waiting_for is None:
             self._progress[name] = now

@@ -15,7 +15,8 @@ from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, S
 from stream.columnar import predictions_from_bytes
 from stream.log import LogStore, LogWriter, Record
 from stream.messages import Progress, dump, parse
-from stream.topics import CLICKS, LEDGER, TRUTH, WINDOWS, predictions, progress
+from stream.spec import Waiting
+from stream.topics import CLICKS, LEDGER, SNAPSHOTS, TRUTH, WINDOWS, predictions, progress
 
 MOST_LOOKS = 1_000
 """Looks that are remembered; of more, every second one is forgotten."""
@@ -161,7 +162,7 @@ class ProgressLogs:
             count=step.count,
             events=self._events[name],
             wall_seconds=now - self._started,
-            waiting_for=step.waiting_for,
+            waiting_for=str(step.waiting_for) if step.waiting_for else None,
             time_ms=round(1_000 * self._wall_clock()),
             lag_events=lag[0] if lag else None,
             lag_seconds=lag[1] if lag else None,
@@ -214,7 +215,10 @@ class Watch:
     """
 
     def __init__(
-        self, counted: str, observers: Sequence[Observe], tell: Callable[[str], str] = str
+        self,
+        counted: str,
+        observers: Sequence[Observe],
+        tell: Callable[[Waiting], Waiting] = lambda waiting: waiting,
     ) -> None:
         self.events = 0
         self._counted = counted
@@ -238,8 +242,11 @@ _WRITERS = {
     WINDOWS: EVALUATOR,
     **{predictions(model): model for model in (DENSE, SPARSE, NEVER_REBUILT)},
     predictions("candidate-1"): PRUNER,
+    SNAPSHOTS: DENSE,
 }
-"""Who writes the logs that workers wait for."""
+"""Who writes what workers wait for."""
+_LOGS = frozenset({CLICKS, TRUTH, LEDGER, WINDOWS})
+"""Those that are named beside what they must hold."""
 _CALLED = {
     SOURCE: "the source",
     DENSE: "the dense learner",
@@ -248,51 +255,40 @@ _CALLED = {
     PRUNER: "the prune worker",
     EVALUATOR: "the evaluator",
 }
-_STANDS_IN = {
-    "first mask": LEDGER,
-    "decision on": LEDGER,
-    "verdict o": LEDGER,
-    "judgement of": WINDOWS,
-    "window ending": WINDOWS,
-}
-"""The logs of what is waited for by another name than its log's."""
 
 
-def whose(waiting_for: str, *, sent: bool = False) -> str:
-    """Say of what a worker waits for which log it stands in, and which worker writes that.
+def name_writer(waiting: Waiting, *, external_clicks: bool = False) -> Waiting:
+    """Say in words which worker writes what is waited for.
 
     Parameters
     ----------
-    waiting_for
-        What it is, as the worker has it.
-    sent
+    waiting
+        As the worker that waits has it.
+    external_clicks
         Whether the clicks come from outside, so that perhaps no worker writes them.
 
     Examples
     --------
-    >>> whose("predictions.dense"), whose("clicks", sent=True)
-    ('predictions.dense (the dense learner)', 'clicks')
-    >>> whose("the verdict on rebuild 3")
+    >>> str(name_writer(Waiting("predictions.dense")))
+    'predictions.dense (the dense learner)'
+    >>> str(name_writer(Waiting("ledger", "the verdict on rebuild 3")))
     'the verdict on rebuild 3 (the prune worker, log ledger)'
+    >>> str(name_writer(Waiting("clicks"), external_clicks=True))
+    'clicks'
     """
-    what = waiting_for.removeprefix("the ")
-    if what.startswith("dense snapshot"):
-        return f"{waiting_for} ({_CALLED[DENSE]})"
-    found = [log for begin, log in _STANDS_IN.items() if what.startswith(begin)]
-    log_name = found[0] if found else waiting_for
-    if log_name not in _WRITERS or (sent and log_name == CLICKS):
-        return waiting_for
-    beside = f", log {log_name}" if found else ""
-    return f"{waiting_for} ({_CALLED[_WRITERS[log_name]]}{beside})"
+    if waiting.log not in _WRITERS or (external_clicks and waiting.log == CLICKS):
+        return waiting
+    beside = f", log {waiting.log}" if waiting.what and waiting.log in _LOGS else ""
+    return Waiting(waiting.log, f"{waiting} ({_CALLED[_WRITERS[waiting.log]]}{beside})")
 
 
 @dataclass(slots=True)
 class _Wait:
-    reason: str
+    reason: Waiting
     since: float
     """When it began to wait, for whatever reason."""
     reason_since: float
-    told: str | None = None
+    told: Waiting | None = None
     """The reason that the log knows."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluator.config import Agreement, EvaluatorConfig
+from evaluator.config import EvaluatorConfig
 from evaluator.worker import Evaluator, EvaluatorStep
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
@@ -32,13 +32,16 @@ from stream.messages import (
 )
 from stream.reader import ClickReader, CountedBatch
 from stream.schema import FeatureSchema, NumericFeature
+from stream.spec import RunSpec
 from stream.state import Checkpoints
 from stream.topics import CLICKS, LEDGER, TRUTH, predictions
 
 Floats = NDArray[np.float64]
 
 SCHEMA = FeatureSchema(numeric=(NumericFeature(name="x"),))
-AGREEMENT = Agreement(batch_events=10, trigger_events=40, rebuild_events=80, judge_events=20)
+SPEC = RunSpec.small(
+    schema=SCHEMA, batch_events=10, window_events=40, rebuild_events=80, judge_events=20
+)
 CONFIG = EvaluatorConfig(
     windows=(20, 40, 100), models=("dense", "sparse"), min_clicks=2, checkpoint_events=30
 )
@@ -73,7 +76,7 @@ def plan(number: int, decided: int, reason: str = "divergence") -> RebuildPlan:
         cause="as laid out",
         snapshot=decided,
         decided=decided,
-        end=decided + AGREEMENT.rebuild_events,
+        end=decided + SPEC.rebuild_events,
     )
 
 
@@ -98,7 +101,7 @@ class Stage:
     """Writes the logs that the evaluator reads."""
 
     folder: Path
-    agreement: Agreement = AGREEMENT
+    spec: RunSpec = SPEC
     config: EvaluatorConfig = CONFIG
     _writers: dict[str, LogWriter] = field(default_factory=dict)
 
@@ -108,11 +111,11 @@ class Stage:
 
     def evaluator(self) -> Evaluator:
         checkpoints = Checkpoints(self.folder / "state")
-        return Evaluator(self.home, SCHEMA, self.config, self.agreement, checkpoints)
+        return Evaluator(self.home, self.config, self.spec, checkpoints)
 
     def moved(self, folder: Path) -> Stage:
         """Return the same stage on a copy of its folder."""
-        return Stage(folder, self.agreement, self.config)
+        return Stage(folder, self.spec, self.config)
 
     def append(self, log: str, *records: Record) -> None:
         if log not in self._writers:
@@ -130,7 +133,7 @@ class Stage:
         self.append(CLICKS, end_record())
 
     def batches(self) -> list[CountedBatch]:
-        reader = ClickReader(self.home.reader(CLICKS), SCHEMA, self.agreement.batch_events)
+        reader = ClickReader(self.home.reader(CLICKS), SCHEMA, self.spec.batch_events)
         return list(iter(reader.next, None))
 
     def predict(
@@ -167,7 +170,7 @@ class Stage:
     def decisions(self, end: int, *plans: RebuildPlan) -> None:
         """Decide every window up to ``end``."""
         wanted = {one.decided: one for one in plans}
-        step = self.agreement.trigger_events
+        step = self.spec.window_events
         for count in range(step, end + 1, step):
             rebuild = wanted.get(count)
             why_not = None if rebuild else "as laid out"

@@ -19,9 +19,9 @@ from stream.messages import DeadLetter, DeadLetters, Progress, dump
 from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS, progress
 from tests.evaluator.page.told import progress as told
 from tests.evaluator.stage import (
-    AGREEMENT,
     EVENTS,
     SCHEMA,
+    SPEC,
     Stage,
     chance,
     click_batch,
@@ -83,7 +83,7 @@ def test_a_log_made_anew_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     made = full_run(tmp_path / "run")
-    return replace(made, agreement=replace(AGREEMENT, workers=WORKERS))
+    return replace(made, spec=replace(SPEC, workers=WORKERS))
 
 
 def copied(stage: Stage) -> list[tuple[str, float]]:
@@ -120,7 +120,7 @@ def test_what_is_told_of_the_last_step_is_copied_as_the_evaluator_closes_and_onl
     stage: Stage, count: int | None
 ) -> None:
     """Whoever watches it tells of a step when that is over."""
-    stage = replace(stage, agreement=replace(stage.agreement, workers=("dense", "evaluator")))
+    stage = replace(stage, spec=replace(stage.spec, workers=("dense", "evaluator")))
     for life, until in ((1, count), (2, None)):
         evaluator = stage.evaluator()
         last = run(evaluator, until)[-1]

@@ -12,8 +12,9 @@ from stream.codec import Invalid, columnar_record
 from stream.log import LogIdentityError, Record
 from stream.messages import DriftSpan, Position, PositionRange, PredictionBatch
 from stream.reader import CountedBatch
+from stream.spec import Waiting
 from stream.topics import CLICKS
-from tests.evaluator.stage import AGREEMENT, SCHEMA, Stage, chance, click_batch, drawn
+from tests.evaluator.stage import SCHEMA, SPEC, Stage, chance, click_batch, drawn
 
 N = 60
 LABEL, WEIGHT = drawn(N)
@@ -21,7 +22,7 @@ BOTH = ("dense", "sparse")
 
 
 def join(stage: Stage, cursor: JoinCursor | None = None) -> Join:
-    return Join(stage.home, SCHEMA, stage.agreement, cursor)
+    return Join(stage.home, stage.spec, cursor)
 
 
 @pytest.fixture
@@ -50,10 +51,10 @@ def test_labels_weights_and_predictions_of_all_models_meet_by_position(stage: St
 def test_nothing_is_handed_out_until_every_model_asked_for_has_predicted(stage: Stage) -> None:
     joined = join(stage)
     assert joined.next(BOTH) is None
-    assert joined.missing == "predictions.dense"
+    assert str(joined.missing) == "predictions.dense"
     stage.predict("dense", chance("dense", N))
     assert joined.next(BOTH) is None
-    assert joined.missing == "predictions.sparse"
+    assert str(joined.missing) == "predictions.sparse"
     assert joined.count == 0
     stage.predict("sparse", chance("sparse", N), 0, 10)
     assert joined.next(BOTH) is not None
@@ -80,10 +81,10 @@ def test_the_input_ends_only_with_its_end_record_and_the_last_batch_is_short(
     joined = join(stage)
     assert joined.next(BOTH[:1]) is not None
     assert joined.next(BOTH[:1]) is None
-    assert (joined.missing, joined.ended) == (CLICKS, False)
+    assert (joined.missing, joined.ended) == (Waiting(CLICKS), False)
     stage.end()
     assert joined.next(BOTH[:1]) is None
-    assert (joined.missing, joined.ended) == ("predictions.dense", False)
+    assert (joined.missing, joined.ended) == (Waiting("predictions.dense"), False)
     stage.predict("dense", chance("dense", 14), 10)
     last = joined.next(BOTH[:1])
     assert last is not None
@@ -93,11 +94,11 @@ def test_the_input_ends_only_with_its_end_record_and_the_last_batch_is_short(
 
 
 def test_the_truth_comes_with_the_batch_and_is_waited_for(stage: Stage) -> None:
-    stage.agreement = replace(AGREEMENT, truth=True)
+    stage.spec = replace(SPEC, has_truth=True)
     stage.predict("dense", chance("dense", N))
     joined = join(stage)
     assert joined.next(BOTH[:1]) is None
-    assert joined.missing == "truth"
+    assert str(joined.missing) == "truth"
     stage.truth(chance("truth", N), DriftSpan(drift="churn", begin=0, end=13))
     first, second, third = (joined.next(BOTH[:1]) for _ in range(3))
     assert first is not None
@@ -116,7 +117,7 @@ def fields(batch: JoinedBatch | None) -> object:
 
 
 def test_it_goes_on_from_its_cursor_as_if_it_had_never_stopped(stage: Stage) -> None:
-    stage.agreement = replace(AGREEMENT, truth=True)
+    stage.spec = replace(SPEC, has_truth=True)
     stage.truth(chance("truth", N))
     for model in BOTH:
         stage.predict(model, chance(model, N))
@@ -164,7 +165,7 @@ def test_invalid_events_come_with_the_batch_after_them(tmp_path: Path) -> None:
     stage.end()
     stage.predict("dense", chance("dense", 20))
     met: list[Invalid] = []
-    joined = Join(stage.home, SCHEMA, stage.agreement, None, met.extend)
+    joined = Join(stage.home, stage.spec, None, met.extend)
     found = [joined.next(BOTH[:1]) for _ in range(2)]
     assert [batch.skipped for batch in found if batch] == [{"unparsable": 1}] * 2
     assert joined.next(BOTH[:1]) is None

@@ -8,16 +8,18 @@ import scipy.stats
 from pydantic import TypeAdapter
 from sklearn.metrics import log_loss
 
-from evaluator.config import Agreement
 from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judge, JudgeState
 from stream.messages import Judgement
+from stream.spec import RunSpec
 from tests.evaluator.stage import SCHEMA, Floats, Stage, chance, drawn, plan
 
 N = 400
 LABEL, WEIGHT = drawn(N)
 PLAN = plan(2, 120)
-AGREEMENT = Agreement(batch_events=10, trigger_events=40, rebuild_events=80, judge_events=60)
+SPEC = RunSpec.small(
+    schema=SCHEMA, batch_events=10, window_events=40, rebuild_events=80, judge_events=60
+)
 BEGIN, END = 140, 200
 ROWS = slice(BEGIN, END)
 MODELS = ("dense", "sparse", "candidate-2")
@@ -25,7 +27,7 @@ MODELS = ("dense", "sparse", "candidate-2")
 
 def laid_out(folder: Path, weight: Floats = WEIGHT, through: int = END) -> Stage:
     """Lay out a candidate that has predicted up to ``through``."""
-    stage = Stage(folder, AGREEMENT)
+    stage = Stage(folder, SPEC)
     stage.clicks(LABEL, weight)
     stage.predict("dense", chance("dense", N))
     stage.predict("sparse", chance("sparse", N))
@@ -35,7 +37,7 @@ def laid_out(folder: Path, weight: Floats = WEIGHT, through: int = END) -> Stage
 
 def at_begin(stage: Stage) -> JoinCursor:
     """Walk to where the judgement begins."""
-    join = Join(stage.home, SCHEMA, AGREEMENT)
+    join = Join(stage.home, SPEC)
     while join.count < BEGIN:
         join.next(("dense", "sparse"))
     return join.cursor
@@ -43,7 +45,7 @@ def at_begin(stage: Stage) -> JoinCursor:
 
 def opened(stage: Stage, state: JudgeState | None = None) -> Judge:
     state = state or JudgeState(PLAN, BEGIN, at_begin(stage))
-    return Judge(Join(stage.home, SCHEMA, AGREEMENT, state.cursor), state)
+    return Judge(Join(stage.home, SPEC, state.cursor), state)
 
 
 def judged(stage: Stage) -> Judgement:
@@ -132,7 +134,7 @@ def test_a_complete_candidate_is_judged_even_if_it_has_a_verdict(tmp_path: Path)
 
 
 def test_it_waits_for_the_incumbent_whatever_the_verdict(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, AGREEMENT)
+    stage = Stage(tmp_path, SPEC)
     stage.clicks(LABEL, WEIGHT)
     stage.predict("dense", chance("dense", N))
     stage.predict("sparse", chance("sparse", N), 0, BEGIN)

@@ -9,7 +9,7 @@ from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judging, JudgingState, LedgerState
 from stream.messages import Decision, RebuildPlan
 from stream.topics import LEDGER
-from tests.evaluator.stage import AGREEMENT, SCHEMA, Stage, chance, drawn, plan, rollback, verdict
+from tests.evaluator.stage import SPEC, Stage, chance, drawn, plan, rollback, verdict
 
 N = 400
 FIRST, SECOND, THIRD = plan(1, 80), plan(2, 160), plan(3, 280)
@@ -23,15 +23,15 @@ class Bench:
         self.stage.clicks(*drawn(N))
         for model in ("dense", "sparse"):
             self.stage.predict(model, chance(model, N))
-        self.join = Join(self.stage.home, SCHEMA, AGREEMENT)
-        self.ledger = LedgerState(self.stage.home.reader(LEDGER), AGREEMENT)
+        self.join = Join(self.stage.home, SPEC)
+        self.ledger = LedgerState(self.stage.home.reader(LEDGER), SPEC)
         self.judging = self.opened(JudgingState())
 
     def opened(self, state: JudgingState) -> Judging:
         def open_join(cursor: JoinCursor) -> Join:
-            return Join(self.stage.home, SCHEMA, AGREEMENT, cursor)
+            return Join(self.stage.home, SPEC, cursor)
 
-        return Judging(open_join, AGREEMENT, state)
+        return Judging(open_join, SPEC, state)
 
     def walk(self, count: int) -> None:
         """Score up to a count, marking on the way."""

@@ -8,15 +8,16 @@ from evaluator.join import LogPosition
 from evaluator.judging import LedgerState
 from stream.log import LogIdentityError, Record
 from stream.messages import Decision, Progress, RebuildPlan, dump
+from stream.spec import Waiting
 from stream.topics import LEDGER
-from tests.evaluator.stage import AGREEMENT, Stage, plan, rollback, verdict
+from tests.evaluator.stage import SPEC, Stage, plan, rollback, verdict
 
 FIRST, SECOND = plan(1, 80), plan(2, 200)
 BOTH = ("dense", "sparse")
 
 
 def ledger(stage: Stage, copied: LogPosition | None = None) -> LedgerState:
-    return LedgerState(stage.home.reader(LEDGER), AGREEMENT, copied)
+    return LedgerState(stage.home.reader(LEDGER), SPEC, copied)
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def test_before_any_decision_dense_runs_alone_up_to_the_earliest_end_of_a_rebuil
     stage: Stage,
 ) -> None:
     tail = ledger(stage)
-    assert tail.limit() == (120, "decision on 40")
+    assert tail.limit() == (120, Waiting(LEDGER, "the decision on the window ending at 40"))
     stage.decisions(40)
     tail.poll()
-    assert tail.limit() == (160, "decision on 80")
+    assert tail.limit() == (160, Waiting(LEDGER, "the decision on the window ending at 80"))
     assert tail.required(BOTH, 1000) == ("dense",)
 
 
@@ -39,7 +40,7 @@ def test_an_open_first_rebuild_is_not_passed_without_its_verdict(stage: Stage) -
     tail = ledger(stage)
     stage.decisions(120, FIRST)
     tail.poll()
-    assert tail.limit() == (160, "verdict of rebuild 1")
+    assert tail.limit() == (160, Waiting(LEDGER, "the verdict on rebuild 1"))
 
 
 def test_all_models_are_required_behind_the_end_of_the_first_mask(stage: Stage) -> None:
@@ -57,7 +58,7 @@ def test_a_first_rebuild_that_failed_starts_nothing(stage: Stage) -> None:
     stage.decisions(160, FIRST)
     stage.decide(verdict(FIRST, "failed"))
     tail.poll()
-    assert tail.limit() == (280, "decision on 200")
+    assert tail.limit() == (280, Waiting(LEDGER, "the decision on the window ending at 200"))
     assert tail.required(BOTH, 1000) == ("dense",)
 
 

@@ -21,6 +21,7 @@ from stream.events import Reason
 from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Position
+from stream.spec import Waiting
 from stream.state import Checkpoints
 from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS
 from tests.evaluator.stage import Stage, chance, drawn, run, with_models
@@ -65,7 +66,7 @@ def test_a_letter_does_not_wait_for_a_batch(tmp_path: Path) -> None:
     stage.append(CLICKS, *events(0, 3), BAD)
     step = evaluator.step()
     assert [letter.offset for letter in step.dead_letters] == [3]
-    assert (step.count, step.events, step.waiting_for) == (0, 0, CLICKS)
+    assert (step.count, step.events, step.waiting_for) == (0, 0, Waiting(CLICKS))
     assert places(stage) == [Position(3, 0)]
     assert evaluator.step().dead_letters == ()
     stage.append(CLICKS, *events(3, 10), BAD)
@@ -91,7 +92,7 @@ def test_a_letter_of_any_partition_waits_neither_for_a_batch_nor_for_its_order(
             writer.append([event(3), BAD], partition)
     found = evaluator.step()
     assert [(one.partition, one.offset) for one in found.dead_letters] == [(0, 3), (1, 3)]
-    assert found.waiting_for == "predictions.dense"
+    assert str(found.waiting_for) == "predictions.dense"
 
 
 def test_what_is_written_ahead_of_a_checkpoint_is_not_written_again(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, Lifetime, Position, PredictionBatch
 from stream.ordering import LOG, RoundRobin
 from stream.reader import ClickReader, CountedBatch
+from stream.spec import Waiting
 from tests.evaluator.stage import SCHEMA, Stage, chance, run, with_models
 from tests.evaluator.test_dead_letters import FOREIGN, LABEL, WEIGHT, event, events, with_bad_rows
 
@@ -109,7 +110,7 @@ def test_every_event_of_every_partition_is_scored_in_the_order_of_dense(tmp_path
     steps = run(stage.evaluator())
     assert (steps[-1].done, steps[-1].count) == (True, TOTAL)
     scored = [one for one in stage.messages(topics.WINDOWS) if isinstance(one, Lifetime)]
-    join, seen = Join(stage.home, SCHEMA, stage.agreement), []
+    join, seen = Join(stage.home, stage.spec), []
     while (batch := join.next(["dense"])) is not None:
         seen += [*zip(batch.label.tolist(), batch.weight.tolist(), strict=True)]
     join.close()
@@ -120,9 +121,9 @@ def test_every_event_of_every_partition_is_scored_in_the_order_of_dense(tmp_path
 
 def test_a_join_goes_on_from_every_place_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     stage = laid_out(tmp_path)
-    whole, cursor = Join(stage.home, SCHEMA, stage.agreement), None
+    whole, cursor = Join(stage.home, stage.spec), None
     while (batch := whole.next(["dense"])) is not None:
-        again = Join(stage.home, SCHEMA, stage.agreement, cursor)
+        again = Join(stage.home, stage.spec, cursor)
         found = again.next(["dense"])
         again.close()
         assert found is not None
@@ -137,7 +138,7 @@ def test_a_join_goes_on_from_every_place_as_if_it_had_never_stopped(tmp_path: Pa
 def test_it_waits_for_the_order_and_says_so(tmp_path: Path) -> None:
     stage = with_models(Stage(tmp_path), ["dense"])
     write(stage, FIRST)
-    assert run(stage.evaluator())[-1].waiting_for == "predictions.dense"
+    assert run(stage.evaluator())[-1].waiting_for == Waiting("predictions.dense")
 
 
 def test_a_prediction_of_a_model_that_has_seen_one_of_the_partitions_is_refused(

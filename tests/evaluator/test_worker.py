@@ -25,13 +25,14 @@ from stream.messages import (
     Window,
     parse,
 )
+from stream.spec import Waiting
 from stream.state import Checkpoints
 from stream.topics import CLICKS, DEAD_LETTERS, LEDGER, WINDOWS
 from tests.evaluator.stage import (
-    AGREEMENT,
     EVENTS,
     FIRST,
     SECOND,
+    SPEC,
     Stage,
     chance,
     drawn,
@@ -254,16 +255,16 @@ def test_it_waits_by_name_for_what_is_missing(tmp_path: Path) -> None:
 
     def waiting() -> tuple[int, str | None]:
         last = run(evaluator)[-1]
-        return last.count, last.waiting_for
+        return last.count, str(last.waiting_for) if last.waiting_for else None
 
     assert waiting() == (0, "clicks")
     stage.clicks(*drawn(EVENTS))
     stage.end()
     assert waiting() == (0, "predictions.dense")
     stage.predict("dense", chance("dense", EVENTS))
-    assert waiting() == (120, "decision on 40")
+    assert waiting() == (120, "the decision on the window ending at 40")
     stage.decisions(120, FIRST)
-    assert waiting() == (160, "verdict of rebuild 1")
+    assert waiting() == (160, "the verdict on rebuild 1")
     stage.decide(verdict(FIRST, "promoted", 1))
     assert waiting() == (160, "predictions.sparse")
     stage.predict("sparse", chance("sparse", EVENTS), 160)
@@ -284,7 +285,7 @@ def test_dense_is_scored_while_a_rebuild_waits_for_its_verdict(tmp_path: Path) -
     unsettled.predict("sparse", chance("sparse", EVENTS), 160)
     unsettled.decisions(400, FIRST, SECOND)
     unsettled.decide(verdict(FIRST, "promoted", 1))
-    assert run(unsettled.evaluator())[-1] == EvaluatorStep(400, waiting_for="clicks")
+    assert run(unsettled.evaluator())[-1] == EvaluatorStep(400, waiting_for=Waiting("clicks"))
 
 
 def test_judging_goes_on_while_scoring_waits(tmp_path: Path) -> None:
@@ -296,12 +297,12 @@ def test_judging_goes_on_while_scoring_waits(tmp_path: Path) -> None:
     stage.decisions(240, FIRST, SECOND)
     stage.decide(verdict(FIRST, "promoted", 1))
     evaluator = stage.evaluator()
-    assert run(evaluator)[-1] == EvaluatorStep(280, waiting_for="predictions.sparse")
+    assert run(evaluator)[-1] == EvaluatorStep(280, waiting_for=Waiting("predictions.sparse"))
     stage.predict("candidate-2", chance("candidate-2", EVENTS), 260, 280)
     steps = run(evaluator)
     assert [(step.events, step.waiting_for) for step in steps] == [
         (0, None),
-        (0, "predictions.sparse"),
+        (0, Waiting("predictions.sparse")),
     ]
     assert steps[0].judgements == tuple(judgements(stage))
 
@@ -346,7 +347,7 @@ def test_an_input_that_ends_inside_a_rebuild_is_not_judged(tmp_path: Path, event
     stage.decisions(240, FIRST, SECOND)
     stage.decide(verdict(FIRST, "promoted", 1))
     evaluator = stage.evaluator()
-    assert run(evaluator)[-1].waiting_for == "ledger"
+    assert run(evaluator)[-1].waiting_for == Waiting("ledger")
     stage.decide(verdict(SECOND, "unfinished"))
     assert run(evaluator)[-1].done
     assert judgements(stage) == []
@@ -379,7 +380,7 @@ def test_a_first_rebuild_that_failed_is_followed_by_another(tmp_path: Path) -> N
 
 
 def test_the_truth_gives_the_bayes_entropy_and_names_the_drifts(tmp_path: Path) -> None:
-    stage = with_models(Stage(tmp_path, replace(AGREEMENT, truth=True)), ["dense"])
+    stage = with_models(Stage(tmp_path, replace(SPEC, has_truth=True)), ["dense"])
     stage.clicks(*drawn(EVENTS))
     stage.end()
     stage.predict("dense", chance("dense", EVENTS))

@@ -12,6 +12,7 @@ from learner.online import OnlineModel
 from learner.trainer import DenseLearner, LearnerStep, NonFiniteError
 from stream.batch import ClickBatch
 from stream.messages import Position
+from stream.spec import Waiting
 from tests.learner.worlds import PLAN, World, batches, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
@@ -93,7 +94,7 @@ def test_one_step_is_at_most_one_batch_and_waiting_is_said(tmp_path: Path) -> No
         learner = DenseLearner(fresh(), ports, PLAN)
         assert learner.step() == LearnerStep(16, 16)
         assert learner.step() == LearnerStep(32, 16)
-        assert learner.step() == LearnerStep(32, 0, waiting_for="clicks")
+        assert learner.step() == LearnerStep(32, 0, waiting_for=Waiting("clicks"))
         world.write(stream[2:])
         assert learner.step() == LearnerStep(48, 16)
         assert learner.step() == LearnerStep(48, 0, done=True)

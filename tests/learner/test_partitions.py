@@ -17,6 +17,8 @@ from learner.trainer import DenseLearner, LearnerStep, SparseLearner
 from stream.batch import ClickBatch
 from stream.columnar import predictions_from_bytes
 from stream.messages import Position, PredictionBatch
+from stream.spec import Waiting
+from stream.topics import LEDGER
 from tests.learner.worlds import PLAN, World, batches, masks_for, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
@@ -37,7 +39,7 @@ class FromSnapshot:
         if count is not None:
             return Continue()
         names = self.world.snapshots.names("candidate-1")
-        return Swap(1, names[0], BEGIN) if names else Wait("the first mask")
+        return Swap(1, names[0], BEGIN) if names else Wait(Waiting(LEDGER, "the first mask"))
 
 
 def dense(world: World, steps: int = 1000) -> list[LearnerStep]:

@@ -14,6 +14,8 @@ from learner.snapshots import Snapshot
 from learner.trainer import LearnerStep, SparseLearner
 from stream.messages import Position
 from stream.reader import ClickReader
+from stream.spec import Waiting
+from stream.topics import LEDGER
 from tests.learner.test_dense import flipped_from
 from tests.learner.worlds import PLAN, World, batches, masks_for, model
 
@@ -89,17 +91,17 @@ def two_versions(world: World) -> Script:
 
 def test_it_waits_visibly_and_then_becomes_the_candidate(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    script = Script({None: Wait("the first mask")})
+    script = Script({None: Wait(Waiting(LEDGER, "the first mask"))})
     with world.ports("sparse") as ports:
         learner = SparseLearner(fresh(), ports, PLAN, script)
-        assert learner.step() == LearnerStep(0, 0, waiting_for="the first mask")
+        assert learner.step() == LearnerStep(0, 0, waiting_for=Waiting(LEDGER, "the first mask"))
         assert learner.version == 0
         script.answers[None] = candidate(world, 1, 32)
         assert learner.step() == LearnerStep(32)
         assert learner.version == 1
         assert learner.step() == LearnerStep(48, 16)
-        script.answers[48] = Wait("the decision on 64")
-        assert learner.step() == LearnerStep(48, 0, waiting_for="the decision on 64")
+        script.answers[48] = Wait(Waiting(LEDGER, "the decision on 64"))
+        assert learner.step() == LearnerStep(48, 0, waiting_for=Waiting(LEDGER, "the decision on 64"))
 
 
 def test_it_learns_on_from_the_candidate_under_its_mask(tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_at_the_end_of_what_is_written_it_waits_for_clicks(tmp_path: Path) -> No
     with world.ports("sparse") as ports:
         learner = SparseLearner(fresh(), ports, PLAN, Script({None: candidate(world, 1, 32)}))
         learner.step()
-        assert learner.step() == LearnerStep(32, 0, waiting_for="clicks")
+        assert learner.step() == LearnerStep(32, 0, waiting_for=Waiting("clicks"))
 
 
 def test_a_regime_that_goes_on_before_the_first_mask_is_refused(tmp_path: Path) -> None:

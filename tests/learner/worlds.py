@@ -15,7 +15,7 @@ from learner.config import LearnerConfig
 from learner.models import build
 from learner.online import OnlineModel
 from learner.snapshots import FILE, SnapshotStore
-from learner.trainer import Ports, RunPlan
+from learner.trainer import Ports
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
@@ -24,6 +24,7 @@ from stream.log.local import LocalLogStore
 from stream.messages import PredictionBatch
 from stream.ordering import open_order
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
+from stream.spec import RunSpec
 from stream.state import Checkpoints
 from stream.topics import predictions
 
@@ -130,4 +131,4 @@ class World:
         return {n: (store.folder / n / FILE).read_bytes() for n in store.names(model)}
 
 
-PLAN = RunPlan(SCHEMA, batch_events=16, config_json='{"seed": 0}', seed=0)
+PLAN = RunSpec.small(schema=SCHEMA, batch_events=16, config_json='{"seed": 0}')

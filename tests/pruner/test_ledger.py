@@ -21,7 +21,7 @@ from pruner.triggers import Divergence, Periodic, Score
 from stream import topics
 from stream.log import Record
 from stream.messages import Decision, RebuildPlan, Request, Rollback, Verdict, dump
-from tests.pruner.worlds import RULES, World, window
+from tests.pruner.worlds import RULES, World, rules_with, window
 
 
 def promoted(plan: RebuildPlan, version: int) -> Verdict:
@@ -79,7 +79,7 @@ def test_the_first_mask_is_cut_at_its_count() -> None:
 
 
 def test_the_snapshot_is_the_last_one_on_the_grid() -> None:
-    decision = decide(History(decided=300), [], 400, replace(RULES, snapshot_events=300))
+    decision = decide(History(decided=300), [], 400, rules_with(snapshot_events=300))
     assert decision.rebuild is not None
     assert decision.rebuild.snapshot == 300
 
@@ -238,7 +238,7 @@ def test_a_rollback_is_a_new_version_with_the_old_ones_weights_and_mask() -> Non
 
 @pytest.mark.parametrize(("lead", "effective"), [(0, 1300), (40, 1340), (200, 1500)])
 def test_a_rollback_takes_effect_one_lead_behind_its_window(lead: int, effective: int) -> None:
-    rollback = answer(TWO, 1300, back_to(1), replace(RULES, lead_events=lead)).rollback
+    rollback = answer(TWO, 1300, back_to(1), rules_with(lead_events=lead)).rollback
     assert rollback is not None
     assert rollback.effective == effective
 
@@ -267,7 +267,9 @@ def test_a_rollback_overrules_the_open_rebuild_whose_verdict_then_comes_first() 
 
 def test_behind_a_rollback_a_rebuild_may_begin_though_the_overruled_one_had_not_ended() -> None:
     """Rebuild 3 would have ended at 1500; the rollback ends it at 1400."""
-    rules = replace(RULES, lead_events=0, trigger=Divergence(threshold=0.002, cooldown_events=100))
+    rules = replace(
+        rules_with(lead_events=0), trigger=Divergence(threshold=0.002, cooldown_events=100)
+    )
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1), rules)
     history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
@@ -281,7 +283,9 @@ def test_behind_a_rollback_a_rebuild_may_begin_though_the_overruled_one_had_not_
 
 
 def test_the_cooldown_after_an_overruled_rebuild_begins_with_the_rollback() -> None:
-    rules = replace(RULES, lead_events=0, trigger=Divergence(threshold=0.002, cooldown_events=300))
+    rules = replace(
+        rules_with(lead_events=0), trigger=Divergence(threshold=0.002, cooldown_events=300)
+    )
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1), rules)
     history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))

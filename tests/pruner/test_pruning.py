@@ -19,6 +19,7 @@ from pruner.evidence import Evidence
 from pruner.masks import sparsity
 from pruner.pruning import CriterionFailedError, Pruning, Recipe, keep_exactly, recipe
 from pruner.schedule import Phase, Schedule
+from stream.spec import RunSpec
 
 SHAPES = {"first": (8, 6), "second": (4, 8), "third": (1, 4)}
 WEIGHTS = 8 * 6 + 4 * 8 + 4
@@ -166,15 +167,13 @@ def test_a_recipe_of_unknown_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown allocation 'fair'; known: global, uniform"):
         Recipe(MAGNITUDE, allocation="fair")
     with pytest.raises(ValueError, match="unknown criterion 'fisher'"):
-        recipe(PrunerConfig(criterion="fisher"), batch_events=500)
+        recipe(PrunerConfig(criterion="fisher"), RunSpec.small())
     with pytest.raises(ValidationError, match="penality"):
-        recipe(PrunerConfig(options={"penality": 1.0}), batch_events=500)
+        recipe(PrunerConfig(options={"penality": 1.0}), RunSpec.small())
 
 
 def test_a_recipe_reads_the_configuration() -> None:
-    config = PrunerConfig(
-        schedule="cubic", ramp_ratio=0.2, update_batches=3, sparsity=0.9, prune_events=100_000
-    )
-    found = recipe(config, batch_events=1000)
+    config = PrunerConfig(schedule="cubic", ramp_ratio=0.2, update_batches=3, sparsity=0.9)
+    found = recipe(config, RunSpec.small(batch_events=1_000, prune_events=100_000))
     assert found.schedule == Schedule("cubic", 0.2, 3)
     assert (found.sparsity, found.steps, found.criterion.name) == (0.9, 100, "aux")

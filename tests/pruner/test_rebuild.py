@@ -55,7 +55,7 @@ def by_hand(clicks: list[ClickBatch]) -> tuple[PruningTrainer, dict[int, np.ndar
     online = dense()
     for batch in clicks[: 400 // BATCH]:
         online.learn(batch)
-    how = recipe(CONFIG, BATCH)
+    how = recipe(CONFIG, RUN)
     job = PruningTrainer(online, how, np.random.default_rng([RUN.seed, PLAN.number]))
     predicted = {}
     for i, batch in enumerate(clicks[400 // BATCH : 600 // BATCH]):

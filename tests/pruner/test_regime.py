@@ -10,17 +10,18 @@ import pytest
 from learner.registry import Continue, NoModel, RollBackTo, Swap, Wait
 from learner.trainer import Ports, SparseLearner
 from pruner import requests
-from pruner.decisions import FirstMaskSource, LeadLimit, LedgerMaskSource, swap_of
+from pruner.decisions import FirstMaskSource, LedgerMaskSource, swap_of
 from pruner.masks.projection import Projection
 from pruner.verdicts import unfinished
 from pruner.worker import InputEnd
 from stream import topics
 from stream.columnar import predictions_from_bytes
+from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
+from stream.topics import LEDGER
 from tests.pruner.test_ledger import FIRST_PLAN
 from tests.pruner.test_requests import back_to, opened, two_versions
 from tests.pruner.worlds import (
-    RULES,
     RUN,
     SCHEMA,
     WINDOW,
@@ -28,21 +29,20 @@ from tests.pruner.worlds import (
     build,
     first_mask,
     judgement,
+    rules_with,
     stream,
     window,
 )
 
-LEASH = LeadLimit(window_events=WINDOW, lead_events=100)
-
 
 @contextmanager
-def regime_of(world: World, leash: LeadLimit = LEASH) -> Iterator[LedgerMaskSource]:
+def regime_of(world: World, spec: RunSpec = RUN) -> Iterator[LedgerMaskSource]:
     with (
         closing(world.home.reader(topics.CLICKS)) as reader,
         closing(world.home.reader(topics.LEDGER)) as ledger,
     ):
         end = InputEnd(reader, world.snapshots, SCHEMA)
-        yield LedgerMaskSource(ledger, leash, end.total)
+        yield LedgerMaskSource(ledger, spec, end.total)
 
 
 def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> Non
     world.click(stream(1000))
     world.dense(1000)
     with regime_of(world) as regime:
-        assert regime.at(None) == Wait("the first mask")
+        assert regime.at(None) == Wait(Waiting(LEDGER, "the first mask"))
         world.find(*(window(count) for count in range(WINDOW, 700, WINDOW)))
         world.work()
         (verdict,) = world.verdicts()
@@ -63,11 +63,11 @@ def test_it_lets_the_model_go_as_far_as_the_leash(tmp_path: Path) -> None:
     world = first_mask(tmp_path)
     with regime_of(world) as regime:
         assert [regime.at(count) for count in (620, 700, 780)] == [Continue()] * 3
-        assert regime.at(800) == Wait("the decision on the window ending at 700")
+        assert regime.at(800) == Wait(Waiting(LEDGER, "the decision on the window ending at 700"))
         world.find(window(700, 0.1))
         world.work()
         assert regime.at(800) == Continue()
-        assert regime.at(900) == Wait("the decision on the window ending at 800")
+        assert regime.at(900) == Wait(Waiting(LEDGER, "the decision on the window ending at 800"))
 
 
 @pytest.mark.parametrize("percent", [-0.1, 0.1])
@@ -77,10 +77,10 @@ def test_at_e_it_waits_for_the_verdict(tmp_path: Path, percent: float) -> None:
     world.work()
     with regime_of(world) as regime:
         assert regime.at(880) == Continue()
-        assert regime.at(1000) == Wait("the decision on the window ending at 900")
+        assert regime.at(1000) == Wait(Waiting(LEDGER, "the decision on the window ending at 900"))
         world.find(window(900, 0.5), window(1000, 0.5))
         world.work()
-        assert regime.at(1000) == Wait("the verdict on rebuild 2")
+        assert regime.at(1000) == Wait(Waiting(LEDGER, "the verdict on rebuild 2"))
         world.find(judgement(2, 1000, percent))
         world.work()
         answer = regime.at(1000)
@@ -103,9 +103,9 @@ def test_it_is_over_when_the_input_ended_before_a_first_mask(tmp_path: Path, eve
     world = World(tmp_path)
     world.click(stream(events), end=True)
     with regime_of(world) as regime:
-        assert regime.at(None) == Wait("the first mask")
+        assert regime.at(None) == Wait(Waiting(LEDGER, "the first mask"))
         world.dense(1000)
-        assert regime.at(None) == Wait("the first mask")
+        assert regime.at(None) == Wait(Waiting(LEDGER, "the first mask"))
         world.find(*(window(count) for count in range(WINDOW, events + 1, WINDOW)))
         world.work()
         assert regime.at(None) == NoModel()
@@ -128,10 +128,10 @@ def test_a_sparse_learner_under_it_becomes_every_promoted_candidate(tmp_path: Pa
         head = Projection(world.masks, world.snapshots, regime.swaps)
         sparse = SparseLearner(build(), ports, RUN, regime, head)
 
-        def live() -> tuple[int, str | None]:
+        def live() -> tuple[int, str]:
             while (step := sparse.step()).waiting_for is None:
                 pass
-            return step.count, step.waiting_for
+            return step.count, str(step.waiting_for)
 
         assert live() == (800, "the decision on the window ending at 700")
         world.find(window(700, 0.1), window(800, 0.5), window(900, 0.5))
@@ -148,7 +148,7 @@ def test_a_rollback_comes_exactly_one_lead_behind_its_window(tmp_path: Path) -> 
     """At 1400 the open rebuild would have ended; the rollback has overruled it at 1300."""
     world = opened(tmp_path)
     with regime_of(world) as regime:
-        assert regime.at(1400) == Wait("the decision on the window ending at 1300")
+        assert regime.at(1400) == Wait(Waiting(LEDGER, "the decision on the window ending at 1300"))
         requests.ask(world.home, back_to(1))
         world.find(window(1300, 0.1))
         world.work()
@@ -163,10 +163,10 @@ def test_a_rollback_comes_exactly_one_lead_behind_its_window(tmp_path: Path) -> 
 
 def test_without_a_lead_a_rollback_comes_with_the_decision_itself(tmp_path: Path) -> None:
     world = two_versions(tmp_path)
-    world.rules = replace(RULES, lead_events=0)
-    with regime_of(world, LeadLimit(WINDOW, lead_events=0)) as regime:
+    world.rules = rules_with(lead_events=0)
+    with regime_of(world, replace(RUN, lead_events=0)) as regime:
         assert regime.at(1180) == Continue()
-        assert regime.at(1200) == Wait("the decision on the window ending at 1200")
+        assert regime.at(1200) == Wait(Waiting(LEDGER, "the decision on the window ending at 1200"))
         requests.ask(world.home, back_to(1))
         world.find(window(1200, 0.1))
         world.work()
@@ -178,13 +178,13 @@ def test_without_a_lead_a_rollback_comes_with_the_decision_itself(tmp_path: Path
 def test_a_model_at_e_of_an_overruled_rebuild_goes_on(tmp_path: Path) -> None:
     """With a lead of 200 the model may stand at E while the rollback is decided."""
     world = opened(tmp_path)
-    world.rules = replace(RULES, lead_events=200)
-    with regime_of(world, LeadLimit(WINDOW, lead_events=200)) as regime:
-        assert regime.at(1400) == Wait("the verdict on rebuild 3")
+    world.rules = rules_with(lead_events=200)
+    with regime_of(world, replace(RUN, lead_events=200)) as regime:
+        assert regime.at(1400) == Wait(Waiting(LEDGER, "the verdict on rebuild 3"))
         requests.ask(world.home, back_to(1))
         world.find(window(1300, 0.1))
         world.work(1)
-        assert regime.at(1400) == Wait("the verdict on rebuild 3")
+        assert regime.at(1400) == Wait(Waiting(LEDGER, "the verdict on rebuild 3"))
         world.work(1)
         assert regime.at(1400) == Continue()
         assert isinstance(regime.at(1500), RollBackTo)

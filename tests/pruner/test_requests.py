@@ -119,7 +119,7 @@ def decisions(world: World) -> dict[int, Decision]:
 def test_a_request_goes_into_the_next_decision_and_no_other(tmp_path: Path) -> None:
     world = two_versions(tmp_path)
     requests.ask(world.home, back_to(1))
-    assert world.work().waiting_for == "the window ending at 1200"
+    assert str(world.work().waiting_for) == "the window ending at 1200"
     world.find(window(1200, 0.1), window(1300, 0.1))
     world.work()
     first = world.verdicts()[0]
@@ -169,7 +169,7 @@ def test_a_rebuild_asked_for_is_judged_like_any_other(tmp_path: Path) -> None:
     assert plan is not None
     assert (plan.reason, plan.cause, plan.end) == ("request", "asked for: a new shop", 1400)
     world.find(window(1300, 0.1), window(1400, 0.1))
-    assert world.work().waiting_for == "the judgement of rebuild 3"
+    assert str(world.work().waiting_for) == "the judgement of rebuild 3"
     world.find(judgement(3, 1400, -0.1))
     world.work()
     assert world.verdicts()[-1].version == 3
@@ -189,7 +189,7 @@ def test_a_rollback_rejects_the_open_rebuild_right_behind_its_decision(tmp_path:
     assert verdict.reason == "overruled at 1300: back to version 1 as version 3 at 1400"
     assert (verdict.judgement, verdict.snapshot, verdict.cost_events) == (None, None, 100)
     assert list((tmp_path / "state" / "pruner").iterdir()) == []
-    assert world.work().waiting_for == "the window ending at 1400"
+    assert str(world.work().waiting_for) == "the window ending at 1400"
 
 
 def test_one_step_is_the_rollback_and_the_next_the_verdict(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_rollback_at_e_itself_overrules_the_rebuild_that_waits_for_its_judgeme
     world.find(window(1400, 0.1))
     world.work()
     assert world.verdicts()[-1].reason.startswith("overruled at 1400: ")
-    assert world.work().waiting_for == "the window ending at 1500"
+    assert str(world.work().waiting_for) == "the window ending at 1500"
 
 
 def test_a_declined_rollback_leaves_the_open_rebuild_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pruner.worker import PruneStep
 from stream import topics
 from stream.log import Record
 from stream.messages import Decision
+from stream.spec import Waiting
 from tests.pruner.test_rebuild import blown_up
 from tests.pruner.worlds import CONFIG, WINDOW, World, first_mask, judgement, run, stream, window
 
@@ -72,7 +73,7 @@ def diverged(folder: Path) -> World:
 def test_a_divergence_starts_a_rebuild_that_waits_for_its_judgement(tmp_path: Path) -> None:
     world = diverged(tmp_path)
     step = world.work()
-    assert (step.waiting_for, step.count) == ("the judgement of rebuild 2", 1100)
+    assert (str(step.waiting_for), step.count) == ("the judgement of rebuild 2", 1100)
     assert why(world)[800] is not None
     assert why(world)[900] is None
     assert why(world)[1100] == "rebuild 2 is open until 1100"
@@ -111,7 +112,7 @@ def test_after_a_rejection_the_level_stays_and_after_a_promotion_it_begins_anew(
 def test_a_decision_after_e_waits_for_the_verdict(tmp_path: Path) -> None:
     world = diverged(tmp_path)
     world.find(window(1200, 0.6))
-    assert world.work().waiting_for == "the judgement of rebuild 2"
+    assert str(world.work().waiting_for) == "the judgement of rebuild 2"
     assert 1200 not in why(world)
     world.find(judgement(2, 1100, -0.1))
     world.work()
@@ -133,11 +134,11 @@ def test_one_step_is_one_decision_or_one_batch_and_decisions_come_first(tmp_path
 def test_it_waits_for_window_snapshot_and_clicks_and_says_so(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.click(stream(440))
-    assert world.work().waiting_for == "the window ending at 100"
+    assert str(world.work().waiting_for) == "the window ending at 100"
     world.find(*(window(count) for count in range(WINDOW, 500, WINDOW)))
-    assert world.work() == PruneStep(400, waiting_for="the dense snapshot at 400")
+    assert world.work() == PruneStep(400, waiting_for=Waiting("snapshots", "the dense snapshot at 400"))
     world.dense(440)
-    assert world.work() == PruneStep(440, waiting_for="clicks")
+    assert world.work() == PruneStep(440, waiting_for=Waiting("clicks"))
 
 
 def test_windows_of_other_sizes_and_a_partial_one_decide_nothing(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_a_criterion_that_raises_in_the_middle_fails_its_rebuild_and_no_other(
     version, serving = world.verdicts()[0].version, world.masks.names()
     world.config = FLAKY
     world.find(window(700, 0.1), *(window(count, 0.5) for count in (800, 900)))
-    assert world.work().waiting_for == "the window ending at 1000"
+    assert str(world.work().waiting_for) == "the window ending at 1000"
     world.find(window(1000, 0.5))
     world.work()
     failed = world.verdicts()[-1]
@@ -333,7 +334,7 @@ def test_an_input_that_ends_before_the_first_mask_ends_the_work(tmp_path: Path) 
     world.click(stream(260), end=True)
     world.dense(1000)
     world.find(window(100))
-    assert world.work().waiting_for == "the window ending at 200"
+    assert str(world.work().waiting_for) == "the window ending at 200"
     world.find(window(200))
     assert world.work().done
     with world.worker() as worker:

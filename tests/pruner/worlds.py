@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from learner.config import LearnerConfig
 from learner.online import OnlineModel
 from learner.snapshots import SnapshotStore
-from learner.trainer import DenseLearner, Ports, RunPlan
+from learner.trainer import DenseLearner, Ports
 from pruner.config import PrunerConfig
 from pruner.decisions import Rules
 from pruner.masks.projection import Projection
@@ -37,12 +38,25 @@ from stream.messages import (
 )
 from stream.ordering import open_order
 from stream.schema import FeatureSchema, NumericFeature
+from stream.spec import RunSpec
 from stream.state import Checkpoints
 from tests.pruner.nets import FEATURES, clicks, model
 
 SCHEMA = FeatureSchema(numeric=tuple(NumericFeature(name=f"x{i}") for i in range(FEATURES)))
 BATCH, WINDOW = 20, 100
-RUN = RunPlan(SCHEMA, batch_events=BATCH, config_json='{"seed": 3}', seed=3)
+RUN = RunSpec.small(
+    schema=SCHEMA,
+    batch_events=BATCH,
+    window_events=WINDOW,
+    snapshot_events=WINDOW,
+    first_mask_events=400,
+    rebuild_events=200,
+    prune_events=100,
+    judge_events=60,
+    lead_events=100,
+    config_json='{"seed": 3}',
+    seed=3,
+)
 LEARNER = LearnerConfig(rate=0.02, snapshot_events=WINDOW, checkpoint_events=WINDOW)
 CONFIG = PrunerConfig(
     update_batches=1,
@@ -53,7 +67,12 @@ CONFIG = PrunerConfig(
     lead_events=100,
     checkpoint_events=40,
 )
-RULES = Rules(Divergence(threshold=0.002), WINDOW, 400, 200, WINDOW, lead_events=100)
+RULES = Rules(RUN, Divergence(threshold=0.002))
+
+
+def rules_with(**changes: Any) -> Rules:
+    """Return the rules of a run whose spec is otherwise in some of it."""
+    return replace(RULES, spec=replace(RUN, **changes))
 
 
 def stream(events: int, seed: int = 0) -> list[ClickBatch]:
@@ -180,7 +199,7 @@ class World:
                 folder=self.folder / "state" / "pruner",
                 versions=self.versions,
             )
-            yield PruneWorker(ports, RUN, self.config, self.rules, build)
+            yield PruneWorker(ports, self.config, self.rules, build)
 
     def work(self, steps: int = 1000) -> PruneStep:
         """Let a worker do what it can, at most so many steps, and kill it."""

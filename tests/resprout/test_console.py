@@ -9,6 +9,7 @@ from resprout.monitoring.console import ProgressLine, View, line, table
 from resprout.run import Cost, Outcome, Records, Result, summarise
 from resprout.settings import Settings
 from stream.messages import DeadLetter, Decision, Interval, Verdict, Window
+from stream.spec import Waiting
 from tests.resprout.test_summary import back, score, verdict, window
 
 
@@ -86,9 +87,9 @@ def test_a_rejected_candidate_is_no_rebuild() -> None:
 
 def test_a_sparse_learner_that_waits_is_seen_waiting() -> None:
     view = View()
-    view.update("sparse", LearnerStep(500, waiting_for="the verdict on rebuild 3"), 10.0)
+    view.update("sparse", LearnerStep(500, waiting_for=Waiting("the verdict on rebuild 3")), 10.0)
     assert "waits" not in line(view, 0, now=11.0)
-    view.update("sparse", LearnerStep(500, waiting_for="the verdict on rebuild 3"), 12.5)
+    view.update("sparse", LearnerStep(500, waiting_for=Waiting("the verdict on rebuild 3")), 12.5)
     assert line(view, 0, now=12.5).endswith("sparse waits for the verdict on rebuild 3")
     view.update("sparse", LearnerStep(1_000, 500), 13.0)
     assert "waits" not in line(view, 0, now=20.0)

@@ -121,7 +121,7 @@ def test_no_password_is_written_down(tmp_path: Path) -> None:
     }
     folder, plan = RunFolder(tmp_path), RunDefinition.generated(small(**secret))
     folder.begin(plan)
-    written = (tmp_path / "run.json").read_text() + plan.learners.config_json
+    written = (tmp_path / "run.json").read_text() + plan.spec.config_json
     assert "hunter2" not in written
     assert "ann" not in written
 

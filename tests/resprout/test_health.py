@@ -18,6 +18,7 @@ from learner.trainer import LearnerStep
 from resprout.monitoring.health import Health, HealthServer
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.runner import Runner, Step, Worker
+from stream.spec import Waiting
 
 KNOWN = Known(("dense", "sparse"), ("dense", "sparse"), "0123456789ab")
 
@@ -78,7 +79,9 @@ def process() -> Iterator[Process]:
 def test_a_worker_that_waits_is_healthy_and_says_for_whom(process: Process) -> None:
     process.health("dense", LearnerStep(count=1_500, events=500))
     process.clock.now = 7.5
-    process.health("sparse", LearnerStep(count=500, waiting_for="the verdict on rebuild 3"))
+    process.health(
+        "sparse", LearnerStep(count=500, waiting_for=Waiting("the verdict on rebuild 3"))
+    )
     process.clock.now = 8.0
     answer = process.ask("/healthz")
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
@@ -121,7 +124,7 @@ def test_a_step_that_does_not_end_is_not_healthy_and_one_that_ends_is_again(
     answer = process.ask("/healthz")
     assert (answer.status, answer.json["status"]) == (503, "stale")
     assert answer.json["reason"] == "dense has been in one step for 61 s"
-    process.health("dense", LearnerStep(count=0, waiting_for="clicks"))
+    process.health("dense", LearnerStep(count=0, waiting_for=Waiting("clicks")))
     assert process.ask("/healthz").status == 200
 
 

@@ -35,6 +35,7 @@ from stream.messages import (
     VerdictName,
     Window,
 )
+from stream.spec import Waiting
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +146,7 @@ def told() -> Metrics:
     metrics("dense", LearnerStep(count=1_500, events=500))
     metrics("sparse", LearnerStep(count=1_200, events=200))
     clock.now = 1_010.0
-    metrics("sparse", LearnerStep(count=1_200, waiting_for="the verdict on rebuild 3"))
+    metrics("sparse", LearnerStep(count=1_200, waiting_for=Waiting("the verdict on rebuild 3")))
     metrics("evaluator", _scored())
     metrics("pruner", PruneStep(500, decided=Decision(count=500, rebuild=plan("first"))))
     clock.now = 1_017.0
@@ -418,7 +419,7 @@ def test_a_worker_that_runs_alone_is_behind_what_it_is_told_is_there() -> None:
     assert value(metrics, lag, worker="sparse") == 0
     for clock.now in (4.0, 8.0, 12.0):
         # Looked at once in five seconds: at 8 s, and at 13 s in vain.
-        metrics("sparse", LearnerStep(count=1_000, waiting_for="clicks"))
+        metrics("sparse", LearnerStep(count=1_000, waiting_for=Waiting("clicks")))
     assert value(metrics, lag, worker="sparse") == 800
     clock.now = 13.0
     metrics("sparse", LearnerStep(count=1_200, events=200))
@@ -446,7 +447,9 @@ class Stepper:
 
 def test_steps_are_timed_unless_they_merely_wait() -> None:
     metrics, seconds = made("dense"), iter([1.0, 1.2, 5.0, 7.0, 7.01])
-    stepper = Stepper([LearnerStep(1, 1), LearnerStep(1, waiting_for="clicks"), LearnerStep(2, 1)])
+    stepper = Stepper(
+        [LearnerStep(1, 1), LearnerStep(1, waiting_for=Waiting("clicks")), LearnerStep(2, 1)]
+    )
     worker = metrics.timed(stepper.worker("dense"), timer=lambda: next(seconds))
     assert [worker.step().count for _ in range(3)] == [1, 1, 2]
     worker.close()

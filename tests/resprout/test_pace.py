@@ -6,6 +6,7 @@ import pytest
 
 from learner.trainer import LearnerStep
 from resprout.wiring import RateLimit, SourceStep, Throttle
+from stream.spec import Waiting
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Learner:
 def test_the_source_waits_for_the_learner_to_begin() -> None:
     feed = Feed(9)
     pace = Throttle(feed, Learner(feed), ahead_events=1_000)
-    assert pace.feed() == SourceStep(0, waiting_for="dense")
+    assert pace.feed() == SourceStep(0, waiting_for=Waiting("predictions.dense", "dense"))
     pace.learn()
     assert pace.feed() == SourceStep(500, 500)
 

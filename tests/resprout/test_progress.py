@@ -7,6 +7,7 @@ from resprout.monitoring.progress import EVERY_SECONDS, ProgressLogs, last_told
 from stream.follow import read_all
 from stream.log.local import LocalLogStore
 from stream.messages import Progress, parse
+from stream.spec import Waiting
 from tests.evaluator.stage import EVENTS, full_run, run
 
 
@@ -22,7 +23,7 @@ def test_every_worker_has_a_log_and_writes_every_few_seconds(tmp_path: Path) -> 
     logs("dense", LearnerStep(1_000, 500))
     now[0] += EVERY_SECONDS
     logs("dense", LearnerStep(1_500, 500))
-    logs("sparse", LearnerStep(0, waiting_for="the first mask"))
+    logs("sparse", LearnerStep(0, waiting_for=Waiting("the first mask")))
     logs.close()
     assert [(p.count, p.events, p.wall_seconds) for p in written(home, "dense")] == [
         (500, 500, 0.0),
@@ -45,7 +46,7 @@ def test_of_each_worker_the_last_is_found_again(tmp_path: Path) -> None:
     logs = ProgressLogs(home, ("dense", "sparse", "pruner"), clock=lambda: 0.0)
     logs("dense", LearnerStep(500, 500))
     logs("dense", LearnerStep(700, 200, done=True))
-    logs("sparse", LearnerStep(0, waiting_for="the first mask"))
+    logs("sparse", LearnerStep(0, waiting_for=Waiting("the first mask")))
     logs.close()
     found = last_told(home, ("dense", "sparse", "pruner"))
     assert [(one.worker, one.count, one.done) for one in found] == [

@@ -155,7 +155,7 @@ def test_a_password_is_in_no_listing_of_settings_and_in_no_record(tmp_path: Path
     listed = settings_toml(loaded)
     assert 'url = "redis://ann@masks:6379"  # argument' in listed
     assert "s3cret" not in listed + repr(loaded) + (tmp_path / "run.json").read_text()
-    assert "s3cret" not in RunDefinition.generated(loaded.settings).learners.config_json
+    assert "s3cret" not in RunDefinition.generated(loaded.settings).spec.config_json
 
 
 def test_another_run_under_the_same_prefix_is_refused_at_the_start(

@@ -147,7 +147,7 @@ def test_the_head_follows_and_versions_go_on_from_there(back: Whole) -> None:
 
 def test_replaying_the_ledger_of_the_run_gives_the_same_decisions(back: Whole) -> None:
     with closing(back.folder.home.reader(topics.WINDOWS)) as reader:
-        board = WindowFollower(reader, PLAN.rules.window_events)
+        board = WindowFollower(reader, PLAN.spec.window_events)
         for _ in range(1_000):
             board.poll()
     history = History()

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from resprout.runner import Runner, Step, Worker
+from stream.spec import Waiting
 
 
 @dataclass(frozen=True)
 class Stepped:
     count: int
     events: int = 1
-    waiting_for: str | None = None
+    waiting_for: Waiting | None = None
     done: bool = False
 
 

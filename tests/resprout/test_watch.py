@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from learner.trainer import LearnerStep
-from resprout.monitoring.progress import Waits, Watch, whose
+from resprout.monitoring.progress import Waits, Watch, name_writer
 from resprout.runner import Step
+from stream.spec import Waiting
 
 
 @dataclass
@@ -29,7 +30,9 @@ class World:
         """Return what the log says of a step."""
         self.clock.now = at
         self.caplog.clear()
-        self.waits("sparse", LearnerStep(7_000, events, waiting_for))
+        self.waits(
+            "sparse", LearnerStep(7_000, events, Waiting(waiting_for) if waiting_for else None)
+        )
         return [record.getMessage() for record in self.caplog.records]
 
 
@@ -65,34 +68,46 @@ def test_a_wait_for_something_else_is_told_too(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("waiting", "told"),
     [
-        ("clicks", "clicks (the source)"),
-        ("predictions.never_rebuilt", "(the learner that is never rebuilt)"),
-        ("predictions.candidate", "predictions.candidate (the prune worker)"),
-        ("ledger", "ledger (the prune worker)"),
-        ("decision on 400", "decision on 400 (the prune worker, log ledger)"),
-        ("verdict of rebuild 2", "verdict of rebuild 2 (the prune worker, log ledger)"),
-        ("the decision on the window ending at 800", "at 800 (the prune worker, log ledger)"),
-        ("the window ending at 800", "the window ending at 800 (the evaluator, log windows)"),
-        ("the judgement of rebuild 2", "rebuild 2 (the evaluator, log windows)"),
-        ("the dense snapshot at 400", "the dense snapshot at 400 (the dense learner)"),
-        ("its logs and its checkpoint", "its logs and its checkpoint"),
+        (Waiting("clicks"), "clicks (the source)"),
+        (
+            Waiting("predictions.never_rebuilt"),
+            "predictions.never_rebuilt (the learner that is never rebuilt)",
+        ),
+        (Waiting("predictions.candidate"), "predictions.candidate (the prune worker)"),
+        (Waiting("ledger"), "ledger (the prune worker)"),
+        (
+            Waiting("ledger", "the decision on the window ending at 800"),
+            "the decision on the window ending at 800 (the prune worker, log ledger)",
+        ),
+        (
+            Waiting("windows", "the judgement of rebuild 2"),
+            "the judgement of rebuild 2 (the evaluator, log windows)",
+        ),
+        (
+            Waiting("snapshots", "the dense snapshot at 400"),
+            "the dense snapshot at 400 (the dense learner)",
+        ),
+        (Waiting("", "its logs and its checkpoint"), "its logs and its checkpoint"),
     ],
 )
-def test_of_a_wait_it_is_told_which_log_and_worker_would_end_it(reason: str, told: str) -> None:
+def test_of_a_wait_it_is_told_which_log_and_worker_would_end_it(
+    waiting: Waiting, told: str
+) -> None:
     seen: list[str | None] = []
-    watch = Watch("dense", [lambda _, step: seen.append(step.waiting_for)], whose)
-    watch("sparse", LearnerStep(400, waiting_for=reason))
+
+    def observe(_: str, step: Step) -> None:
+        seen.append(str(step.waiting_for) if step.waiting_for else None)
+
+    watch = Watch("dense", [observe], name_writer)
+    watch("sparse", LearnerStep(400, waiting_for=waiting))
     watch("sparse", LearnerStep(400, 100))
-    [first, second] = seen
-    assert (first or "").endswith(told)
-    assert (first or "").startswith(reason)
-    assert second is None
+    assert seen == [told, None]
 
 
 def test_of_clicks_from_outside_no_worker_is_named() -> None:
-    assert whose("clicks", sent=True) == "clicks"
+    assert str(name_writer(Waiting("clicks"), external_clicks=True)) == "clicks"
 
 
 def test_the_end_is_told(world: World) -> None:

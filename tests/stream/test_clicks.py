@@ -17,6 +17,7 @@ from stream.log import LogIdentityError, Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.messages import Position, PositionRange
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
+from stream.spec import Waiting
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of
 
@@ -190,7 +191,7 @@ def test_of_a_heap_of_invalid_events_a_part_is_read_at_a_time(tmp_path: Path) ->
     met = handed_out(reader)
     assert reader.next() is None
     assert 10_000 <= len(met) < 15_000
-    assert reader.waits_for.startswith("valid clicks: of those that came most are not")
+    assert str(reader.waits_for).startswith("valid clicks: of those that came most are not")
     assert [b.skipped for b in read_all(reader)] == [{"unparsable": 15_000}]
 
 
@@ -353,10 +354,10 @@ def test_where_nothing_that_comes_is_valid_a_reader_says_so(tmp_path: Path) -> N
     reader = ClickReader(log, SCHEMA, 3)
     assert reader.next() is None
     told = "valid clicks: of those that came most are not, the first: no row"
-    assert reader.waits_for == told
+    assert reader.waits_for == Waiting("clicks", told)
 
 
 def test_a_few_invalid_events_among_valid_ones_are_not_what_is_waited_for(tmp_path: Path) -> None:
     reader = ClickReader(log_of(tmp_path, [columnar(0, 2), clicklog.raw(1)]), SCHEMA, 5)
     assert reader.next() is None
-    assert reader.waits_for == "clicks"
+    assert str(reader.waits_for) == "clicks"

@@ -20,6 +20,7 @@ from stream.log.local import LocalLogStore
 from stream.messages import Position, PositionRange, PredictionBatch
 from stream.ordering import LOG, Recorded, Resumed, RoundRobin, open_order
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
+from stream.spec import Waiting
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, append, columnar
 
@@ -174,7 +175,7 @@ def test_an_input_that_ends_where_a_batch_does_has_no_short_batch(world: World) 
     assert same(read_all(follower), dense.batches)
     assert [b.last for b in dense.batches] == [False, False]
     assert (dense.reader.ended, follower.ended) == (True, True)
-    assert (dense.reader.waits_for, follower.waits_for) == ("clicks", "clicks")
+    assert dense.reader.waits_for == follower.waits_for == Waiting("clicks")
 
 
 def test_an_input_of_nothing_ends_once_every_partition_has(world: World) -> None:
@@ -195,23 +196,23 @@ def test_a_follower_waits_for_dense_and_then_for_the_clicks(world: World) -> Non
     follower = world.follower()
     world.write(0, columnar(0, 4))
     assert follower.next() is None
-    assert (follower.waits_for, follower.ended) == ("predictions.dense", False)
+    assert (follower.waits_for, follower.ended) == (Waiting("predictions.dense"), False)
     world.publish(
         0,
         PositionRange(0, Position(0, 0), Position(0, 1), 2),
         PositionRange(1, Position(0, 0), Position(0, 1), 2),
     )
     assert follower.next() is None
-    assert follower.waits_for == "clicks"
+    assert str(follower.waits_for) == "clicks"
     world.write(1, columnar(100, 4))
     assert numbers(read_all(follower)) == [[0, 1, 100, 101]]
-    assert follower.waits_for == "predictions.dense"
+    assert str(follower.waits_for) == "predictions.dense"
 
 
 def test_dense_waits_for_the_clicks_alone(world: World) -> None:
     dense = Dense(world)
     assert not dense.step()
-    assert dense.reader.waits_for == world.chooser().waits_for == "clicks"
+    assert dense.reader.waits_for == world.chooser().waits_for == Waiting("clicks")
 
 
 def test_dense_repeats_the_order_that_it_had_published_whatever_has_come_since(
@@ -259,7 +260,7 @@ def test_dense_waits_for_clicks_that_it_had_read_and_cannot_see_yet(world: World
     reader = ClickReader(
         world.home.reader(topics.CLICKS), SCHEMA, SIZE, None, Resumed(world.home.reader(LOG))
     )
-    assert (reader.next(), reader.waits_for) == (None, "clicks")
+    assert (reader.next(), reader.waits_for) == (None, Waiting("clicks"))
     world.write(1, columnar(100, 4))
     assert numbers(read_all(reader))[0] == [0, 1, 100, 101]
 
@@ -309,7 +310,7 @@ def test_a_short_batch_is_believed_once_the_end_is_there(world: World) -> None:
     follower = world.follower()
     world.write(0, columnar(0, 2), END)
     world.publish(0, FIRST)
-    assert (follower.next(), follower.waits_for) == (None, "clicks")
+    assert (follower.next(), follower.waits_for) == (None, Waiting("clicks"))
     world.write(1, END)
     [found] = read_all(follower)
     assert (numbers([found]), found.last) == ([[0, 1]], True)
