@@ -101,7 +101,9 @@ def test_it_waits_visibly_and_then_becomes_the_candidate(tmp_path: Path) -> None
         assert learner.version == 1
         assert learner.step() == LearnerStep(48, 16)
         script.answers[48] = Wait(Waiting(LEDGER, "the decision on 64"))
-        assert learner.step() == LearnerStep(48, 0, waiting_for=Waiting(LEDGER, "the decision on 64"))
+        assert learner.step() == LearnerStep(
+            48, 0, waiting_for=Waiting(LEDGER, "the decision on 64")
+        )
 
 
 def test_it_learns_on_from_the_candidate_under_its_mask(tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def test_it_waits_for_window_snapshot_and_clicks_and_says_so(tmp_path: Path) -> 
     world.click(stream(440))
     assert str(world.work().waiting_for) == "the window ending at 100"
     world.find(*(window(count) for count in range(WINDOW, 500, WINDOW)))
-    assert world.work() == PruneStep(400, waiting_for=Waiting("snapshots", "the dense snapshot at 400"))
+    assert world.work() == PruneStep(
+        400, waiting_for=Waiting("snapshots", "the dense snapshot at 400")
+    )
     world.dense(440)
     assert world.work() == PruneStep(440, waiting_for=Waiting("clicks"))
 

@@ -279,9 +279,7 @@ def test_what_workers_alarms_and_dead_letters_tell_is_shown(
         letters(1_400, 1_500, time=1),
         masked(4, 1_900, top=(200, 40, None), bottom=(100, 30, 0.5)),
         progress("dense", 1.0, 500),
-        progress(
-            "dense", 3.0, 1_500, waiting_for="clicks", lag_events=70, lag_seconds=0.5
-        ),
+        progress("dense", 3.0, 1_500, waiting_for="clicks", lag_events=70, lag_seconds=0.5),
         progress("sparse", 1.0, 0, done=True),
     ) as site:
         view = View(browser.new_page())
