@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -42,7 +43,7 @@ def parts(
 ) -> list[bytes | memoryview]:
     """Return what :func:`dump` joins: the header, and views of the tensors that are on the CPU.
 
-    A model is left every few seconds while it learns; views need no time and no interpreter lock.
+    A model is copied every few seconds while it learns; views need no time and no interpreter lock.
     """
     kinds = tuple((name, t.dtype, tuple(t.shape)) for name, t in tensors.items())
     header = _layout(kinds)
@@ -90,6 +91,13 @@ def metadata(value: bytes) -> dict[str, str]:
     return found
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a file, and nothing else of it."""
+    with path.open("rb") as file:
+        length = file.read(_LENGTH_BYTES)
+        return metadata(length + file.read(int.from_bytes(length, "little")))
+
+
 @lru_cache(maxsize=16)
 def _layout(kinds: Kinds) -> dict[str, dict[str, Any]]:
     """Let the library lay tensors out; what it says of each in the header, in their order."""
@@ -112,6 +120,6 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _split(value: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:
-    """Part the header from the tensors' bytes."""
+    """Split the header from the tensors' bytes."""
     end = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
     return json.loads(value[_LENGTH_BYTES:end]), memoryview(value)[end:]

@@ -1,4 +1,4 @@
-"""How much of which layer is kept."""
+"""How much of which layer is kept, and which entries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,42 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from pruner.selection import top_k
-
 Allocation = Callable[[Mapping[str, Tensor], float], dict[str, int]]
 """Turns the scores of all layers and a sparsity into the number of weights that each keeps: at
 least 1 in every layer, and :func:`kept_of` in all.
 """
+
+
+def top_k(scores: Tensor, kept: int) -> Tensor:
+    """Keep exactly ``kept`` entries, those of the highest scores; of equals the earlier ones.
+
+    Parameters
+    ----------
+    scores
+        Any shape, finite or infinite, no NaN.
+    kept
+        0 to the number of entries.
+
+    Returns
+    -------
+    bool, the shape of ``scores``.
+
+    Examples
+    --------
+    >>> top_k(torch.tensor([[1.0, 2.0], [2.0, 2.0]]), kept=2)
+    tensor([[False,  True],
+            [ True, False]])
+    """
+    flat = scores.flatten()
+    if not 0 <= kept <= len(flat):
+        raise ValueError(f"cannot keep {kept} of {len(flat)} weights")
+    if kept == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    least = flat.kthvalue(len(flat) - kept + 1).values
+    mask = flat > least
+    ties = (flat == least).nonzero().flatten()
+    mask[ties[: kept - int(mask.sum())]] = True
+    return mask.view(scores.shape)
 
 
 def kept_of(weights: int, layers: int, sparsity: float) -> int:
@@ -28,7 +58,7 @@ def kept_of(weights: int, layers: int, sparsity: float) -> int:
 def global_(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     """Rank all weights together, whatever their layer.
 
-    A layer keeps its best weight in any case; the last of all others then gives way.
+    A layer keeps its best weight in any case; the lowest of all others is then pruned for it.
 
     Examples
     --------
@@ -47,8 +77,8 @@ def global_(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
 def uniform(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     """Keep the same share of every layer, as nearly as whole weights allow.
 
-    One a layer is set aside; the rest is shared out in proportion, what is left over going where
-    the fraction lost is largest (of equals to the earlier layer).
+    Each layer gets one weight, then its proportion of the others, rounded down; what remains goes
+    to the layers that rounding took most from (of equals the earlier ones).
 
     Examples
     --------
@@ -68,3 +98,30 @@ def uniform(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
 
 
 ALLOCATIONS: dict[str, Allocation] = {"global": global_, "uniform": uniform}
+
+
+def keep_exactly(
+    scores: Mapping[str, Tensor], sparsity: float, allocation: str = "global"
+) -> dict[str, Tensor]:
+    """Keep the highest scores: exactly as many as a sparsity asks, at least one a layer.
+
+    Parameters
+    ----------
+    scores
+        By layer, shape (out, in), finite.
+    sparsity
+        Share of all weights to remove, 0 to 1.
+    allocation
+        How much of which layer, one of :data:`ALLOCATIONS`.
+
+    Returns
+    -------
+    By layer, bool, shape (out, in), True is kept.
+
+    Examples
+    --------
+    >>> keep_exactly({"top": torch.tensor([[3.0, 1.0, 2.0, 0.0]])}, sparsity=0.5)
+    {'top': tensor([[ True, False,  True, False]])}
+    """
+    counts = ALLOCATIONS[allocation](scores, sparsity)
+    return {name: top_k(score, counts[name]) for name, score in scores.items()}

@@ -27,7 +27,7 @@ class Candidate:
 
 
 def promotes(judgement: Judgement | None) -> bool:
-    """Say whether a candidate takes over: one that did better, and the first in any case.
+    """Return whether a candidate takes over: one that did better, and the first in any case.
 
     >>> promotes(None)
     True
@@ -57,14 +57,14 @@ def judged(candidate: Candidate, judgement: Judgement | None) -> Verdict:
         sparsity=sparsity(candidate.masks),
         layers=describe(candidate.masks, candidate.before),
         judgement=judgement,
-        cost_events=candidate.plan.end - candidate.plan.snapshot,
+        cost_events=candidate.plan.end - candidate.plan.begin,
     )
 
 
 def failed(plan: RebuildPlan, count: int, error: Exception) -> Verdict:
     """End a rebuild whose criterion raised, or whose weights are not finite.
 
-    >>> plan = RebuildPlan(number=2, reason="", cause="", snapshot=500, decided=500, end=900)
+    >>> plan = RebuildPlan(number=2, reason="", cause="", begin=500, decided=500, end=900)
     >>> verdict = failed(plan, 700, ValueError("no gradient"))
     >>> verdict.verdict, verdict.reason, verdict.count, verdict.cost_events
     ('failed', 'no gradient', 900, 200)
@@ -77,19 +77,19 @@ def unfinished(plan: RebuildPlan, count: int) -> Verdict:
     return _without_candidate(plan, "unfinished", f"the input ended after {count:,} events", count)
 
 
-def overruled(plan: RebuildPlan, decision: Decision) -> Verdict:
+def superseded(plan: RebuildPlan, decision: Decision) -> Verdict:
     """Reject a rebuild whose incumbent was rolled back before it could be judged.
 
-    How far the candidate had come by then is a matter of time, so its cost is told as if it had
+    How far the candidate had come by then is a matter of time, so its cost is counted as if it had
     kept pace with the windows.
 
-    >>> plan = RebuildPlan(number=2, reason="", cause="", snapshot=500, decided=500, end=900)
+    >>> plan = RebuildPlan(number=2, reason="", cause="", begin=500, decided=500, end=900)
     >>> back = Decision(count=600, why_not="back to version 1 as version 3 at 700")
-    >>> verdict = overruled(plan, back)
+    >>> verdict = superseded(plan, back)
     >>> verdict.verdict, verdict.count, verdict.cost_events, verdict.reason
-    ('rejected', 900, 100, 'overruled at 600: back to version 1 as version 3 at 700')
+    ('rejected', 900, 100, 'superseded at 600: back to version 1 as version 3 at 700')
     """
-    reason = f"overruled at {decision.count}: {decision.why_not}"
+    reason = f"superseded at {decision.count}: {decision.why_not}"
     return _without_candidate(plan, "rejected", reason, decision.count)
 
 
@@ -110,7 +110,7 @@ def _without_candidate(
         sparsity=None,
         layers={},
         judgement=None,
-        cost_events=count - plan.snapshot,
+        cost_events=count - plan.begin,
     )
 
 

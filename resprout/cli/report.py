@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
 from evaluator.run.tables import Table, without_gaps
-from pruner.worker import InputEnd
+from pruner import InputEnd
 from resprout import homes
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder

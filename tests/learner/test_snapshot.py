@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner import tensors
-from learner.snapshots import FILE, Snapshot, SnapshotError, SnapshotStore, from_bytes
+from learner import LearnerState, SnapshotError, SnapshotStore, tensors
+from learner.snapshots import FILE, from_bytes
 from stream.messages import Position
 from stream.reader import ClickCursor
 from tests.learner.worlds import batches, masks_for, model
 
 
-def snapshot(count: int = 500, name: str = "candidate-2") -> Snapshot:
+def snapshot(count: int = 500, name: str = "candidate-2") -> LearnerState:
     online = model()
     online.learn(batches(1)[0])
     online.set_masks(masks_for(online))
-    return Snapshot(
+    return LearnerState(
         model=name,
         version=2,
         cursor=ClickCursor(identity="7f", count=count, places={0: Position(8, 4)}),
@@ -118,7 +118,7 @@ def test_two_runs_over_the_same_clicks_name_the_same_snapshots(tmp_path: Path) -
     names = set()
     for identity in ("one", "two"):
         cursor = ClickCursor(identity=identity, count=500, places={0: Position(3, 0)})
-        snapshot = Snapshot("dense", 0, cursor, {0: Position(2, 0)}, {"w": torch.ones(2)})
+        snapshot = LearnerState("dense", 0, cursor, {0: Position(2, 0)}, {"w": torch.ones(2)})
         store = SnapshotStore(tmp_path / identity)
         names.add(store.write(snapshot))
         assert store.read(names.copy().pop()).cursor.identity == identity
@@ -129,7 +129,7 @@ def test_two_runs_over_the_same_clicks_name_the_same_snapshots(tmp_path: Path) -
 def test_a_snapshot_damaged_anywhere_is_refused(tmp_path: Path, at: int) -> None:
     store = SnapshotStore(tmp_path)
     name = store.write(
-        Snapshot("dense", 0, ClickCursor(identity="7f", count=500), {}, {"w": torch.ones(99)})
+        LearnerState("dense", 0, ClickCursor(identity="7f", count=500), {}, {"w": torch.ones(99)})
     )
     path = tmp_path / name / "model.safetensors"
     content = bytearray(path.read_bytes())

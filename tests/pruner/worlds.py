@@ -8,16 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from learner.config import LearnerConfig
-from learner.online import OnlineModel
-from learner.snapshots import SnapshotStore
-from learner.trainer import DenseLearner, Ports
-from pruner.config import PrunerConfig
-from pruner.decisions import Rules
-from pruner.masks.projection import Projection
-from pruner.masks.store import DiskMaskStore
+from learner import LearnerConfig, OnlineModel, Ports, SnapshotStore
+from pruner import PrunePorts, PrunerConfig, PruneStep, PruneWorker, Rules
+from pruner.masks import DiskMaskStore, ReconcilingRegistry
 from pruner.triggers import Divergence
-from pruner.worker import PrunePorts, PruneStep, PruneWorker
 from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
@@ -40,6 +34,7 @@ from stream.ordering import open_order
 from stream.schema import FeatureSchema, NumericFeature
 from stream.spec import RunSpec
 from stream.state import Checkpoints
+from tests.learner.worlds import dense_trainer
 from tests.pruner.nets import FEATURES, clicks, model
 
 SCHEMA = FeatureSchema(numeric=tuple(NumericFeature(name=f"x{i}") for i in range(FEATURES)))
@@ -168,7 +163,7 @@ class World:
             state = Checkpoints(self.folder / "state" / "dense")
             order = open_order(self.home, reader)
             ports = Ports("dense", reader, writer, state, self.snapshots, order)
-            learner = DenseLearner(dense(), ports, RUN)
+            learner = dense_trainer(dense(), ports, RUN)
             step = learner.step()
             while not step.done and step.count < through:
                 step = learner.step()
@@ -195,7 +190,7 @@ class World:
                 decisions=decisions,
                 predictions=predictions,
                 snapshots=self.snapshots,
-                masks=Projection(self.masks, self.snapshots),
+                registry=ReconcilingRegistry(self.masks, self.snapshots),
                 folder=self.folder / "state" / "pruner",
                 versions=self.versions,
             )

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pruner.config import StoreConfig
+from pruner import StoreConfig
+from pruner.masks import StoreRefusedError
 from pruner.masks.redis import RedisMaskStore
-from pruner.masks.store import StoreRefusedError
 from resprout.folder import RunFolder
 from resprout.monitoring.console import settings_toml
 from resprout.run import execute

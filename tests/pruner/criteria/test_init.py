@@ -15,7 +15,7 @@ from pruner.evidence import Evidence
 
 
 def test_an_unknown_criterion_is_refused_with_those_known() -> None:
-    with pytest.raises(ValueError, match="unknown criterion 'fisher'; known: aux, magnitude, rand"):
+    with pytest.raises(ValueError, match="unknown criterion 'fisher'; known: aux, magnitude, mop"):
         criteria.build("fisher")
 
 

@@ -1,27 +1,26 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from learner import tensors
 from pruner import criteria
 from pruner.criteria.aux import Aux
-from pruner.criterion import Stateless
-from pruner.evidence import Evidence, Need
-from pruner.pruning import CriterionFailedError, PruningTrainer, Recipe, evidence_of
+from pruner.criterion import CriterionFailedError, Stateless
+from pruner.evidence import Evidence, Need, gather
 from pruner.schedule import Schedule
-from tests.pruner.nets import clicks, job, model, ripe
+from pruner.updaters import Recipe
+from tests.pruner.nets import Job, clicks, job, model, ripe
 
 
 def test_it_prunes_and_then_fine_tunes_under_a_mask_that_stays() -> None:
     running = job(Aux(), steps=20)
     stream = clicks(30)
     for batch in stream[:20]:
-        assert not running.frozen
+        assert not running.phase.frozen
         running.learn(batch)
     masks = {name: mask.clone() for name, mask in running.model.masks.items()}
-    assert running.frozen
+    assert running.phase.frozen
     before = {name: running.model.theta(name) for name in running.model.prunable}
     for batch in stream[20:]:
         running.learn(batch)
@@ -42,7 +41,7 @@ def test_a_weight_that_comes_back_has_the_value_it_was_cut_with() -> None:
         return (columns if len(shown) <= 3 else -columns).float()
 
     recipe = Recipe(Stateless("halves", halves), Schedule("linear", 0.1), "uniform", 0.5, steps=2)
-    running = PruningTrainer(ripe(), recipe, np.random.default_rng(0))
+    running = Job.of(ripe(), recipe)
     first, second = clicks(2)
     running.learn(first)
     cut = ~running.model.masks["top.0"]
@@ -50,7 +49,7 @@ def test_a_weight_that_comes_back_has_the_value_it_was_cut_with() -> None:
     running.learn(second)
     back = running.model.masks["top.0"] & cut
     assert back.any()
-    assert torch.equal(running.model.layers["top.0"].weight[back], theta[back])
+    assert torch.equal(running.model.module.get_parameter("top.0.weight")[back], theta[back])
 
 
 def test_gradients_of_cut_weights_are_observed() -> None:
@@ -81,7 +80,8 @@ def test_only_evidence_that_is_needed_is_gathered() -> None:
 
 
 def test_a_layer_that_no_batch_uses_has_a_gradient_of_zero() -> None:
-    layers = evidence_of(model(), {})
+    online = model()
+    layers = gather(online, frozenset(), {}, online.forward(clicks(1)[0]))
     assert all(not one.need(Need.GRADIENT).any() for one in layers.values())
 
 
@@ -103,9 +103,7 @@ def test_it_goes_on_from_a_state_bit_for_bit(name: str, stop: int) -> None:
     for step, batch in enumerate(stream):
         if step == stop:
             kept = tensors.dump(resumed.state())
-            resumed = PruningTrainer(
-                model(seed=5), resumed.pruning.recipe, np.random.default_rng(5)
-            )
+            resumed = Job.of(model(seed=5), resumed.phase.recipe, seed=5)
             resumed.load(tensors.load(kept))
         through.learn(batch)
         resumed.learn(batch)
