@@ -6,7 +6,7 @@ The modules of this room, each on top of those before it:
 - ``optim``: Adagrad, which touches only the rows of an embedding that a batch used.
 - ``masking``: which weights a mask covers, and how they come back.
 - ``online``: a model that predicts a batch and then learns from it.
-- ``tensors``, ``snapshots``: a learner's state as bytes, and the folder that workers share.
+- ``snapshots``: tensors and a learner's state as bytes, and the folder that workers share.
 - ``registry``: versions of the sparse model, who decides on them and where they are published.
 - ``trainer``: a model on its way along the stream.
 - ``models``, ``export``, ``river``, doors of their own: models by name, weights for use
@@ -29,6 +29,7 @@ from learner.registry import (
 )
 from learner.snapshots import LearnerState, SnapshotError, SnapshotStore, count_of, masks_of
 from learner.trainer import (
+    Gradients,
     LearnerStep,
     MaskUpdater,
     NonFiniteError,
@@ -37,8 +38,9 @@ from learner.trainer import (
     TrainerOptions,
 )
 
-__all__ = ["ADAGRAD", "FROZEN", "MASK", "UPDATER", "Continue", "ForwardPass", "LearnerConfig"]
-__all__ += ["LearnerState", "LearnerStep", "MaskSource", "MaskUpdater", "Masking", "MaskingConfig"]
-__all__ += ["ModelConfig", "ModelRegistry", "ModelVersion", "NoModel", "NonFiniteError"]
-__all__ += ["OnlineModel", "Ports", "Publication", "RollBackTo", "SnapshotError", "SnapshotStore"]
-__all__ += ["StreamTrainer", "SwitchTo", "TrainerOptions", "Wait", "count_of", "masks_of"]
+__all__ = ["ADAGRAD", "FROZEN", "MASK", "UPDATER", "Continue", "ForwardPass", "Gradients"]
+__all__ += ["LearnerConfig", "LearnerState", "LearnerStep", "MaskSource", "MaskUpdater", "Masking"]
+__all__ += ["MaskingConfig", "ModelConfig", "ModelRegistry", "ModelVersion", "NoModel"]
+__all__ += ["NonFiniteError", "OnlineModel", "Ports", "Publication", "RollBackTo", "SnapshotError"]
+__all__ += ["SnapshotStore", "StreamTrainer", "SwitchTo", "TrainerOptions", "Wait", "count_of"]
+__all__ += ["masks_of"]

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner import tensors
 from learner.online import check_tensors, own_tensors
-from learner.snapshots import LearnerState
+from learner.snapshots import LearnerState, dump_tensors
 from stream.schema import FeatureSchema
 from stream.state import write_atomic
 
@@ -69,7 +68,7 @@ def export(
     plain.load_state_dict(own)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
-    write_atomic(weights, tensors.dump(own, {"model": snapshot.model}))
+    write_atomic(weights, dump_tensors(own, {"model": snapshot.model}))
     if not onnx:
         return Exported(weights)
     program = to_onnx(plain, schema)

@@ -1,19 +1,23 @@
-"""A learner's state as bytes: snapshots that workers share, and the parts of checkpoints."""
+"""Tensors and learners' states as bytes: snapshots that workers share, parts of checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from learner import tensors
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
 from learner.online import own_tensors, with_prefix
 from stream.messages import Position
@@ -26,6 +30,116 @@ _VERSION = version("resprout")
 _CARD = "README.md"
 _TRASH = ".trash-"
 _NAME = re.compile(r"[A-Za-z0-9_-]+/\d{15}-[0-9a-f]{12}")
+
+_METADATA = "__metadata__"
+_LENGTH_BYTES = 8
+
+Kinds = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+"""Names, types and shapes of tensors."""
+
+
+def dump_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Write tensors, with texts by name beside them in the header.
+
+    The library writes metadata in an order that changes from run to run; here it is sorted.
+
+    Examples
+    --------
+    >>> value = dump_tensors({"a": torch.ones(2)}, {"seed": "0"})
+    >>> load_tensors(value)
+    {'a': tensor([1., 1.])}
+    >>> metadata(value)
+    {'seed': '0'}
+    """
+    return b"".join(tensor_parts(tensors, metadata))
+
+
+def tensor_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> list[bytes | memoryview]:
+    """Return what :func:`dump_tensors` joins: the header, and views of tensors on the CPU.
+
+    A model is copied every few seconds while it learns; views need no time and no interpreter lock.
+    """
+    kinds = tuple((name, t.dtype, tuple(t.shape)) for name, t in tensors.items())
+    header = _layout(kinds)
+    return [_header(header, metadata or {}), *(_bytes(tensors[name]) for name in header)]
+
+
+def digest(parts: Iterable[bytes | memoryview]) -> str:
+    """Return the SHA-256 of what these parts join to.
+
+    >>> digest([b"a", b"b"]) == hashlib.sha256(b"ab").hexdigest()
+    True
+    """
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def with_metadata(value: bytes, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the parts of the same tensors with other texts in the header.
+
+    >>> value = dump_tensors({}, {"seed": "0"})
+    >>> b"".join(with_metadata(value, {"seed": "1"})) == dump_tensors({}, {"seed": "1"})
+    True
+    """
+    header, body = _split(value)
+    header.pop(_METADATA, None)
+    return [_header(header, metadata), body]
+
+
+def load_tensors(value: bytes) -> dict[str, Tensor]:
+    """Read tensors back. Raises ``ValueError`` for bytes that are no safetensors.
+
+    They may stand at any address: copy them into place before computing with them.
+    """
+    try:
+        return safetensors.torch.load(value)
+    except SafetensorError as error:
+        raise ValueError(f"not a safetensors file: {error}") from error
+
+
+def metadata(value: bytes) -> dict[str, str]:
+    """Read the texts in the header; none where there are none."""
+    found: dict[str, str] = _split(value)[0].get(_METADATA, {})
+    return found
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a file, and nothing else of it."""
+    with path.open("rb") as file:
+        length = file.read(_LENGTH_BYTES)
+        return metadata(length + file.read(int.from_bytes(length, "little")))
+
+
+@lru_cache(maxsize=16)
+def _layout(kinds: Kinds) -> dict[str, dict[str, Any]]:
+    """Let the library lay tensors out; what it says of each in the header, in their order."""
+    blank = {name: torch.zeros(shape, dtype=dtype) for name, dtype, shape in kinds}
+    header, _ = _split(safetensors.torch.save(blank))
+    return dict(sorted(header.items(), key=lambda one: one[1]["data_offsets"]))
+
+
+def _header(layout: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
+    texts = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    text = json.dumps({**texts, **layout}, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """View a tensor's bytes; a copy of those that do not stand together on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _split(value: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:
+    """Split the header from the tensors' bytes."""
+    end = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
+    return json.loads(value[_LENGTH_BYTES:end]), memoryview(value)[end:]
+
 
 _CARD_TEXT = """\
 ---
@@ -148,7 +262,7 @@ def from_bytes(content: bytes) -> LearnerState:
 
     Raises ``ValueError`` for a safetensors file that is neither.
     """
-    found = tensors.metadata(content)
+    found = metadata(content)
     if found.get("format") != FORMAT:
         raise ValueError(
             f"a safetensors file of format {found.get('format')!r} is no snapshot; "
@@ -160,7 +274,7 @@ def from_bytes(content: bytes) -> LearnerState:
         version=int(found["version"]),
         cursor=ClickCursor.model_validate_json(found["cursor"]),
         trained_through={p: Position(offset, row) for p, offset, row in places},
-        tensors=tensors.load(content),
+        tensors=load_tensors(content),
         config_json=found["config_json"],
         seed=int(found["seed"]),
         since=int(found.get("since", 0)),
@@ -178,7 +292,7 @@ def to_parts(state: LearnerState) -> dict[str, bytes]:
     """
     ordered = {} if state.ordered is None else {"ordered": str(state.ordered)}
     texts = state.metadata | {"since": str(state.since)} | ordered
-    return {FILE: tensors.dump(state.tensors, texts)}
+    return {FILE: dump_tensors(state.tensors, texts)}
 
 
 def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
@@ -213,8 +327,8 @@ class SnapshotStore:
 
     def write(self, state: LearnerState) -> str:
         """Publish a snapshot and return its name; one that is there already is not written."""
-        header, *content = tensors.parts(state.tensors, state.metadata)
-        anonymous, *_ = tensors.parts(state.tensors, _anonymous(state.metadata))
+        header, *content = tensor_parts(state.tensors, state.metadata)
+        anonymous, *_ = tensor_parts(state.tensors, _anonymous(state.metadata))
         name = f"{state.model}/{state.count:015d}-{_short([anonymous, *content])}"
         _check(name)
         about = card(name, state.metadata, state.tensors)
@@ -242,7 +356,7 @@ class SnapshotStore:
         Raises :class:`SnapshotError` if it is missing.
         """
         try:
-            found = tensors.metadata_of(self.folder / _check(name) / FILE)
+            found = metadata_of(self.folder / _check(name) / FILE)
         except FileNotFoundError:
             raise self._missing(name) from None
         return ClickCursor.model_validate_json(found["cursor"])
@@ -299,12 +413,12 @@ def _anonymous(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _short(parts: Iterable[bytes | memoryview]) -> str:
-    return tensors.digest(parts)[:12]
+    return digest(parts)[:12]
 
 
 def _hash_or_none(content: bytes) -> str | None:
     """Return the hash of a file, None for bytes so damaged that they have none."""
     try:
-        return _short(tensors.with_metadata(content, _anonymous(tensors.metadata(content))))
+        return _short(with_metadata(content, _anonymous(metadata(content))))
     except (ValueError, KeyError):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,13 @@ class NonFiniteError(Exception):
     """A model has weights, or predicts chances, that are not finite."""
 
 
+Copy = Literal["snapshot", "publication", "checkpoint"]
+"""What is written of a model: for rebuilds and people, for whoever serves, for its own restart."""
+
+Gradients = Mapping[str, Tensor]
+"""Of the effective weights, shape (out, in), by layer."""
+
+
 class MaskUpdater(Protocol):
     """Changes a model's masks while it learns; one that never does keeps them as they are."""
 
@@ -48,9 +55,7 @@ class MaskUpdater(Protocol):
     def needs_inputs(self) -> bool:
         """Whether the mean squares of inputs are to be gathered in the forward pass."""
 
-    def observe(
-        self, model: OnlineModel, gradients: Mapping[str, Tensor], forward: ForwardPass
-    ) -> None:
+    def observe(self, model: OnlineModel, gradients: Gradients, forward: ForwardPass) -> None:
         """Take in one batch, before the model's step.
 
         Parameters
@@ -58,7 +63,7 @@ class MaskUpdater(Protocol):
         model
             As it predicted the batch.
         gradients
-            Of the effective weights, shape (out, in), by layer; good until this returns.
+            Of the effective weights; good until this returns.
         forward
             The batch and its predictions.
         """
@@ -165,8 +170,8 @@ class StreamTrainer:
     _trained_through: dict[int, Position] = field(default_factory=dict, init=False)
     _reader: ClickReader = field(init=False)
     _resumed_order: Resumed | None = field(default=None, init=False)
-    _checkpoint_count: int | None = field(default=None, init=False)
-    _snapshot_count: int | None = field(default=None, init=False)
+    _saved: dict[Copy, int] = field(default_factory=dict, init=False)
+    """The count at which each kind of copy was written last."""
     _announced: int = field(default=0, init=False)
     """The last version whose beginning the registry was told of in this life."""
     _writing: Future[Publication | None] | None = field(default=None, init=False)
@@ -177,7 +182,7 @@ class StreamTrainer:
         found = self.ports.checkpoints.latest()
         if found is not None:
             self.become(from_parts(found.parts))
-            self._checkpoint_count = self.count
+            self._saved["checkpoint"] = self.count
             self._publish(self._last_publication())
             log.info("%s goes on after %d events", self.ports.model, self.count)
 
@@ -226,39 +231,28 @@ class StreamTrainer:
     def close(self) -> None:
         """Checkpoint where it stands, so that nothing is learned twice."""
         if self._started:
-            self.save_async(checkpoint=True)
+            self.save_async("checkpoint")
             self.wait_saved()
 
     def snapshot(self) -> str:
         """Write a snapshot of the model as it is, at once, and return its name."""
         return self.ports.snapshots.write(self._state())
 
-    def save_async(
-        self, *, snapshot: bool = False, publication: bool = False, checkpoint: bool = False
-    ) -> None:
+    def save_async(self, *copies: Copy) -> None:
         """Write copies of the model as it is now, while it goes on learning.
 
         A checkpoint is written last, and once all predictions before it are safe; what was written
         at this count is not written again. What goes wrong is raised by the next call, or by
         :meth:`wait_saved`.
         """
-        checkpoint = checkpoint and not self._broken and self._checkpoint_count != self.count
-        snapshot = snapshot and self._snapshot_count != self.count
-        if not (snapshot or publication or checkpoint):
+        due = {one for one in copies if self._saved.get(one) != self.count}
+        if not due or self._broken:
             return
         self._check_finite()
-        if checkpoint:
+        if "checkpoint" in due:
             self.ports.predictions.flush()
-            self._checkpoint_count = self.count
-        if snapshot:
-            self._snapshot_count = self.count
-        write = partial(
-            self._write,
-            self._state(),
-            snapshot=snapshot,
-            publication=publication,
-            checkpoint=checkpoint,
-        )
+        self._saved |= dict.fromkeys(due, self.count)
+        write = partial(self._write, self._state(), due)
         self.wait_saved()
         if self.ports.writer_pool is None:
             self._publish(write())
@@ -302,12 +296,11 @@ class StreamTrainer:
             )
         if counted.begin >= self.options.publish_from:
             self._append(counted, forward.probability)
-        self.online.learn_from(
-            forward, lambda found: self.updater.observe(self.online, found, forward)
-        )
-        masks = self.updater.update(self.online, self.count)
+        online, updater = self.online, self.updater
+        online.learn_from(forward, lambda found: updater.observe(online, found, forward))
+        masks = updater.update(online, self.count)
         if masks is not None:
-            self.online.set_masks(masks)
+            online.set_masks(masks)
         learned = {span.partition: span.last for span in counted.spans}
         self._trained_through = self._trained_through | learned
         self._broken = False
@@ -315,18 +308,19 @@ class StreamTrainer:
 
     def _save_what_is_due(self) -> None:
         count, options, config = self.count, self.options, self.online.config
+        due: list[Copy] = []
+        if options.snapshot_events is not None and count % options.snapshot_events == 0:
+            due.append("snapshot")
+        if self.registry is not None and (count - self._since) % config.publish_events == 0:
+            due.append("publication")
         every = options.checkpoint_events or config.checkpoint_events
-        self.save_async(
-            snapshot=options.snapshot_events is not None and count % options.snapshot_events == 0,
-            publication=self.registry is not None
-            and self.version > 0
-            and (count - self._since) % config.publish_events == 0,
-            checkpoint=count % every == 0 or count == options.end,
-        )
+        if count % every == 0 or count == options.end:
+            due.append("checkpoint")
+        self.save_async(*due)
 
     def _finish(self) -> LearnerStep:
         if self._started and self.options.end is None:
-            self.save_async(snapshot=True, checkpoint=True)
+            self.save_async("snapshot", "checkpoint")
             self.wait_saved()
         self._done = True
         return self._report()
@@ -340,7 +334,7 @@ class StreamTrainer:
         elif changes:
             self._roll_back(to)
         if changes:
-            self.save_async(checkpoint=True)
+            self.save_async("checkpoint")
             self.wait_saved()
             log.info("%s is version %d after %d events", self.ports.model, to.version, to.count)
         if self.registry is not None and to.version > self._announced:
@@ -381,7 +375,7 @@ class StreamTrainer:
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.online.load(tensors)
         self.updater.load(with_prefix(tensors, UPDATER))
-        self._checkpoint_count = self._snapshot_count = None
+        self._saved.clear()
 
     def _state(self) -> LearnerState:
         updater = {UPDATER + name: tensor for name, tensor in self.updater.state().items()}
@@ -397,14 +391,12 @@ class StreamTrainer:
             ordered=self._resumed_order.offset if self._resumed_order else None,
         )
 
-    def _write(
-        self, state: LearnerState, *, snapshot: bool, publication: bool, checkpoint: bool
-    ) -> Publication | None:
+    def _write(self, state: LearnerState, copies: set[Copy]) -> Publication | None:
         """Write copies of a state; another thread may do it."""
-        if snapshot:
+        if "snapshot" in copies:
             self.ports.snapshots.write(state)
-        written = self._write_publication(state) if publication else None
-        if checkpoint:
+        written = self._write_publication(state) if "publication" in copies else None
+        if "checkpoint" in copies:
             self.ports.checkpoints.write(state.count, to_parts(state))
         return written
 

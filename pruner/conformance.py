@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner import LearnerConfig, OnlineModel, tensors
-from pruner.allocation import kept_of
+from learner import LearnerConfig, OnlineModel
+from learner.snapshots import dump_tensors, load_tensors
 from pruner.criterion import Claim, Criterion, State
 from pruner.evidence import Evidence, Need, gather, layers_of, with_means
-from pruner.schedule import Schedule
+from pruner.sparsity import Schedule, kept_of
 from pruner.updaters import PrunePhase, Recipe
 from stream.batch import ClickBatch
 
@@ -164,9 +164,9 @@ def survives_a_checkpoint(criterion: Criterion) -> str | None:
     before = _phase(criterion, 0.5)
     for layers in shown[: STEPS // 2]:
         before.masks_after(layers)
-    kept = tensors.dump(before.state())
+    kept = dump_tensors(before.state())
     after = _phase(criterion, 0.5)
-    after.load(tensors.load(kept))
+    after.load(load_tensors(kept))
     resumed = [after.masks_after(layers) or {} for layers in shown[STEPS // 2 :]][-1]
     return (
         _unequal(whole, resumed)

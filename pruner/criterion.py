@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from pruner.evidence import Evidence, Need, with_means
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 
 State = dict[str, Tensor]
 """What a criterion remembers of one layer: tensors only, so that it can be checkpointed."""
@@ -63,7 +63,10 @@ class Criterion(Protocol):
         """What it promises of itself."""
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
-        """Begin with a layer; only the weight and the mask are sure to be there."""
+        """Begin with a layer; only the weight and the mask are sure to be there.
+
+        The tensors that it returns keep their names and shapes.
+        """
 
     def observe(self, state: State, layer: Evidence) -> State:
         """Take in one batch; cheap, and free to change ``state`` in place and return it."""
@@ -179,20 +182,14 @@ class CriterionRun:
 
         It fits if it is of a criterion of this name, over layers of these names and shapes.
         """
-        found: dict[str, State] = {layer: {} for layer in self.states}
-        for name, tensor in state.items():
-            criterion, _, place = name.partition("/")
-            layer, _, key = place.rpartition("/")
-            like = self.states.get(layer, {}).get(key, tensor)
-            if name == "step":
-                continue
-            if criterion != self.criterion.name or layer not in found or like.shape != tensor.shape:
-                return False
-            found[layer][key] = tensor.to(like.device, copy=True)
-        missing = any(known.keys() - found[layer].keys() for layer, known in self.states.items())
-        if missing or "step" not in state:
+        known = {name: tensor.shape for name, tensor in self.state().items()}
+        if known != {name: tensor.shape for name, tensor in state.items()}:
             return False
-        self.step, self.states = int(state["step"]), found
+        self.step = int(state["step"])
+        for layer, own in self.states.items():
+            for key, like in own.items():
+                found = state[f"{self.criterion.name}/{layer}/{key}"]
+                own[key] = found.to(like.device, copy=True)
         return True
 
     @contextmanager

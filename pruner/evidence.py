@@ -9,7 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from learner import ForwardPass, OnlineModel
+from learner import ForwardPass, Gradients, OnlineModel
 from stream import plugins
 
 GROUP = "resprout.evidence"
@@ -18,7 +18,7 @@ GROUP = "resprout.evidence"
 _OUT_IN = ("out", "in")
 """The dimensions of a layer's weights."""
 
-Provider = Callable[[OnlineModel, Mapping[str, Tensor], ForwardPass], Mapping[str, Tensor]]
+Provider = Callable[[OnlineModel, Gradients, ForwardPass], Mapping[str, Tensor]]
 """Gathers one kind of evidence: takes the model, the gradients of the effective weights by layer
 and the batch with its predictions; returns a tensor of any shape for every prunable layer."""
 
@@ -156,10 +156,7 @@ def layers_of(model: OnlineModel) -> dict[str, Evidence]:
 
 
 def gather(
-    model: OnlineModel,
-    needs: frozenset[str],
-    gradients: Mapping[str, Tensor],
-    forward: ForwardPass,
+    model: OnlineModel, needs: frozenset[str], gradients: Gradients, forward: ForwardPass
 ) -> dict[str, Evidence]:
     """Gather what is known of a model's prunable layers at one batch.
 

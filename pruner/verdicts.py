@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import Tensor
 
 from pruner.masks import content_hash, describe, pack, sparsity
-from stream.messages import Decision, Judgement, RebuildPlan, Verdict
+from stream.messages import Decision, Judgement, RebuildPlan, Verdict, VerdictName
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,12 +68,12 @@ def failed(plan: RebuildPlan, count: int, error: Exception) -> Verdict:
     >>> verdict.verdict, verdict.reason, verdict.count, verdict.cost_events
     ('failed', 'no gradient', 900, 200)
     """
-    return _without_candidate(plan, "failed", str(error), count)
+    return _early(plan, "failed", str(error), count)
 
 
 def unfinished(plan: RebuildPlan, count: int) -> Verdict:
     """End a rebuild whose input ended before E."""
-    return _without_candidate(plan, "unfinished", f"the input ended after {count:,} events", count)
+    return _early(plan, "unfinished", f"the input ended after {count:,} events", count)
 
 
 def superseded(plan: RebuildPlan, decision: Decision) -> Verdict:
@@ -90,28 +89,13 @@ def superseded(plan: RebuildPlan, decision: Decision) -> Verdict:
     ('rejected', 900, 100, 'superseded at 600: back to version 1 as version 3 at 700')
     """
     reason = f"superseded at {decision.count}: {decision.why_not}"
-    return _without_candidate(plan, "rejected", reason, decision.count)
+    return _early(plan, "rejected", reason, decision.count)
 
 
-def _without_candidate(
-    plan: RebuildPlan,
-    verdict: Literal["rejected", "failed", "unfinished"],
-    reason: str,
-    count: int,
-) -> Verdict:
-    return Verdict(
-        count=plan.end,
-        rebuild=plan,
-        verdict=verdict,
-        reason=reason,
-        version=None,
-        snapshot=None,
-        mask=None,
-        sparsity=None,
-        layers={},
-        judgement=None,
-        cost_events=count - plan.begin,
-    )
+def _early(plan: RebuildPlan, verdict: VerdictName, reason: str, count: int) -> Verdict:
+    """End a rebuild without a candidate."""
+    cost = count - plan.begin
+    return Verdict(count=plan.end, rebuild=plan, verdict=verdict, reason=reason, cost_events=cost)
 
 
 def _why(judgement: Judgement | None) -> str:

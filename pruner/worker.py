@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from learner import (
+    LearnerState,
     NonFiniteError,
     OnlineModel,
     Ports,
@@ -213,91 +214,6 @@ _FAILURES = (CriterionFailedError, NonFiniteError)
 
 
 @dataclass(frozen=True, slots=True)
-class RebuildContext:
-    """What rebuilds are made with; whoever opened the logs closes them."""
-
-    config: PrunerConfig
-    spec: RunSpec
-    build: Callable[[], OnlineModel]
-    """Makes a model of the same kind as the dense one; its weights are replaced."""
-    clicks: LogReader
-    """Its own reader, shared with no other thread."""
-    predictions: LogWriter
-    """Of ``predictions.candidate``."""
-    snapshots: SnapshotStore
-    folder: Path
-    """Holds the checkpoints of the open rebuild, and nothing else."""
-    order: LogReader | None = None
-    """As in :class:`learner.Ports`."""
-
-    def open(self, plan: RebuildPlan, version: int) -> StreamTrainer | None:
-        """Continue with a rebuild, or begin it; None while the dense snapshot is not there.
-
-        Its trainer learns the events after the snapshot under a prune phase, and publishes
-        predictions over those on which the candidate is judged.
-
-        Parameters
-        ----------
-        plan
-            What was decided.
-        version
-            That the candidate will have if it is promoted.
-
-        Raises
-        ------
-        learner.SnapshotError
-            Where the snapshot will never be there: dense has left a later one.
-        """
-        checkpoints = Checkpoints(self.folder / f"rebuild-{plan.number:06d}")
-        kept = checkpoints.latest()
-        name = self._dense(plan) if kept is None else None
-        if kept is not None:
-            state = from_parts(kept.parts)
-        elif name is not None:
-            state = replace(self.snapshots.read(name), version=version)
-        else:
-            return None
-        online, spec = self.build(), self.spec
-        online.load(state.tensors)
-        rng = np.random.default_rng([spec.seed, plan.number])
-        options = TrainerOptions(
-            checkpoint_events=self.config.checkpoint_events,
-            publish_from=plan.end - spec.judge_events,
-            end=plan.end,
-            check_predictions=True,
-        )
-        trainer = StreamTrainer(
-            online,
-            Ports(
-                plan.candidate,
-                self.clicks,
-                self.predictions,
-                checkpoints,
-                self.snapshots,
-                self.order,
-            ),
-            spec,
-            PrunePhase(recipe(self.config, spec), layers_of(online), rng),
-            options=options,
-        )
-        if kept is None:
-            trainer.become(state)
-        return trainer
-
-    def _dense(self, plan: RebuildPlan) -> str | None:
-        """Return the name of the dense snapshot that a rebuild begins with, None if not there."""
-        name = self.snapshots.find(_DENSE, plan.begin)
-        later = [n for n in self.snapshots.names(_DENSE) if count_of(n) > plan.begin]
-        if name is None and later:
-            raise SnapshotError(
-                f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
-                f"is gone from {self.snapshots.folder}, and dense is past it ({later[-1]}); start "
-                "afresh"
-            )
-        return name
-
-
-@dataclass(frozen=True, slots=True)
 class PrunePorts:
     """What the prune worker reads from and writes to; whoever opened the logs closes them."""
 
@@ -318,6 +234,78 @@ class PrunePorts:
     """How many versions of the sparse model are kept."""
     order: LogReader | None = None
     """As in :class:`learner.Ports`."""
+
+    def of_trainer(self, model: str, checkpoints: Checkpoints) -> Ports:
+        """Return the ports of a rebuild's trainer."""
+        predictions, snapshots = self.predictions, self.snapshots
+        return Ports(model, self.clicks, predictions, checkpoints, snapshots, self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildContext:
+    """What rebuilds are made with."""
+
+    config: PrunerConfig
+    spec: RunSpec
+    build: Callable[[], OnlineModel]
+    """Makes a model of the same kind as the dense one; its weights are replaced."""
+    ports: PrunePorts
+
+    def open(self, plan: RebuildPlan, version: int) -> StreamTrainer | None:
+        """Continue with a rebuild, or begin it; None while the dense snapshot is not there.
+
+        Its trainer learns the events after the snapshot under a prune phase, and publishes
+        predictions over those on which the candidate is judged.
+
+        Parameters
+        ----------
+        plan
+            What was decided.
+        version
+            That the candidate will have if it is promoted.
+
+        Raises
+        ------
+        learner.SnapshotError
+            Where the snapshot will never be there: dense has left a later one.
+        """
+        ports, spec, online = self.ports, self.spec, self.build()
+        checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
+        kept = checkpoints.latest()
+        begin = from_parts(kept.parts) if kept else self._dense(plan)
+        if begin is None:
+            return None
+        online.load(begin.tensors)
+        rng = np.random.default_rng([spec.seed, plan.number])
+        trainer = StreamTrainer(
+            online,
+            ports.of_trainer(plan.candidate, checkpoints),
+            spec,
+            PrunePhase(recipe(self.config, spec), layers_of(online), rng),
+            options=TrainerOptions(
+                checkpoint_events=self.config.checkpoint_events,
+                publish_from=plan.end - spec.judge_events,
+                end=plan.end,
+                check_predictions=True,
+            ),
+        )
+        if kept is None:
+            trainer.become(replace(begin, version=version))
+        return trainer
+
+    def _dense(self, plan: RebuildPlan) -> LearnerState | None:
+        """Read the dense snapshot that a rebuild begins with; None while it is not there."""
+        snapshots = self.ports.snapshots
+        name = snapshots.find(_DENSE, plan.begin)
+        if name is not None:
+            return snapshots.read(name)
+        later = [n for n in snapshots.names(_DENSE) if count_of(n) > plan.begin]
+        if later:
+            raise SnapshotError(
+                f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
+                f"is gone from {snapshots.folder}, and dense is past it ({later[-1]}); start afresh"
+            )
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,16 +351,7 @@ class PruneWorker:
     ) -> None:
         self._ports = ports
         self._rules, self._spec = rules, rules.spec
-        self._rebuilds = RebuildContext(
-            config=config,
-            spec=rules.spec,
-            build=build,
-            clicks=ports.clicks,
-            predictions=ports.predictions,
-            snapshots=ports.snapshots,
-            folder=ports.folder,
-            order=ports.order,
-        )
+        self._rebuilds = RebuildContext(config, rules.spec, build, ports)
         self._ledger = LedgerFollower(ports.ledger, ports.versions)
         self._windows = WindowFollower(ports.windows, rules.spec.window_events)
         self._requests = RequestFollower(ports.requests)

@@ -336,16 +336,16 @@ class Verdict(Message):
     rebuild: RebuildPlan
     verdict: VerdictName
     reason: str
-    version: int | None
+    version: int | None = None
     """The sparse version that begins at E + 1, where promoted."""
-    snapshot: str | None
+    snapshot: str | None = None
     """Name of the candidate's snapshot, relative to the folder of snapshots."""
-    mask: str | None
+    mask: str | None = None
     """Content hash of the mask."""
-    sparsity: float | None
-    layers: dict[str, Layer]
-    judgement: Judgement | None
-    """None for the first mask, which is promoted without one."""
+    sparsity: float | None = None
+    layers: dict[str, Layer] = {}
+    judgement: Judgement | None = None
+    """None for the first mask, which is promoted without one, and where it ended before."""
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
 

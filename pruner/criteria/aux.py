@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pruner.criterion import Claim, State
 from pruner.evidence import Evidence, Means, Need
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 
 Norm = Literal["layer_mean", "layer_sum", "global_mean"]
 

@@ -1,7 +1,7 @@
 """The model registry: masks and the head, kept for those who serve.
 
-- ``packing``: masks as bytes, named by what they hold.
-- ``store``: what a store of masks offers, and its homes in memory and on disk.
+- ``store``: masks as bytes, named by what they hold; what a store of masks offers, and its homes
+  in memory and on disk.
 - ``redis``: its home on a Redis server; loaded only where it is asked for.
 - ``registry``: fills a store from ledger and snapshots, and follows one.
 """
@@ -11,30 +11,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruner.config import StoreConfig
-from pruner.masks.packing import (
-    MaskDamagedError,
-    content_hash,
-    describe,
-    overlap,
-    pack,
-    sparsity,
-    unpack,
-)
 from pruner.masks.registry import ReconcilingRegistry, RegistryFollower, ServedModel
 from pruner.masks.store import (
     DiskMaskStore,
+    MaskDamagedError,
     MaskMissingError,
     MaskStore,
     MemoryMaskStore,
     StoreAwayError,
     StoreError,
     StoreRefusedError,
+    content_hash,
+    describe,
+    pack,
+    sparsity,
+    unpack,
 )
 
 __all__ = ["DiskMaskStore", "MaskDamagedError", "MaskMissingError", "MaskStore"]
 __all__ += ["MemoryMaskStore", "ReconcilingRegistry", "RegistryFollower", "ServedModel"]
 __all__ += ["StoreAwayError", "StoreError", "StoreRefusedError", "content_hash", "describe"]
-__all__ += ["open_store", "overlap", "pack", "sparsity", "unpack"]
+__all__ += ["open_store", "pack", "sparsity", "unpack"]
 
 
 def open_store(config: StoreConfig, folder: Path, run: str | None) -> MaskStore:

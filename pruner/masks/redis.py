@@ -18,13 +18,16 @@ from torch import Tensor
 
 from learner import Publication
 from pruner.config import StoreConfig
-from pruner.masks.packing import MaskDamagedError, content_hash, pack, unpack
 from pruner.masks.store import (
+    MaskDamagedError,
     MaskMissingError,
     StoreAwayError,
     StoreError,
     StoreRefusedError,
+    content_hash,
     missing,
+    pack,
+    unpack,
 )
 
 MODEL = "sparse"

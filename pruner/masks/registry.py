@@ -10,8 +10,15 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from learner import ModelVersion, Publication, SnapshotError, SnapshotStore, masks_of
-from pruner.masks.packing import MaskDamagedError, content_hash, pack
-from pruner.masks.store import MaskMissingError, MaskStore, StoreAwayError, StoreError
+from pruner.masks.store import (
+    MaskDamagedError,
+    MaskMissingError,
+    MaskStore,
+    StoreAwayError,
+    StoreError,
+    content_hash,
+    pack,
+)
 
 log = logging.getLogger(__name__)
 

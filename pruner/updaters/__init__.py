@@ -1,6 +1,6 @@
 """Mask updaters by name: how the masks of a model in service change.
 
-- ``fixed``: they do not.
+- ``fixed``, here: they do not.
 - ``prune_phase``: what a rebuild does until its mask is frozen; it has no name in the settings.
 - ``adaptation``: they are selected anew at a steady cadence, for ever.
 
@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from learner import MaskUpdater, OnlineModel
+from learner import ForwardPass, Gradients, MaskUpdater, OnlineModel
 from pruner.config import ComparisonConfig, PrunerConfig
 from pruner.criterion import NoOptions
 from pruner.updaters.adaptation import Adaptation, AdaptationOptions
-from pruner.updaters.fixed import FixedMask
 from pruner.updaters.prune_phase import PrunePhase, Recipe, UpdaterContext, recipe
 from stream import plugins
 from stream.spec import RunSpec
@@ -33,12 +33,32 @@ GROUP = "resprout.updaters"
 """The entry-point group under which other packages offer updaters."""
 
 
-def _fixed(options: NoOptions, context: UpdaterContext) -> FixedMask:
-    del options, context
-    return FixedMask()
+class FixedMask:
+    """Keeps the masks of the snapshot that a model begins as.
+
+    Dense learns under it too: it has no masks.
+
+    >>> FixedMask().state()
+    {}
+    """
+
+    needs_inputs = False
+
+    def observe(self, model: OnlineModel, gradients: Gradients, forward: ForwardPass) -> None:
+        """Learn nothing."""
+
+    def update(self, model: OnlineModel, count: int) -> None:
+        """Change nothing."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Ignore what another kind of updater left."""
 
 
-BUILT_IN: dict[str, Any] = {"adaptation": Adaptation, "fixed": _fixed}
+BUILT_IN: dict[str, Any] = {"adaptation": Adaptation, "fixed": lambda options, context: FixedMask()}
 
 
 def factory(name: str, options: Mapping[str, Any]) -> Callable[[UpdaterContext], MaskUpdater]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from learner import ForwardPass, OnlineModel
-from pruner.allocation import keep_exactly
+from learner import ForwardPass, Gradients, OnlineModel
 from pruner.criterion import CriterionRun, LearnsMask
 from pruner.evidence import Need, gather, layers_of
+from pruner.sparsity import keep_exactly
 from pruner.updaters.prune_phase import UpdaterContext
 
 
@@ -64,9 +64,7 @@ class Adaptation:
         """Whether its criterion needs the inputs of the layers."""
         return Need.INPUT_SQ in self._recipe.criterion.needs
 
-    def observe(
-        self, model: OnlineModel, gradients: Mapping[str, Tensor], forward: ForwardPass
-    ) -> None:
+    def observe(self, model: OnlineModel, gradients: Gradients, forward: ForwardPass) -> None:
         """Take in one batch, and select the weights to keep, if it is time.
 
         Raises :class:`~pruner.criterion.CriterionFailedError` where the criterion does.

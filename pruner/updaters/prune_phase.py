@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner import ForwardPass, OnlineModel
+from learner import ForwardPass, Gradients, OnlineModel
 from pruner import criteria
-from pruner.allocation import ALLOCATIONS, keep_exactly, top_k
 from pruner.config import PrunerConfig
 from pruner.criterion import Criterion, CriterionRun, LearnsMask
 from pruner.evidence import Evidence, Need, check_needs, gather
-from pruner.schedule import Phase, Schedule
+from pruner.sparsity import ALLOCATIONS, Phase, Schedule, keep_exactly, top_k
 from stream.spec import RunSpec
 
 
@@ -31,7 +30,7 @@ class Recipe:
     criterion: Criterion
     schedule: Schedule = field(default_factory=Schedule)
     allocation: str = "global"
-    """One of :data:`pruner.allocation.ALLOCATIONS`."""
+    """One of :data:`pruner.sparsity.ALLOCATIONS`."""
     sparsity: float = 0.8
     steps: int = 200
     """K: batches of the prune phase."""
@@ -121,9 +120,7 @@ class PrunePhase:
         """Whether its criterion needs the inputs of the layers, while the mask is not frozen."""
         return Need.INPUT_SQ in self.recipe.criterion.needs and not self.frozen
 
-    def observe(
-        self, model: OnlineModel, gradients: Mapping[str, Tensor], forward: ForwardPass
-    ) -> None:
+    def observe(self, model: OnlineModel, gradients: Gradients, forward: ForwardPass) -> None:
         """Take in one batch, while the mask is not frozen.
 
         Raises :class:`~pruner.criterion.CriterionFailedError` where the criterion does.
@@ -158,8 +155,15 @@ class PrunePhase:
         return self.run.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Return to a state, bit for bit; one of another kind changes nothing."""
-        self.run.load(state)
+        """Return to a state, bit for bit; an empty one changes nothing.
+
+        Raises ``ValueError`` where it is of another criterion or model.
+        """
+        if state and not self.run.load(state):
+            raise ValueError(
+                f"the state of the prune phase is not that of criterion "
+                f"{self.recipe.criterion.name!r} on this model: {', '.join(sorted(state))}"
+            )
 
     def _select(self, layers: Mapping[str, Evidence]) -> dict[str, Tensor] | None:
         criterion, phase = self.recipe.criterion, self.phase

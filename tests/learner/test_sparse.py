@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from learner import (
     StreamTrainer,
     SwitchTo,
     Wait,
+    count_of,
 )
 from learner.registry import Answer
 from pruner.updaters import FixedMask
@@ -352,3 +355,103 @@ def test_a_rollback_anywhere_but_at_its_count_is_refused(tmp_path: Path) -> None
     message = "sparse stands at 64 events and cannot go back to candidate-1/.* at 80; both must be"
     with pytest.raises(ValueError, match=message):
         run(world, script)
+
+
+PUBLISHING = LearnerConfig(checkpoint_events=64, publish_events=32)
+
+
+def published(
+    world: World, script: Script, steps: int = 1000, config: LearnerConfig = PUBLISHING
+) -> Registry:
+    """Live for some steps, publishing every 32 events, and then die without a word."""
+    registry = Registry()
+    with world.ports("sparse") as ports:
+        online = model(seed=99, config=config)
+        learner = StreamTrainer(online, ports, PLAN, FixedMask(), script, registry)
+        for _ in range(steps):
+            if learner.step().done:
+                break
+    return registry
+
+
+def ranks(registry: Registry) -> list[tuple[int, int, int]]:
+    return [(one.version, one.sequence, one.count) for one in registry.publications]
+
+
+EXPECTED = [(1, 0, 32), (1, 1, 64), (1, 2, 96), (2, 0, 96), (2, 1, 128), (2, 2, 160), (2, 3, 192)]
+EXPECTED += [(2, 4, 224)]
+"""Version 2 begins at 96, right after version 1 was published there."""
+
+
+def test_weights_are_published_at_a_steady_cadence_from_where_the_version_begins(
+    tmp_path: Path,
+) -> None:
+    world = world_of(tmp_path)
+    registry = published(world, two_versions(world))
+    assert ranks(registry) == EXPECTED
+    oracle = fresh()
+    oracle.load(world.snapshots.read(world.snapshots.names("candidate-2")[0]).tensors)
+    for clicks in STREAM[6:12]:
+        oracle.learn(clicks)
+    found = world.snapshots.read(registry.publications[-2].snapshot)
+    assert (found.model, found.version, found.count) == ("published-sparse", 2, 192)
+    own, full = oracle.module.state_dict(), oracle.state()
+    masks = {f"mask.{name}" for name in oracle.prunable}
+    assert found.tensors.keys() == own.keys() | masks
+    assert all(torch.equal(tensor, full[name]) for name, tensor in found.tensors.items())
+
+
+def test_of_what_was_published_the_last_two_stay(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    published(world, two_versions(world))
+    assert [count_of(n) for n in world.snapshots.names("published-sparse")] == [192, 224]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_killed_again_and_again_it_publishes_the_same(tmp_path: Path, size: int) -> None:
+    whole, broken = world_of(tmp_path / "whole"), world_of(tmp_path / "broken")
+    once = published(whole, two_versions(whole)).publications
+    script, several = two_versions(broken), []
+    for steps in (2, size, 4, size + 2, 3, size + 1, 1000):
+        several += published(broken, script, steps).publications
+    assert dict.fromkeys(several) == dict.fromkeys(once)
+    assert broken.snapshots.names("published-sparse") == whole.snapshots.names("published-sparse")
+    assert identical(broken, whole)
+
+
+def test_after_a_restart_the_last_publication_is_published_again(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = two_versions(world)
+    published(world, script, steps=9)
+    again = published(world, script, steps=0)
+    assert ranks(again) == [(2, 1, 128)]
+
+
+def test_a_rollback_begins_its_sequence_anew(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    found = ranks(published(world, back_again(world, 144)))
+    assert found[4:] == [(2, 1, 128), (3, 0, 144), (3, 1, 176), (3, 2, 208)]
+
+
+def test_what_is_written_in_another_thread_is_published_once_it_is_there(tmp_path: Path) -> None:
+    world, registry = world_of(tmp_path), Registry()
+    go = Event()
+    with world.ports("sparse") as ports, ThreadPoolExecutor(1) as pool:
+        online = model(seed=99, config=PUBLISHING)
+        waiting = replace(ports, writer_pool=pool)
+        script = Script({None: candidate(world, 1, 32)})
+        learner = StreamTrainer(online, waiting, PLAN, FixedMask(), script, registry)
+        learner.step()
+        pool.submit(go.wait)
+        while learner.count < 80:
+            learner.step()
+        assert ranks(registry) == [(1, 0, 32)]
+        go.set()
+        learner.close()
+    assert ranks(registry) == [(1, 0, 32), (1, 1, 64)]
+
+
+def test_nobody_publishes_without_a_registry(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    run(world, two_versions(world))
+    assert world.snapshots.names("published-sparse") == []

@@ -85,7 +85,7 @@ def test_a_copy_is_of_the_moment_in_which_it_was_asked_for(tmp_path: Path) -> No
         learner = trainer(model(), replace(ports, writer_pool=pool))
         learner.step()
         before = learner.online.state()
-        learner.save_async(snapshot=True, checkpoint=True)
+        learner.save_async("snapshot", "checkpoint")
         learner.step()
         assert ports.snapshots.names("dense") == []
         go.set()
@@ -110,8 +110,8 @@ def test_what_could_not_be_written_is_raised_before_anything_else_is_saved(tmp_p
         ports.snapshots.folder.mkdir(parents=True)
         (ports.snapshots.folder / "dense").write_text("in the way")
         learner.step()
-        learner.save_async(snapshot=True)
+        learner.save_async("snapshot")
         learner.step()
         with pytest.raises(OSError, match="dense"):
-            learner.save_async(checkpoint=True)
+            learner.save_async("checkpoint")
     assert ports.checkpoints.latest() is None

@@ -16,7 +16,7 @@ from pruner import Criterion
 from pruner.criteria.aux import Aux, AuxOptions
 from pruner.evidence import layers_of
 from pruner.masks import sparsity as sparsity_of
-from pruner.schedule import Schedule
+from pruner.sparsity import Schedule
 from pruner.updaters import PrunePhase, Recipe
 from stream.batch import ClickBatch
 

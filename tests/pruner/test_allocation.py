@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.allocation import ALLOCATIONS, global_, keep_exactly, kept_of, uniform
+from pruner.sparsity import ALLOCATIONS, global_, keep_exactly, kept_of, uniform
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 

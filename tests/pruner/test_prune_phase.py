@@ -9,14 +9,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from learner import tensors
+from learner.snapshots import dump_tensors, load_tensors
 from pruner import PrunerConfig, criteria
 from pruner.criteria.aux import Aux, AuxOptions
 from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criterion import Criterion, CriterionFailedError, State, Stateless
 from pruner.evidence import Evidence
 from pruner.masks import sparsity
-from pruner.schedule import Phase, Schedule
+from pruner.sparsity import Phase, Schedule
 from pruner.updaters import PrunePhase, Recipe, recipe
 from stream.spec import RunSpec
 
@@ -99,7 +99,7 @@ def test_it_goes_on_from_a_state_as_if_nothing_had_happened(name: str) -> None:
         through.masks_after(evidence(step))
         resumed.masks_after(evidence(step))
     fresh = PrunePhase(resumed.recipe, evidence(7), np.random.default_rng(9))
-    fresh.load(tensors.load(tensors.dump(resumed.state())))
+    fresh.load(load_tensors(dump_tensors(resumed.state())))
     assert fresh.run.step == 5
     for step in range(5, 10):
         a, b = through.masks_after(evidence(step)) or {}, fresh.masks_after(evidence(step)) or {}

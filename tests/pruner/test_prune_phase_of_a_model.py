@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learner import tensors
+from learner.snapshots import dump_tensors, load_tensors
 from pruner import criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import CriterionFailedError, Stateless
 from pruner.evidence import Evidence, Need, gather
-from pruner.schedule import Schedule
+from pruner.sparsity import Schedule
 from pruner.updaters import Recipe
 from tests.pruner.nets import Job, clicks, job, model, ripe
 
@@ -102,12 +102,12 @@ def test_it_goes_on_from_a_state_bit_for_bit(name: str, stop: int) -> None:
     resumed = job(criteria.build(name), steps=10)
     for step, batch in enumerate(stream):
         if step == stop:
-            kept = tensors.dump(resumed.state())
+            kept = dump_tensors(resumed.state())
             resumed = Job.of(model(seed=5), resumed.phase.recipe, seed=5)
-            resumed.load(tensors.load(kept))
+            resumed.load(load_tensors(kept))
         through.learn(batch)
         resumed.learn(batch)
-    assert tensors.dump(through.state()) == tensors.dump(resumed.state())
+    assert dump_tensors(through.state()) == dump_tensors(resumed.state())
 
 
 def test_a_criterion_that_raises_stops_the_step() -> None:

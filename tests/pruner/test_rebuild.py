@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from learner import LearnerStep, NonFiniteError, SnapshotError, StreamTrainer, tensors
+from learner import LearnerStep, NonFiniteError, SnapshotError, StreamTrainer
+from learner.snapshots import dump_tensors
 from pruner.evidence import layers_of
 from pruner.updaters import PrunePhase, recipe
 from pruner.worker import RebuildContext
-from stream import topics
 from stream.batch import ClickBatch
 from stream.messages import Position, RebuildPlan
 from stream.spec import Waiting
@@ -25,12 +25,8 @@ PLAN = RebuildPlan(number=1, reason="x", cause="", begin=400, decided=400, end=6
 
 @contextmanager
 def context(world: World) -> Iterator[RebuildContext]:
-    with (
-        closing(world.home.reader(topics.CLICKS)) as reader,
-        closing(world.home.writer(topics.predictions("candidate-1"))) as writer,
-    ):
-        folder = world.folder / "state" / "pruner"
-        yield RebuildContext(CONFIG, RUN, build, reader, writer, world.snapshots, folder)
+    with world.ports() as ports:
+        yield RebuildContext(CONFIG, RUN, build, ports)
 
 
 def opened(made: RebuildContext) -> StreamTrainer:
@@ -79,7 +75,7 @@ def test_the_candidate_has_learned_every_event_once_from_the_copied_dense_model(
         while rebuild.count < PLAN.end:
             assert rebuild.step().events == BATCH
         found = world.snapshots.read(rebuild.snapshot())
-    assert tensors.dump(found.tensors) == tensors.dump(job.state())
+    assert dump_tensors(found.tensors) == dump_tensors(job.state())
     assert (found.model, found.version, found.count) == ("candidate-1", 1, 600)
     assert found.trained_through == {0: Position(29, BATCH - 1)}
     assert {b.begin: b.probability.tolist() for b in world.predicted().values()} == {
@@ -125,7 +121,8 @@ def test_no_label_is_seen_before_its_prediction(tmp_path: Path) -> None:
 def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, stops: list[int]) -> None:
     world = world_of(tmp_path)
     with context(world) as made:
-        whole = opened(replace(made, folder=tmp_path / "elsewhere"))
+        elsewhere = replace(made.ports, folder=tmp_path / "elsewhere")
+        whole = opened(replace(made, ports=elsewhere))
         finish(whole)
         expected = whole.snapshot()
     content = (world.snapshots.folder / expected / "model.safetensors").read_bytes()

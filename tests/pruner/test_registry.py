@@ -4,7 +4,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -414,3 +414,78 @@ def test_a_password_that_changes_meanwhile_is_said_and_does_not_stop_anybody(
     run.settle()
     assert run.sparse.away is not None
     assert "store.password" in run.sparse.away
+
+
+# Publications between two versions.
+
+
+def served(ledger: Ledger, count: int, seed: int) -> str:
+    """Write what a trainer publishes after so many events, and return its name."""
+    cursor = ClickCursor(identity="7f", count=count)
+    tensors = {f"mask.{name}": mask.to(torch.uint8) for name, mask in masks(seed).items()}
+    state = LearnerState("published-sparse", 1, cursor, {}, tensors)
+    return ledger.snapshots.write(state)
+
+
+@each_store
+def test_a_later_publication_has_the_mask_of_its_snapshot(kind: Kind, tmp_path: Path) -> None:
+    with kind(tmp_path) as place:
+        run = Run(Ledger(tmp_path), place.open)
+        list(run.rebuild())
+        name = served(run.ledger, 150, seed=9)
+        run.sparse.publish(Publication(1, 1, name, 150))
+        expected = Publication(1, 1, name, 150, MemoryMaskStore().put(masks(9)))
+        assert place.open().head() == expected
+        assert torch.equal(place.open().get(str(expected.mask))["top.0"], masks(9)["top.0"])
+        place.wipe()
+        run.settle()
+        assert place.open().head() == expected
+
+
+@each_store
+def test_after_a_restart_with_a_wiped_store_the_newest_that_is_known_is_shown(
+    kind: Kind, tmp_path: Path
+) -> None:
+    with kind(tmp_path) as place:
+        run = Run(Ledger(tmp_path), place.open)
+        list(run.rebuild())
+        name = served(run.ledger, 150, seed=9)
+        run.sparse.publish(Publication(1, 1, name, 150))
+        head = place.open().head()
+        place.wipe()
+        run.restart()
+        run.step()
+        assert place.open().head() == Publication.first(run.ledger.versions[-1])
+        run.sparse.publish(Publication(1, 1, name, 150))
+        assert place.open().head() == head
+
+
+def test_an_older_publication_changes_nothing(tmp_path: Path) -> None:
+    store, ledger = MemoryMaskStore(), Ledger(tmp_path)
+    first = Publication.first(ledger.promote())
+    newer = Publication(1, 4, served(ledger, 300, seed=9), 300)
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=Clock())
+    for publication in (first, newer, first, replace(newer, sequence=2)):
+        registry.publish(publication)
+    head = store.head()
+    assert head is not None
+    assert head.rank == (1, 4)
+
+
+def test_a_publication_whose_snapshot_is_gone_is_said_and_the_next_one_mends_it(
+    tmp_path: Path,
+) -> None:
+    store, ledger, clock = MemoryMaskStore(), Ledger(tmp_path), Clock()
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=clock)
+    registry.publish(Publication.first(ledger.promote()))
+    gone = served(ledger, 150, seed=9)
+    ledger.snapshots.delete(gone)
+    registry.publish(Publication(1, 1, gone, 150))
+    assert registry.away is not None
+    assert gone in registry.away
+    clock.now += LONGEST_PAUSE
+    registry.publish(Publication(1, 2, served(ledger, 300, seed=8), 300))
+    assert registry.away is None
+    head = store.head()
+    assert head is not None
+    assert head.rank == (1, 2)

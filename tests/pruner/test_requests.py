@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 
 from learner.snapshots import FILE
-from pruner import (
-    History,
-    LedgerFollower,
-    PendingRequest,
-    PruneStep,
-    RequestFollower,
-    decide,
-    requests,
-)
+from pruner import History, LedgerFollower, PruneStep, requests
+from pruner.decisions import PendingRequest, decide
+from pruner.requests import RequestFollower
 from stream import topics
 from stream.log import LogLockedError, Record
 from stream.log.kafka.store import KafkaLogStore

@@ -3,7 +3,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from pruner import Score, WindowFollower
+from pruner.triggers import Score
+from pruner.worker import WindowFollower
 from stream import topics
 from stream.messages import Decision
 from tests.pruner.worlds import World, judgement, window

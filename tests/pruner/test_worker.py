@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from learner.snapshots import FILE
-from pruner import Evidence, PruneStep, criteria, decide
+from pruner import Evidence, PruneStep, criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import State
+from pruner.decisions import decide
 from pruner.masks import content_hash, pack
 from stream import topics
 from stream.log import Record

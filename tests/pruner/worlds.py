@@ -171,8 +171,8 @@ class World:
                 learner.close()
 
     @contextmanager
-    def worker(self) -> Iterator[PruneWorker]:
-        """Open a prune worker, as a process does, and kill it."""
+    def ports(self) -> Iterator[PrunePorts]:
+        """Open the ports of a prune worker, and close them."""
         home = self.home
         with (
             closing(home.reader(topics.CLICKS)) as reader,
@@ -182,7 +182,7 @@ class World:
             closing(home.writer(topics.LEDGER)) as decisions,
             closing(home.writer(topics.predictions("candidate-1"))) as predictions,
         ):
-            ports = PrunePorts(
+            yield PrunePorts(
                 clicks=reader,
                 windows=windows,
                 ledger=ledger,
@@ -194,6 +194,11 @@ class World:
                 folder=self.folder / "state" / "pruner",
                 versions=self.versions,
             )
+
+    @contextmanager
+    def worker(self) -> Iterator[PruneWorker]:
+        """Open a prune worker, as a process does, and kill it."""
+        with self.ports() as ports:
             yield PruneWorker(ports, self.config, self.rules, build)
 
     def work(self, steps: int = 1000) -> PruneStep:
@@ -233,10 +238,17 @@ def run(worker: PruneWorker, steps: int = 1000) -> PruneStep:
     return step
 
 
-def first_mask(folder: Path, events: int = 1600, *, end: bool = False) -> World:
+def first_mask(
+    folder: Path,
+    events: int = 1600,
+    *,
+    end: bool = False,
+    parts: list[ClickBatch] | None = None,
+    **more: Any,
+) -> World:
     """Make a world whose first mask was promoted at 600; dense has learned everything."""
-    world = World(folder)
-    world.click(stream(events), end=end)
+    world = World(folder, **more)
+    world.click(stream(events) if parts is None else parts, end=end)
     world.dense(events)
     world.find(*(window(count) for count in range(WINDOW, 700, WINDOW)))
     world.work()

@@ -10,16 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pruner import (
-    History,
-    LedgerFollower,
-    PendingRequest,
-    PruneStep,
-    WindowFollower,
-    decide,
-    requests,
-)
+from pruner import History, LedgerFollower, PruneStep, requests
+from pruner.decisions import PendingRequest, decide
 from pruner.masks import DiskMaskStore
+from pruner.worker import WindowFollower
 from resprout.cli.inspect import versions
 from resprout.folder import RunFolder
 from resprout.run import Result, execute
@@ -102,7 +96,7 @@ def test_ledger_windows_and_summary_tell_of_the_rollback_at_its_count(back: Whol
     assert (decision.count, decision.rollback.count) == (DECIDED, EFFECTIVE)
     third = next(v for v in result.verdicts if v.rebuild.number == 3)
     assert third.verdict == "rejected"
-    assert third.reason == "overruled at 15000: back to version 1 as version 3 at 16000"
+    assert third.reason == "superseded at 15000: back to version 1 as version 3 at 16000"
     versions = versions_of(result, SPARSE)
     assert [versions[begin] for begin in (12_500, 13_000, 15_500, 16_000)] == [
         (1,),

@@ -13,7 +13,7 @@ from pruner.criteria.aux import Aux, AuxOptions, auxiliary, cutoff, importance, 
 from pruner.criterion import State
 from pruner.evidence import Evidence, means
 from pruner.masks import sparsity
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 from tests.pruner.nets import clicks, job, open_end
 
 SHAPES = {"first": (6, 4), "second": (1, 6)}
