@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def install(folder: Path, code: str, offers: Mapping[str, tuple[str, ...]]) -> N
         By entry-point group what it offers, such as ``"cube = cubed"``: a name and an object of
         the module.
     """
+    sys.modules.pop("far_away", None)
     (folder / "far_away.py").write_text(code)
     about = folder / "far_away-1.0.dist-info"
     about.mkdir()

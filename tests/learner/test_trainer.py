@@ -102,16 +102,27 @@ def test_a_copy_is_of_the_moment_in_which_it_was_asked_for(tmp_path: Path) -> No
     assert last.count == 32
 
 
-def test_what_could_not_be_written_is_raised_before_anything_else_is_saved(tmp_path: Path) -> None:
-    world = World(tmp_path)
+@pytest.mark.parametrize("written", [False, True], ids=["later", "by the next step"])
+def test_what_could_not_be_written_is_raised_before_anything_else_is_saved(
+    tmp_path: Path, written: bool
+) -> None:
+    world, go = World(tmp_path), Event()
     world.write(batches(2))
     with world.ports("dense") as ports, ThreadPoolExecutor(1) as pool:
         learner = trainer(model(), replace(ports, writer_pool=pool))
         ports.snapshots.folder.mkdir(parents=True)
         (ports.snapshots.folder / "dense").write_text("in the way")
         learner.step()
+        pool.submit(go.wait)
         learner.save_async("snapshot")
-        learner.step()
-        with pytest.raises(OSError, match="dense"):
-            learner.save_async("checkpoint")
+        if written:
+            go.set()
+            pool.submit(int).result()
+            with pytest.raises(OSError, match="dense"):
+                learner.step()
+        else:
+            learner.step()
+            go.set()
+            with pytest.raises(OSError, match="dense"):
+                learner.save_async("checkpoint")
     assert ports.checkpoints.latest() is None

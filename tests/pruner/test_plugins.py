@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +105,7 @@ class FlipFlop:
 
 
 @pytest.fixture(autouse=True)
-def _far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "site"
     folder.mkdir()
     offers = {
@@ -118,8 +116,6 @@ def _far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     }
     install(folder, CODE, offers)
     monkeypatch.syspath_prepend(folder)
-    yield
-    sys.modules.pop("far_away", None)
 
 
 def test_evidence_is_gathered_by_its_provider_for_a_criterion_that_names_it() -> None:
