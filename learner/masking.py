@@ -215,5 +215,5 @@ def _rows(gradient: Tensor) -> Tensor | slice:
 
 
 def _values(gradient: Tensor) -> Tensor:
-    """Return what stands in those rows; changing it changes the gradient."""
+    """Return a gradient's values in those rows; changing them changes the gradient."""
     return gradient._values() if gradient.is_sparse else gradient

@@ -194,7 +194,7 @@ class OnlineModel:
         return logits
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        # A copy stands where torch aligns it: matrix products of the same numbers at another
+        # A copy is aligned as torch aligns it: matrix products of the same numbers at another
         # alignment may differ in their last bit.
         return torch.tensor(array, device=self.device)
 

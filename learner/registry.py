@@ -27,12 +27,12 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Learn the next batch under the mask you have."""
+    """Learn the next batch as the version that the model is."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchTo:
-    """Become this version before the next batch; a model that is this version already goes on."""
+    """Become this version before the next batch; a model that is this version already continues."""
 
     to: ModelVersion
     """Its snapshot has learned ``count`` events."""
@@ -40,7 +40,7 @@ class SwitchTo:
 
 @dataclass(frozen=True, slots=True)
 class RollBackTo:
-    """Take the weights, sums and masks of an earlier version back, and go on from where you are."""
+    """Have weights, sums and masks of an earlier version again, and continue from this count."""
 
     to: ModelVersion
     """Its ``version`` is a new one, its snapshot the earlier one's, ``count`` where it begins."""

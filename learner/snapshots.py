@@ -93,7 +93,7 @@ def with_metadata(value: bytes, metadata: Mapping[str, str]) -> list[bytes | mem
 def load_tensors(value: bytes) -> dict[str, Tensor]:
     """Read tensors back. Raises ``ValueError`` for bytes that are no safetensors.
 
-    They may stand at any address: copy them into place before computing with them.
+    Their memory may be at any address: copy them into place before computing with them.
     """
     try:
         return safetensors.torch.load(value)
@@ -130,7 +130,7 @@ def _header(layout: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """View a tensor's bytes; a copy of those that do not stand together on the CPU."""
+    """View a tensor's bytes; a copy where they are not together in the memory of the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
@@ -141,44 +141,7 @@ def _split(value: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:
     return json.loads(value[_LENGTH_BYTES:end]), memoryview(value)[end:]
 
 
-_CARD_TEXT = """\
----
-library_name: resprout
-pipeline_tag: tabular-classification
-tags: [click-through-rate, online-learning, pruning]
----
-
-# {name}
-
-The {model} model, version {version}, after {events_seen} events, learned online in one pass by
-Resprout {resprout_version} (seed {seed}). It predicts the chance that an impression is clicked.
-
-## Data
-
-Events 1 to {events_seen} of the stream that `config_json` in the header of the file describes; it
-was learned from through {trained_through} (partition, offset, row).
-
-## Weights
-
-| tensor | shape | kept | sparsity |
-|---|---|---:|---:|
-{rows}
-
-## Limits
-
-It learned from one stream and goes stale as the stream drifts. Predictions were scored before
-they were learned from; the scores stand in the `windows` log of the run.
-
-## Load
-
-```python
-from safetensors.torch import load_file
-
-tensors = load_file("model.safetensors")
-own = {{n: t for n, t in tensors.items() if not n.startswith({prefixes})}}
-module.load_state_dict(own)
-```
-"""
+_CARD_TEXT = Path(__file__).with_name("card.md").read_text("utf-8")
 
 
 def card(name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

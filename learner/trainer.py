@@ -42,7 +42,7 @@ class NonFiniteError(Exception):
 
 
 Copy = Literal["snapshot", "publication", "checkpoint"]
-"""What is written of a model: for rebuilds and people, for whoever serves, for its own restart."""
+"""A kind of copy of a model: for rebuilds and people, for serving, for its own restart."""
 
 Gradients = Mapping[str, Tensor]
 """Of the effective weights, shape (out, in), by layer."""
@@ -71,7 +71,7 @@ class MaskUpdater(Protocol):
     def update(self, model: OnlineModel, count: int) -> Mapping[str, Tensor] | None:
         """Return the masks that hold after the step of the batch that ends at ``count``.
 
-        None leaves them as they are. An updater that gives returning weights a value calls
+        None: they stay as they are. An updater that gives returning weights a value calls
         :meth:`~learner.online.OnlineModel.set_masks` itself, and returns None.
         """
 
@@ -116,7 +116,7 @@ class TrainerOptions:
     publish_from: int = 0
     """The count from which on predictions are published."""
     end: int | None = None
-    """The count at which its caller stops it, and where it leaves a checkpoint; it then leaves no
+    """The count at which its caller stops it, and at which it writes a checkpoint; there is then no
     snapshot where the input ends. None: it learns all of the input."""
     check_predictions: bool = False
     """Raise where a prediction is not finite, and do not publish it."""
@@ -173,7 +173,7 @@ class StreamTrainer:
     _saved: dict[Copy, int] = field(default_factory=dict, init=False)
     """The count at which each kind of copy was written last."""
     _announced: int = field(default=0, init=False)
-    """The last version whose beginning the registry was told of in this life."""
+    """The last version whose beginning this object has published."""
     _writing: Future[Publication | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -184,7 +184,7 @@ class StreamTrainer:
             self.become(from_parts(found.parts))
             self._saved["checkpoint"] = self.count
             self._publish(self._last_publication())
-            log.info("%s goes on after %d events", self.ports.model, self.count)
+            log.info("%s continues after %d events", self.ports.model, self.count)
 
     @property
     def count(self) -> int:
@@ -209,8 +209,8 @@ class StreamTrainer:
         5. Write the snapshot, publication and checkpoint that are due, the checkpoint once the
            predictions are safe.
 
-        Labels are looked at in the fourth step only. Where the input ends it leaves a last
-        snapshot and a last checkpoint.
+        Labels are read in the fourth step only. Where the input ends it writes a last snapshot and
+        a last checkpoint.
         """
         if self._done:
             return self._report()
@@ -229,7 +229,7 @@ class StreamTrainer:
         return self._report(events, None if events else self._reader.waits_for)
 
     def close(self) -> None:
-        """Checkpoint where it stands, so that nothing is learned twice."""
+        """Write a checkpoint of the model as it is, so that nothing is learned twice."""
         if self._started:
             self.save_async("checkpoint")
             self.wait_saved()
@@ -239,7 +239,7 @@ class StreamTrainer:
         return self.ports.snapshots.write(self._state())
 
     def save_async(self, *copies: Copy) -> None:
-        """Write copies of the model as it is now, while it goes on learning.
+        """Write copies of the model as it is now, while it continues to learn.
 
         A checkpoint is written last, and once all predictions before it are safe; what was written
         at this count is not written again. What goes wrong is raised by the next call, or by
@@ -353,7 +353,7 @@ class StreamTrainer:
         self.become(replace(found, version=to.version, since=to.count))
 
     def _roll_back(self, to: ModelVersion) -> None:
-        """Take an earlier snapshot's model back, and stay at this place.
+        """Become an earlier snapshot's model again, and stay at this place in the stream.
 
         What it claims to have learned from stays too: that bounds from above what the snapshot
         had, and no prediction may claim less than its model has seen.

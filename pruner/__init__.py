@@ -9,7 +9,7 @@ The modules of this room answer one question each:
 - ``updaters``: how do masks change, in a rebuild and in service? A door of its own.
 - ``triggers``: when to rebuild? ``decisions``, ``verdicts``: what is decided, as pure functions.
   ``requests``: what people ask for.
-- ``masks``: where masks and the head are kept for those who serve. A door of its own.
+- ``masks``: where are masks and the head kept for servers of the model? A door of its own.
 - ``worker``: the prune worker, which does all of this.
 """
 

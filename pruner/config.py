@@ -117,7 +117,7 @@ class StoreConfig(BaseModel):
     keyfile: str | None = None
     """``rediss://``: the key of ``certfile``."""
     timeout_seconds: float = Field(default=1.0, gt=0)
-    """``redis``: how long one answer is waited for, while learning stands."""
+    """``redis``: how long one answer is waited for; nothing is learned meanwhile."""
     check_seconds: float = Field(default=5.0, gt=0)
     """Between two looks whether the store holds what it should, and the first pause before a
     store that is away is tried again.

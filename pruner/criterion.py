@@ -49,7 +49,7 @@ class Criterion(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in the configuration."""
+        """The name used in the configuration."""
 
     @property
     def needs(self) -> frozenset[str]:

@@ -131,7 +131,7 @@ def with_means(layers: Mapping[str, Evidence]) -> dict[str, Evidence]:
 
 
 def provider(kind: str) -> Provider:
-    """Look up who gathers a kind of evidence that is not built in.
+    """Look up the provider of a kind of evidence that is not built in.
 
     >>> provider("curvature")
     Traceback (most recent call last):
@@ -143,7 +143,7 @@ def provider(kind: str) -> Provider:
 
 
 def check_needs(needs: frozenset[str]) -> None:
-    """Raise ``ValueError`` where nobody gathers a kind of evidence."""
+    """Raise ``ValueError`` where a kind of evidence has no provider."""
     for kind in needs - _BUILT_IN:
         provider(kind)
 

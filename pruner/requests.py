@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestFollower:
-    """Follows the log of requests; being short, it is read from its beginning in every life.
+    """Follows the log of requests, which is short, from its beginning.
 
     What is no request is passed over, and said once.
 

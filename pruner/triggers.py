@@ -70,7 +70,7 @@ class Trigger(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in the configuration; the reason of the rebuilds it starts."""
+        """The name used in the configuration; the reason of the rebuilds that it starts."""
 
     def decide(self, seen: Seen) -> Fire | Hold:
         """Return whether to rebuild now, with the reason."""

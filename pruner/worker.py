@@ -61,7 +61,7 @@ _DENSE, _SPARSE = "dense", "sparse"
 class InputEnd:
     """Finds out how many events the input has, once the dense model has learned all of them.
 
-    The dense model leaves a last snapshot where the input ends: after its places there is nothing
+    The dense model writes a last snapshot where the input ends: after its places there is nothing
     but the end records.
 
     Parameters
@@ -69,7 +69,7 @@ class InputEnd:
     clicks
         The clicks log.
     snapshots
-        Where dense leaves its snapshots.
+        Where the dense model writes its snapshots.
     schema
         Decides which events are valid.
     """
@@ -267,7 +267,7 @@ class RebuildContext:
         Raises
         ------
         learner.SnapshotError
-            Where the snapshot will never be there: dense has left a later one.
+            Where the snapshot will never be there: dense has written a later one.
         """
         ports, spec, online = self.ports, self.spec, self.build()
         checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
@@ -390,7 +390,7 @@ class PruneWorker:
         return self._rest()
 
     def close(self) -> None:
-        """Checkpoint the open rebuild where it stands, so that nothing is learned twice."""
+        """Write a checkpoint of the open rebuild, so that nothing is learned twice."""
         if self._rebuild is not None:
             self._rebuild.close()
 

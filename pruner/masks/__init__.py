@@ -1,4 +1,4 @@
-"""The model registry: masks and the head, kept for those who serve.
+"""The model registry: masks and the head, kept for servers of the model.
 
 - ``store``: masks as bytes, named by what they hold; what a store of masks offers, and its homes
   in memory and on disk.

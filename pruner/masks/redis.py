@@ -38,41 +38,10 @@ COMMANDS = (
     *("hgetall", "hmget", "hset"),
     *("evalsha", "script|load", "publish"),
 )
-"""All that is asked of the server."""
+"""The commands that the server must allow."""
 
-PUBLISH = """
--- KEYS  head, the blob of the new head's mask if it names one
--- ARGV  run, channel, masks remembered, version, sequence, snapshot, count, mask
-local head = redis.call('HMGET', KEYS[1], 'version', 'sequence', 'run', 'recent')
-if head[1] and head[3] ~= ARGV[1] then return 'other run' end
-local version, sequence = tonumber(ARGV[4]), tonumber(ARGV[5])
-local before, after = tonumber(head[1] or 0), tonumber(head[2] or -1)
-if version < before or version == before and sequence <= after then return 'past' end
-if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return 'no mask' end
-
-local recent, known = {}, {}
-for mask in string.gmatch(ARGV[8] .. ' ' .. (head[4] or ''), '%S+') do
-  if not known[mask] and #recent < tonumber(ARGV[3]) then recent[#recent + 1] = mask end
-  known[mask] = true
-end
-redis.call('HSET', KEYS[1], 'version', ARGV[4], 'sequence', ARGV[5], 'snapshot', ARGV[6],
-  'count', ARGV[7], 'mask', ARGV[8], 'run', ARGV[1], 'recent', table.concat(recent, ' '))
-redis.call('PUBLISH', ARGV[2], ARGV[4] .. ' ' .. ARGV[5])
-return 'done'
-"""
-
-RETAIN = """
--- KEYS  head, then the blobs that nobody asked to keep
--- ARGV  run, then the masks in those blobs
-local head = redis.call('HMGET', KEYS[1], 'version', 'run', 'recent')
-if head[1] and head[2] ~= ARGV[1] then return 'other run' end
-local used = {}
-for mask in string.gmatch(head[3] or '', '%S+') do used[mask] = true end
-for i = 2, #KEYS do
-  if not used[ARGV[i]] then redis.call('DEL', KEYS[i]) end
-end
-return 'done'
-"""
+PUBLISH = Path(__file__).with_name("publish.lua").read_text("utf-8")
+RETAIN = Path(__file__).with_name("retain.lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +65,7 @@ class Keys:
 
     @property
     def hint(self) -> str:
-        """A channel that gets version and sequence of every new head; whoever misses it polls."""
+        """A channel that gets version and sequence of every new head; whoever misses one polls."""
         return f"{self.prefix}:hint:{MODEL}"
 
     def mask(self, name: str) -> str:

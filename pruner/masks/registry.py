@@ -215,7 +215,7 @@ class ServedModel:
 
 
 class RegistryFollower:
-    """Follows the head of a store, for whoever serves.
+    """Follows the head of a store, for a server of the model.
 
     A store that is away, a head that went back after a wipe and a mask that is missing or damaged
     change nothing: the last good publication stays, and the next :meth:`poll` tries again.

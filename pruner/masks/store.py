@@ -1,7 +1,7 @@
-"""Where masks are kept for those who serve; the ledger and the snapshots can fill each store again.
+"""Where masks are kept for servers of the model; ledger and snapshots can fill each store again.
 
 Masks are blobs named by their content. The head says which publication is in force; only the
-served model's trainer moves it, only forward, and only to a mask that is there: whoever reads the
+served model's trainer moves it, only forward, and only to a mask that is there: a reader of the
 head can read its mask. Nothing here decides anything.
 
 ::
