@@ -53,6 +53,20 @@ def source_of(world: World, spec: RunSpec = RUN) -> Iterator[LedgerMaskSource]:
         yield LedgerMaskSource(ledger, spec, end.total)
 
 
+@contextmanager
+def served(world: World) -> Iterator[tuple[StreamTrainer, LedgerMaskSource]]:
+    """Open the trainer of the served model, with its source."""
+    with (
+        source_of(world) as source,
+        closing(world.home.reader(topics.CLICKS)) as reader,
+        closing(world.home.writer(topics.predictions("sparse"))) as writer,
+    ):
+        state = Checkpoints(world.folder / "state" / "sparse")
+        ports = Ports("sparse", reader, writer, state, world.snapshots)
+        registry = ReconcilingRegistry(world.masks, world.snapshots, source.versions)
+        yield StreamTrainer(build(), ports, RUN, FixedMask(), source, registry), source
+
+
 def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.click(stream(1000))
@@ -128,15 +142,7 @@ def test_a_rebuild_that_was_not_promoted_is_no_swap() -> None:
 
 def test_a_sparse_learner_under_it_becomes_every_promoted_candidate(tmp_path: Path) -> None:
     world = first_mask(tmp_path)
-    with (
-        source_of(world) as source,
-        closing(world.home.reader(topics.CLICKS)) as reader,
-        closing(world.home.writer(topics.predictions("sparse"))) as writer,
-    ):
-        state = Checkpoints(tmp_path / "state" / "sparse")
-        ports = Ports("sparse", reader, writer, state, world.snapshots)
-        registry = ReconcilingRegistry(world.masks, world.snapshots, source.versions)
-        sparse = StreamTrainer(build(), ports, RUN, FixedMask(), source, registry)
+    with served(world) as (sparse, _):
 
         def live() -> tuple[int, str]:
             while (step := sparse.step()).waiting_for is None:
@@ -203,15 +209,7 @@ def test_a_model_at_e_of_a_superseded_rebuild_goes_on(tmp_path: Path) -> None:
 
 def test_a_sparse_learner_under_it_goes_back_where_it_stands(tmp_path: Path) -> None:
     world = two_versions(tmp_path)
-    with (
-        source_of(world) as source,
-        closing(world.home.reader(topics.CLICKS)) as reader,
-        closing(world.home.writer(topics.predictions("sparse"))) as writer,
-    ):
-        state = Checkpoints(tmp_path / "state" / "sparse")
-        ports = Ports("sparse", reader, writer, state, world.snapshots)
-        registry = ReconcilingRegistry(world.masks, world.snapshots, source.versions)
-        sparse = StreamTrainer(build(), ports, RUN, FixedMask(), source, registry)
+    with served(world) as (sparse, source):
         while sparse.step().waiting_for is None:
             pass
         requests.ask(world.home, back_to(1))
