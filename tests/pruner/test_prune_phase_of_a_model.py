@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from learner import LearnerConfig, MaskingConfig
 from learner.snapshots import dump_tensors, load_tensors
 from pruner import criteria
 from pruner.criteria.aux import Aux
@@ -10,6 +11,8 @@ from pruner.criterion import CriterionFailedError, Stateless
 from pruner.evidence import Evidence, Need, gather
 from pruner.sparsity import Schedule
 from pruner.updaters import Recipe
+from tests.learner.worlds import batches
+from tests.learner.worlds import model as dlrm
 from tests.pruner.nets import Job, clicks, job, model, ripe
 
 
@@ -119,3 +122,43 @@ def test_a_criterion_that_raises_stops_the_step() -> None:
     with pytest.raises(CriterionFailedError, match="no scores today"):
         running.learn(clicks(1)[0])
     assert all(torch.equal(before[n], t) for n, t in running.model.state().items())
+
+
+def test_embeddings_are_pruned_with_the_layers_where_that_is_asked_for() -> None:
+    config = LearnerConfig(masking=MaskingConfig(embeddings=True))
+    online = dlrm(config=config)
+    recipe = Recipe(Aux(), Schedule(every_steps=2), sparsity=0.7, steps=6)
+    running = Job.of(online, recipe)
+    stream = batches(12)
+    for batch in stream[:6]:
+        running.learn(batch)
+    sizes = {name: mask.numel() for name, mask in online.masks.items()}
+    assert set(online.masks) == set(online.prunable)
+    assert {"embedding", "first_order.buckets"} <= set(online.masks)
+    kept = sum(int(mask.sum()) for mask in online.masks.values())
+    assert kept == sum(sizes.values()) - round(0.7 * sum(sizes.values()))
+    table = online.module.get_parameter("embedding.weight")
+    pruned, before = ~online.masks["embedding"], online.theta("embedding")
+    assert not table[pruned].any()
+    for batch in stream[6:]:
+        running.learn(batch)
+    assert torch.equal(online.theta("embedding")[pruned], before[pruned])
+    assert not torch.equal(online.theta("embedding"), before)
+    resumed = Job.of(dlrm(seed=4, config=config), recipe)
+    resumed.load(load_tensors(dump_tensors(running.state())))
+    assert dump_tensors(resumed.state()) == dump_tensors(running.state())
+
+
+def test_the_evidence_of_an_embedding_has_a_gradient_for_every_row() -> None:
+    online = dlrm(config=LearnerConfig(masking=MaskingConfig(embeddings=True)))
+    (batch,) = batches(1)
+    found = gather(online, frozenset(), online.gradients(batch), online.forward(batch))
+    gradient = found["embedding"].need(Need.GRADIENT)
+    assert gradient.shape == found["embedding"].weight.shape
+    assert torch.equal(gradient, online.gradients(batch)["embedding"].to_dense())
+
+
+def test_a_state_of_another_criterion_is_refused_by_a_prune_phase() -> None:
+    running, other = job(criteria.build("mop"), steps=2), job(Aux(), steps=2)
+    with pytest.raises(ValueError, match="prune phase is not that of criterion 'mop' on this mod"):
+        running.phase.load(other.phase.state())
