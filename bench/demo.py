@@ -258,7 +258,7 @@ def about(drift: Column) -> str:
     case = Case("drift", 0)
     model = RunDefinition.generated(case.settings).model()
     every = sum(parameter.numel() for parameter in model.module.parameters())
-    connected = sum(layer.weight.numel() for layer in model.layers.values())
+    connected = sum(model.theta(name).numel() for name in model.prunable)
     kept = round(connected * (1 - case.settings.pruner.sparsity))
     speed = float(np.median([s.events_per_second for s in drift.summaries]))
     dense_bytes, sparse_bytes = 4 * connected, 4 * kept + connected // 8

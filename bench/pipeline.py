@@ -34,9 +34,8 @@ from typing import Any
 import torch
 
 from bench.demo import RESULTS, Goal, machine
-from learner.online import OnlineModel
-from learner.snapshots import SnapshotStore
-from learner.trainer import DenseLearner, Ports
+from learner import OnlineModel, Ports, SnapshotStore, StreamTrainer, TrainerOptions
+from pruner.updaters import FixedMask
 from resprout.run import execute
 from resprout.settings import DENSE, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
@@ -182,7 +181,7 @@ def bare_dense(stage: Stage) -> Took:
     model = stage.model()
     started = time.perf_counter()
     for batch in stage.batches:
-        model.learn_from(model.ahead(batch))
+        model.learn_from(model.forward(batch))
     seconds = time.perf_counter() - started
     return Took(DENSE_ALONE, BARE, count(stage.batches), seconds, {"learn": seconds})
 
@@ -196,17 +195,17 @@ def bare_whole(stage: Stage) -> Took:
     generator = torch.Generator().manual_seed(0)
     sparse.set_masks(
         {
-            n: torch.rand(m.weight.shape, generator=generator) > pruner.sparsity
-            for n, m in sparse.layers.items()
+            n: torch.rand(sparse.theta(n).shape, generator=generator) > pruner.sparsity
+            for n in sparse.prunable
         }
     )
     seen, started = 0, time.perf_counter()
     for batch in stage.batches:
-        dense.learn_from(dense.ahead(batch))
+        dense.learn_from(dense.forward(batch))
         if seen >= first + rebuild:
-            sparse.learn_from(sparse.ahead(batch))
+            sparse.learn_from(sparse.forward(batch))
         if seen >= first and (seen - first) % every < rebuild:
-            candidate.learn_from(candidate.ahead(batch))
+            candidate.learn_from(candidate.forward(batch))
         seen += len(batch)
     seconds = time.perf_counter() - started
     return Took(WHOLE, BARE, seen, seconds, {"learn": seconds})
@@ -227,16 +226,17 @@ def dense_alone(stage: Stage, way: str) -> Took:
     home, folder, plan = stage.homes[way], stage.empty(), stage.plan(way)
     clicks = Timed(home.reader(topics.CLICKS))
     predictions = Timed(home.writer(topics.predictions(f"bench{folder.name}")))
-    with ThreadPoolExecutor(1) as behind:
+    with ThreadPoolExecutor(1) as pool:
         ports = Ports(
             DENSE,
             clicks,
             predictions,
             Checkpoints(folder / "kept"),
             SnapshotStore(folder / "left"),
-            behind=behind,
+            writer_pool=pool,
         )
-        learner = DenseLearner(plan.model(), ports, plan.spec)
+        options = TrainerOptions(leads=True, snapshot_events=plan.spec.snapshot_events)
+        learner = StreamTrainer(plan.model(), ports, plan.spec, FixedMask(), options=options)
         connect(clicks)
         started = time.perf_counter()
         while not (step := learner.step()).done:

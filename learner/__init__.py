@@ -1,1 +1,46 @@
-"""Models and how they learn."""
+"""Models and how they learn.
+
+The modules of this room, each on top of those before it:
+
+- ``config``: the settings.
+- ``optim``: Adagrad, which touches only the rows of an embedding that a batch used.
+- ``masking``: which weights a mask covers, and how they come back.
+- ``online``: a model that predicts a batch and then learns from it.
+- ``snapshots``: tensors and a learner's state as bytes, and the folder that workers share.
+- ``registry``: versions of the sparse model, who decides on them and where they are published.
+- ``trainer``: a model on its way along the stream.
+- ``models``, ``export``, ``river``, doors of their own: models by name, weights for use
+  elsewhere, our learner as a classifier for River.
+"""
+
+from learner.config import LearnerConfig, MaskingConfig, ModelConfig
+from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER, Masking
+from learner.online import ForwardPass, OnlineModel
+from learner.registry import (
+    Continue,
+    MaskSource,
+    ModelRegistry,
+    ModelVersion,
+    NoModel,
+    Publication,
+    RollBackTo,
+    SwitchTo,
+    Wait,
+)
+from learner.snapshots import LearnerState, SnapshotError, SnapshotStore, count_of, masks_of
+from learner.trainer import (
+    Gradients,
+    LearnerStep,
+    MaskUpdater,
+    NonFiniteError,
+    Ports,
+    StreamTrainer,
+    TrainerOptions,
+)
+
+__all__ = ["ADAGRAD", "FROZEN", "MASK", "UPDATER", "Continue", "ForwardPass", "Gradients"]
+__all__ += ["LearnerConfig", "LearnerState", "LearnerStep", "MaskSource", "MaskUpdater", "Masking"]
+__all__ += ["MaskingConfig", "ModelConfig", "ModelRegistry", "ModelVersion", "NoModel"]
+__all__ += ["NonFiniteError", "OnlineModel", "Ports", "Publication", "RollBackTo", "SnapshotError"]
+__all__ += ["SnapshotStore", "StreamTrainer", "SwitchTo", "TrainerOptions", "Wait", "count_of"]
+__all__ += ["masks_of"]

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner import tensors
 from learner.online import check_tensors, own_tensors
-from learner.snapshots import Snapshot
+from learner.snapshots import LearnerState, dump_tensors
 from stream.schema import FeatureSchema
 from stream.state import write_atomic
 
@@ -41,7 +40,7 @@ class Exported:
 
 
 def export(
-    snapshot: Snapshot, module: nn.Module, schema: FeatureSchema, folder: Path, *, onnx: bool
+    snapshot: LearnerState, module: nn.Module, schema: FeatureSchema, folder: Path, *, onnx: bool
 ) -> Exported:
     """Write a snapshot for use elsewhere.
 
@@ -69,7 +68,7 @@ def export(
     plain.load_state_dict(own)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
-    write_atomic(weights, tensors.dump(own, {"model": snapshot.model}))
+    write_atomic(weights, dump_tensors(own, {"model": snapshot.model}))
     if not onnx:
         return Exported(weights)
     program = to_onnx(plain, schema)
@@ -135,7 +134,7 @@ def random_inputs(schema: FeatureSchema, events: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the exporter from telling users about its own insides."""
+    """Keep the exporter's messages about itself from users."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

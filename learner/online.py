@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.config import LearnerConfig
+from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER, Masking
 from learner.optim import Adagrad
 from stream.batch import ClickBatch
-
-FROZEN, MASK, ADAGRAD = "frozen.", "mask.", "adagrad."
-"""Prefixes of the names in :meth:`OnlineModel.state` that are not the module's own."""
 
 _UNLIKELIEST = 1e-15
 """No prediction is closer to 0 or 1 than this."""
@@ -30,7 +28,7 @@ tensors are good until it returns."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardPass:
-    """A batch predicted and not yet learned: the forward pass serves both."""
+    """A batch predicted and not yet learned: one forward pass serves both."""
 
     batch: ClickBatch
     probability: NDArray[np.float64]
@@ -40,17 +38,15 @@ class ForwardPass:
     change: int
     """How often the model had changed when it predicted."""
     input_sq: dict[str, Tensor] = field(default_factory=dict)
-    """Mean square of every input of each prunable layer, shape (in,), where asked for."""
+    """Mean square of every input of each prunable linear layer, shape (in,), where asked for."""
 
 
 class OnlineModel:
     r"""A module and its Adagrad, learning from batches, with some weights pruned.
 
-    A mask :math:`m` over a prunable layer makes its effective weight :math:`w = m \theta`. The
-    module's ``weight`` holds :math:`w`; where :math:`m = 0` the value of :math:`\theta` is kept
-    apart and stands still, so a weight that comes back has the value it had. The gradient is that
-    of the effective weight, which is not zero where :math:`w` is: it is what tells a criterion
-    that a pruned weight is missed. It is masked before the step.
+    What a mask does to the weights is described in :class:`~learner.masking.Masking`. The gradient
+    is that of the effective weight, which is not zero where the weight is pruned: it tells a
+    criterion that a pruned weight is missed.
 
     The module stays in evaluation mode: there is no dropout, and batch norms use their running
     statistics, so that a prediction does not depend on whether its batch is about to be learned.
@@ -60,7 +56,7 @@ class OnlineModel:
     module
         ``forward(dense, categorical)`` returns logits of shape (n,). It is taken over, not copied.
     config
-        Rates and device.
+        Rates, device and rules for masks.
 
     Examples
     --------
@@ -77,38 +73,35 @@ class OnlineModel:
         self.device = device(config.device)
         self.module = module.to(self.device).eval()
         self.optimiser = Adagrad(module, config)
-        self.layers = {
-            name: layer
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear) and f"{name}.weight" in self.optimiser.parameters
-        }
-        self.masks: dict[str, Tensor] = {}
-        """The mask of each pruned layer, bool, shape (out, in); True is kept."""
-        self._frozen: dict[str, Tensor] = {}
+        self.masking = Masking(module, self.optimiser, config.masking)
         self._changes = 0
-        self._weights = {name: f"{name}.weight" for name in self.layers}
 
     @property
     def prunable(self) -> tuple[str, ...]:
-        """The names of the layers that masks can cover: every ``nn.Linear`` that learns."""
-        return tuple(self.layers)
+        """The names of the layers that masks can cover."""
+        return tuple(self.masking.layers)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The mask of each pruned layer, bool, shape (out, in); True is kept."""
+        return self.masking.masks
 
     def predict(self, batch: ClickBatch) -> NDArray[np.float64]:
         """Return the chance of a click of each event, shape (n,); labels are not looked at."""
         with torch.no_grad():
             return _probability(self._logits(batch))
 
-    def ahead(self, batch: ClickBatch, *, inputs: bool = False) -> ForwardPass:
-        """Predict a batch that :meth:`learn_from` will learn, in one forward pass for both.
+    def forward(self, batch: ClickBatch, *, inputs: bool = False) -> ForwardPass:
+        """Predict a batch that :meth:`learn_from` learns next, in one forward pass for both.
 
         The predictions are those of :meth:`predict`. With ``inputs`` the mean squares of the
-        layers' inputs are gathered on the way.
+        linear layers' inputs are gathered on the way.
         """
         input_sq: dict[str, Tensor] = {}
         hooks = [
             layer.register_forward_pre_hook(_mean_square_into(input_sq, name))
-            for name, layer in self.layers.items()
-            if inputs
+            for name, layer in self.masking.layers.items()
+            if inputs and isinstance(layer, nn.Linear)
         ]
         logits = self._logits(batch)
         for hook in hooks:
@@ -117,97 +110,77 @@ class OnlineModel:
 
     def learn(self, batch: ClickBatch, observe: Observer | None = None) -> None:
         """Take one step on a batch; ``observe`` sees the gradients before mask and step."""
-        self.learn_from(self.ahead(batch), observe)
+        self.learn_from(self.forward(batch), observe)
 
-    def learn_from(self, ahead: ForwardPass, observe: Observer | None = None) -> None:
-        """Take the step on a batch that :meth:`ahead` predicted.
+    def learn_from(self, forward: ForwardPass, observe: Observer | None = None) -> None:
+        """Take the step on a batch that :meth:`forward` predicted.
 
         The loss is the weighted mean of the cross entropy over the batch.
         """
-        if ahead.change != self._changes:
+        if forward.change != self._changes:
             raise ValueError(
-                f"the batch was predicted after {ahead.change} changes of the model, which has "
+                f"the batch was predicted after {forward.change} changes of the model, which has "
                 f"changed {self._changes} times by now; learn a batch right after predicting it"
             )
-        gradients = self._gradients(ahead)
+        gradients = self._gradients(forward)
         if observe is not None:
-            observe(self._of_layers(gradients))
-        for name, mask in self.masks.items():
-            gradients[self._weights[name]].mul_(mask)
-        self.optimiser.step(gradients)
+            observe(self.masking.gradients(gradients))
+        self.masking.step(gradients)
         self._changes += 1
 
     def gradients(self, batch: ClickBatch) -> dict[str, Tensor]:
         """Return what an observer would see, shape (out, in) by layer, and learn nothing."""
-        return self._of_layers(self._gradients(self.ahead(batch)))
+        return self.masking.gradients(self._gradients(self.forward(batch)))
 
-    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Prune: from now on only the masked-in weights of these layers count and learn.
-
-        Layers without a mask are whole. A weight that a former mask had cut comes back with the
-        value it had then.
-
-        Parameters
-        ----------
-        masks
-            By layer, bool, shape (out, in); True is kept.
-        """
-        for name, mask in masks.items():
-            self._check_mask(name, mask)
-        with torch.no_grad():
-            for name in self.masks.keys() - masks.keys():
-                self.layers[name].weight.copy_(self.theta(name))
-                del self.masks[name], self._frozen[name]
-            for name in self.layers.keys() & masks.keys():
-                self._mask_layer(name, masks[name].to(self.device, copy=True))
+    def set_masks(
+        self,
+        masks: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor] | None = None,
+        sums: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Prune, as :meth:`learner.masking.Masking.set_masks` describes."""
+        self.masking.set_masks(masks, weights, sums)
         self._changes += 1
 
     def theta(self, name: str) -> Tensor:
-        """Return a layer's weights as they are stored, cut or not, shape (out, in); a copy."""
-        weight = self.layers[name].weight.detach()
-        mask = self.masks.get(name)
-        return weight.clone() if mask is None else torch.where(mask, weight, self._frozen[name])
+        """Return a layer's weights as they are stored, pruned or not, shape (out, in); a copy."""
+        return self.masking.theta(name)
 
     def accumulator(self, name: str) -> Tensor:
         """Return a layer's Adagrad sums, shape (out, in): the tensor itself, to be read only."""
-        return self.optimiser.sums[self._weights[name]]
+        return self.masking.accumulator(name)
 
     def finite(self) -> bool:
-        """Say whether all parameters and Adagrad sums are finite."""
+        """Return whether all parameters and Adagrad sums are finite."""
         tensors = [*self.optimiser.parameters.values(), *self.optimiser.sums.values()]
         return all(_finite(tensor.detach()) for tensor in tensors)
 
     def state(self) -> dict[str, Tensor]:
-        """Return a copy on the CPU of everything that learning goes on from.
+        """Return a copy on the CPU of everything that learning continues from.
 
         Names are those of the module's state dict; beside them ``frozen.<layer>`` (θ where it is
-        cut, 0 elsewhere), ``mask.<layer>`` (uint8) and ``adagrad.<parameter>``.
+        pruned, 0 elsewhere), ``mask.<layer>`` (uint8) and ``adagrad.<parameter>``.
         """
-        named = dict(self.module.state_dict())
-        named |= {FROZEN + name: tensor for name, tensor in self._frozen.items()}
-        named |= {MASK + name: mask.to(torch.uint8) for name, mask in self.masks.items()}
+        named = dict(self.module.state_dict()) | self.masking.state()
         named |= {ADAGRAD + name: tensor for name, tensor in self.optimiser.sums.items()}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to a state, bit for bit.
+        """Return to a state, bit for bit; what it holds of a mask updater is ignored.
 
         Raises ``ValueError`` where names or shapes are not those of this model.
         """
-        own = own_tensors(state)
-        sums = {n.removeprefix(ADAGRAD): t for n, t in state.items() if n.startswith(ADAGRAD)}
-        masks = {n.removeprefix(MASK): t.bool() for n, t in state.items() if n.startswith(MASK)}
-        frozen = {n.removeprefix(FROZEN): t for n, t in state.items() if n.startswith(FROZEN)}
+        own, sums = own_tensors(state), with_prefix(state, ADAGRAD)
+        masks = {name: mask.bool() for name, mask in with_prefix(state, MASK).items()}
+        stash = with_prefix(state, FROZEN)
         check_tensors(own, self.module.state_dict())
         check_tensors(sums, self.optimiser.sums)
-        check_tensors(frozen, masks)
-        for name, mask in masks.items():
-            self._check_mask(name, mask)
+        check_tensors(stash, masks)
+        self.masking.check(masks)
         self.module.load_state_dict(own)
         for name, tensor in sums.items():
             self.optimiser.sums[name].copy_(tensor)
-        self.masks = {name: mask.to(self.device, copy=True) for name, mask in masks.items()}
-        self._frozen = {name: tensor.to(self.device, copy=True) for name, tensor in frozen.items()}
+        self.masking.load(masks, stash)
         self._changes += 1
 
     def clone(self) -> OnlineModel:
@@ -221,14 +194,14 @@ class OnlineModel:
         return logits
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        # A copy stands where torch aligns it: matrix products of the same numbers at another
+        # A copy is aligned as torch aligns it: matrix products of the same numbers at another
         # alignment may differ in their last bit.
         return torch.tensor(array, device=self.device)
 
-    def _gradients(self, ahead: ForwardPass) -> dict[str, Tensor]:
-        label, weight = self._tensor(ahead.batch.label), self._tensor(ahead.batch.weight)
+    def _gradients(self, forward: ForwardPass) -> dict[str, Tensor]:
+        label, weight = self._tensor(forward.batch.label), self._tensor(forward.batch.weight)
         loss = functional.binary_cross_entropy_with_logits(
-            ahead.logits, label, weight, reduction="sum"
+            forward.logits, label, weight, reduction="sum"
         )
         parameters = self.optimiser.parameters
         found = torch.autograd.grad(
@@ -237,36 +210,26 @@ class OnlineModel:
         named = zip(parameters, found, strict=True)
         return {name: gradient for name, gradient in named if gradient is not None}
 
-    def _of_layers(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: gradients[weight] for name, weight in self._weights.items() if weight in gradients
-        }
-
-    def _check_mask(self, name: str, mask: Tensor) -> None:
-        if name not in self.layers:
-            known = ", ".join(self.layers)
-            raise ValueError(f"a mask for {name!r}, which is no prunable layer; those are: {known}")
-        shape = tuple(self.layers[name].weight.shape)
-        if mask.dtype != torch.bool or tuple(mask.shape) != shape:
-            raise ValueError(
-                f"mask of {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; "
-                f"it must be torch.bool of shape {shape}"
-            )
-
-    def _mask_layer(self, name: str, mask: Tensor) -> None:
-        theta = self.theta(name)
-        self.layers[name].weight.copy_(theta.masked_fill(~mask, 0.0))
-        self._frozen[name] = theta.masked_fill_(mask, 0.0)
-        self.masks[name] = mask
-
 
 def own_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the module's own state dict out of :meth:`OnlineModel.state`: effective weights.
+    """Take the module's own state dict out of a learner's state: effective weights.
 
     >>> list(own_tensors({"top.0.weight": torch.ones(1), "mask.top.0": torch.ones(1)}))
     ['top.0.weight']
     """
-    return {name: t for name, t in state.items() if not name.startswith((FROZEN, MASK, ADAGRAD))}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIXES)}
+
+
+def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the tensors whose names begin with a prefix out of a state, without the prefix.
+
+    >>> list(with_prefix({"top.0.weight": torch.ones(1), "mask.top.0": torch.ones(1)}, MASK))
+    ['top.0']
+    """
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+_PREFIXES = (FROZEN, MASK, ADAGRAD, UPDATER)
 
 
 def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -289,17 +252,17 @@ def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _check_names(module: nn.Module) -> None:
-    """Refuse a module whose names could not be told from those of masks and sums in a state."""
-    taken = [n for n in module.state_dict() if n.startswith((FROZEN, MASK, ADAGRAD))]
+    """Refuse a module whose names could be taken for those of masks and sums in a state."""
+    taken = [name for name in module.state_dict() if name.startswith(_PREFIXES)]
     if taken:
         raise ValueError(
             f"the model has a tensor {taken[0]!r}; rename the submodule: names that begin with "
-            f"{FROZEN!r}, {MASK!r} or {ADAGRAD!r} are the learner's own"
+            f"{', '.join(map(repr, _PREFIXES))} are the learner's own"
         )
 
 
 def device(name: str) -> torch.device:
-    """Name a device that can be used here.
+    """Return a device that can be used here.
 
     >>> device("cpu")
     device(type='cpu')

@@ -91,8 +91,8 @@ def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
 class Adagrad:
     """Adagrad over a module's parameters, with rates of their own for some.
 
-    Embeddings (``nn.Embedding``, ``nn.EmbeddingBag``) learn at ``embedding_rate``, all that stands
-    under a submodule called ``first_order`` at ``first_order_rate``, the rest at ``rate``.
+    Embeddings (``nn.Embedding``, ``nn.EmbeddingBag``) learn at ``embedding_rate``, everything
+    in a submodule called ``first_order`` at ``first_order_rate``, the rest at ``rate``.
 
     Parameters
     ----------

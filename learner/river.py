@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 from river import base
 
-from learner import tensors
 from learner.config import LearnerConfig, ModelConfig
 from learner.models import build
 from learner.online import OnlineModel
+from learner.snapshots import dump_tensors, load_tensors
 from stream.batch import ClickBatch, encode
 from stream.events import ClickEvent
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
@@ -107,14 +107,14 @@ class RiverClassifier(base.Classifier):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle weights as safetensors, so that equal models have equal bytes."""
-        held = None if self._online is None else tensors.dump(self._online.state())
+        held = None if self._online is None else dump_tensors(self._online.state())
         return self.__dict__ | {"_online": held}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._online is not None and self._features is not None:
             held = state["_online"]
-            self._build(self._features)[0].load(tensors.load(held))
+            self._build(self._features)[0].load(load_tensors(held))
 
 
 def schema_of(x: Mapping[Any, Any]) -> FeatureSchema:

@@ -1,71 +1,156 @@
-"""The model card: what a person finds beside the weights."""
+"""Tensors and learners' states as bytes: snapshots that workers share, parts of checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from torch import Tensor
 
-from learner import tensors
-from learner.online import ADAGRAD, FROZEN, MASK, own_tensors
+from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
+from learner.online import own_tensors, with_prefix
 from stream.messages import Position
 from stream.reader import ClickCursor
 from stream.state import Content, write_folder_atomic
 
-_CARD_TEXT = """\
----
-library_name: resprout
-pipeline_tag: tabular-classification
-tags: [click-through-rate, online-learning, pruning]
----
+FORMAT = "resprout-snapshot-1"
+FILE = "model.safetensors"
+_VERSION = version("resprout")
+_CARD = "README.md"
+_TRASH = ".trash-"
+_NAME = re.compile(r"[A-Za-z0-9_-]+/\d{15}-[0-9a-f]{12}")
 
-# {name}
+_METADATA = "__metadata__"
+_LENGTH_BYTES = 8
 
-The {model} model, version {version}, after {events_seen} events, learned online in one pass by
-Resprout {resprout_version} (seed {seed}). It predicts the chance that an impression is clicked.
+Kinds = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+"""Names, types and shapes of tensors."""
 
-## Data
 
-Events 1 to {events_seen} of the stream that `config_json` in the header of the file describes; it
-was learned from through {trained_through} (partition, offset, row).
+def dump_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Write tensors, with texts by name beside them in the header.
 
-## Weights
+    The library writes metadata in an order that changes from run to run; here it is sorted.
 
-| tensor | shape | kept | sparsity |
-|---|---|---:|---:|
-{rows}
+    Examples
+    --------
+    >>> value = dump_tensors({"a": torch.ones(2)}, {"seed": "0"})
+    >>> load_tensors(value)
+    {'a': tensor([1., 1.])}
+    >>> metadata(value)
+    {'seed': '0'}
+    """
+    return b"".join(tensor_parts(tensors, metadata))
 
-## Limits
 
-It learned from one stream and goes stale as the stream drifts. Predictions were scored before
-they were learned from; the scores stand in the `windows` log of the run.
+def tensor_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> list[bytes | memoryview]:
+    """Return what :func:`dump_tensors` joins: the header, and views of tensors on the CPU.
 
-## Load
+    A model is copied every few seconds while it learns; views need no time and no interpreter lock.
+    """
+    kinds = tuple((name, t.dtype, tuple(t.shape)) for name, t in tensors.items())
+    header = _layout(kinds)
+    return [_header(header, metadata or {}), *(_bytes(tensors[name]) for name in header)]
 
-```python
-from safetensors.torch import load_file
 
-tensors = load_file("model.safetensors")
-own = {{n: t for n, t in tensors.items() if not n.startswith({prefixes})}}
-module.load_state_dict(own)
-```
-"""
+def digest(parts: Iterable[bytes | memoryview]) -> str:
+    """Return the SHA-256 of what these parts join to.
+
+    >>> digest([b"a", b"b"]) == hashlib.sha256(b"ab").hexdigest()
+    True
+    """
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def with_metadata(value: bytes, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the parts of the same tensors with other texts in the header.
+
+    >>> value = dump_tensors({}, {"seed": "0"})
+    >>> b"".join(with_metadata(value, {"seed": "1"})) == dump_tensors({}, {"seed": "1"})
+    True
+    """
+    header, body = _split(value)
+    header.pop(_METADATA, None)
+    return [_header(header, metadata), body]
+
+
+def load_tensors(value: bytes) -> dict[str, Tensor]:
+    """Read tensors back. Raises ``ValueError`` for bytes that are no safetensors.
+
+    Their memory may be at any address: copy them into place before computing with them.
+    """
+    try:
+        return safetensors.torch.load(value)
+    except SafetensorError as error:
+        raise ValueError(f"not a safetensors file: {error}") from error
+
+
+def metadata(value: bytes) -> dict[str, str]:
+    """Read the texts in the header; none where there are none."""
+    found: dict[str, str] = _split(value)[0].get(_METADATA, {})
+    return found
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a file, and nothing else of it."""
+    with path.open("rb") as file:
+        length = file.read(_LENGTH_BYTES)
+        return metadata(length + file.read(int.from_bytes(length, "little")))
+
+
+@lru_cache(maxsize=16)
+def _layout(kinds: Kinds) -> dict[str, dict[str, Any]]:
+    """Let the library lay tensors out; what it says of each in the header, in their order."""
+    blank = {name: torch.zeros(shape, dtype=dtype) for name, dtype, shape in kinds}
+    header, _ = _split(safetensors.torch.save(blank))
+    return dict(sorted(header.items(), key=lambda one: one[1]["data_offsets"]))
+
+
+def _header(layout: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
+    texts = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    text = json.dumps({**texts, **layout}, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """View a tensor's bytes; a copy where they are not together in the memory of the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _split(value: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:
+    """Split the header from the tensors' bytes."""
+    end = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
+    return json.loads(value[_LENGTH_BYTES:end]), memoryview(value)[end:]
+
+
+_CARD_TEXT = Path(__file__).with_name("card.md").read_text("utf-8")
 
 
 def card(name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Write the card of a snapshot from its header and its tensors."""
+    """Write the model card: what a person finds beside the weights of a snapshot."""
     own = own_tensors(tensors)
     rows = "\n".join(_row(n, t, tensors.get(mask_of(n))) for n, t in own.items())
-    return _CARD_TEXT.format(name=name, rows=rows, prefixes=(ADAGRAD, FROZEN, MASK), **metadata)
+    return _CARD_TEXT.format(
+        name=name, rows=rows, prefixes=(ADAGRAD, FROZEN, MASK, UPDATER), **metadata
+    )
 
 
 def mask_of(weight: str) -> str:
@@ -84,36 +169,33 @@ def _row(name: str, tensor: Tensor, mask: Tensor | None) -> str:
     return f"| {name} | {shape} | {kept:,} | {sparsity:.1%} |"
 
 
-log = logging.getLogger(__name__)
-
-FORMAT = "resprout-snapshot-1"
-_VERSION = version("resprout")
-FILE = "model.safetensors"
-_CARD = "README.md"
-_TRASH = ".trash-"
-_NAME = re.compile(r"[A-Za-z0-9_-]+/\d{15}-[0-9a-f]{12}")
-
-
 class SnapshotError(Exception):
     """A snapshot is missing or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A model as it was after ``count`` events, with all that learning goes on from."""
+class LearnerState:
+    """A learner after the batch that ends at ``cursor``: all that learning continues from."""
 
     model: str
-    """``dense``, ``sparse``, ``never_rebuilt`` or ``candidate-n``."""
+    """``dense``, ``sparse``, ``candidate-n`` or the name of a comparison."""
     version: int
+    """Of the model: 0 for dense, growing with every switch for a sparse one."""
     cursor: ClickCursor
     """The place after the last event that it has learned."""
     trained_through: dict[int, Position]
     """For each partition the last place the model or any ancestor of it has learned from."""
     tensors: dict[str, Tensor] = field(repr=False)
-    """:meth:`learner.online.OnlineModel.state`: weights, Adagrad sums, masks, frozen weights."""
+    """:meth:`learner.online.OnlineModel.state`, and what a mask updater keeps, as
+    ``updater.<name>``."""
     config_json: str = "{}"
     """The settings of the run."""
     seed: int = 0
+    since: int = 0
+    """Events before the version began; in checkpoints only."""
+    ordered: int | None = None
+    """Of dense with several partitions: where in its predictions those after ``cursor`` begin, so
+    that it can repeat them; in checkpoints only."""
 
     @property
     def count(self) -> int:
@@ -122,7 +204,7 @@ class Snapshot:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Everything but the tensors, as texts for the header of the file."""
+        """Everything but the tensors, as texts for the header of a snapshot."""
         return {
             "format": FORMAT,
             "resprout_version": _VERSION,
@@ -138,6 +220,54 @@ class Snapshot:
         }
 
 
+def from_bytes(content: bytes) -> LearnerState:
+    """Read the file of a snapshot, or the part of a checkpoint.
+
+    Raises ``ValueError`` for a safetensors file that is neither.
+    """
+    found = metadata(content)
+    if found.get("format") != FORMAT:
+        raise ValueError(
+            f"a safetensors file of format {found.get('format')!r} is no snapshot; "
+            f"expected {FORMAT!r}"
+        )
+    places = json.loads(found["trained_through"])
+    return LearnerState(
+        model=found["model"],
+        version=int(found["version"]),
+        cursor=ClickCursor.model_validate_json(found["cursor"]),
+        trained_through={p: Position(offset, row) for p, offset, row in places},
+        tensors=load_tensors(content),
+        config_json=found["config_json"],
+        seed=int(found["seed"]),
+        since=int(found.get("since", 0)),
+        ordered=int(found["ordered"]) if "ordered" in found else None,
+    )
+
+
+def to_parts(state: LearnerState) -> dict[str, bytes]:
+    """Write a state as the parts of a :class:`stream.state.Checkpoints` entry.
+
+    >>> cursor = ClickCursor(identity="7f", count=500)
+    >>> state = LearnerState("sparse", 2, cursor, {0: Position(9, 3)}, {}, since=400)
+    >>> from_parts(to_parts(state)) == state
+    True
+    """
+    ordered = {} if state.ordered is None else {"ordered": str(state.ordered)}
+    texts = state.metadata | {"since": str(state.since)} | ordered
+    return {FILE: dump_tensors(state.tensors, texts)}
+
+
+def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
+    """Read a state back. Raises ``ValueError`` where the parts are not a learner's."""
+    if FILE not in parts:
+        raise ValueError(
+            f"the checkpoint has no part {FILE!r}; it is not a learner's: "
+            f"it has {', '.join(sorted(parts)) or 'none'}"
+        )
+    return from_bytes(parts[FILE])
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotStore:
     """A folder of snapshots that workers share: ``<model>/<count>-<hash>/``.
@@ -151,38 +281,48 @@ class SnapshotStore:
     >>> import tempfile, torch
     >>> store = SnapshotStore(Path(tempfile.mkdtemp()))
     >>> cursor = ClickCursor(identity="7f", count=500)
-    >>> name = store.write(Snapshot("dense", 0, cursor, {}, {"w": torch.ones(2)}))
+    >>> name = store.write(LearnerState("dense", 0, cursor, {}, {"w": torch.ones(2)}))
     >>> name == store.find("dense", 500), store.read(name).tensors
     (True, {'w': tensor([1., 1.])})
     """
 
     folder: Path
 
-    def write(self, snapshot: Snapshot) -> str:
-        """Publish a snapshot and return its name; one that is there already is left alone."""
-        header, *content = tensors.parts(snapshot.tensors, snapshot.metadata)
-        anonymous, *_ = tensors.parts(snapshot.tensors, _anonymous(snapshot.metadata))
-        name = f"{snapshot.model}/{snapshot.count:015d}-{_short([anonymous, *content])}"
+    def write(self, state: LearnerState) -> str:
+        """Publish a snapshot and return its name; one that is there already is not written."""
+        header, *content = tensor_parts(state.tensors, state.metadata)
+        anonymous, *_ = tensor_parts(state.tensors, _anonymous(state.metadata))
+        name = f"{state.model}/{state.count:015d}-{_short([anonymous, *content])}"
         _check(name)
-        about = card(name, snapshot.metadata, snapshot.tensors)
+        about = card(name, state.metadata, state.tensors)
         files: dict[str, Content] = {FILE: [header, *content], _CARD: [about.encode()]}
         write_folder_atomic(self.folder / name, files)
         return name
 
-    def read(self, name: str) -> Snapshot:
+    def read(self, name: str) -> LearnerState:
         """Read a snapshot. Raises :class:`SnapshotError` if it is missing or damaged."""
         path = self.folder / _check(name) / FILE
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            held = ", ".join(self.names(name.partition("/")[0])) or "none"
-            raise SnapshotError(f"no snapshot {name!r} in {self.folder}; there: {held}") from None
+            raise self._missing(name) from None
         if not name.endswith(_hash_or_none(content) or " "):
             raise SnapshotError(
                 f"snapshot {path} is damaged: its content does not match its name; delete it, "
                 "and let the run make it again from a checkpoint"
             )
         return from_bytes(content)
+
+    def cursor(self, name: str) -> ClickCursor:
+        """Read only how far a snapshot's model has come, from the header of its file.
+
+        Raises :class:`SnapshotError` if it is missing.
+        """
+        try:
+            found = metadata_of(self.folder / _check(name) / FILE)
+        except FileNotFoundError:
+            raise self._missing(name) from None
+        return ClickCursor.model_validate_json(found["cursor"])
 
     def find(self, model: str, count: int) -> str | None:
         """Return the name of a model's snapshot after ``count`` events, None without one."""
@@ -194,7 +334,7 @@ class SnapshotStore:
         return sorted(name for name in found if _NAME.fullmatch(name))
 
     def delete(self, name: str) -> None:
-        """Delete a snapshot; one that is not there is passed over."""
+        """Delete a snapshot; nothing happens where there is none of that name."""
         path = self.folder / _check(name)
         trash = path.with_name(_TRASH + path.name)
         shutil.rmtree(trash, ignore_errors=True)
@@ -202,56 +342,9 @@ class SnapshotStore:
             path.rename(trash)
             shutil.rmtree(trash)
 
-
-def from_bytes(content: bytes) -> Snapshot:
-    """Read a snapshot's file.
-
-    Raises ``ValueError`` for a safetensors file that is no snapshot.
-    """
-    found = tensors.metadata(content)
-    if found.get("format") != FORMAT:
-        raise ValueError(
-            f"a safetensors file of format {found.get('format')!r} is no snapshot; "
-            f"expected {FORMAT!r}"
-        )
-    return Snapshot(
-        model=found["model"],
-        version=int(found["version"]),
-        cursor=ClickCursor.model_validate_json(found["cursor"]),
-        trained_through=_places(found),
-        tensors=tensors.load(content),
-        config_json=found["config_json"],
-        seed=int(found["seed"]),
-    )
-
-
-def _places(metadata: Mapping[str, str]) -> dict[int, Position]:
-    return {p: Position(o, r) for p, o, r in json.loads(metadata["trained_through"])}
-
-
-def _hash(content: bytes) -> str:
-    return _short(tensors.with_metadata(content, _anonymous(tensors.metadata(content))))
-
-
-def _short(parts: Iterable[bytes | memoryview]) -> str:
-    return tensors.digest(parts)[:12]
-
-
-def _anonymous(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Leave the identity of the click log out."""
-    cursor = ClickCursor.model_validate_json(metadata["cursor"])
-    return {
-        **metadata,
-        "cursor": cursor.model_copy(update={"identity": ""}).model_dump_json(),
-    }
-
-
-def _hash_or_none(content: bytes) -> str | None:
-    """Return the hash, None for bytes so damaged that they have none."""
-    try:
-        return _hash(content)
-    except (ValueError, KeyError):
-        return None
+    def _missing(self, name: str) -> SnapshotError:
+        held = ", ".join(self.names(name.partition("/")[0])) or "none"
+        return SnapshotError(f"no snapshot {name!r} in {self.folder}; there: {held}")
 
 
 def count_of(name: str) -> int:
@@ -263,6 +356,11 @@ def count_of(name: str) -> int:
     return int(name.partition("/")[2].partition("-")[0])
 
 
+def masks_of(state: LearnerState) -> dict[str, Tensor]:
+    """Return the masks of a state, by layer."""
+    return {name: mask.bool() for name, mask in with_prefix(state.tensors, MASK).items()}
+
+
 def _check(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -271,67 +369,19 @@ def _check(name: str) -> str:
     return name
 
 
-_TENSORS, _PLACE = "model.safetensors", "place.json"
+def _anonymous(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of a header without the identity of the click log."""
+    cursor = ClickCursor.model_validate_json(metadata["cursor"])
+    return {**metadata, "cursor": cursor.model_copy(update={"identity": ""}).model_dump_json()}
 
 
-@dataclass(frozen=True, slots=True)
-class LearnerState:
-    """A learner after the batch at ``cursor``."""
-
-    version: int
-    """Of the model: 0 for dense, growing with every swap for a sparse one."""
-    cursor: ClickCursor
-    """The place to read next."""
-    trained_through: dict[int, Position]
-    """For each partition the last place the model or any ancestor of it has learned from."""
-    tensors: dict[str, Tensor] = field(repr=False)
-    """:meth:`learner.online.OnlineModel.state`."""
-    ordered: int | None = None
-    """Of dense with several partitions: where in its predictions those after ``cursor`` begin, so
-    that it can repeat them."""
+def _short(parts: Iterable[bytes | memoryview]) -> str:
+    return digest(parts)[:12]
 
 
-class _Place(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: int
-    cursor: ClickCursor
-    trained_through: dict[int, Position]
-    ordered: int | None = None
-
-
-def to_parts(state: LearnerState) -> dict[str, bytes]:
-    """Write a state as the parts of a :class:`stream.state.Checkpoints` entry.
-
-    >>> state = LearnerState(0, ClickCursor(identity="7f", count=500), {0: Position(9, 3)}, {})
-    >>> from_parts(to_parts(state)) == state
-    True
-    """
-    place = _Place(
-        version=state.version,
-        cursor=state.cursor,
-        trained_through=state.trained_through,
-        ordered=state.ordered,
-    )
-    return {
-        _TENSORS: tensors.dump(state.tensors),
-        _PLACE: place.model_dump_json().encode(),
-    }
-
-
-def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
-    """Read a state back. Raises ``ValueError`` where the parts are not a learner's."""
-    missing = [name for name in (_TENSORS, _PLACE) if name not in parts]
-    if missing:
-        raise ValueError(
-            f"the checkpoint has no part {missing[0]!r}; it is not a learner's: "
-            f"it has {', '.join(sorted(parts)) or 'none'}"
-        )
-    place = _Place.model_validate_json(parts[_PLACE])
-    return LearnerState(
-        place.version,
-        place.cursor,
-        place.trained_through,
-        tensors.load(parts[_TENSORS]),
-        place.ordered,
-    )
+def _hash_or_none(content: bytes) -> str | None:
+    """Return the hash of a file, None for bytes so damaged that they have none."""
+    try:
+        return _short(with_metadata(content, _anonymous(metadata(content))))
+    except (ValueError, KeyError):
+        return None

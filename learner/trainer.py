@@ -1,18 +1,31 @@
-"""What a learner reports of one step."""
+"""A model on its way along the stream: it predicts each batch, and then learns from it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from learner.online import OnlineModel
-from learner.registry import MaskSource, ModelRegistry, NoModel, RollBackTo, Swap, Wait
-from learner.snapshots import LearnerState, Snapshot, SnapshotStore, from_parts, to_parts
+from learner.masking import ADAGRAD, FROZEN, UPDATER
+from learner.online import ForwardPass, OnlineModel, with_prefix
+from learner.registry import (
+    MaskSource,
+    ModelRegistry,
+    ModelVersion,
+    NoModel,
+    Publication,
+    RollBackTo,
+    SwitchTo,
+    Wait,
+)
+from learner.snapshots import LearnerState, SnapshotStore, count_of, from_parts, to_parts
 from stream.columnar import predictions_to_bytes
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Position, PredictionBatch
@@ -21,10 +34,97 @@ from stream.reader import ClickCursor, ClickReader, CountedBatch
 from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(Exception):
+    """A model has weights, or predicts chances, that are not finite."""
+
+
+Copy = Literal["snapshot", "publication", "checkpoint"]
+"""A kind of copy of a model: for rebuilds and people, for serving, for its own restart."""
+
+Gradients = Mapping[str, Tensor]
+"""Of the effective weights, shape (out, in), by layer."""
+
+
+class MaskUpdater(Protocol):
+    """Changes a model's masks while it learns; one that never does keeps them as they are."""
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether the mean squares of inputs are to be gathered in the forward pass."""
+
+    def observe(self, model: OnlineModel, gradients: Gradients, forward: ForwardPass) -> None:
+        """Take in one batch, before the model's step.
+
+        Parameters
+        ----------
+        model
+            As it predicted the batch.
+        gradients
+            Of the effective weights; good until this returns.
+        forward
+            The batch and its predictions.
+        """
+
+    def update(self, model: OnlineModel, count: int) -> Mapping[str, Tensor] | None:
+        """Return the masks that hold after the step of the batch that ends at ``count``.
+
+        None: they stay as they are. An updater that gives returning weights a value calls
+        :meth:`~learner.online.OnlineModel.set_masks` itself, and returns None.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that it continues from, for checkpoints and snapshots."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Return to a state, or begin anew where it is of another kind of updater, or empty.
+
+        The model has been loaded by then.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What one trainer reads from and writes to; whoever opened them closes them."""
+
+    model: str
+    """The name in its predictions and snapshots: ``dense``, ``sparse``, ``candidate-3``."""
+    clicks: LogReader
+    """Its own reader, shared with no other thread."""
+    predictions: LogWriter
+    checkpoints: Checkpoints
+    snapshots: SnapshotStore
+    order: LogReader | None = None
+    """The predictions of dense, which state the order of the clicks, through a reader of its own;
+    None where they have one partition. See :func:`stream.ordering.open_order`."""
+    writer_pool: Executor | None = None
+    """One thread that writes files while the model learns; None writes them in between."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerOptions:
+    """At which counts a trainer does what, beside learning."""
+
+    leads: bool = False
+    """It chooses the order of several partitions; the others follow it."""
+    checkpoint_events: int | None = None
+    """Events between two checkpoints; None: ``learner.checkpoint_events``."""
+    snapshot_events: int | None = None
+    """Events between two snapshots; None: there is only one, where the input ends."""
+    publish_from: int = 0
+    """The count from which on predictions are published."""
+    end: int | None = None
+    """The count at which its caller stops it, and at which it writes a checkpoint; there is then no
+    snapshot where the input ends. None: it learns all of the input."""
+    check_predictions: bool = False
+    """Raise where a prediction is not finite, and do not publish it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LearnerStep:
-    """One ``step()`` of a dense or a sparse learner: at most one batch."""
+    """One ``step()`` of a trainer: at most one batch."""
 
     count: int
     """Events learned since the start of the run; for a sparse model its ancestors' included."""
@@ -36,189 +136,292 @@ class LearnerStep:
     """The input has ended and everything is written; further steps do nothing."""
 
 
-class NonFiniteError(Exception):
-    """A model has weights that are not finite."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What one learner reads from and writes to; whoever opened them closes them."""
-
-    model: str
-    """The name that its predictions and snapshots bear: ``dense``, ``sparse``."""
-    clicks: LogReader
-    """Its own reader, shared with no other thread."""
-    predictions: LogWriter
-    checkpoints: Checkpoints
-    snapshots: SnapshotStore
-    order: LogReader | None = None
-    """The predictions of dense, which state the order of the clicks, through a reader of its own;
-    None where they have one partition. See :func:`stream.ordering.open_order`."""
-    behind: Executor | None = None
-    """One thread that writes what is due while the model learns; None does so in turn."""
-
-
+@dataclass(slots=True, eq=False)
 class StreamTrainer:
-    """A model on its way along the stream.
+    """Reads, predicts, publishes, learns and keeps: every model of a run is one of these.
 
-    Parameters
-    ----------
-    online
-        The model as it is at the start of the run, or before it becomes a state.
-    ports
-        What it reads from and writes to.
-    spec
-        What it shares with all models of the run.
-    leads
-        It chooses the order of several partitions; the others follow it.
-
-    Attributes
-    ----------
-    version
-        Of the model: 0 until it becomes a state of another version.
+    It continues from its last checkpoint. Without one and without a source it begins as ``online``
+    is. With a source it begins as the first version that the source names, becomes every later one
+    at the count at which that begins, and between two of them learns under the masks that its
+    updater says. Where the source rolls it back, it has an earlier version's weights and masks
+    again and continues with the next event: those between are not learned anew.
     """
 
-    def __init__(
-        self, online: OnlineModel, ports: Ports, spec: RunSpec, *, leads: bool = False
-    ) -> None:
-        self.online = online
-        self.ports = ports
-        self.spec = spec
-        self.version = 0
-        self._leads = leads
-        self._leading: Resumed | None = None
-        self._trained_through: dict[int, Position] = {}
+    online: OnlineModel
+    """The model. Its weights are replaced where there is a checkpoint or a source."""
+    ports: Ports
+    spec: RunSpec
+    """What it shares with all models of the run."""
+    updater: MaskUpdater
+    """Changes the masks between two versions."""
+    source: MaskSource | None = None
+    """Decides at every boundary of a batch whether to continue, switch or wait."""
+    registry: ModelRegistry | None = None
+    """Where its weights are published: where a version begins, then every
+    ``learner.publish_events``."""
+    options: TrainerOptions = TrainerOptions()
+    version: int = field(default=0, init=False)
+    """Of the model: 0 for dense, and before a sparse one has begun."""
+    _started: bool = field(default=False, init=False)
+    _done: bool = field(default=False, init=False)
+    _broken: bool = field(default=False, init=False)
+    """A step raised: its batch is read and not, or not wholly, learned."""
+    _since: int = field(default=0, init=False)
+    _trained_through: dict[int, Position] = field(default_factory=dict, init=False)
+    _reader: ClickReader = field(init=False)
+    _resumed_order: Resumed | None = field(default=None, init=False)
+    _saved: dict[Copy, int] = field(default_factory=dict, init=False)
+    """The count at which each kind of copy was written last."""
+    _announced: int = field(default=0, init=False)
+    """The last version whose beginning this object has published."""
+    _writing: Future[Publication | None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         self._reader = self._read_from(None)
-        self._kept: int | None = None
-        self._shown: int | None = None
-        self._writing: Future[None] | None = None
+        self._started = self.source is None
+        found = self.ports.checkpoints.latest()
+        if found is not None:
+            self.become(from_parts(found.parts))
+            self._saved["checkpoint"] = self.count
+            self._publish(self._last_publication())
+            log.info("%s continues after %d events", self.ports.model, self.count)
 
     @property
     def count(self) -> int:
         """Events learned since the start of the run."""
         return self._reader.count
 
-    @property
-    def ended(self) -> bool:
-        """The input has ended and all of it is learned."""
-        return self._reader.ended
-
-    @property
-    def waits_for(self) -> Waiting:
-        """The log that must go on, where :meth:`step` found nothing to do."""
-        return self._reader.waits_for
-
-    def resume(self) -> bool:
-        """Become the last checkpoint; False where there is none."""
-        found = self.ports.checkpoints.latest()
-        if found is None:
-            return False
-        self.become(from_parts(found.parts))
-        self._kept = self.count
-        return True
-
     def become(self, state: LearnerState) -> None:
-        """Take over weights, optimiser, masks, version and position of a state."""
-        self.online.load(state.tensors)
-        self.version = state.version
+        """Take over weights, optimiser, masks, updater, version and position of a state."""
+        self.version, self._since = state.version, state.since
         self._trained_through = dict(state.trained_through)
         self._reader = self._read_from(state.cursor, state.ordered)
-        self._kept = self._shown = None
+        self._started = True
+        self._load(state.tensors)
 
-    def revert(self, version: int, snapshot: Snapshot) -> None:
-        """Take weights, optimiser and masks of an earlier snapshot back, and stay at this place.
-
-        What it claims to have learned from stays too: that bounds from above what the snapshot
-        had, and no prediction may claim less than its model has seen.
-        """
-        self.online.load(snapshot.tensors)
-        self.version = version
-        behind = snapshot.trained_through
-        self._trained_through = behind | {
-            partition: max(place, behind.get(partition, place))
-            for partition, place in self._trained_through.items()
-        }
-        self._kept = self._shown = None
-
-    def step(self) -> int:
-        """Take the next batch, if all of it is there, and return its events.
+    def step(self) -> LearnerStep:
+        """Ask the source, and do at most one batch or one change of version.
 
         1. Read a batch.
         2. Predict it.
         3. Publish the predictions.
-        4. Learn from it.
+        4. Learn from it; the updater observes it, and may change the masks.
+        5. Write the snapshot, publication and checkpoint that are due, the checkpoint once the
+           predictions are safe.
 
-        Labels are looked at in the fourth step only.
+        Labels are read in the fourth step only. Where the input ends it writes a last snapshot and
+        a last checkpoint.
         """
+        if self._done:
+            return self._report()
+        if self._writing is not None and self._writing.done():
+            self.wait_saved()
+        if self.registry is not None and self.version:
+            self.registry.reconcile(self.version)
+        answer = self._ask()
+        if answer is not None:
+            return answer
+        events = self._learn()
+        if events:
+            self._save_what_is_due()
+        elif self._reader.ended:
+            return self._finish()
+        return self._report(events, None if events else self._reader.waits_for)
+
+    def close(self) -> None:
+        """Write a checkpoint of the model as it is, so that nothing is learned twice."""
+        if self._started:
+            self.save_async("checkpoint")
+            self.wait_saved()
+
+    def snapshot(self) -> str:
+        """Write a snapshot of the model as it is, at once, and return its name."""
+        return self.ports.snapshots.write(self._state())
+
+    def save_async(self, *copies: Copy) -> None:
+        """Write copies of the model as it is now, while it continues to learn.
+
+        A checkpoint is written last, and once all predictions before it are safe; what was written
+        at this count is not written again. What goes wrong is raised by the next call, or by
+        :meth:`wait_saved`.
+        """
+        due = {one for one in copies if self._saved.get(one) != self.count}
+        if not due or self._broken:
+            return
+        self._check_finite()
+        if "checkpoint" in due:
+            self.ports.predictions.flush()
+        self._saved |= dict.fromkeys(due, self.count)
+        write = partial(self._write, self._state(), due)
+        self.wait_saved()
+        if self.ports.writer_pool is None:
+            self._publish(write())
+        else:
+            self._writing = self.ports.writer_pool.submit(write)
+
+    def wait_saved(self) -> None:
+        """Return once all copies are written; raise what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._publish(writing.result())
+
+    def _ask(self) -> LearnerStep | None:
+        """Do what the source says; None where the next batch can be learned."""
+        if self.source is None:
+            return None
+        answer = self.source.at(self.count if self._started else None)
+        if isinstance(answer, Wait):
+            return self._report(waiting_for=answer.waiting)
+        if isinstance(answer, NoModel):
+            return self._finish()
+        if isinstance(answer, SwitchTo | RollBackTo) and self._change(answer):
+            return self._report()
+        if not self._started:
+            raise ValueError(
+                f"the source lets {self.ports.model} continue before its first mask; "
+                "it must answer SwitchTo, Wait or NoModel"
+            )
+        return None
+
+    def _learn(self) -> int:
+        """Take the next batch, if all of it is there, and return its events."""
         counted = self._reader.next()
         if counted is None:
             return 0
-        ahead = self.online.ahead(counted.batch)
-        self._publish(counted, ahead.probability)
-        self.online.learn_from(ahead)
+        self._broken = True
+        forward = self.online.forward(counted.batch, inputs=self.updater.needs_inputs)
+        if self.options.check_predictions and not np.isfinite(forward.probability).all():
+            raise NonFiniteError(
+                f"{self.ports.model} predicts what is not finite after {counted.begin:,} events"
+            )
+        if counted.begin >= self.options.publish_from:
+            self._append(counted, forward.probability)
+        online, updater = self.online, self.updater
+        online.learn_from(forward, lambda found: updater.observe(online, found, forward))
+        masks = updater.update(online, self.count)
+        if masks is not None:
+            online.set_masks(masks)
         learned = {span.partition: span.last for span in counted.spans}
         self._trained_through = self._trained_through | learned
+        self._broken = False
         return len(counted.batch)
 
-    def leave(self, *, snapshot: bool = False, checkpoint: bool = False) -> None:
-        """Publish a copy of the model as it is, keep where it stands, or both, and go on meanwhile.
+    def _save_what_is_due(self) -> None:
+        count, options, config = self.count, self.options, self.online.config
+        due: list[Copy] = []
+        if options.snapshot_events is not None and count % options.snapshot_events == 0:
+            due.append("snapshot")
+        if self.registry is not None and (count - self._since) % config.publish_events == 0:
+            due.append("publication")
+        every = options.checkpoint_events or config.checkpoint_events
+        if count % every == 0 or count == options.end:
+            due.append("checkpoint")
+        self.save_async(*due)
 
-        A checkpoint is written after the snapshots before it, and once all predictions before it
-        are safe; what was left here already is not left again. What goes wrong is raised by the
-        next call, or by :meth:`settle`.
-        """
-        checkpoint = checkpoint and self._kept != self.count
-        snapshot = snapshot and self._shown != self.count
-        if not (snapshot or checkpoint):
-            return
-        self._check_finite()
-        if checkpoint:
-            self.ports.predictions.flush()
-            self._kept = self.count
-        if snapshot:
-            self._shown = self.count
-        state = LearnerState(
-            self.version,
-            self._reader.cursor,
-            self._trained_through,
-            self.online.state(),
-            self._leading.offset if self._leading else None,
-        )
-        write = partial(self._write, state, snapshot=snapshot, checkpoint=checkpoint)
-        self.settle()
-        if self.ports.behind is None:
-            write()
-        else:
-            self._writing = self.ports.behind.submit(write)
+    def _finish(self) -> LearnerStep:
+        if self._started and self.options.end is None:
+            self.save_async("snapshot", "checkpoint")
+            self.wait_saved()
+        self._done = True
+        return self._report()
 
-    def checkpoint(self) -> None:
-        """Keep where it stands; all that was left before is written too when this returns."""
-        self.leave(checkpoint=True)
-        self.settle()
+    def _change(self, answer: SwitchTo | RollBackTo) -> bool:
+        """Become another version, safely, and publish it; False where it is that one already."""
+        to = answer.to
+        changes = not self._started or to.version > self.version
+        if changes and isinstance(answer, SwitchTo):
+            self._switch(to)
+        elif changes:
+            self._roll_back(to)
+        if changes:
+            self.save_async("checkpoint")
+            self.wait_saved()
+            log.info("%s is version %d after %d events", self.ports.model, to.version, to.count)
+        if self.registry is not None and to.version > self._announced:
+            self._announced = to.version
+            self.registry.publish(Publication.first(to))
+        return changes
 
-    def settle(self) -> None:
-        """Return once all that was left is written; raise what went wrong."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def _write(self, state: LearnerState, *, snapshot: bool, checkpoint: bool) -> None:
-        """Write what was left; another thread may do it."""
-        if snapshot:
-            copy = Snapshot(
-                model=self.ports.model,
-                version=state.version,
-                cursor=state.cursor,
-                trained_through=state.trained_through,
-                tensors=state.tensors,
-                config_json=self.spec.config_json,
-                seed=self.spec.seed,
+    def _switch(self, to: ModelVersion) -> None:
+        found = self.ports.snapshots.read(to.snapshot)
+        here = self.count if self._started else to.count
+        if not here == to.count == found.count:
+            raise ValueError(
+                f"{self.ports.model} stands at {here} events and cannot switch to "
+                f"{to.snapshot} of {found.count} events at {to.count}; all three must be equal"
             )
-            self.ports.snapshots.write(copy)
-        if checkpoint:
-            self.ports.checkpoints.write(state.cursor.count, to_parts(state))
+        self.become(replace(found, version=to.version, since=to.count))
 
-    def _publish(self, counted: CountedBatch, probability: NDArray[np.float64]) -> None:
+    def _roll_back(self, to: ModelVersion) -> None:
+        """Become an earlier snapshot's model again, and stay at this place in the stream.
+
+        What it claims to have learned from stays too: that bounds from above what the snapshot
+        had, and no prediction may claim less than its model has seen.
+        """
+        if self.count != to.count:
+            raise ValueError(
+                f"{self.ports.model} stands at {self.count} events and cannot go back to "
+                f"{to.snapshot} at {to.count}; both must be equal"
+            )
+        found = self.ports.snapshots.read(to.snapshot)
+        self.version, self._since = to.version, to.count
+        before = found.trained_through
+        self._trained_through = before | {
+            partition: max(place, before.get(partition, place))
+            for partition, place in self._trained_through.items()
+        }
+        self._load(found.tensors)
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        self.online.load(tensors)
+        self.updater.load(with_prefix(tensors, UPDATER))
+        self._saved.clear()
+
+    def _state(self) -> LearnerState:
+        updater = {UPDATER + name: tensor for name, tensor in self.updater.state().items()}
+        return LearnerState(
+            model=self.ports.model,
+            version=self.version,
+            cursor=self._reader.cursor,
+            trained_through=self._trained_through,
+            tensors=self.online.state() | updater,
+            config_json=self.spec.config_json,
+            seed=self.spec.seed,
+            since=self._since,
+            ordered=self._resumed_order.offset if self._resumed_order else None,
+        )
+
+    def _write(self, state: LearnerState, copies: set[Copy]) -> Publication | None:
+        """Write copies of a state; another thread may do it."""
+        if "snapshot" in copies:
+            self.ports.snapshots.write(state)
+        written = self._write_publication(state) if "publication" in copies else None
+        if "checkpoint" in copies:
+            self.ports.checkpoints.write(state.count, to_parts(state))
+        return written
+
+    def _write_publication(self, state: LearnerState) -> Publication:
+        """Write what is to be served as a snapshot, and delete all before but the last one."""
+        store, served = self.ports.snapshots, served_state(state)
+        name = store.write(served)
+        for old in [n for n in store.names(served.model) if count_of(n) < state.count][:-1]:
+            store.delete(old)
+        sequence = (state.count - state.since) // self.online.config.publish_events
+        return Publication(state.version, sequence, name, state.count)
+
+    def _last_publication(self) -> Publication | None:
+        """Return what was published last of this version after its beginning, if it is there."""
+        sequence, after = divmod(self.count - self._since, self.online.config.publish_events)
+        name = self.ports.snapshots.find(_published(self.ports.model), self.count - after)
+        if not sequence or name is None:
+            return None
+        return Publication(self.version, sequence, name, self.count - after)
+
+    def _publish(self, publication: Publication | None) -> None:
+        if publication is not None and self.registry is not None:
+            self.registry.publish(publication)
+
+    def _append(self, counted: CountedBatch, probability: NDArray[np.float64]) -> None:
         """Append the predictions of a batch, as those of a model that has not seen it."""
         predictions = PredictionBatch(
             model=self.ports.model,
@@ -232,244 +435,37 @@ class StreamTrainer:
         self.ports.predictions.append([record])
 
     def _read_from(self, cursor: ClickCursor | None, ordered: int | None = None) -> ClickReader:
-        spec, log = self.spec, self.ports.order
+        spec, order_log = self.spec, self.ports.order
         order: ReadOrder | None = None
-        if log is not None and self._leads:
-            order = self._leading = Resumed(log, ordered)
-        elif log is not None:
-            order = Recorded(log)
+        if order_log is not None and self.options.leads:
+            order = self._resumed_order = Resumed(order_log, ordered)
+        elif order_log is not None:
+            order = Recorded(order_log)
         return ClickReader(self.ports.clicks, spec.schema, spec.batch_events, cursor, order)
 
     def _check_finite(self) -> None:
         if not self.online.finite():
+            self._broken = True
             raise NonFiniteError(
                 f"{self.ports.model} has weights that are not finite after {self.count:,} events; "
                 "lower learner.rate or learner.embedding_rate, and look for extreme features"
             )
 
-
-log = logging.getLogger(__name__)
-
-
-class DenseLearner:
-    """The model from which all sparse ones are cut, going on from its last checkpoint.
-
-    Of several partitions it chooses the order (:class:`stream.ordering.RoundRobin`), and its
-    predictions
-    state it. After a restart it first repeats what it had published.
-
-    Parameters
-    ----------
-    online
-        The model at the start of the run; a checkpoint, where there is one, takes its place.
-    ports
-        What it reads from and writes to.
-    spec
-        What it shares with all models of the run.
-    """
-
-    def __init__(self, online: OnlineModel, ports: Ports, spec: RunSpec) -> None:
-        self._course = StreamTrainer(online, ports, spec, leads=True)
-        self._config = online.config
-        self._done = False
-        if self._course.resume():
-            log.info("%s goes on after %d events", ports.model, self._course.count)
-
-    @property
-    def online(self) -> OnlineModel:
-        """The model."""
-        return self._course.online
-
-    def step(self) -> LearnerStep:
-        """Do at most one batch.
-
-        1. Read a batch.
-        2. Predict it.
-        3. Publish the predictions.
-        4. Learn from it.
-        5. Leave a snapshot, if its count is on the grid.
-        6. Checkpoint, if one is due, once the predictions are safe.
-
-        Where the input ends it leaves a last snapshot and a last checkpoint.
-        """
-        course = self._course
-        events = 0 if self._done else course.step()
-        if events:
-            self._keep_what_is_due()
-        elif course.ended and not self._done:
-            course.leave(snapshot=True, checkpoint=True)
-            course.settle()
-            self._done = True
-        waiting_for = None if events or self._done else course.waits_for
-        return LearnerStep(course.count, events, waiting_for, self._done)
-
-    def close(self) -> None:
-        """Checkpoint where it stands, so that nothing is learned twice."""
-        self._course.checkpoint()
-
-    def _keep_what_is_due(self) -> None:
-        count, config = self._course.count, self._config
-        self._course.leave(
-            snapshot=count % config.snapshot_events == 0,
-            checkpoint=count % config.checkpoint_events == 0,
-        )
-
-
-class SparseLearner:
-    """A pruned model in service, going on from its last checkpoint.
-
-    It begins as the first candidate that its regime names, and becomes every later one at the
-    count at which that is promoted. Between two swaps its mask stands. Where the regime takes it
-    back to an earlier version, it has that one's weights and mask again, and goes on with the next
-    event: those between are not learned anew.
-
-    Parameters
-    ----------
-    online
-        A model of the same kind as the dense one; its weights are replaced before they are used.
-    ports
-        What it reads from and writes to.
-    spec
-        What it shares with all models of the run.
-    regime
-        Says at every boundary of a batch whether to go on, swap or wait.
-    head
-        Told of every swap once that is safe, and at every step which version is in force; None
-        tells nobody.
-    """
-
-    def __init__(
-        self,
-        online: OnlineModel,
-        ports: Ports,
-        spec: RunSpec,
-        regime: MaskSource,
-        head: ModelRegistry | None = None,
-    ) -> None:
-        self._course = StreamTrainer(online, ports, spec)
-        self._config = online.config
-        self._regime = regime
-        self._head = head
-        self._told = 0
-        self._done = False
-        self._started = self._course.resume()
-        if self._started:
-            log.info("%s goes on after %d events", ports.model, self._course.count)
-
-    @property
-    def online(self) -> OnlineModel:
-        """The model."""
-        return self._course.online
-
-    @property
-    def version(self) -> int:
-        """The version in force, 0 before the first."""
-        return self._course.version
-
-    def step(self) -> LearnerStep:
-        """Ask the regime, and do at most one batch or one swap.
-
-        1. Read a batch.
-        2. Predict it.
-        3. Publish the predictions.
-        4. Learn from it.
-        5. Checkpoint, if one is due, once the predictions are safe.
-
-        Where the input ends it leaves a last snapshot and a last checkpoint.
-        """
-        if self._done:
-            return self._report()
-        self._tend()
-        answer = self._regime.at(self._course.count if self._started else None)
-        match answer:
-            case Wait(waiting):
-                return self._report(waiting_for=waiting)
-            case Swap():
-                return self._report() if self._swap(answer) else self._go()
-            case RollBackTo(to):
-                return self._report() if self._revert(to) else self._go()
-            case NoModel():
-                return self._finish()
-        return self._go()
-
-    def close(self) -> None:
-        """Checkpoint where it stands, so that nothing is learned twice."""
-        if self._started:
-            self._course.checkpoint()
-
-    def _go(self) -> LearnerStep:
-        if not self._started:
-            raise ValueError(
-                f"the regime lets {self._course.ports.model} go on before its first mask; "
-                "it must answer Swap, Wait or Over"
-            )
-        events = self._course.step()
-        if events:
-            due = self._course.count % self._config.checkpoint_events == 0
-            self._course.leave(checkpoint=due)
-            return self._report(events)
-        return (
-            self._finish()
-            if self._course.ended
-            else self._report(waiting_for=self._course.waits_for)
-        )
-
-    def _tend(self) -> None:
-        if self._head is not None and self._course.version:
-            self._head.tend(self._course.version)
-
-    def _finish(self) -> LearnerStep:
-        if self._started:
-            self._course.leave(snapshot=True, checkpoint=True)
-            self._course.settle()
-        self._done = True
-        return self._report()
-
-    def _swap(self, swap: Swap) -> bool:
-        """Become a candidate; False where it is this version already."""
-        changes = not self._started or swap.version > self._course.version
-        if changes:
-            self._course.become(self._candidate(swap))
-            self._started = True
-        self._keep(swap, changes=changes)
-        return changes
-
-    def _revert(self, swap: Swap) -> bool:
-        """Become what an earlier version was; False where that is done already."""
-        changes = swap.version > self._course.version
-        if changes:
-            if self._course.count != swap.count:
-                raise ValueError(
-                    f"{self._course.ports.model} stands at {self._course.count} events and cannot "
-                    f"go back to {swap.snapshot} at {swap.count}; both must be equal"
-                )
-            self._course.revert(swap.version, self._course.ports.snapshots.read(swap.snapshot))
-        self._keep(swap, changes=changes)
-        return changes
-
-    def _keep(self, swap: Swap, *, changes: bool) -> None:
-        """Make a change safe, and tell the head, once in this life."""
-        if changes:
-            self._course.checkpoint()
-            log.info(
-                "%s is version %d after %d events",
-                self._course.ports.model,
-                swap.version,
-                swap.count,
-            )
-        if self._head is not None and swap.version > self._told:
-            self._head.publish(swap)
-            self._told = swap.version
-
-    def _candidate(self, swap: Swap) -> LearnerState:
-        found = self._course.ports.snapshots.read(swap.snapshot)
-        here = self._course.count if self._started else swap.count
-        if not here == swap.count == found.count:
-            raise ValueError(
-                f"{self._course.ports.model} stands at {here} events and cannot swap to "
-                f"{swap.snapshot} of {found.count} events at {swap.count}; all three must be equal"
-            )
-        return LearnerState(swap.version, found.cursor, found.trained_through, found.tensors)
-
     def _report(self, events: int = 0, waiting_for: Waiting | None = None) -> LearnerStep:
-        return LearnerStep(self._course.count, events, waiting_for, self._done)
+        return LearnerStep(self.count, events, waiting_for, self._done)
+
+
+def served_state(state: LearnerState) -> LearnerState:
+    """Return the part of a state that is served: the module's weights and masks, for one model.
+
+    >>> state = LearnerState("sparse", 1, ClickCursor(identity="7f"), {}, {})
+    >>> served_state(state).model
+    'published-sparse'
+    """
+    private = (FROZEN, ADAGRAD, UPDATER)
+    tensors = {n: t for n, t in state.tensors.items() if not n.startswith(private)}
+    return replace(state, model=_published(state.model), tensors=tensors)
+
+
+def _published(model: str) -> str:
+    return f"published-{model}"

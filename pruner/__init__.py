@@ -1,1 +1,39 @@
-"""What to cut and when."""
+"""What to prune and when.
+
+The modules of this room answer one question each:
+
+- ``config``: the settings.
+- ``evidence``, ``criterion``: how important is a weight? ``criteria``: criteria by name.
+  ``conformance``: does one keep its promises?
+- ``sparsity``: how many weights are kept when, of which layer, and which ones?
+- ``updaters``: how do masks change, in a rebuild and in service? A door of its own.
+- ``triggers``: when to rebuild? ``decisions``, ``verdicts``: what is decided, as pure functions.
+  ``requests``: what people ask for.
+- ``masks``: where are masks and the head kept for servers of the model? A door of its own.
+- ``worker``: the prune worker, which does all of this.
+"""
+
+from pruner.config import ComparisonConfig, PrunerConfig, StoreConfig, TriggerConfig
+from pruner.criterion import Claim, Criterion, Stateless
+from pruner.decisions import (
+    FIRST,
+    REQUEST,
+    FirstMaskSource,
+    History,
+    LedgerFollower,
+    LedgerMaskSource,
+    Rules,
+    is_complete,
+    reason_to_decline,
+    version_after,
+    version_of,
+)
+from pruner.evidence import Evidence, Need
+from pruner.triggers import TRIGGERS, Fire, Hold, Trigger
+from pruner.worker import InputEnd, PrunePorts, PruneStep, PruneWorker
+
+__all__ = ["FIRST", "REQUEST", "TRIGGERS", "Claim", "ComparisonConfig", "Criterion", "Evidence"]
+__all__ += ["Fire", "FirstMaskSource", "History", "Hold", "InputEnd", "LedgerFollower"]
+__all__ += ["LedgerMaskSource", "Need", "PrunePorts", "PruneStep", "PruneWorker", "PrunerConfig"]
+__all__ += ["Rules", "Stateless", "StoreConfig", "Trigger", "TriggerConfig", "is_complete"]
+__all__ += ["reason_to_decline", "version_after", "version_of"]

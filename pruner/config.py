@@ -1,4 +1,4 @@
-"""What the pruner can be told."""
+"""The settings of the pruner, of its trigger and of the registry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 
 class PrunerConfig(BaseModel):
-    """How a sparse model is cut from the dense one, and when it takes over."""
+    """How a sparse model is made from the dense one, and when it takes over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -27,10 +27,8 @@ class PrunerConfig(BaseModel):
     """Share of the prune phase after which the schedule has reached the target."""
     update_batches: int = Field(default=5, gt=0)
     """Batches between two changes of the mask in the prune phase."""
-    selection: Literal["top_k"] = "top_k"
-    """Which entries of a layer."""
     first_mask_events: int = Field(default=1_000_000, gt=0)
-    """Events that the dense model matures on before the first mask is cut."""
+    """Events that the dense model matures on before the first mask is made from it."""
     rebuild_events: int = Field(default=100_000, gt=0)
     """Events from the window that decides a rebuild to the swap."""
     prune_events: int = Field(default=50_000, gt=0)
@@ -43,15 +41,34 @@ class PrunerConfig(BaseModel):
     """Events between two checkpoints of an open rebuild."""
 
 
+class ComparisonConfig(BaseModel):
+    """A further model that begins as the first mask's and is compared with the served one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    updater: str = "fixed"
+    """Name of a mask updater, built in or from the entry-point group ``resprout.updaters``:
+    ``fixed`` or ``adaptation``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The updater's own options."""
+    criterion: str | None = None
+    """The criterion that its updater ranks weights by; None: ``pruner.criterion``."""
+    criterion_options: dict[str, Any] = Field(default_factory=dict)
+    """The options of that criterion; those of the pruner where neither is set."""
+
+
 class TriggerConfig(BaseModel):
     """When the sparse model is rebuilt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Literal["divergence", "periodic"] = "divergence"
-    """By its distance to the dense model, or by the clock of events."""
+    name: str = "divergence"
+    """``divergence``: by its distance to the dense model; ``periodic``: by the clock of events; or
+    a trigger from the entry-point group ``resprout.triggers``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The options of a trigger of another package; the built-in ones have the settings below."""
     window_events: int = Field(default=50_000, gt=0)
-    """Events a window that is decided on."""
+    """Events of a window that is decided on."""
     threshold: float = Field(default=0.003, gt=0)
     """``divergence``: rise of the relative CE over its level since the swap. Below 0.0015 at
     50 000 events a window it is noise.
@@ -100,7 +117,7 @@ class StoreConfig(BaseModel):
     keyfile: str | None = None
     """``rediss://``: the key of ``certfile``."""
     timeout_seconds: float = Field(default=1.0, gt=0)
-    """``redis``: how long one answer is waited for, while learning stands."""
+    """``redis``: how long one answer is waited for; nothing is learned meanwhile."""
     check_seconds: float = Field(default=5.0, gt=0)
     """Between two looks whether the store holds what it should, and the first pause before a
     store that is away is tried again.

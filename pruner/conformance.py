@@ -1,4 +1,4 @@
-"""What every criterion must hold to: checks that run on any of them.
+"""What every criterion must fulfil: checks that run on any of them.
 
 They are run by ``resprout criteria check NAME`` and, over all built-in criteria, by the tests.
 """
@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from learner import tensors
-from pruner.allocation import kept_of
+from learner import LearnerConfig, OnlineModel
+from learner.snapshots import dump_tensors, load_tensors
 from pruner.criterion import Claim, Criterion, State
-from pruner.evidence import Evidence, Need
-from pruner.pruning import Pruning, Recipe, with_means
-from pruner.schedule import Schedule
+from pruner.evidence import Evidence, Need, gather, layers_of, with_means
+from pruner.sparsity import Schedule, kept_of
+from pruner.updaters import PrunePhase, Recipe
+from stream.batch import ClickBatch
 
 STEPS = 6
-"""Batches of evidence a check shows."""
+"""Batches of evidence that a check shows a criterion."""
 SHAPES = {"bottom": (8, 5), "top": (4, 8), "logit": (1, 4)}
-"""The layers it shows them for, (out, in)."""
+"""The layers of the model that the evidence is of, (out, in)."""
 
 Layers = dict[str, Evidence]
 
@@ -31,7 +32,7 @@ _CLAIMS = frozenset(claim.value for claim in Claim)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How a criterion did at one check."""
+    """The result of one check of a criterion."""
 
     name: str
     passed: bool
@@ -63,30 +64,55 @@ def check(criterion: Criterion) -> list[Check]:
     return results
 
 
-def batches(needs: frozenset[Need], steps: int = STEPS) -> Iterator[Layers]:
-    """Yield made-up evidence of a model that learns, with nothing in it but what is needed."""
-    rng = np.random.default_rng(7)
-    weights = {name: _normal(rng, shape) for name, shape in SHAPES.items()}
+def batches(needs: frozenset[str], steps: int = STEPS) -> Iterator[Layers]:
+    """Yield the evidence of a small model that learns, with nothing in it but what is needed."""
+    rng, model = np.random.default_rng(7), _model()
     for _ in range(steps):
-        layers = {name: _evidence(rng, weight, needs) for name, weight in weights.items()}
+        clicks = _clicks(rng)
+        forward = model.forward(clicks, inputs=Need.INPUT_SQ in needs)
+        layers = gather(model, needs, model.gradients(clicks), forward)
+        layers = {name: _only(needs, one) for name, one in layers.items()}
         yield with_means(layers) if Need.MEANS in needs else layers
-        weights = {name: w + 0.1 * _normal(rng, tuple(w.shape)) for name, w in weights.items()}
+        model.learn(clicks)
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+class _Net(nn.Module):
+    """Layers of the shapes in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, (out, inputs) in SHAPES.items():
+            self.add_module(name, nn.Linear(inputs, out))
+
+    def forward(self, dense: Tensor, categorical: Tensor) -> Tensor:
+        del categorical
+        for layer in self.children():
+            dense = layer(dense.tanh())
+        return dense.squeeze(1)
 
 
-def _evidence(rng: np.random.Generator, weight: Tensor, needs: frozenset[Need]) -> Evidence:
-    shape = tuple(weight.shape)
-    gradient, accumulator = _normal(rng, shape), _normal(rng, shape).square()
-    input_sq = _normal(rng, shape[1:]).square()
-    return Evidence(
-        weight=weight.clone(),
-        gradient=gradient if needs & {Need.GRADIENT, Need.MEANS} else None,
-        input_sq=input_sq if Need.INPUT_SQ in needs else None,
-        accumulator=accumulator if Need.ACCUMULATOR in needs else None,
+def _model() -> OnlineModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return OnlineModel(_Net(), LearnerConfig(rate=0.1))
+
+
+def _clicks(rng: np.random.Generator, events: int = 32) -> ClickBatch:
+    numeric = rng.standard_normal((events, SHAPES["bottom"][1]), dtype=np.float32)
+    return ClickBatch(
+        label=rng.integers(0, 2, events).astype(np.float32),
+        weight=np.ones(events, np.float32),
+        time_ms=np.zeros(events, np.int64),
+        numeric=numeric,
+        categorical=np.empty((events, 0), np.int32),
     )
+
+
+def _only(needs: frozenset[str], layer: Evidence) -> Evidence:
+    """Take out a gradient that is not needed, and copy what changes as the model learns."""
+    wanted, sums = needs & {Need.GRADIENT, Need.MEANS}, layer.accumulator
+    gradient = layer.gradient if wanted else None
+    return replace(layer, gradient=gradient, accumulator=None if sums is None else sums.clone())
 
 
 def shape_and_dtype(criterion: Criterion) -> str | None:
@@ -130,21 +156,21 @@ def deterministic(criterion: Criterion) -> str | None:
 
 
 def survives_a_checkpoint(criterion: Criterion) -> str | None:
-    """Written and read in mid-phase, the state goes on as if nothing had happened."""
+    """Written and read in mid-phase, the state continues as if nothing had happened."""
     shown = list(_shown(criterion))
-    through = _pruning(criterion, 0.5)
-    whole = [through.observe(layers) or {} for layers in shown][-1]
-    scores = through.scores(shown[-1])
-    before = _pruning(criterion, 0.5)
+    through = _phase(criterion, 0.5)
+    whole = [through.masks_after(layers) or {} for layers in shown][-1]
+    scores = through.run.scores(shown[-1])
+    before = _phase(criterion, 0.5)
     for layers in shown[: STEPS // 2]:
-        before.observe(layers)
-    kept = tensors.dump(before.state())
-    after = _pruning(criterion, 0.5)
-    after.load(tensors.load(kept))
-    resumed = [after.observe(layers) or {} for layers in shown[STEPS // 2 :]][-1]
+        before.masks_after(layers)
+    kept = dump_tensors(before.state())
+    after = _phase(criterion, 0.5)
+    after.load(load_tensors(kept))
+    resumed = [after.masks_after(layers) or {} for layers in shown[STEPS // 2 :]][-1]
     return (
         _unequal(whole, resumed)
-        or _unequal(scores, after.scores(shown[-1]))
+        or _unequal(scores, after.run.scores(shown[-1]))
         or _unequal(through.state(), after.state())
     )
 
@@ -203,11 +229,11 @@ CHECKS: dict[str, Callable[[Criterion], str | None]] = {
 
 
 def _shown(criterion: Criterion) -> Iterator[Layers]:
-    return batches(frozenset(criterion.needs))
+    return batches(criterion.needs)
 
 
 def _states(criterion: Criterion, evidence: list[Layers]) -> dict[str, State]:
-    """Show evidence to a fresh criterion."""
+    """Let a fresh criterion observe evidence."""
     rng = np.random.default_rng(3)
     bare = {name: Evidence(weight=one.weight) for name, one in evidence[0].items()}
     states = {name: criterion.init(one, rng) for name, one in bare.items()}
@@ -217,23 +243,21 @@ def _states(criterion: Criterion, evidence: list[Layers]) -> dict[str, State]:
 
 
 def _scores(criterion: Criterion, evidence: list[Layers] | None = None) -> dict[str, Tensor]:
-    """Score the last of what is shown."""
+    """Score the last of the evidence that is observed."""
     evidence = evidence or list(_shown(criterion))
     states = _states(criterion, evidence)
     return {name: criterion.score(states[name], one) for name, one in evidence[-1].items()}
 
 
-def _pruning(criterion: Criterion, sparsity: float) -> Pruning:
+def _phase(criterion: Criterion, sparsity: float) -> PrunePhase:
     recipe = Recipe(criterion, Schedule(every_steps=1), sparsity=sparsity, steps=STEPS)
-    first = next(_shown(criterion))
-    bare = {name: Evidence(weight=one.weight) for name, one in first.items()}
-    return Pruning(recipe, bare, np.random.default_rng(3))
+    return PrunePhase(recipe, layers_of(_model()), np.random.default_rng(3))
 
 
 def _masks(criterion: Criterion, sparsity: float) -> list[dict[str, Tensor]]:
     """Return the masks after every batch of a prune phase."""
-    pruning = _pruning(criterion, sparsity)
-    return [pruning.observe(layers) or {} for layers in _shown(criterion)]
+    phase = _phase(criterion, sparsity)
+    return [phase.masks_after(layers) or {} for layers in _shown(criterion)]
 
 
 def _scaled(layers: Layers, factor: float) -> Layers:
@@ -255,7 +279,7 @@ def _tensors(layer: Evidence) -> dict[str, Tensor]:
 
 
 def _differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str:
-    """Name the tensors that are not equal."""
+    """Return the names of the tensors that are not equal."""
     names = [n for n in first.keys() | second.keys() if n not in first or n not in second]
     names += [n for n in first.keys() & second.keys() if not torch.equal(first[n], second[n])]
     return ", ".join(sorted(names))

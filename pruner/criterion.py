@@ -1,24 +1,30 @@
-"""How important a weight is: what a criterion must offer."""
+"""How important a weight is: what a criterion must offer, and how it is run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from pruner.evidence import Evidence, Need
-from pruner.schedule import Phase
+from pruner.evidence import Evidence, Need, with_means
+from pruner.sparsity import Phase
 
 State = dict[str, Tensor]
 """What a criterion remembers of one layer: tensors only, so that it can be checkpointed."""
 
 Score = Callable[[Evidence], Tensor]
 """A criterion that remembers nothing: scores of shape (out, in); bigger means keep."""
+
+
+class CriterionFailedError(Exception):
+    """A criterion raised, or returned what it must not."""
 
 
 class Claim(StrEnum):
@@ -33,7 +39,7 @@ class Claim(StrEnum):
 
 
 class NoOptions(BaseModel):
-    """The options of a criterion that has none."""
+    """The options of something that has none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,18 +49,24 @@ class Criterion(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in the configuration."""
+        """The name used in the configuration."""
 
     @property
-    def needs(self) -> frozenset[Need]:
-        """The kinds of evidence to gather, beside weight and mask."""
+    def needs(self) -> frozenset[str]:
+        """The kinds of evidence to gather, beside weight and mask.
+
+        Those of :class:`~pruner.evidence.Need`, and others by the names of their providers.
+        """
 
     @property
     def claims(self) -> frozenset[Claim]:
         """What it promises of itself."""
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
-        """Begin with a layer; only the weight and the mask are sure to be there."""
+        """Begin with a layer; only the weight and the mask are sure to be there.
+
+        The tensors that it returns keep their names and shapes.
+        """
 
     def observe(self, state: State, layer: Evidence) -> State:
         """Take in one batch; cheap, and free to change ``state`` in place and return it."""
@@ -65,7 +77,7 @@ class Criterion(Protocol):
 
 @runtime_checkable
 class LearnsMask(Protocol):
-    """A criterion that learns a mask, rather than to rank.
+    """A criterion that learns a mask rather than ranks weights.
 
     It then brings its own selection for the prune phase. At the freeze all are ranked by score.
     """
@@ -82,7 +94,6 @@ class Stateless:
 
     Examples
     --------
-    >>> import torch
     >>> criterion = Stateless("magnitude", lambda layer: layer.weight.abs())
     >>> criterion.score({}, Evidence(weight=torch.tensor([[2.0, -1.0]])))
     tensor([[2., 1.]])
@@ -90,7 +101,7 @@ class Stateless:
 
     name: str
     function: Score
-    needs: frozenset[Need] = frozenset(Need)
+    needs: frozenset[str] = frozenset(Need)
     claims: frozenset[Claim] = frozenset({Claim.STATELESS})
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
@@ -104,6 +115,103 @@ class Stateless:
         return state
 
     def score(self, state: State, layer: Evidence) -> Tensor:
-        """Ask the function."""
+        """Call the function."""
         del state
         return self.function(layer)
+
+
+class CriterionRun:
+    """A criterion at work on all layers of one model, batch after batch.
+
+    Whatever the criterion raises is raised as a :class:`CriterionFailedError` that names it and the
+    batch.
+
+    Parameters
+    ----------
+    criterion
+        The criterion.
+    layers
+        The prunable layers at the start, by name.
+    rng
+        For criteria that draw.
+
+    Attributes
+    ----------
+    step
+        Batches observed.
+    states
+        What the criterion remembers, by layer.
+    """
+
+    def __init__(
+        self, criterion: Criterion, layers: Mapping[str, Evidence], rng: np.random.Generator
+    ) -> None:
+        self.criterion = criterion
+        self.step = 0
+        with self.named_failures():
+            self.states = {name: criterion.init(one, rng) for name, one in layers.items()}
+
+    def observe(self, layers: Mapping[str, Evidence]) -> Mapping[str, Evidence]:
+        """Take in the evidence of one batch; return it with all that the criterion needs."""
+        if Need.MEANS in self.criterion.needs:
+            layers = with_means(layers)
+        self.step += 1
+        with self.named_failures():
+            observe = self.criterion.observe
+            self.states = {name: observe(self.states[name], one) for name, one in layers.items()}
+        return layers
+
+    def scores(self, layers: Mapping[str, Evidence]) -> dict[str, Tensor]:
+        """Return the criterion's scores of all layers, checked."""
+        with self.named_failures():
+            score = self.criterion.score
+            return {n: _checked(n, score(self.states[n], one), one) for n, one in layers.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that it continues from: ``step``, and ``<criterion>/<layer>/<key>``."""
+        named = {
+            f"{self.criterion.name}/{layer}/{key}": tensor.detach().to("cpu", copy=True)
+            for layer, state in self.states.items()
+            for key, tensor in state.items()
+        }
+        named = {name: tensor.contiguous() for name, tensor in named.items()}
+        return named | {"step": torch.tensor(self.step)}
+
+    def load(self, state: Mapping[str, Tensor]) -> bool:
+        """Return to a state, bit for bit; False, with nothing changed, where it does not fit.
+
+        It fits if it is of a criterion of this name, over layers of these names and shapes.
+        """
+        known = {name: tensor.shape for name, tensor in self.state().items()}
+        if known != {name: tensor.shape for name, tensor in state.items()}:
+            return False
+        self.step = int(state["step"])
+        for layer, own in self.states.items():
+            for key, like in own.items():
+                found = state[f"{self.criterion.name}/{layer}/{key}"]
+                own[key] = found.to(like.device, copy=True)
+        return True
+
+    @contextmanager
+    def named_failures(self) -> Iterator[None]:
+        """Raise any exception inside as the criterion's failure."""
+        try:
+            yield
+        except CriterionFailedError:
+            raise
+        except Exception as error:
+            raise CriterionFailedError(
+                f"criterion {self.criterion.name!r} failed at batch {self.step}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _checked(name: str, scores: Tensor, layer: Evidence) -> Tensor:
+    if scores.shape != layer.weight.shape:
+        raise ValueError(
+            f"scores of {name!r} have shape {tuple(scores.shape)}, "
+            f"its weights {tuple(layer.weight.shape)}"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(f"scores of {name!r} are not all finite")
+    return scores

@@ -1,25 +1,38 @@
-"""What a criterion may know about a layer."""
+"""What a criterion may know about a layer, and how it is gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from learner import ForwardPass, Gradients, OnlineModel
+from stream import plugins
+
+GROUP = "resprout.evidence"
+"""The entry-point group under which other packages offer kinds of evidence."""
+
 _OUT_IN = ("out", "in")
 """The dimensions of a layer's weights."""
 
+Provider = Callable[[OnlineModel, Gradients, ForwardPass], Mapping[str, Tensor]]
+"""Gathers one kind of evidence: takes the model, the gradients of the effective weights by layer
+and the batch with its predictions; returns a tensor of any shape for every prunable layer."""
+
 
 class Need(StrEnum):
-    """A kind of evidence that costs something and is gathered only where it is asked for."""
+    """A built-in kind of evidence that costs something and is gathered only where it is needed."""
 
     GRADIENT = "gradient"
     INPUT_SQ = "input_sq"
     ACCUMULATOR = "accumulator"
     MEANS = "means"
+
+
+_BUILT_IN: frozenset[str] = frozenset(Need)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,9 +59,9 @@ class Evidence:
     """
 
     weight: Tensor
-    """θ, shape (out, in): as stored, so where a weight is cut this is not zero."""
+    """θ, shape (out, in): as stored, so where a weight is pruned this is not zero."""
     gradient: Tensor | None = None
-    """Of the loss by the *effective* weight, shape (out, in); not zero where a weight is cut."""
+    """Of the loss by the *effective* weight, shape (out, in); not zero where a weight is pruned."""
     input_sq: Tensor | None = None
     """Mean square of each input over the batch, shape (in,)."""
     accumulator: Tensor | None = None
@@ -57,6 +70,8 @@ class Evidence:
     """bool, shape (out, in), True is kept; None while the layer is whole."""
     means: Means | None = None
     """Averages over all layers."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What providers of other packages gathered, by the name of the kind; any shape."""
 
     def __post_init__(self) -> None:
         if self.weight.ndim != len(_OUT_IN):
@@ -68,11 +83,11 @@ class Evidence:
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise ValueError(f"mask is {self.mask.dtype}; it must be torch.bool")
 
-    def need(self, kind: Need) -> Tensor:
+    def need(self, kind: str) -> Tensor:
         """Return the tensor of a kind of evidence that must be there."""
-        found = getattr(self, kind.value)
+        found = getattr(self, kind) if kind in _BUILT_IN else self.extra.get(kind)
         if not isinstance(found, Tensor):
-            raise ValueError(f"evidence {kind.value!r} was not gathered; name it in `needs`")
+            raise ValueError(f"evidence '{kind}' was not gathered; name it in `needs`")
         return found
 
     def need_means(self) -> Means:
@@ -83,7 +98,7 @@ class Evidence:
 
     @property
     def saliency(self) -> Tensor:
-        r"""The first-order change of the loss if a weight is cut, :math:`|g \theta|`."""
+        r"""The first-order change of the loss if a weight is pruned, :math:`|g \theta|`."""
         return (self.need(Need.GRADIENT) * self.weight).abs_()
 
 
@@ -107,3 +122,67 @@ def means(layers: Mapping[str, Evidence]) -> Means:
     saliency = torch.stack([layer.saliency.sum() for layer in layers.values()]).sum()
     magnitude = torch.stack([layer.weight.abs().sum() for layer in layers.values()]).sum()
     return Means(saliency / weights, magnitude / weights)
+
+
+def with_means(layers: Mapping[str, Evidence]) -> dict[str, Evidence]:
+    """Add the averages over all layers to each layer's evidence."""
+    found = means(layers)
+    return {name: replace(one, means=found) for name, one in layers.items()}
+
+
+def provider(kind: str) -> Provider:
+    """Look up the provider of a kind of evidence that is not built in.
+
+    >>> provider("curvature")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown evidence 'curvature'; known: accumulator, gradient, input_sq, means
+    """
+    found: Provider = plugins.find(GROUP, dict.fromkeys(_BUILT_IN), kind)
+    return found
+
+
+def check_needs(needs: frozenset[str]) -> None:
+    """Raise ``ValueError`` where a kind of evidence has no provider."""
+    for kind in needs - _BUILT_IN:
+        provider(kind)
+
+
+def layers_of(model: OnlineModel) -> dict[str, Evidence]:
+    """Return what is known of a model's prunable layers without any batch: weights and masks."""
+    return {
+        name: Evidence(model.theta(name), mask=model.masks.get(name)) for name in model.prunable
+    }
+
+
+def gather(
+    model: OnlineModel, needs: frozenset[str], gradients: Gradients, forward: ForwardPass
+) -> dict[str, Evidence]:
+    """Gather what is known of a model's prunable layers at one batch.
+
+    Parameters
+    ----------
+    model
+        Whose layers.
+    needs
+        Kinds of evidence beside weights, masks and gradients; averages are not gathered here.
+    gradients
+        Of the effective weights by layer, shape (out, in); a layer that the batch did not use has a
+        gradient of zero.
+    forward
+        The batch and its predictions.
+    """
+    extra = {n: provider(n)(model, gradients, forward) for n in needs - _BUILT_IN}
+    found = {}
+    for name, bare in layers_of(model).items():
+        gradient = gradients.get(name)
+        if gradient is None:
+            gradient = torch.zeros_like(bare.weight)
+        found[name] = replace(
+            bare,
+            gradient=gradient.to_dense() if gradient.is_sparse else gradient,
+            input_sq=forward.input_sq.get(name) if Need.INPUT_SQ in needs else None,
+            accumulator=model.accumulator(name) if Need.ACCUMULATOR in needs else None,
+            extra={kind: by_layer[name] for kind, by_layer in extra.items()},
+        )
+    return found

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Collection
 from contextlib import closing
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestFollower:
-    """Follows the log of requests; being short, it is read from its beginning in every life.
+    """Follows the log of requests, which is short, from its beginning.
 
     What is no request is passed over, and said once.
 
@@ -69,7 +70,7 @@ def rollback(version: int, reason: str) -> Request:
     >>> rollback(1, "clicks fell").version
     1
     """
-    return Request(id=_draw(), action="rollback", version=version, reason=reason, time_ms=_now())
+    return _drawn(action="rollback", version=version, reason=reason)
 
 
 def rebuild(reason: str) -> Request:
@@ -78,7 +79,7 @@ def rebuild(reason: str) -> Request:
     >>> rebuild("a new shop opened").action
     'rebuild'
     """
-    return Request(id=_draw(), action="rebuild", reason=reason, time_ms=_now())
+    return _drawn(action="rebuild", reason=reason)
 
 
 def ask(home: LogStore, request: Request) -> None:
@@ -91,9 +92,6 @@ def ask(home: LogStore, request: Request) -> None:
         writer.flush()
 
 
-def _draw() -> str:
-    return uuid.uuid4().hex
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+def _drawn(**request: Any) -> Request:
+    now_ms = time.time_ns() // 1_000_000
+    return Request(id=uuid.uuid4().hex, time_ms=now_ms, **request)

@@ -1,4 +1,8 @@
-"""When to rebuild: triggers see only the evaluator's windows."""
+"""When to rebuild: triggers by name, which see only the evaluator's windows.
+
+A trigger of another package is offered as something that is called with its options and returns a
+:class:`Trigger`; its attribute ``Options`` is a pydantic model.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pruner.config import TriggerConfig
+from pruner.criterion import NoOptions
+from stream import plugins
+
+GROUP = "resprout.triggers"
+"""The entry-point group under which other packages offer triggers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How far the sparse model was behind the dense one on one window."""
+    """How much worse than the dense model the sparse one was on one window."""
 
     begin: int
     end: int
@@ -24,7 +33,7 @@ class Seen:
     """All that a trigger may look at."""
 
     scores: tuple[Score, ...]
-    """The windows that began at the last swap or after, oldest first; the last one is to be
+    """The windows that began at the last switch or later, oldest first; the last one is to be
     decided on.
     """
     first_end: int
@@ -51,7 +60,7 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Do not."""
+    """Do not rebuild now."""
 
     why_not: str
 
@@ -61,24 +70,24 @@ class Trigger(Protocol):
 
     @property
     def name(self) -> str:
-        """As it stands in the configuration; the reason of the rebuilds it starts."""
+        """The name used in the configuration; the reason of the rebuilds that it starts."""
 
     def decide(self, seen: Seen) -> Fire | Hold:
-        """Say whether to rebuild now."""
+        """Return whether to rebuild now, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    r"""Rebuild when the sparse model has fallen behind where it stood since the swap.
+    r"""Rebuild when the sparse model is clearly worse than it was at its best since the switch.
 
-    The level is the *minimum* relative CE of the windows since the swap: right after the swap
-    stands a transient that would hide the drift. It fires where the last ``patience`` windows all
-    lie more than ``threshold`` above it.
+    The level is the *minimum* relative CE of the windows since the last switch: right after it
+    comes a transient that would hide the drift. It fires where the last ``patience`` windows all
+    lie more than ``threshold`` above the level.
 
     Examples
     --------
-    >>> behind = [0.004, 0.003, 0.0051]
-    >>> scores = tuple(Score(50 * i, 50 * i + 50, r) for i, r in enumerate(behind))
+    >>> relative = [0.004, 0.003, 0.0051]
+    >>> scores = tuple(Score(50 * i, 50 * i + 50, r) for i, r in enumerate(relative))
     >>> seen = Seen(scores, first_end=0, last_decided=0, last_end=0, rebuilds=0)
     >>> Divergence(threshold=0.002).decide(seen)
     Fire(cause='relative CE +0.510 % stands 0.210 % above its level +0.300 %;
@@ -97,7 +106,7 @@ class Divergence:
     name = "divergence"
 
     def decide(self, seen: Seen) -> Fire | Hold:
-        """Say whether the sparse model has fallen behind."""
+        """Decide by how far the last windows lie above the level."""
         level = min(score.relative_ce for score in seen.scores)
         last = [score.relative_ce - level for score in seen.scores[-self.patience :]]
         rise = (
@@ -117,8 +126,8 @@ class Periodic:
     """Rebuild by the clock of events.
 
     It is due at ``first_end + phase_events + k * every_events`` for k = 1, 2, ... (and for k = 0
-    where there is a phase), and fires on the first window that ends there or later. What falls due
-    while a rebuild is open is made up for right after it, once.
+    where there is a phase), and fires on the first window that ends there or later. Where it was
+    due one or more times while a rebuild was open, it fires once, right after that rebuild.
 
     Examples
     --------
@@ -138,7 +147,7 @@ class Periodic:
     name = "periodic"
 
     def decide(self, seen: Seen) -> Fire | Hold:
-        """Say whether it is time."""
+        """Decide by the count of the window."""
         clock = seen.first_end + self.phase_events
         elapsed = max(seen.last_decided, seen.first_end) - clock
         due = clock + max(0, elapsed // self.every_events + 1) * self.every_events
@@ -164,5 +173,19 @@ def build(config: TriggerConfig) -> Trigger:
 
     >>> build(TriggerConfig(name="periodic", every_events=200_000))
     Periodic(every_events=200000, phase_events=0, budget=None)
+    >>> build(TriggerConfig(name="period"))
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown trigger 'period'; known: divergence, periodic
     """
-    return TRIGGERS[config.name](config)
+    offered = plugins.find(GROUP, TRIGGERS, config.name)
+    if config.name not in TRIGGERS:
+        made: Trigger = offered(getattr(offered, "Options", NoOptions)(**config.options))
+        return made
+    if config.options:
+        raise ValueError(
+            f"trigger.options are for triggers of other packages; {config.name!r} has settings of "
+            "its own, such as trigger.budget"
+        )
+    built: Trigger = offered(config)
+    return built

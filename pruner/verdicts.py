@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import Tensor
 
 from pruner.masks import content_hash, describe, pack, sparsity
-from stream.messages import Decision, Judgement, RebuildPlan, Verdict
+from stream.messages import Decision, Judgement, RebuildPlan, Verdict, VerdictName
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +26,7 @@ class Candidate:
 
 
 def promotes(judgement: Judgement | None) -> bool:
-    """Say whether a candidate takes over: one that did better, and the first in any case.
+    """Return whether a candidate takes over: one that did better, and the first in any case.
 
     >>> promotes(None)
     True
@@ -57,61 +56,46 @@ def judged(candidate: Candidate, judgement: Judgement | None) -> Verdict:
         sparsity=sparsity(candidate.masks),
         layers=describe(candidate.masks, candidate.before),
         judgement=judgement,
-        cost_events=candidate.plan.end - candidate.plan.snapshot,
+        cost_events=candidate.plan.end - candidate.plan.begin,
     )
 
 
 def failed(plan: RebuildPlan, count: int, error: Exception) -> Verdict:
     """End a rebuild whose criterion raised, or whose weights are not finite.
 
-    >>> plan = RebuildPlan(number=2, reason="", cause="", snapshot=500, decided=500, end=900)
+    >>> plan = RebuildPlan(number=2, reason="", cause="", begin=500, decided=500, end=900)
     >>> verdict = failed(plan, 700, ValueError("no gradient"))
     >>> verdict.verdict, verdict.reason, verdict.count, verdict.cost_events
     ('failed', 'no gradient', 900, 200)
     """
-    return _without_candidate(plan, "failed", str(error), count)
+    return _early(plan, "failed", str(error), count)
 
 
 def unfinished(plan: RebuildPlan, count: int) -> Verdict:
     """End a rebuild whose input ended before E."""
-    return _without_candidate(plan, "unfinished", f"the input ended after {count:,} events", count)
+    return _early(plan, "unfinished", f"the input ended after {count:,} events", count)
 
 
-def overruled(plan: RebuildPlan, decision: Decision) -> Verdict:
+def superseded(plan: RebuildPlan, decision: Decision) -> Verdict:
     """Reject a rebuild whose incumbent was rolled back before it could be judged.
 
-    How far the candidate had come by then is a matter of time, so its cost is told as if it had
+    How far the candidate had come by then is a matter of time, so its cost is counted as if it had
     kept pace with the windows.
 
-    >>> plan = RebuildPlan(number=2, reason="", cause="", snapshot=500, decided=500, end=900)
+    >>> plan = RebuildPlan(number=2, reason="", cause="", begin=500, decided=500, end=900)
     >>> back = Decision(count=600, why_not="back to version 1 as version 3 at 700")
-    >>> verdict = overruled(plan, back)
+    >>> verdict = superseded(plan, back)
     >>> verdict.verdict, verdict.count, verdict.cost_events, verdict.reason
-    ('rejected', 900, 100, 'overruled at 600: back to version 1 as version 3 at 700')
+    ('rejected', 900, 100, 'superseded at 600: back to version 1 as version 3 at 700')
     """
-    reason = f"overruled at {decision.count}: {decision.why_not}"
-    return _without_candidate(plan, "rejected", reason, decision.count)
+    reason = f"superseded at {decision.count}: {decision.why_not}"
+    return _early(plan, "rejected", reason, decision.count)
 
 
-def _without_candidate(
-    plan: RebuildPlan,
-    verdict: Literal["rejected", "failed", "unfinished"],
-    reason: str,
-    count: int,
-) -> Verdict:
-    return Verdict(
-        count=plan.end,
-        rebuild=plan,
-        verdict=verdict,
-        reason=reason,
-        version=None,
-        snapshot=None,
-        mask=None,
-        sparsity=None,
-        layers={},
-        judgement=None,
-        cost_events=count - plan.snapshot,
-    )
+def _early(plan: RebuildPlan, verdict: VerdictName, reason: str, count: int) -> Verdict:
+    """End a rebuild without a candidate."""
+    cost = count - plan.begin
+    return Verdict(count=plan.end, rebuild=plan, verdict=verdict, reason=reason, cost_events=cost)
 
 
 def _why(judgement: Judgement | None) -> str:

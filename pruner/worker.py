@@ -1,4 +1,4 @@
-"""Where the input ends, for those who do not read all of it."""
+"""The prune worker: decides on every window, and takes rebuilds to their verdicts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
-from learner.online import OnlineModel
-from learner.snapshots import SnapshotError, SnapshotStore
-from learner.trainer import NonFiniteError
+from learner import (
+    LearnerState,
+    NonFiniteError,
+    OnlineModel,
+    Ports,
+    SnapshotError,
+    SnapshotStore,
+    StreamTrainer,
+    TrainerOptions,
+    count_of,
+    masks_of,
+)
+from learner.snapshots import from_parts
 from pruner import verdicts
 from pruner.config import PrunerConfig
+from pruner.criterion import CriterionFailedError
 from pruner.decisions import (
     FIRST,
     History,
@@ -23,30 +35,33 @@ from pruner.decisions import (
     PendingRequest,
     Rules,
     decide,
+    is_complete,
     missing,
-    settled,
 )
-from pruner.masks.projection import Projection, masks_of
-from pruner.pruning import CriterionFailedError
-from pruner.rebuild import Rebuild, RebuildContext
+from pruner.evidence import layers_of
+from pruner.masks import ReconcilingRegistry
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
+from pruner.updaters import PrunePhase, recipe
 from stream.codec import END, kind_of
 from stream.follow import Deduplicator, LogFollower
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump, parse
 from stream.reader import nothing_follows
 from stream.schema import FeatureSchema
-from stream.spec import Waiting
+from stream.spec import RunSpec, Waiting
+from stream.state import Checkpoints
 from stream.topics import SNAPSHOTS, WINDOWS
 
-_DENSE = "dense"
+log = logging.getLogger(__name__)
+
+_DENSE, _SPARSE = "dense", "sparse"
 
 
 class InputEnd:
     """Finds out how many events the input has, once the dense model has learned all of them.
 
-    The dense model leaves a last snapshot where the input ends: behind its places there is nothing
+    The dense model writes a last snapshot where the input ends: after its places there is nothing
     but the end records.
 
     Parameters
@@ -54,7 +69,7 @@ class InputEnd:
     clicks
         The clicks log.
     snapshots
-        Where dense leaves its snapshots.
+        Where the dense model writes its snapshots.
     schema
         Decides which events are valid.
     """
@@ -81,11 +96,8 @@ class InputEnd:
 
     def _count_at_end(self, snapshot: str) -> int | None:
         """Return the count of a snapshot if nothing comes after it."""
-        cursor = self._snapshots.read(snapshot).cursor
+        cursor = self._snapshots.cursor(snapshot)
         return cursor.count if nothing_follows(self._clicks, self._schema, cursor) else None
-
-
-_SPARSE = "sparse"
 
 
 class WindowFollower:
@@ -142,7 +154,7 @@ class WindowFollower:
             self.scores.append(Score(message.begin, message.end, relative.mean))
 
 
-def stale(names: list[str], history: History, snapshot_events: int) -> list[str]:
+def unused(names: list[str], history: History, snapshot_events: int) -> list[str]:
     """Choose the dense snapshots from which no rebuild can start.
 
     Those before the last one that a window still to be decided could name. The newest stays, and
@@ -160,27 +172,26 @@ def stale(names: list[str], history: History, snapshot_events: int) -> list[str]
     Examples
     --------
     >>> names = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]
-    >>> [name[18:21] for name in stale(names, History(decided=350), snapshot_events=100)]
+    >>> [name[18:21] for name in unused(names, History(decided=350), snapshot_events=100)]
     ['100', '200']
     """
-    named = history.open.snapshot if history.open else None
-    counts = {name: int(name.partition("/")[2].partition("-")[0]) for name in names}
+    named = history.open.begin if history.open else None
     return [
         name
         for name in names[:-1]
-        if counts[name] + snapshot_events <= history.decided and counts[name] != named
+        if count_of(name) + snapshot_events <= history.decided and count_of(name) != named
     ]
 
 
 def tidy_dense(snapshots: SnapshotStore, history: History, snapshot_events: int) -> None:
     """Delete the dense snapshots from which no rebuild can start."""
-    for name in stale(snapshots.names(_DENSE), history, snapshot_events):
+    for name in unused(snapshots.names(_DENSE), history, snapshot_events):
         snapshots.delete(name)
 
 
 def tidy_candidates(snapshots: SnapshotStore, history: History) -> None:
-    """Delete the candidates that are neither in the making nor among the last versions."""
-    kept = {swap.snapshot for swap in history.promoted}
+    """Delete the candidates that are neither being made nor among the last versions."""
+    kept = {one.snapshot for one in history.promoted}
     for folder in sorted(snapshots.folder.glob("candidate-*")):
         if history.open is not None and folder.name == history.open.candidate:
             continue
@@ -199,8 +210,6 @@ def tidy_checkpoints(folder: Path, history: History) -> None:
             shutil.rmtree(path)
 
 
-log = logging.getLogger(__name__)
-
 _FAILURES = (CriterionFailedError, NonFiniteError)
 
 
@@ -218,13 +227,85 @@ class PrunePorts:
     predictions: LogWriter
     """Of ``predictions.candidate``."""
     snapshots: SnapshotStore
-    masks: Projection
+    registry: ReconcilingRegistry
     folder: Path
     """Holds the checkpoints of the open rebuild, and nothing else."""
     versions: int = 3
     """How many versions of the sparse model are kept."""
     order: LogReader | None = None
-    """As in :class:`learner.trainer.Ports`."""
+    """As in :class:`learner.Ports`."""
+
+    def of_trainer(self, model: str, checkpoints: Checkpoints) -> Ports:
+        """Return the ports of a rebuild's trainer."""
+        predictions, snapshots = self.predictions, self.snapshots
+        return Ports(model, self.clicks, predictions, checkpoints, snapshots, self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildContext:
+    """What rebuilds are made with."""
+
+    config: PrunerConfig
+    spec: RunSpec
+    build: Callable[[], OnlineModel]
+    """Makes a model of the same kind as the dense one; its weights are replaced."""
+    ports: PrunePorts
+
+    def open(self, plan: RebuildPlan, version: int) -> StreamTrainer | None:
+        """Continue with a rebuild, or begin it; None while the dense snapshot is not there.
+
+        Its trainer learns the events after the snapshot under a prune phase, and publishes
+        predictions over those on which the candidate is judged.
+
+        Parameters
+        ----------
+        plan
+            What was decided.
+        version
+            That the candidate will have if it is promoted.
+
+        Raises
+        ------
+        learner.SnapshotError
+            Where the snapshot will never be there: dense has written a later one.
+        """
+        ports, spec, online = self.ports, self.spec, self.build()
+        checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
+        kept = checkpoints.latest()
+        begin = from_parts(kept.parts) if kept else self._dense(plan)
+        if begin is None:
+            return None
+        online.load(begin.tensors)
+        rng = np.random.default_rng([spec.seed, plan.number])
+        trainer = StreamTrainer(
+            online,
+            ports.of_trainer(plan.candidate, checkpoints),
+            spec,
+            PrunePhase(recipe(self.config, spec), layers_of(online), rng),
+            options=TrainerOptions(
+                checkpoint_events=self.config.checkpoint_events,
+                publish_from=plan.end - spec.judge_events,
+                end=plan.end,
+                check_predictions=True,
+            ),
+        )
+        if kept is None:
+            trainer.become(replace(begin, version=version))
+        return trainer
+
+    def _dense(self, plan: RebuildPlan) -> LearnerState | None:
+        """Read the dense snapshot that a rebuild begins with; None while it is not there."""
+        snapshots = self.ports.snapshots
+        name = snapshots.find(_DENSE, plan.begin)
+        if name is not None:
+            return snapshots.read(name)
+        later = [n for n in snapshots.names(_DENSE) if count_of(n) > plan.begin]
+        if later:
+            raise SnapshotError(
+                f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
+                f"is gone from {snapshots.folder}, and dense is past it ({later[-1]}); start afresh"
+            )
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,21 +351,12 @@ class PruneWorker:
     ) -> None:
         self._ports = ports
         self._rules, self._spec = rules, rules.spec
-        self._shop = RebuildContext(
-            config=config,
-            spec=rules.spec,
-            build=build,
-            clicks=ports.clicks,
-            predictions=ports.predictions,
-            snapshots=ports.snapshots,
-            folder=ports.folder,
-            order=ports.order,
-        )
+        self._rebuilds = RebuildContext(config, rules.spec, build, ports)
         self._ledger = LedgerFollower(ports.ledger, ports.versions)
-        self._board = WindowFollower(ports.windows, rules.spec.window_events)
+        self._windows = WindowFollower(ports.windows, rules.spec.window_events)
         self._requests = RequestFollower(ports.requests)
         self._end = InputEnd(ports.clicks, ports.snapshots, rules.spec.schema)
-        self._rebuild: Rebuild | None = None
+        self._rebuild: StreamTrainer | None = None
         self._failed: Verdict | None = None
         self._done = False
         self._ledger.poll()
@@ -299,17 +371,17 @@ class PruneWorker:
         """Do one thing, at once; decisions come first.
 
         1. Read what the evaluator has found.
-        2. End the open rebuild, if a rollback has overruled it.
+        2. End the open rebuild, if a rollback has superseded it.
         3. Decide on the next window, if it is closed, and take one request into the decision.
         4. Otherwise, learn one batch of the open rebuild, or end it.
         """
         if self._done:
             return self._report()
-        self._ports.masks.tend()
-        self._board.poll()
+        self._ports.registry.reconcile()
+        self._windows.poll()
         history = self.history
-        if history.open is not None and history.overruled is not None:
-            return self._conclude(verdicts.overruled(history.open, history.overruled))
+        if history.open is not None and history.superseded is not None:
+            return self._conclude(verdicts.superseded(history.open, history.superseded))
         decision = self._decide()
         if decision is not None:
             return self._report(decided=decision)
@@ -318,28 +390,28 @@ class PruneWorker:
         return self._rest()
 
     def close(self) -> None:
-        """Checkpoint the open rebuild where it stands, so that nothing is learned twice."""
+        """Write a checkpoint of the open rebuild, so that nothing is learned twice."""
         if self._rebuild is not None:
-            self._rebuild.checkpoint()
+            self._rebuild.close()
 
     def _decide(self) -> Decision | None:
         count = self.history.decided + self._spec.window_events
-        if self._board.closed < count or missing(self.history, count) is not None:
+        if self._windows.closed < count or missing(self.history, count) is not None:
             return None
         request = self._requests.next(self.history.answered)
-        asked = PendingRequest(request, self._unfit(request)) if request is not None else None
-        decision = decide(self.history, self._board.scores, count, self._rules, asked)
+        pending = PendingRequest(request, self._invalid(request)) if request is not None else None
+        decision = decide(self.history, self._windows.scores, count, self._rules, pending)
         self._write(decision)
         tidy_dense(self._ports.snapshots, self.history, self._spec.snapshot_events)
-        _tell(decision)
+        _log_decision(decision)
         return decision
 
-    def _unfit(self, request: Request) -> str | None:
-        """Say why a version cannot be gone back to though the ledger names it."""
+    def _invalid(self, request: Request) -> str | None:
+        """Return why a version cannot be gone back to though the ledger names it."""
         named = (one for one in self.history.promoted if one.version == request.version)
         try:
-            for swap in named:
-                self._ports.snapshots.read(swap.snapshot)
+            for version in named:
+                self._ports.snapshots.read(version.snapshot)
         except SnapshotError as error:
             return str(error)
         return None
@@ -354,7 +426,7 @@ class PruneWorker:
             try:
                 return self._advance(plan)
             except _FAILURES as error:
-                count = self._rebuild.count if self._rebuild else plan.snapshot
+                count = self._rebuild.count if self._rebuild else plan.begin
                 self._failed = verdicts.failed(plan, count, error)
                 self._rebuild = None
         total = self._end.total()
@@ -363,66 +435,66 @@ class PruneWorker:
 
     def _advance(self, plan: RebuildPlan) -> PruneStep:
         if self._rebuild is None:
-            self._rebuild = Rebuild.open(plan, self.history.version + 1, self._shop)
+            self._rebuild = self._rebuilds.open(plan, self.history.version + 1)
         rebuild = self._rebuild
         if rebuild is None:
             return self._report(
-                waiting_for=Waiting(SNAPSHOTS, f"the dense snapshot at {plan.snapshot}")
+                waiting_for=Waiting(SNAPSHOTS, f"the dense snapshot at {plan.begin}")
             )
-        if rebuild.done:
-            return self._judge(rebuild)
-        events = rebuild.step()
-        if not events and rebuild.ended:
-            undecided = self._undecided(rebuild.count)
-            return undecided or self._conclude(verdicts.unfinished(plan, rebuild.count))
-        return self._report(events=events, waiting_for=None if events else rebuild.waits_for)
+        if rebuild.count == plan.end:
+            return self._judge(rebuild, plan)
+        step = rebuild.step()
+        if step.done:
+            undecided = self._undecided(step.count)
+            return undecided or self._conclude(verdicts.unfinished(plan, step.count))
+        return self._report(events=step.events, waiting_for=step.waiting_for)
 
-    def _judge(self, rebuild: Rebuild) -> PruneStep:
+    def _judge(self, rebuild: StreamTrainer, plan: RebuildPlan) -> PruneStep:
         """End a rebuild that has come to E, once the evaluator has judged it.
 
-        1. Leave the snapshot of a candidate that takes over, and put its mask into the store.
+        1. Write the snapshot of a candidate that takes over, and put its mask into the store.
         2. Write the verdict: from then on it is in force.
         """
-        plan = rebuild.plan
         if undecided := self._undecided(plan.end):
             return undecided
-        judgement = self._board.judgement(plan.number)
+        judgement = self._windows.judgement(plan.number)
         if judgement is None and plan.reason != FIRST:
             return self._report(
                 waiting_for=Waiting(WINDOWS, f"the judgement of rebuild {plan.number}")
             )
         snapshot = rebuild.snapshot() if verdicts.promotes(judgement) else None
+        online = rebuild.online
+        masks = {name: online.masks[name].cpu() for name in online.prunable}
         if snapshot is not None:
-            self._ports.masks.put(rebuild.masks)
-        candidate = verdicts.Candidate(
-            plan, rebuild.version, snapshot, rebuild.masks, self._masks_in_force()
-        )
+            self._ports.registry.put(masks)
+        before = self._masks_in_force()
+        candidate = verdicts.Candidate(plan, rebuild.version, snapshot, masks, before)
         return self._conclude(verdicts.judged(candidate, judgement))
 
     def _conclude(self, verdict: Verdict) -> PruneStep:
         self._write(verdict)
         log.info("rebuild %d %s: %s", verdict.rebuild.number, verdict.verdict, verdict.reason)
         self._rebuild = self._failed = None
-        self._board.forget(self.history.swap)
+        self._windows.forget(self.history.swap_count)
         self._tidy()
         return self._report(verdict=verdict)
 
     def _rest(self) -> PruneStep:
         total = self._end.total()
-        if total is not None and settled(self.history, total, self._spec.window_events):
+        if total is not None and is_complete(self.history, total, self._spec.window_events):
             self._done = True
-            self._tell_what_came_too_late(total)
+            self._log_what_came_too_late(total)
             return self._report()
         return self._report(waiting_for=self._next_window)
 
-    def _tell_what_came_too_late(self, total: int) -> None:
-        """Say which swap and which requests the end of the input has left behind."""
-        if self.history.swap > total:
+    def _log_what_came_too_late(self, total: int) -> None:
+        """Log the swap and the requests for which the input ended too early."""
+        if self.history.swap_count > total:
             log.warning(
                 "version %d never took effect: the input ended after %d events, before %d",
                 self.history.version,
                 total,
-                self.history.swap,
+                self.history.swap_count,
             )
         for request in self._requests.open(self.history.answered):
             log.warning(
@@ -456,7 +528,7 @@ class PruneWorker:
         """Delete what only rebuilds that have ended needed."""
         tidy_candidates(self._ports.snapshots, self.history)
         tidy_checkpoints(self._ports.folder, self.history)
-        self._ports.masks.keep(self.history.promoted)
+        self._ports.registry.keep(self.history.promoted)
 
     def _report(
         self,
@@ -469,8 +541,8 @@ class PruneWorker:
         return PruneStep(count, events, decided, verdict, waiting_for, self._done)
 
 
-def _tell(decision: Decision) -> None:
-    """Log what was begun, and how a request was answered."""
+def _log_decision(decision: Decision) -> None:
+    """Log the rebuild that begins, and how a request was answered."""
     if decision.rebuild is not None:
         log.info("rebuild %d: %s", decision.rebuild.number, decision.rebuild.cause)
     request = decision.request

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learner.snapshots import SnapshotStore
+from learner import SnapshotStore
 from resprout.settings import WORKERS, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
 from stream.log.local import LocalLogStore

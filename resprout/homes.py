@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, Protocol
 
-from pruner.config import StoreConfig
-from pruner.masks.store import DiskMaskStore, MaskStore, MemoryMaskStore
 from resprout.folder import RunFolder
 from resprout.settings import MODELS, WORKERS, StreamConfig
 from stream import topics
@@ -85,27 +83,6 @@ def hurried(config: StreamConfig) -> StreamConfig:
         return config
     kafka = config.kafka.model_copy(update={"gone_seconds": LOOK_SECONDS})
     return config.model_copy(update={"kafka": kafka})
-
-
-def masks(config: StoreConfig, folder: RunFolder, run: str) -> MaskStore:
-    """Open the store of the masks.
-
-    Parameters
-    ----------
-    config
-        Says where it is.
-    folder
-        Holds it, if it is on disk.
-    run
-        The identity of the ledger, by which a server tells this run from others.
-    """
-    if config.kind == "disk":
-        return DiskMaskStore(folder.masks, config.versions)
-    if config.kind == "memory":
-        return MemoryMaskStore(config.versions)
-    from pruner.masks.redis import RedisMaskStore
-
-    return RedisMaskStore(config, run)
 
 
 def where(config: StreamConfig, folder: RunFolder) -> str:

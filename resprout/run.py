@@ -261,7 +261,7 @@ def _sparsity(ledger: Iterable[Decision | Verdict], events: int) -> float | None
         elif isinstance(one, Decision) and one.rollback is not None:
             back = one.rollback
             found[back.version] = found.get(back.to_version)
-            in_force = found[back.version] if back.effective <= events else in_force
+            in_force = found[back.version] if back.count <= events else in_force
     return in_force
 
 
@@ -269,12 +269,12 @@ def _rolled_back(ledger: Iterable[Decision | Verdict], events: int) -> Iterator[
     for one in ledger:
         if isinstance(one, Decision) and one.rollback is not None:
             yield RolledBack(
-                count=one.rollback.effective,
+                count=one.rollback.count,
                 decided=one.count,
                 version=one.rollback.version,
                 to_version=one.rollback.to_version,
                 reason=one.request.reason if one.request else "",
-                took_effect=one.rollback.effective <= events,
+                took_effect=one.rollback.count <= events,
             )
 
 
@@ -284,7 +284,7 @@ def _rebuild(verdict: Verdict) -> Rebuild:
         number=plan.number,
         count=verdict.count,
         decided=plan.decided,
-        snapshot=plan.snapshot,
+        snapshot=plan.begin,
         reason=plan.reason,
         cause=plan.cause,
         verdict=verdict.verdict,

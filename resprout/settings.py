@@ -7,11 +7,12 @@ Lowest to highest: defaults, the ``[settings]`` of the schema file, the TOML fil
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -22,8 +23,8 @@ from pydantic_settings import (
 )
 
 from evaluator.config import EvaluatorConfig
-from learner.config import LearnerConfig, ModelConfig
-from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
+from learner import LearnerConfig, ModelConfig
+from pruner import ComparisonConfig, PrunerConfig, StoreConfig, TriggerConfig
 from stream.log.kafka.config import KafkaConfig
 from stream.sources.truth import GeneratorConfig
 from stream.start import Begin, parse_begin
@@ -32,6 +33,7 @@ DENSE, SPARSE, NEVER_REBUILT = MODELS = ("dense", "sparse", "never_rebuilt")
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
 """All workers, in the order of what they wait for."""
+_COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 PREFIX = "RESPROUT_"
 DELIMITER = "__"
 
@@ -105,6 +107,9 @@ class Settings(BaseSettings):
     trigger: TriggerConfig = TriggerConfig()
     store: StoreConfig = StoreConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
+    comparisons: dict[str, ComparisonConfig] = Field(default_factory=dict)
+    """Further models by name, which begin as the first mask's. The run has those of them that
+    ``evaluator.models`` names; ``never_rebuilt`` is always known, with the updater ``fixed``."""
     serve: ServeConfig = ServeConfig()
 
     @classmethod
@@ -144,7 +149,7 @@ class Environment(EnvSettingsSource):
 def _counted(settings: Settings) -> Iterator[tuple[str, int]]:
     """Yield everything that is counted in events and falls between batches, by name."""
     for section, keys in {
-        "learner": ("checkpoint_events", "snapshot_events"),
+        "learner": ("checkpoint_events", "snapshot_events", "publish_events"),
         "pruner": (
             "first_mask_events",
             "rebuild_events",
@@ -169,15 +174,25 @@ def _uneven(settings: Settings) -> Iterator[str]:
             yield f"{name} = {events} is not a multiple of stream.batch_events = {batch}"
 
 
+def _unknown_models(settings: Settings) -> Iterator[str]:
+    models, comparisons = settings.evaluator.models, (NEVER_REBUILT, *settings.comparisons)
+    if set(models) - {DENSE, SPARSE, *comparisons} or SPARSE not in models:
+        yield (
+            f"evaluator.models = {list(models)} must name {DENSE} and {SPARSE}, and may name "
+            f"{', '.join(comparisons)}"
+        )
+    for name in settings.comparisons:
+        if name in WORKERS or not _COMPARISON.fullmatch(name) or name.startswith("candidate"):
+            yield (
+                f"comparisons.{name} is no name for a comparison; use small letters, digits and _, "
+                f"and none of {', '.join(WORKERS)}"
+            )
+
+
 def _misfits(settings: Settings) -> Iterator[str]:
     """Say which settings contradict each other."""
     pruner, trigger, learner = settings.pruner, settings.trigger, settings.learner
-    models = settings.evaluator.models
-    if set(models) - set(MODELS) or SPARSE not in models:
-        yield (
-            f"evaluator.models = {list(models)} must name {DENSE} and {SPARSE}, and may name "
-            f"{NEVER_REBUILT}"
-        )
+    yield from _unknown_models(settings)
     if trigger.window_events not in settings.evaluator.windows:
         yield (
             f"trigger.window_events = {trigger.window_events} is none of evaluator.windows = "
@@ -284,10 +299,13 @@ def flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
     >>> dict(flat(Settings()))["pruner.criterion"]
     'aux'
     """
-    for name in type(model).model_fields:
+    for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from flat(value, f"{prefix}{name}.")
+        elif _by_name(info.annotation) is not None:
+            for key, one in value.items():
+                yield from flat(one, f"{prefix}{name}.{key}.")
         else:
             yield prefix + name, value
 
@@ -360,7 +378,14 @@ def _annotation(section: tuple[int | str, ...]) -> Any:
     """Return the type of a setting, or of the one that it is a part of."""
     found: Any = Settings
     for part in section:
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            break
-        found = found.model_fields[str(part)].annotation
+        if (one := _by_name(found)) is not None:
+            found = one
+        elif isinstance(found, type) and issubclass(found, BaseModel):
+            found = found.model_fields[str(part)].annotation
     return found
+
+
+def _by_name(annotation: Any) -> type[BaseModel] | None:
+    """Return what a section holds under names that the user chooses; None for any other type."""
+    kind = get_args(annotation)[-1:] if get_origin(annotation) is dict else ()
+    return next((one for one in kind if isinstance(one, type) and issubclass(one, BaseModel)), None)

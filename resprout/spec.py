@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from learner import MaskUpdater, OnlineModel
 from learner.models import build, warm_start
-from learner.online import OnlineModel
-from pruner import triggers
-from pruner.config import StoreConfig
-from pruner.decisions import Rules
-from pruner.pruning import recipe
+from pruner import ComparisonConfig, Rules, StoreConfig, triggers
+from pruner.updaters import for_comparison, recipe
 from resprout.settings import WORKERS, Settings
 from stream.log.kafka.config import KafkaConfig
 from stream.schema import FeatureSchema
@@ -70,9 +68,11 @@ class RunDefinition:
                 "first event: leave stream.begin out, or name with --schema the features of events "
                 "that somebody else sends"
             )
-        self.model()
+        model = self.model()
         recipe(self.settings.pruner, self.spec)
         triggers.build(self.settings.trigger)
+        for name in self.settings.comparisons:
+            self.comparison_updater(name, model)
 
     def model(self) -> OnlineModel:
         """Make the model as it is before its first event."""
@@ -81,6 +81,13 @@ class RunDefinition:
         if self.init_from is not None:
             warm_start(module, self.init_from)
         return OnlineModel(module, settings.learner)
+
+    def comparison_updater(self, name: str, model: OnlineModel) -> MaskUpdater:
+        """Make the mask updater of a comparison for its model."""
+        settings = self.settings
+        config = settings.comparisons.get(name, ComparisonConfig())
+        seed = [settings.seed, *name.encode()]
+        return for_comparison(config, settings.pruner, model, self.spec, seed)
 
     @property
     def spec(self) -> RunSpec:

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evaluator.worker import Evaluator
-from learner.online import OnlineModel
-from learner.registry import Swap
-from learner.trainer import DenseLearner, LearnerStep, Ports, SparseLearner
-from pruner.decisions import FirstMaskSource, LedgerMaskSource
-from pruner.masks.projection import Projection
-from pruner.masks.store import MaskStore
-from pruner.worker import InputEnd, PrunePorts, PruneWorker
-from resprout import homes
+from learner import LearnerStep, ModelVersion, OnlineModel, Ports, StreamTrainer, TrainerOptions
+from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, PruneWorker
+from pruner.masks import MaskStore, ReconcilingRegistry, open_store
+from pruner.updaters import FixedMask
 from resprout.folder import RunFolder
 from resprout.homes import begun
 from resprout.runner import Worker
-from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
+from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE
 from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.log import LogReader, LogStore, LogWriter
@@ -169,8 +165,8 @@ class Wiring(Closing):
     def __init__(self, plan: RunDefinition, folder: RunFolder, logs: LogStore) -> None:
         self._plan, self._folder = plan, folder
         self._logs = begun(logs, plan.settings.stream.begin, folder)
-        self._learners: dict[str, DenseLearner | SparseLearner] = {}
-        self._projections: dict[str, Projection] = {}
+        self._trainers: dict[str, StreamTrainer] = {}
+        self._registries: dict[str, ReconcilingRegistry] = {}
         self._shared: MaskStore | None = None
         self._opened = ExitStack()
 
@@ -187,21 +183,20 @@ class Wiring(Closing):
     def models(self) -> dict[str, OnlineModel]:
         """The models that have begun to learn, by name."""
         return {
-            name: learner.online
-            for name, learner in self._learners.items()
-            if isinstance(learner, DenseLearner) or learner.version > 0
+            name: trainer.online
+            for name, trainer in self._trainers.items()
+            if name == DENSE or trainer.version > 0
         }
 
     def away(self) -> str | None:
         """Say why the mask store lacks something; None where it lacks nothing."""
-        reasons = [projection.away for projection in self._projections.values()]
+        reasons = [registry.away for registry in self._registries.values()]
         return next((reason for reason in reasons if reason is not None), None)
 
     def every(self) -> tuple[Worker, ...]:
         """Make all workers of the plan for one process, where source and dense keep in step."""
-        names = [SPARSE, PRUNER, EVALUATOR]
-        if NEVER_REBUILT in self._plan.settings.evaluator.models:
-            names.insert(1, NEVER_REBUILT)
+        others = [m for m in self._plan.settings.evaluator.models if m not in (DENSE, SPARSE)]
+        names = (SPARSE, *others, PRUNER, EVALUATOR)
         return (*self._source_and_dense(), *(self.one(name) for name in names))
 
     def one(self, name: str) -> Worker:
@@ -244,20 +239,31 @@ class Wiring(Closing):
         self._opened.callback(feed.close)
         return feed
 
-    def _dense(self) -> DenseLearner:
-        dense = DenseLearner(self._plan.model(), self._ports(DENSE), self._plan.spec)
-        self._learners[DENSE] = dense
-        return dense
+    def _dense(self) -> StreamTrainer:
+        plan = self._plan
+        options = TrainerOptions(leads=True, snapshot_events=plan.settings.learner.snapshot_events)
+        self._trainers[DENSE] = StreamTrainer(
+            plan.model(), self._ports(DENSE), plan.spec, FixedMask(), options=options
+        )
+        return self._trainers[DENSE]
 
     def _sparse(self, name: str) -> Worker:
         plan, snapshots = self._plan, self._folder.snapshots
         end = InputEnd(self._reader(topics.CLICKS), snapshots, plan.source.schema)
         ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.spec, end.total)
-        head = self._projection(name, ledger.swaps) if name == SPARSE else None
-        regime = ledger if name == SPARSE else FirstMaskSource(ledger)
-        learner = SparseLearner(plan.model(), self._ports(name), plan.spec, regime, head)
-        self._learners[name] = learner
-        return Worker(name, learner.step, learner.close)
+        online = plan.model()
+        if name == SPARSE:
+            registry = self._registry(name, ledger.versions)
+            trainer = StreamTrainer(
+                online, self._ports(name), plan.spec, FixedMask(), ledger, registry
+            )
+        else:
+            updater = plan.comparison_updater(name, online)
+            trainer = StreamTrainer(
+                online, self._ports(name), plan.spec, updater, FirstMaskSource(ledger)
+            )
+        self._trainers[name] = trainer
+        return Worker(name, trainer.step, trainer.close)
 
     def _pruner(self) -> Worker:
         plan, settings = self._plan, self._plan.settings
@@ -270,7 +276,7 @@ class Wiring(Closing):
             decisions=self._writer(topics.LEDGER),
             predictions=self._writer(topics.predictions("candidate-1")),
             snapshots=self._folder.snapshots,
-            masks=self._projection(PRUNER),
+            registry=self._registry(PRUNER),
             folder=self._folder.checkpoints(PRUNER).folder,
             versions=settings.store.versions,
             order=self._order(clicks),
@@ -288,15 +294,19 @@ class Wiring(Closing):
         )
         return Worker(EVALUATOR, evaluator.step, evaluator.close)
 
-    def _projection(self, worker: str, swaps: Callable[[], Iterable[Swap]] = tuple) -> Projection:
-        """Make the view of the mask store that one worker keeps up; one thread uses it."""
-        config = self._plan.settings.store
-        store = self._shared or homes.masks(config, self._folder, self._ledger_identity())
+    def _registry(
+        self, worker: str, versions: Callable[[], Iterable[ModelVersion]] = tuple
+    ) -> ReconcilingRegistry:
+        """Make the registry that one worker keeps complete; one thread uses it."""
+        config, folder = self._plan.settings.store, self._folder
+        store = self._shared or open_store(config, folder.masks, self._ledger_identity())
         if config.kind == "memory":
             self._shared = store
-        made = Projection(store, self._folder.snapshots, swaps, check_seconds=config.check_seconds)
+        made = ReconcilingRegistry(
+            store, folder.snapshots, versions, check_seconds=config.check_seconds
+        )
         self._opened.callback(made.close)
-        self._projections[worker] = made
+        self._registries[worker] = made
         return made
 
     def _ledger_identity(self) -> str:
@@ -311,7 +321,7 @@ class Wiring(Closing):
             checkpoints=self._folder.checkpoints(model),
             snapshots=self._folder.snapshots,
             order=self._order(clicks),
-            behind=self._opened.enter_context(ThreadPoolExecutor(1, f"{model}, behind")),
+            writer_pool=self._opened.enter_context(ThreadPoolExecutor(1, f"{model}, writer")),
         )
 
     def _order(self, clicks: LogReader) -> LogReader | None:

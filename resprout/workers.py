@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pruner.decisions import LedgerFollower
+from pruner import LedgerFollower
 from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, HealthServer, pages

@@ -231,15 +231,15 @@ class RebuildPlan(Message):
     number: int
     """1 for the first mask, then counting up."""
     reason: str
-    """``first``, or the name of the trigger."""
+    """``first``, ``request``, or the name of the trigger."""
     cause: str
-    """The reason in words, with the figures that made it."""
-    snapshot: int
+    """The reason in words, with the figures that led to it."""
+    begin: int
     """s: the count of the dense snapshot it starts from."""
     decided: int
-    """W: the end of the window that decided it."""
+    """W: the count at the end of the window that decided it."""
     end: int
-    """E: the candidate learns snapshot + 1 .. E and takes over at E + 1."""
+    """E: the candidate learns begin + 1 .. E and takes over at E + 1."""
 
     @property
     def candidate(self) -> str:
@@ -251,7 +251,7 @@ Action = Literal["rollback", "rebuild"]
 
 
 class Request(Message):
-    """What a person asked for by command line."""
+    """A request that a person made by command line."""
 
     kind: Literal["request"] = "request"
     id: str = Field(min_length=1)
@@ -284,13 +284,13 @@ class Rollback(Message):
 
     to_version: int
     version: int
-    """The one that begins behind ``effective``."""
+    """The one that begins after ``count``."""
     snapshot: str
     """Of the version gone back to, relative to the folder of snapshots."""
     mask: str | None
     """Content hash of its mask."""
-    effective: int
-    """W + lead: the sparse model takes the weights and the mask back behind this count."""
+    count: int
+    """W + lead: the sparse model takes the weights and the mask back after this count."""
 
 
 class Decision(Message):
@@ -302,7 +302,7 @@ class Decision(Message):
     why_not: str | None = None
     """The reason where no rebuild begins."""
     request: Request | None = None
-    """What a person had asked for, where this decision answers it."""
+    """The request that this decision answers, if any."""
     declined: str | None = None
     """Why the request was not granted; the decision is then the one without it."""
     rollback: Rollback | None = None
@@ -336,16 +336,16 @@ class Verdict(Message):
     rebuild: RebuildPlan
     verdict: VerdictName
     reason: str
-    version: int | None
+    version: int | None = None
     """The sparse version that begins at E + 1, where promoted."""
-    snapshot: str | None
+    snapshot: str | None = None
     """Name of the candidate's snapshot, relative to the folder of snapshots."""
-    mask: str | None
+    mask: str | None = None
     """Content hash of the mask."""
-    sparsity: float | None
-    layers: dict[str, Layer]
-    judgement: Judgement | None
-    """None for the first mask, which is promoted without one."""
+    sparsity: float | None = None
+    layers: dict[str, Layer] = {}
+    judgement: Judgement | None = None
+    """None for the first mask, which is promoted without one, and where it ended before."""
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
 

@@ -116,7 +116,7 @@ def _asked(message: Decision | Verdict | Alarm) -> Mark | None:
     if back is not None:
         title = f"rolled back to version {back.to_version}"
         text = "; ".join(_some([f"now version {back.version}", reason]))
-        return _mark("rollback", "rollback", (message.count, back.effective), title, text)
+        return _mark("rollback", "rollback", (message.count, back.count), title, text)
     if message.declined is not None:
         text = "; ".join(_some([message.declined, reason]))
         at = message.count, message.count

@@ -398,7 +398,7 @@ def _marks(panels: Sequence[Axes], story: RunStory, palette: Palette) -> None:
         for one in story.verdicts
         if one.verdict in _MARKS
     ]
-    marks += [(one.effective, _BACK, "full", over) for one in story.rollbacks]
+    marks += [(one.count, _BACK, "full", over) for one in story.rollbacks]
     # At the foot: an alarm may be raised where a mask takes over.
     marks += [(count, _ALARM, "none", over - 1) for count in story.alarms]
     for count, marker, fill, height in marks:
@@ -428,7 +428,7 @@ def _entries(story: RunStory) -> list[tuple[str, str]]:
         entries.append(("full", "new mask takes over"))
     if "rejected" in shown:
         entries.append(("none", "candidate rejected"))
-    if any(back.effective <= story.end for back in story.rollbacks):
+    if any(back.count <= story.end for back in story.rollbacks):
         entries.append((_BACK, "rollback"))
     if any(count <= story.end for count in story.alarms):
         entries.append((_ALARM, "alarm"))

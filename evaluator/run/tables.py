@@ -167,7 +167,7 @@ def _rebuild(verdict: Verdict) -> tuple[str, ...]:
         str(plan.number),
         "first mask" if plan.reason == "first" else plan.reason,
         f"{plan.decided:,}",
-        f"{plan.snapshot:,}",
+        f"{plan.begin:,}",
         f"{verdict.count:,}",
         verdict.verdict,
         "" if verdict.version is None else str(verdict.version),
@@ -194,7 +194,7 @@ def _answered(decision: Decision) -> tuple[str, ...]:
         f"{asked.action if asked else 'rollback'}{version}",
         asked.reason if asked else "",
         f"as version {back.version}" if back else granted,
-        f"{back.effective:,}" if back else "",
+        f"{back.count:,}" if back else "",
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from learner import tensors
 from learner.models import dlrm
 from learner.online import check_tensors
+from learner.snapshots import load_tensors
 from stream import plugins
 from stream.schema import FeatureSchema
 
@@ -70,7 +70,7 @@ def warm_start(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} to start from; give a safetensors state dict")
     try:
-        found = tensors.load(path.read_bytes())
+        found = load_tensors(path.read_bytes())
         check_tensors(found, module.state_dict())
     except ValueError as error:
         raise ValueError(f"cannot start from {path}: {error}") from error

@@ -49,7 +49,7 @@ class DLRM(nn.Module):
     whose :math:`f (f - 1) / 2` dot products :math:`z_i \cdot z_j, i > j`, beside the bottom MLP's
     output, go into the top MLP, which ends in the logit. A feature with several values has the mean
     of their embeddings (zero with none). All features share one table, each at its own offset.
-    Without numeric features a learned vector stands in the place of the bottom MLP, so that each
+    Without numeric features a learned vector takes the place of the bottom MLP, so that each
     feature still counts on its own.
 
     Parameters
@@ -133,7 +133,7 @@ class Constant(nn.Module):
 class FirstOrder(nn.Module):
     """The wide part: a weight for every bucket and one for every numeric feature.
 
-    It is no ``nn.Linear``, so pruning leaves it alone.
+    It is not an ``nn.Linear``, so it is not pruned unless embeddings are.
     """
 
     def __init__(self, numeric: int, buckets: int) -> None:

@@ -13,18 +13,26 @@ from typing import Any
 
 from pruner.criteria.aux import Aux
 from pruner.criteria.magnitude import MAGNITUDE
+from pruner.criteria.mop import Mop
 from pruner.criteria.random import Random
 from pruner.criterion import Criterion, NoOptions, Stateless
 from stream import plugins
 
+__all__ = ["BUILT_IN", "GROUP", "build", "find", "known", "made"]
+
 GROUP = "resprout.criteria"
 """The entry-point group under which other packages offer criteria."""
 
-BUILT_IN: dict[str, Any] = {"aux": Aux, "magnitude": MAGNITUDE, "random": Random}
+BUILT_IN: dict[str, Any] = {
+    "aux": Aux,
+    "magnitude": MAGNITUDE,
+    "mop": Mop,
+    "random": Random,
+}
 
 
 def known() -> dict[str, str]:
-    """Name all criteria there are, and the package of each.
+    """Return the names of all criteria, and the package of each.
 
     >>> known()["aux"]
     'resprout'
@@ -40,7 +48,7 @@ def find(name: str) -> Any:
     >>> find("magnitud")
     Traceback (most recent call last):
     ...
-    ValueError: unknown criterion 'magnitud'; known: aux, magnitude, random
+    ValueError: unknown criterion 'magnitud'; known: aux, magnitude, mop, random
     """
     return plugins.find(GROUP, BUILT_IN, name)
 
@@ -61,7 +69,7 @@ def made(name: str, offered: Any, options: Mapping[str, Any]) -> Criterion:
     'size'
     """
     if isinstance(offered, type):
-        built: Criterion = offered(_options(offered)(**options))
+        built: Criterion = offered(getattr(offered, "Options", NoOptions)(**options))
         return built
     if options:
         NoOptions(**options)
@@ -69,7 +77,3 @@ def made(name: str, offered: Any, options: Mapping[str, Any]) -> Criterion:
         criterion: Criterion = offered
         return criterion
     return Stateless(name, offered)
-
-
-def _options(offered: type) -> Any:
-    return getattr(offered, "Options", NoOptions)

@@ -27,13 +27,13 @@ from torch import Tensor
 
 from pruner.criterion import Claim, State
 from pruner.evidence import Evidence, Means, Need
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 
 Norm = Literal["layer_mean", "layer_sum", "global_mean"]
 
 
 class AuxOptions(BaseModel):
-    """What AUX can be told."""
+    """The options of AUX."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -77,7 +77,7 @@ def importance(layer: Evidence, options: AuxOptions = _DEFAULTS) -> Tensor:
           + w_2 \frac{|\theta|}{\overline{|\theta|}}
 
     with :math:`g` the gradient of the effective weight and averages over all stored weights of
-    the layer, cut or not. With ``w1 + w2 = 1`` it is 1 on average.
+    the layer, pruned or not. With ``w1 + w2 = 1`` it is 1 on average.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def penalty_for(quantile: float, steps: int, options: AuxOptions = _DEFAULTS) ->
     Parameters
     ----------
     quantile
-        q, the largest average importance to be cut.
+        q, the largest average importance that is to be pruned.
     steps
         K.
     options
@@ -217,7 +217,7 @@ class Aux:
         if self.options.penalty is not None:
             return self.options.penalty
         averages = torch.cat([(s["total"] / s["steps"]).flatten() for s in states.values()])
-        return penalty_for(cut(averages, phase.sparsity), phase.steps, self.options)
+        return penalty_for(cutoff(averages, phase.sparsity), phase.steps, self.options)
 
 
 def auxiliary(state: State, penalty: float, start: float) -> Tensor:
@@ -230,10 +230,10 @@ def auxiliary(state: State, penalty: float, start: float) -> Tensor:
     return state["total"] + (start - penalty * int(state["steps"]))
 
 
-def cut(importances: Tensor, sparsity: float) -> float:
-    """Return the largest importance that must go for a sparsity, 0 if nothing must.
+def cutoff(importances: Tensor, sparsity: float) -> float:
+    """Return the largest importance that is pruned at a sparsity, 0 if nothing is.
 
-    >>> cut(torch.tensor([4.0, 1.0, 2.0, 3.0]), sparsity=0.5)
+    >>> cutoff(torch.tensor([4.0, 1.0, 2.0, 3.0]), sparsity=0.5)
     2.0
     """
     pruned = round(importances.numel() * sparsity)

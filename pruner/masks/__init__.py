@@ -1,121 +1,56 @@
-"""Masks as bytes: bit-packed, and named by what they hold."""
+"""The model registry: masks and the head, kept for servers of the model.
+
+- ``store``: masks as bytes, named by what they hold; what a store of masks offers, and its homes
+  in memory and on disk.
+- ``redis``: its home on a Redis server; loaded only where it is asked for.
+- ``registry``: fills a store from ledger and snapshots, and follows one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
+from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
+from pruner.config import StoreConfig
+from pruner.masks.registry import ReconcilingRegistry, RegistryFollower, ServedModel
+from pruner.masks.store import (
+    DiskMaskStore,
+    MaskDamagedError,
+    MaskMissingError,
+    MaskStore,
+    MemoryMaskStore,
+    StoreAwayError,
+    StoreError,
+    StoreRefusedError,
+    content_hash,
+    describe,
+    pack,
+    sparsity,
+    unpack,
+)
 
-from stream.messages import Layer
-
-_LENGTH_BYTES = 4
-
-
-class MaskDamagedError(ValueError):
-    """Bytes are not those of the masks they are said to be."""
-
-
-def pack(masks: Mapping[str, Tensor]) -> bytes:
-    r"""Write masks, 8 weights a byte; equal masks give equal bytes, in whatever order they come.
-
-    The length of a JSON header (4 bytes, big-endian), the header with names and shapes, the bits.
-
-    Parameters
-    ----------
-    masks
-        By layer, bool, shape (out, in).
-
-    Examples
-    --------
-    >>> packed = pack({"top": torch.tensor([[True, False, True]])})
-    >>> packed
-    b'\x00\x00\x00\x0f[["top",[1,3]]]\xa0'
-    """
-    names = sorted(masks)
-    shapes = [[name, list(masks[name].shape)] for name in names]
-    header = json.dumps(shapes, separators=(",", ":")).encode()
-    flats = [masks[name].detach().cpu().numpy().reshape(-1) for name in names]
-    bits = np.packbits(np.concatenate(flats) if flats else np.empty(0, np.bool_))
-    return len(header).to_bytes(_LENGTH_BYTES, "big") + header + bits.tobytes()
+__all__ = ["DiskMaskStore", "MaskDamagedError", "MaskMissingError", "MaskStore"]
+__all__ += ["MemoryMaskStore", "ReconcilingRegistry", "RegistryFollower", "ServedModel"]
+__all__ += ["StoreAwayError", "StoreError", "StoreRefusedError", "content_hash", "describe"]
+__all__ += ["open_store", "pack", "sparsity", "unpack"]
 
 
-def unpack(packed: bytes) -> dict[str, Tensor]:
-    """Read back what :func:`pack` wrote.
-
-    Raises :class:`MaskDamagedError` for bytes that it cannot have written.
-
-    >>> unpack(pack({"top": torch.tensor([[True, False, True]])}))
-    {'top': tensor([[ True, False,  True]])}
-    """
-    begin = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES], "big")
-    try:
-        shapes = {name: tuple(shape) for name, shape in json.loads(packed[_LENGTH_BYTES:begin])}
-    except ValueError as error:
-        raise MaskDamagedError(f"masks of {len(packed)} bytes have no header: {error}") from None
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]
-    bits = np.frombuffer(packed, np.uint8, offset=min(begin, len(packed)))
-    if len(bits) != -(-sum(sizes) // 8):
-        raise MaskDamagedError(f"masks of {sum(sizes)} weights have {len(bits)} bytes of bits")
-    flat = torch.from_numpy(np.unpackbits(bits, count=sum(sizes)).astype(np.bool_))
-    parts = torch.split(flat, sizes)
-    return {n: part.reshape(shapes[n]).clone() for n, part in zip(shapes, parts, strict=True)}
-
-
-def content_hash(packed: bytes) -> str:
-    """Name packed masks by their content: 32 hexadecimal digits of their SHA-256.
-
-    >>> content_hash(pack({"top": torch.tensor([[True]])}))
-    'd32172defc9c76d1f4189bdae0ebb4be'
-    """
-    return hashlib.sha256(packed).hexdigest()[:32]
-
-
-def sparsity(masks: Mapping[str, Tensor]) -> float:
-    """Return the share of weights that masks remove, over all layers.
-
-    >>> sparsity({"top": torch.tensor([[True, False, False, False]])})
-    0.75
-    """
-    weights = sum(mask.numel() for mask in masks.values())
-    return 1 - sum(int(mask.sum()) for mask in masks.values()) / weights
-
-
-def overlap(mask: Tensor, before: Tensor) -> float:
-    """Return the share of the weights kept now that were kept before too.
-
-    >>> overlap(torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]]))
-    0.5
-    """
-    return int((mask & before).sum()) / int(mask.sum())
-
-
-def describe(
-    masks: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
-) -> dict[str, Layer]:
-    """Sum up masks layer by layer, for the ledger.
+def open_store(config: StoreConfig, folder: Path, run: str | None) -> MaskStore:
+    """Open the store of the masks, wherever the settings say that it is.
 
     Parameters
     ----------
-    masks
-        By layer; each keeps at least one weight.
-    before
-        The masks of the version before; None for the first.
-
-    Examples
-    --------
-    >>> describe({"top": torch.tensor([[True, False]])})
-    {'top': Layer(weights=2, kept=1, sparsity=0.5, overlap=None)}
+    config
+        Says where.
+    folder
+        Holds it, if it is on disk.
+    run
+        The identity of the ledger, by which a server tells this run from others; None for those
+        who only read.
     """
-    return {
-        name: Layer(
-            weights=mask.numel(),
-            kept=int(mask.sum()),
-            sparsity=sparsity({name: mask}),
-            overlap=None if before is None else overlap(mask, before[name]),
-        )
-        for name, mask in masks.items()
-    }
+    if config.kind == "disk":
+        return DiskMaskStore(folder, config.versions)
+    if config.kind == "memory":
+        return MemoryMaskStore(config.versions)
+    from pruner.masks.redis import RedisMaskStore
+
+    return RedisMaskStore(config, run)

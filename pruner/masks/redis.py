@@ -1,10 +1,10 @@
-"""What a Redis server holds under which key, and the two scripts that change it."""
+"""The store of masks on a Redis server: what it holds under which key, and what its errors mean."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -16,16 +16,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from torch import Tensor
 
-from learner.registry import Swap
+from learner import Publication
 from pruner.config import StoreConfig
-from pruner.masks import MaskDamagedError, content_hash, pack, unpack
 from pruner.masks.store import (
-    HISTORY,
+    MaskDamagedError,
     MaskMissingError,
     StoreAwayError,
     StoreError,
     StoreRefusedError,
+    content_hash,
     missing,
+    pack,
+    unpack,
 )
 
 MODEL = "sparse"
@@ -34,69 +36,12 @@ MODEL = "sparse"
 COMMANDS = (
     *("get", "set", "del", "exists", "scan", "select"),
     *("hgetall", "hmget", "hset"),
-    *("xadd", "xrange", "xrevrange", "xtrim"),
     *("evalsha", "script|load", "publish"),
 )
-"""All that is asked of the server."""
+"""The commands that the server must allow."""
 
-PUBLISH = """
--- KEYS  head, history, the blob of the new head's mask if it names one
--- ARGV  run, channel, entries kept, then version, snapshot, count, mask of versions, ascending;
---       the last one is to be the head
-local head = redis.call('HMGET', KEYS[1], 'version', 'run')
-if head[1] and head[2] ~= ARGV[1] then return 'other run' end
-local at = #ARGV - 3
-local version, now = tonumber(ARGV[at]), tonumber(head[1] or 0)
-if version < now then return 'past' end
-if KEYS[3] and redis.call('EXISTS', KEYS[3]) == 0 then return 'no mask' end
-
-local known, rewrite, newest = {}, false, 0
-local entries = redis.call('XRANGE', KEYS[2], '-', '+')
-for _, entry in ipairs(entries) do
-  newest = tonumber(string.match(entry[1], '^%d+'))
-  known[newest] = true
-end
-for i = 4, at, 4 do
-  local this = tonumber(ARGV[i])
-  if not known[this] then
-    rewrite = rewrite or this < newest
-    local fields = {'snapshot', ARGV[i + 1], 'count', ARGV[i + 2], 'mask', ARGV[i + 3]}
-    entries[#entries + 1] = {this .. '-0', fields}
-    if not rewrite then redis.call('XADD', KEYS[2], this .. '-0', unpack(fields)) end
-  end
-end
-if rewrite then
-  local function number(entry) return tonumber(string.match(entry[1], '^%d+')) end
-  table.sort(entries, function(a, b) return number(a) < number(b) end)
-  redis.call('DEL', KEYS[2])
-  for _, entry in ipairs(entries) do redis.call('XADD', KEYS[2], entry[1], unpack(entry[2])) end
-end
-redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[3])
-
-if version > now then
-  redis.call('HSET', KEYS[1], 'version', ARGV[at], 'snapshot', ARGV[at + 1],
-    'count', ARGV[at + 2], 'mask', ARGV[at + 3], 'run', ARGV[1])
-  redis.call('PUBLISH', ARGV[2], ARGV[at])
-end
-return 'done'
-"""
-
-RETAIN = """
--- KEYS  head, history, then the blobs that nobody asked to keep
--- ARGV  run, versions kept, then the masks in those blobs
-local head = redis.call('HMGET', KEYS[1], 'mask', 'run')
-if head[1] and head[2] ~= ARGV[1] then return 'other run' end
-local used = {[head[1] or ''] = true}
-for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', ARGV[2])) do
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == 'mask' then used[entry[2][i + 1]] = true end
-  end
-end
-for i = 3, #KEYS do
-  if not used[ARGV[i]] then redis.call('DEL', KEYS[i]) end
-end
-return 'done'
-"""
+PUBLISH = Path(__file__).with_name("publish.lua").read_text("utf-8")
+RETAIN = Path(__file__).with_name("retain.lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +49,23 @@ class Keys:
     """The names of all keys.
 
     >>> keys = Keys("resprout")
-    >>> keys.head, keys.history, keys.mask("0d5d")
-    ('resprout:head:sparse', 'resprout:history:sparse', 'resprout:mask:0d5d')
+    >>> keys.head, keys.mask("0d5d")
+    ('resprout:head:sparse', 'resprout:mask:0d5d')
     """
 
     prefix: str
 
     @property
     def head(self) -> str:
-        """A hash: version, snapshot (ends in the hash of its weights), count, mask, run."""
+        """A hash: version, sequence, snapshot, count, mask, run, recent.
+
+        ``snapshot`` ends in the hash of its weights, ``recent`` are the masks of the last heads.
+        """
         return f"{self.prefix}:head:{MODEL}"
 
     @property
-    def history(self) -> str:
-        """A stream of heads, oldest first; the id of version 7 is ``7-0``."""
-        return f"{self.prefix}:history:{MODEL}"
-
-    @property
     def hint(self) -> str:
-        """A channel that gets the version of every new head; whoever misses it polls."""
+        """A channel that gets version and sequence of every new head; whoever misses one polls."""
         return f"{self.prefix}:hint:{MODEL}"
 
     def mask(self, name: str) -> str:
@@ -136,17 +79,17 @@ log = logging.getLogger(__name__)
 class RedisMaskStore:
     """Keeps masks on a Redis server of version 5 or newer.
 
-    Blobs are written once and never change; the head and the history move by one Lua script, so
-    that whoever reads a head finds its mask, however many write. All of it can be filled again,
-    so the server need not persist anything.
+    Blobs are written once and never change; the head moves by one Lua script, so that whoever reads
+    a head finds its mask, however many write. All of it can be filled again, so the server need not
+    persist anything.
 
     Parameters
     ----------
     config
         Where the server is.
     run
-        The identity of the ledger that is projected: what another run left is refused. None: for
-        those who only read, whatever run it is.
+        The identity of the run's ledger: the head of another run is refused. None: for those who
+        only read, whatever run it is.
 
     Examples
     --------
@@ -166,11 +109,10 @@ class RedisMaskStore:
         return f"RedisMaskStore({self._config.url!r}, prefix={self._config.prefix!r})"
 
     def check(self) -> None:
-        """See that the server lets us do all that a store does, on keys that go again.
+        """Do all that a store does, on keys that are deleted again.
 
-        Raises :class:`~pruner.masks.store.StoreRefusedError` where only other settings would help,
-        and
-        :class:`~pruner.masks.store.StoreAwayError` where that cannot be told now.
+        Raises :class:`~pruner.masks.StoreRefusedError` where only other settings would help, and
+        :class:`~pruner.masks.StoreAwayError` where that cannot be found out now.
         """
         trial = copy(self)
         trial._keys = Keys(f"{self._config.prefix}:check-{uuid4().hex[:8]}")
@@ -178,7 +120,7 @@ class RedisMaskStore:
         self.head()
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._client.close()
 
     def put(self, masks: Mapping[str, Tensor]) -> str:
@@ -214,74 +156,58 @@ class RedisMaskStore:
         return tuple(sorted(key.removeprefix(start) for key in keys))
 
     def retain(self, masks: Collection[str]) -> None:
-        """Forget all masks but these, the head's and those of the last versions."""
+        """Delete all masks but these and those of the last heads."""
         others = [name for name in self.names() if name not in masks]
-        keys = [self._keys.head, self._keys.history, *map(self._keys.mask, others)]
+        keys = [self._keys.head, *map(self._keys.mask, others)]
         with self._asking():
-            answer = _text(self._retain(keys, [self._run or "", self._config.versions, *others]))
+            answer = _text(self._retain(keys, [self._run or "", *others]))
         if answer == "other run":
             raise StoreRefusedError(self._of_another_run())
 
-    def publish(self, swap: Swap, earlier: Sequence[Swap] = ()) -> None:
-        """Make this version the head if it is greater than the head's."""
-        before = {one.version: one for one in earlier if one.version < swap.version}
-        entries = [*(before[version] for version in sorted(before)), swap][-HISTORY:]
-        keys = [self._keys.head, self._keys.history]
-        if swap.mask is not None:
-            keys.append(self._keys.mask(swap.mask))
-        told = [part for one in entries for part in _entry(one)]
+    def publish(self, publication: Publication) -> None:
+        """Make this the head if it is newer."""
+        one, mask = publication, publication.mask
+        keys = [self._keys.head, *([self._keys.mask(mask)] if mask is not None else [])]
+        arguments: list[str | int] = [self._run or "", self._keys.hint, self._config.versions]
+        arguments += [one.version, one.sequence, one.snapshot, one.count, mask or ""]
         with self._asking():
-            answer = _text(self._publish(keys, [self._run or "", self._keys.hint, HISTORY, *told]))
+            answer = _text(self._publish(keys, arguments))
         if answer == "other run":
             raise StoreRefusedError(self._of_another_run())
-        if answer == "no mask" and swap.mask is not None:
-            raise MaskMissingError(missing(swap.mask, self.names()))
+        if answer == "no mask":
+            raise MaskMissingError(missing(mask or "", self.names()))
 
-    def head(self) -> Swap | None:
-        """Return the version in force."""
+    def head(self) -> Publication | None:
+        """Return the publication in force."""
         with self._asking():
             found = self._client.hgetall(self._keys.head)
         head = {_text(key): _text(value) for key, value in found.items()}
-        if head and self._run not in (None, head.get("run")):
+        if not head:
+            return None
+        if self._run not in (None, head.get("run")):
             raise StoreRefusedError(self._of_another_run())
-        return self._swap(self._keys.head, head.get("version", ""), head) if head else None
-
-    def history(self) -> tuple[Swap, ...]:
-        """Return the last heads, oldest first."""
-        with self._asking():
-            found = self._client.xrange(self._keys.history) or []
-        entries = [
-            (_text(key or b""), {_text(name): _text(value) for name, value in (held or {}).items()})
-            for key, held in found
-        ]
-        return tuple(
-            self._swap(self._keys.history, key.partition("-")[0], held) for key, held in entries
-        )
-
-    def _swap(self, key: str, version: str, held: Mapping[str, str]) -> Swap:
         try:
-            mask = held["mask"] or None
-            return Swap(int(version), held["snapshot"], int(held["count"]), mask)
+            version, sequence, count = (int(head[n]) for n in ("version", "sequence", "count"))
+            return Publication(version, sequence, head["snapshot"], count, head["mask"] or None)
         except (KeyError, ValueError):
             raise StoreRefusedError(
-                f"{key} in {self._config.url} holds {dict(held)}, which is no head; delete the "
-                "key, and it is filled again, or choose another store.prefix"
+                f"{self._keys.head} in {self._config.url} holds {head}, which is no head; delete "
+                "the key, and it is filled again, or choose another store.prefix"
             ) from None
 
     def _try(self) -> None:
-        """Do everything once; a wipe that comes between is none of our concern."""
+        """Do everything once; a wipe that comes in between does not matter."""
         try:
             with suppress(MaskMissingError, MaskDamagedError):
                 name = self.put({})
-                self.publish(Swap(1, "check", 0, name))
+                self.publish(Publication(1, 0, "check", 0, name))
                 self.get(name)
             self.head()
-            self.history()
             self.retain(())
         finally:
             blob = self._keys.mask(content_hash(pack({})))
             with suppress(StoreError), self._asking():
-                self._client.delete(self._keys.head, self._keys.history, blob)
+                self._client.delete(self._keys.head, blob)
 
     def _of_another_run(self) -> str:
         return (
@@ -291,7 +217,7 @@ class RedisMaskStore:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Say what the server's errors mean here."""
+        """Raise the server's errors as those of a store."""
         try:
             yield
         except redis.RedisError as error:
@@ -336,16 +262,16 @@ _PASSING = (
     redis.exceptions.MasterDownError,
     redis.exceptions.TryAgainError,
 )
-"""What an operator or time may mend while we go on."""
+"""Errors that an operator or time may mend while learning goes on."""
 
 _PASSING_WORDS = re.compile(
     r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) "
 )
-"""The same where the client knows no kind of error of its own, or a script met it."""
+"""The same where the client has no class for the error, or a script raised it."""
 
 
 def _explained(error: redis.RedisError, config: StoreConfig) -> StoreError:
-    """Say what an error means for a store: away for now, or refused until settings change."""
+    """Return the error of a store that means the same: away for now, or refused for good."""
     said = f"{config.url}: {error}"
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return StoreRefusedError(
@@ -371,19 +297,19 @@ def _explained(error: redis.RedisError, config: StoreConfig) -> StoreError:
 
 
 def _denied(error: redis.RedisError) -> bool:
-    """Say whether the user lacks a permission; scripts tell that in words only."""
+    """Return whether the user lacks a permission; scripts say that in words only."""
     return isinstance(error, redis.exceptions.NoPermissionError) or any(
         words in str(error) for words in ("NOPERM", "The user executing the script can't")
     )
 
 
 def _of_tls(error: redis.RedisError) -> bool:
-    """Say whether TLS failed for another reason than that the server went away."""
+    """Return whether TLS failed for another reason than that the server went away."""
     return "[SSL" in str(error) and "UNEXPECTED_EOF" not in str(error)
 
 
 def _hint(error: redis.RedisError, config: StoreConfig) -> str:
-    """Name what else may look like a server that is away."""
+    """Return what else may look like a server that is away."""
     if "EOF occurred" in str(error):
         return " (a server that wants another certificate hangs up too: see store.certfile)"
     if config.url.startswith("rediss://") and isinstance(error, redis.TimeoutError):
@@ -391,10 +317,6 @@ def _hint(error: redis.RedisError, config: StoreConfig) -> str:
     if config.url.startswith("redis://") and "reset by peer" in str(error):
         return " (a server with TLS hangs up on redis://; rediss:// is for TLS)"
     return ""
-
-
-def _entry(swap: Swap) -> tuple[int, str, int, str]:
-    return swap.version, swap.snapshot, swap.count, swap.mask or ""
 
 
 def _text(value: bytes | str) -> str:

@@ -1,9 +1,8 @@
-"""Where masks are kept for those who serve: a projection of the ledger.
+"""Where masks are kept for servers of the model; ledger and snapshots can fill each store again.
 
-Masks are blobs named by their content. The head says which version is in force; only the sparse
-learner moves it, only forward, and only to a mask that is there: who reads the head can read its
-mask. Nothing here decides anything: a store that was wiped is filled again from the ledger and the
-snapshots.
+Masks are blobs named by their content. The head says which publication is in force; only the
+served model's trainer moves it, only forward, and only to a mask that is there: a reader of the
+head can read its mask. Nothing here decides anything.
 
 ::
 
@@ -15,27 +14,30 @@ snapshots.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from learner.registry import Swap
-from pruner.masks import MaskDamagedError, content_hash, pack, unpack
+from learner import Publication
+from stream.messages import Layer
 from stream.state import write_atomic
 
-HISTORY = 1000
-"""Heads that a store remembers."""
-
-
 KEPT = 3
-"""Last versions whose masks a store never forgets, unless it is told otherwise."""
+"""The masks of so many last heads are never deleted, unless the store is made with another number.
+"""
+_FORMAT = 2
+"""Of ``head.json``."""
+_LENGTH_BYTES = 4
 
 
 class StoreError(Exception):
@@ -54,6 +56,112 @@ class MaskMissingError(LookupError):
     """A store holds no mask of that name."""
 
 
+class MaskDamagedError(ValueError):
+    """Bytes are not those of the masks they are said to be."""
+
+
+def pack(masks: Mapping[str, Tensor]) -> bytes:
+    r"""Write masks, 8 weights a byte; equal masks give equal bytes, in whatever order they come.
+
+    The length of a JSON header (4 bytes, big-endian), the header with names and shapes, the bits.
+
+    Parameters
+    ----------
+    masks
+        By layer, bool, shape (out, in).
+
+    Examples
+    --------
+    >>> packed = pack({"top": torch.tensor([[True, False, True]])})
+    >>> packed
+    b'\x00\x00\x00\x0f[["top",[1,3]]]\xa0'
+    """
+    names = sorted(masks)
+    shapes = [[name, list(masks[name].shape)] for name in names]
+    header = json.dumps(shapes, separators=(",", ":")).encode()
+    flats = [masks[name].detach().cpu().numpy().reshape(-1) for name in names]
+    bits = np.packbits(np.concatenate(flats) if flats else np.empty(0, np.bool_))
+    return len(header).to_bytes(_LENGTH_BYTES, "big") + header + bits.tobytes()
+
+
+def unpack(packed: bytes) -> dict[str, Tensor]:
+    """Read back what :func:`pack` wrote.
+
+    Raises :class:`MaskDamagedError` for bytes that it cannot have written.
+
+    >>> unpack(pack({"top": torch.tensor([[True, False, True]])}))
+    {'top': tensor([[ True, False,  True]])}
+    """
+    begin = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES], "big")
+    try:
+        shapes = {name: tuple(shape) for name, shape in json.loads(packed[_LENGTH_BYTES:begin])}
+    except ValueError as error:
+        raise MaskDamagedError(f"masks of {len(packed)} bytes have no header: {error}") from None
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    bits = np.frombuffer(packed, np.uint8, offset=min(begin, len(packed)))
+    if len(bits) != -(-sum(sizes) // 8):
+        raise MaskDamagedError(f"masks of {sum(sizes)} weights have {len(bits)} bytes of bits")
+    flat = torch.from_numpy(np.unpackbits(bits, count=sum(sizes)).astype(np.bool_))
+    parts = torch.split(flat, sizes)
+    return {n: part.reshape(shapes[n]).clone() for n, part in zip(shapes, parts, strict=True)}
+
+
+def content_hash(packed: bytes) -> str:
+    """Name packed masks by their content: 32 hexadecimal digits of their SHA-256.
+
+    >>> content_hash(pack({"top": torch.tensor([[True]])}))
+    'd32172defc9c76d1f4189bdae0ebb4be'
+    """
+    return hashlib.sha256(packed).hexdigest()[:32]
+
+
+def sparsity(masks: Mapping[str, Tensor]) -> float:
+    """Return the share of weights that masks remove, over all layers.
+
+    >>> sparsity({"top": torch.tensor([[True, False, False, False]])})
+    0.75
+    """
+    weights = sum(mask.numel() for mask in masks.values())
+    return 1 - sum(int(mask.sum()) for mask in masks.values()) / weights
+
+
+def overlap(mask: Tensor, before: Tensor) -> float:
+    """Return the share of the weights kept now that were kept before too.
+
+    >>> overlap(torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]]))
+    0.5
+    """
+    return int((mask & before).sum()) / int(mask.sum())
+
+
+def describe(
+    masks: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
+) -> dict[str, Layer]:
+    """Sum up masks layer by layer, for the ledger.
+
+    Parameters
+    ----------
+    masks
+        By layer; each keeps at least one weight.
+    before
+        The masks of the version before; None for the first.
+
+    Examples
+    --------
+    >>> describe({"top": torch.tensor([[True, False]])})
+    {'top': Layer(weights=2, kept=1, sparsity=0.5, overlap=None)}
+    """
+    return {
+        name: Layer(
+            weights=mask.numel(),
+            kept=int(mask.sum()),
+            sparsity=sparsity({name: mask}),
+            overlap=None if before is None else overlap(mask, before[name]),
+        )
+        for name, mask in masks.items()
+    }
+
+
 class MaskStore(Protocol):
     """Keeps masks and the head, for several processes at once.
 
@@ -61,14 +169,14 @@ class MaskStore(Protocol):
     """
 
     def check(self) -> None:
-        """See that the store can be used.
+        """Raise where the store cannot be used.
 
-        Raises :class:`StoreRefusedError` where only other settings would help, and
-        :class:`StoreAwayError` where that cannot be told now.
+        :class:`StoreRefusedError` where only other settings would help, and
+        :class:`StoreAwayError` where that cannot be found out now.
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
     def put(self, masks: Mapping[str, Tensor]) -> str:
         """Keep masks and return their content hash; the same masks are kept once."""
@@ -84,27 +192,43 @@ class MaskStore(Protocol):
         """Return the content hashes of all masks kept, ascending."""
 
     def retain(self, masks: Collection[str]) -> None:
-        """Forget all masks but these, the head's and those of the last versions."""
+        """Delete all masks but these and those of the last heads."""
 
-    def publish(self, swap: Swap, earlier: Sequence[Swap] = ()) -> None:
-        """Make this version the head if it is greater than the head's.
+    def publish(self, publication: Publication) -> None:
+        """Make this the head if its version and sequence are greater than the head's.
 
-        Raises :class:`MaskMissingError` where its mask is not there.
-
-        Parameters
-        ----------
-        swap
-            The version in force.
-        earlier
-            Versions before it, oldest first; those that the history lacks are filled in, unless
-            the head is past ``swap``.
+        Raises :class:`MaskMissingError` where it would be the head and its mask is not there.
         """
 
-    def head(self) -> Swap | None:
-        """Return the version in force."""
+    def head(self) -> Publication | None:
+        """Return the publication in force."""
 
-    def history(self) -> tuple[Swap, ...]:
-        """Return the last heads, oldest first, the one in force included."""
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The publication in force, and the masks of the last ones, the newest first."""
+
+    publication: Publication | None = None
+    recent: tuple[str, ...] = ()
+
+    def moved(self, to: Publication, masks: Collection[str], kept: int) -> Head:
+        """Return the head after a publication; unchanged where that is not newer.
+
+        Raises :class:`MaskMissingError` where its mask is not among ``masks``.
+
+        >>> one = Head().moved(Publication(1, 0, "one", 500, "af"), ["af"], kept=2)
+        >>> one.moved(Publication(1, 0, "other", 500, "9c"), ["af"], kept=2) is one
+        True
+        >>> one.moved(Publication(1, 1, "two", 900, "9c"), ["9c", "af"], kept=2).recent
+        ('9c', 'af')
+        """
+        if self.publication is not None and to.rank <= self.publication.rank:
+            return self
+        if to.mask is None:
+            return Head(to, self.recent)
+        if to.mask not in masks:
+            raise MaskMissingError(missing(to.mask, masks))
+        return Head(to, tuple(dict.fromkeys((to.mask, *self.recent)))[:kept])
 
 
 @dataclass(slots=True)
@@ -118,16 +242,16 @@ class MemoryMaskStore:
     >>> name = store.put({"top": torch.tensor([[True, False]])})
     >>> store.get(name)
     {'top': tensor([[ True, False]])}
-    >>> store.publish(Swap(2, "candidate-5/150000-af", 150_000, name))
-    >>> store.publish(Swap(1, "candidate-4/100000-9c", 100_000, name))
+    >>> store.publish(Publication(2, 0, "candidate-5/150000-af", 150_000, name))
+    >>> store.publish(Publication(1, 7, "published-sparse/100000-9c", 100_000, name))
     >>> store.head().version
     2
     """
 
     versions: int = KEPT
-    """Last versions whose masks are never forgotten."""
+    """The masks of so many last heads are never deleted."""
     _blobs: dict[str, bytes] = field(default_factory=dict)
-    _history: tuple[Swap, ...] = ()
+    _head: Head = Head()
     _alone: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def check(self) -> None:
@@ -156,25 +280,19 @@ class MemoryMaskStore:
         return tuple(sorted(self._blobs))
 
     def retain(self, masks: Collection[str]) -> None:
-        """Forget all masks but these, the head's and those of the last versions."""
+        """Delete all masks but these and those of the last heads."""
         with self._alone:
-            for name in _to_forget(self, masks, self.versions):
+            for name in {*self.names()} - {*masks, *self._head.recent}:
                 del self._blobs[name]
 
-    def publish(self, swap: Swap, earlier: Sequence[Swap] = ()) -> None:
-        """Make this version the head if it is greater than the head's."""
+    def publish(self, publication: Publication) -> None:
+        """Make this the head if it is newer."""
         with self._alone:
-            if not past(self._history, swap):
-                _need(swap.mask, self.names())
-                self._history = moved(self._history, swap, earlier)
+            self._head = self._head.moved(publication, self.names(), self.versions)
 
-    def head(self) -> Swap | None:
-        """Return the version in force."""
-        return self._history[-1] if self._history else None
-
-    def history(self) -> tuple[Swap, ...]:
-        """Return the last heads, oldest first."""
-        return self._history
+    def head(self) -> Publication | None:
+        """Return the publication in force."""
+        return self._head.publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +304,7 @@ class DiskMaskStore:
     folder
         Made if need be.
     versions
-        Last versions whose masks are never forgotten.
+        The masks of so many last heads are never deleted.
 
     Examples
     --------
@@ -204,7 +322,8 @@ class DiskMaskStore:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
-        """Do nothing: whoever has the state folder may write into it."""
+        """Raise where the head that is there is of another format."""
+        self.head()
 
     def close(self) -> None:
         """Nothing is held."""
@@ -235,42 +354,46 @@ class DiskMaskStore:
         return tuple(sorted(path.stem for path in self.folder.glob("[!.]*.mask")))
 
     def retain(self, masks: Collection[str]) -> None:
-        """Forget all masks but these, the head's and those of the last versions."""
+        """Delete all masks but these and those of the last heads."""
         with self._alone():
-            for name in _to_forget(self, masks, self.versions):
+            for name in {*self.names()} - {*masks, *self._read().recent}:
                 self._path(name).unlink(missing_ok=True)
 
-    def publish(self, swap: Swap, earlier: Sequence[Swap] = ()) -> None:
-        """Make this version the head if it is greater than the head's."""
+    def publish(self, publication: Publication) -> None:
+        """Make this the head if it is newer."""
         with self._alone():
-            before = self.history()
-            if past(before, swap):
-                return
-            _need(swap.mask, self.names())
-            after = moved(before, swap, earlier)
-            if after != before:
-                content = json.dumps([asdict(one) for one in after], indent=1)
-                write_atomic(self.folder / "head.json", content.encode())
+            before = self._read()
+            after = before.moved(publication, self.names(), self.versions)
+            if after is not before:
+                content = json.dumps({"format": _FORMAT, **asdict(after)}, indent=1)
+                write_atomic(self._head, content.encode())
 
-    def head(self) -> Swap | None:
-        """Return the version in force."""
-        history = self.history()
-        return history[-1] if history else None
+    def head(self) -> Publication | None:
+        """Return the publication in force."""
+        return self._read().publication
 
-    def history(self) -> tuple[Swap, ...]:
-        """Return the last heads, oldest first."""
+    @property
+    def _head(self) -> Path:
+        return self.folder / "head.json"
+
+    def _read(self) -> Head:
         try:
-            content = (self.folder / "head.json").read_bytes()
+            found = json.loads(self._head.read_bytes())
         except FileNotFoundError:
-            return ()
-        return tuple(Swap(**one) for one in json.loads(content))
+            return Head()
+        if not isinstance(found, dict) or found.get("format") != _FORMAT:
+            raise StoreRefusedError(
+                f"{self._head} is not of format {_FORMAT}; delete it, and it is written again from "
+                "the ledger"
+            )
+        return Head(Publication(**found["publication"]), tuple(found["recent"]))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.mask"
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let no other thread or process write or forget anything meanwhile."""
+        """Let no other thread or process write or delete anything meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -280,44 +403,8 @@ class DiskMaskStore:
             os.close(descriptor)
 
 
-def moved(history: tuple[Swap, ...], swap: Swap, earlier: Sequence[Swap] = ()) -> tuple[Swap, ...]:
-    """Add a head, if its version is greater than the last one's, and what lacks before it.
-
-    >>> one, two = Swap(1, "one", 500), Swap(2, "two", 900)
-    >>> moved((two,), one)
-    (Swap(version=2, snapshot='two', count=900, mask=None),)
-    >>> moved((two,), two, earlier=[one]) == (one, two)
-    True
-    """
-    if past(history, swap):
-        return history
-    before = [one for one in earlier if one.version < swap.version]
-    known = {one.version: one for one in (*before, swap, *history)}
-    return tuple(known[version] for version in sorted(known))[-HISTORY:]
-
-
-def past(history: Sequence[Swap], swap: Swap) -> bool:
-    """Say whether the head is past a version.
-
-    >>> past([Swap(2, "two", 900)], Swap(1, "one", 500))
-    True
-    """
-    return bool(history) and swap.version < history[-1].version
-
-
-def _need(mask: str | None, known: Collection[str]) -> None:
-    """See that a head's mask is there; a head may name none."""
-    if mask is not None and mask not in known:
-        raise MaskMissingError(missing(mask, known))
-
-
-def _to_forget(store: MaskStore, kept: Collection[str], versions: int) -> list[str]:
-    used = {*kept, *(swap.mask for swap in store.history()[-versions:])}
-    return [name for name in store.names() if name not in used]
-
-
 def missing(mask: str, known: Collection[str]) -> str:
-    """Say that a store lacks a mask.
+    """Return the message that a store lacks a mask.
 
     >>> missing("af", [])
     "no mask 'af' in the store; it holds none"

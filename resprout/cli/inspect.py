@@ -1,4 +1,4 @@
-"""A run opened to be looked at: its ledger, its masks, and what is asked of it."""
+"""A run opened to be inspected: its ledger, its masks, and what people ask of it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,26 @@ from typing import Any
 import click
 from torch import Tensor
 
-from learner.registry import Swap
-from learner.snapshots import SnapshotError, SnapshotStore
-from pruner import requests
-from pruner.decisions import FIRST, History, LedgerFollower, declines, settled, swap_back, swap_of
-from pruner.masks import MaskDamagedError, describe
-from pruner.masks.projection import masks_of
-from pruner.masks.store import MaskMissingError, MaskStore, StoreError
-from pruner.worker import InputEnd
+from learner import ModelVersion, Publication, SnapshotError, SnapshotStore, masks_of
+from pruner import (
+    FIRST,
+    History,
+    InputEnd,
+    LedgerFollower,
+    is_complete,
+    reason_to_decline,
+    requests,
+    version_after,
+    version_of,
+)
+from pruner.masks import (
+    MaskDamagedError,
+    MaskMissingError,
+    MaskStore,
+    StoreError,
+    describe,
+    open_store,
+)
 from resprout import homes
 from resprout.cli.options import JSON, SETTINGS, STATE, failure, several, usage
 from resprout.cli.options import CommandRequest as Asked
@@ -42,27 +54,27 @@ class OpenedRun:
     known: tuple[Version, ...]
     """All versions, oldest first."""
 
-    def heads(self) -> tuple[tuple[Swap, ...], str | None]:
-        """Return the heads that the store remembers, and why it cannot be asked, if so."""
+    def head(self) -> tuple[Publication | None, str | None]:
+        """Return the head of the store, and why it cannot be asked, if so."""
         try:
-            return self.store.history(), None
+            return self.store.head(), None
         except StoreError as error:
-            return (), str(error)
+            return None, str(error)
 
-    def in_force(self, heads: tuple[Swap, ...]) -> int | None:
+    def in_force(self, head: Publication | None) -> int | None:
         """Return the version in force: the head, or without one what the ledger says of now."""
-        if heads:
-            return heads[-1].version
-        begun = [one.number for one in self.known if one.swap.count <= self.history.decided]
+        if head is not None:
+            return head.version
+        begun = [one.number for one in self.known if one.begins.count <= self.history.decided]
         return begun[-1] if begun else None
 
     def masks(self, version: Version) -> dict[str, Tensor] | None:
         """Return the masks of a version, from the store or its snapshot; None where both lack."""
         try:
-            return self.store.get(version.swap.mask or "")
+            return self.store.get(version.begins.mask or "")
         except (MaskMissingError, MaskDamagedError, StoreError):
             try:
-                return masks_of(self.snapshots.read(version.swap.snapshot))
+                return masks_of(self.snapshots.read(version.begins.snapshot))
             except SnapshotError:
                 return None
 
@@ -70,7 +82,7 @@ class OpenedRun:
         """Return the masks of a version; ``ValueError`` where nothing holds them any more."""
         found = self.masks(version)
         if found is None:
-            kept = ", ".join(str(swap.version) for swap in self.history.promoted) or "none"
+            kept = ", ".join(str(one.version) for one in self.history.promoted) or "none"
             raise ValueError(f"the mask of version {version.number} is not kept; kept are {kept}")
         return found
 
@@ -104,7 +116,7 @@ def opened(asked: Asked) -> Iterator[OpenedRun]:
             tail = LedgerFollower(reader, settings.store.versions)
             known = versions(tail.poll())
             identity = reader.identity
-        with closing(homes.masks(settings.store, folder, identity)) as store:
+        with closing(open_store(settings.store, folder.masks, identity)) as store:
             yield OpenedRun(plan, logs, folder.snapshots, store, tail.history, known)
 
 
@@ -116,7 +128,8 @@ SHORTEST = 6
 class Version:
     """One version of the sparse model, as the ledger tells of it."""
 
-    swap: Swap
+    begins: ModelVersion
+    """As it begins."""
     made_by: str
     """In words: the rebuild, or the rollback."""
     sparsity: float | None
@@ -125,7 +138,7 @@ class Version:
     @property
     def number(self) -> int:
         """The version."""
-        return self.swap.version
+        return self.begins.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +171,21 @@ def _made(message: Decision | Verdict, earlier: Mapping[int, Version]) -> Versio
     old = earlier[back.to_version]
     # What it shares with the version before it, only the masks can tell.
     layers = {n: one.model_copy(update={"overlap": None}) for n, one in old.layers.items()}
-    return Version(swap_back(back), f"back to version {old.number}", old.sparsity, layers)
+    return Version(version_after(back), f"back to version {old.number}", old.sparsity, layers)
 
 
 def _promoted(verdict: Verdict) -> Version:
     plan = verdict.rebuild
     made_by = "first mask" if plan.reason == FIRST else f"rebuild {plan.number}, {plan.reason}"
-    return Version(swap_of(verdict), made_by, verdict.sparsity, verdict.layers)
+    return Version(version_of(verdict), made_by, verdict.sparsity, verdict.layers)
 
 
 def find(known: Sequence[Version], named: str) -> Version:
     """Return the version of a number, or the last one of a mask named by its first digits.
 
-    >>> one = Version(Swap(1, "candidate-1/9-af", 9, "d32172defc9c76d1"), "first mask", 0.8, {})
+    >>> one = Version(
+    ...     ModelVersion(1, "candidate-1/9-af", 9, "d32172defc9c76d1"), "first mask", 0.8, {}
+    ... )
     >>> find([one], "1") is one, find([one], "d32172d") is one
     (True, True)
     >>> find([one], "7")
@@ -179,9 +194,9 @@ def find(known: Sequence[Version], named: str) -> Version:
     ValueError: no version '7'; versions are 1 (or give 6 digits or more of a mask's hash)
     """
     numbered = [one for one in known if str(one.number) == named]
-    hashed = [one for one in known if (one.swap.mask or "").startswith(named)]
+    hashed = [one for one in known if (one.begins.mask or "").startswith(named)]
     found = numbered or (hashed if len(named) >= SHORTEST else [])
-    masks = sorted({one.swap.mask or "" for one in found})
+    masks = sorted({one.begins.mask or "" for one in found})
     if len(masks) > 1:
         raise ValueError(f"{named!r} begins several masks: {', '.join(masks)}; give more digits")
     if not found:
@@ -243,22 +258,22 @@ def masks() -> None:
 @click.pass_obj
 def list_versions(asked: Asked) -> None:
     """List all versions, oldest first; * marks the one in force."""
-    with opened(asked) as desk:
-        heads, away = desk.heads()
-        in_force = desk.in_force(heads)
-        kept = {swap.version for swap in desk.history.promoted}
+    with opened(asked) as run:
+        head, away = run.head()
+        in_force = run.in_force(head)
+        kept = {one.version for one in run.history.promoted}
         listed = [
             _row(one) | {"kept": one.number in kept, "in_force": one.number == in_force}
-            for one in desk.known
+            for one in run.known
         ]
         found = {
             "in_force": in_force,
-            "head": asdict(heads[-1]) if heads else None,
-            "history": [swap.version for swap in heads],
+            "head": asdict(head) if head else None,
+            "history": [one.number for one in run.known if one.number <= (in_force or 0)],
             "store_away": away,
-            "decided": desk.history.decided,
+            "decided": run.history.decided,
             "versions": listed,
-            "requests": [one.model_dump(mode="json") for one in desk.open()],
+            "requests": [one.model_dump(mode="json") for one in run.open()],
         }
     _print(asked, found, _listing(found))
 
@@ -269,10 +284,10 @@ def list_versions(asked: Asked) -> None:
 @click.pass_obj
 def show(asked: Asked, version: str) -> None:
     """Show a mask layer by layer."""
-    with opened(asked) as desk, failure():
-        one = find(desk.known, version)
-        before = desk.before(one)
-        layers = _layers(desk, one, before)
+    with opened(asked) as run, failure():
+        one = find(run.known, version)
+        before = run.before(one)
+        layers = _layers(run, one, before)
     found = _row(one) | {
         "before": before.number if before else None,
         "layers": {name: layer.model_dump() for name, layer in layers.items()},
@@ -284,8 +299,8 @@ def show(asked: Asked, version: str) -> None:
         rows.append(
             (name, f"{layer.weights:,}", f"{layer.kept:,}", f"{layer.sparsity:.1%}", shared)
         )
-    title = f"version {one.number}: {one.made_by}, in force from {one.swap.count:,} on"
-    _print(asked, found, [title, f"mask {one.swap.mask}", "", *columns(rows)])
+    title = f"version {one.number}: {one.made_by}, in force from {one.begins.count:,} on"
+    _print(asked, found, [title, f"mask {one.begins.mask}", "", *columns(rows)])
 
 
 @masks.command()
@@ -295,9 +310,9 @@ def show(asked: Asked, version: str) -> None:
 @click.pass_obj
 def diff(asked: Asked, a: str, b: str) -> None:
     """Compare two masks layer by layer."""
-    with opened(asked) as desk, failure():
-        one, other = find(desk.known, a), find(desk.known, b)
-        layers = difference(desk.masks_kept(one), desk.masks_kept(other))
+    with opened(asked) as run, failure():
+        one, other = find(run.known, a), find(run.known, b)
+        layers = difference(run.masks_kept(one), run.masks_kept(other))
     found = {
         "a": _row(one),
         "b": _row(other),
@@ -320,23 +335,25 @@ def rollback(asked: Asked, version: int, reason: str) -> None:
 
     The prune worker takes it into its next decision; an open rebuild is then rejected.
     """
-    with opened(asked) as desk, failure():
+    with opened(asked) as run, failure():
         request = requests.rollback(version, reason)
-        count = _ask(desk, request)
-        history, effective = desk.history, count + desk.plan.spec.lead_events
-        overrules = history.open if history.open and history.busy >= count else None
+        count = _ask(run, request)
+        history, effective = run.history, count + run.plan.spec.lead_events
+        superseded = history.open if history.open and history.busy_until >= count else None
     found = {
         "request": request.model_dump(mode="json"),
         "decided": count,
         "effective": effective,
-        "overrules": overrules.number if overrules else None,
+        "supersedes": superseded.number if superseded else None,
     }
     lines = [
         f"asked to go back to version {version}",
         f"with the decision on the next window, {count:,}, at {effective:,}",
     ]
-    if overrules is not None:
-        lines.append(f"rebuild {overrules.number}, open until {overrules.end:,}, is then rejected")
+    if superseded is not None:
+        lines.append(
+            f"rebuild {superseded.number}, open until {superseded.end:,}, is then rejected"
+        )
     _print(asked, found, lines)
 
 
@@ -349,10 +366,10 @@ def rebuild(asked: Asked, reason: str) -> None:
 
     The prune worker takes it into its next decision; the candidate is judged like any other.
     """
-    with opened(asked) as desk, failure():
+    with opened(asked) as run, failure():
         request = requests.rebuild(reason)
-        count = _ask(desk, request)
-        end = count + desk.plan.spec.rebuild_events
+        count = _ask(run, request)
+        end = count + run.plan.spec.rebuild_events
     found = {"request": request.model_dump(mode="json"), "decided": count, "end": end}
     lines = [
         "asked for a rebuild",
@@ -362,35 +379,35 @@ def rebuild(asked: Asked, reason: str) -> None:
     _print(asked, found, lines)
 
 
-def _ask(desk: OpenedRun, request: Request) -> int:
+def _ask(run: OpenedRun, request: Request) -> int:
     """Write a request that can be granted as things stand, and return the window it goes into."""
-    history, rules, total = desk.history, desk.plan.rules, desk.total()
-    if total is not None and settled(history, total, rules.spec.window_events):
+    history, rules, total = run.history, run.plan.rules, run.total()
+    if total is not None and is_complete(history, total, rules.spec.window_events):
         raise ValueError(f"the run is over: its input ended after {total:,} events")
-    count = history.decided + rules.spec.window_events * (1 + len(desk.open()))
-    declined = declines(history, request, count, rules)
+    count = history.decided + rules.spec.window_events * (1 + len(run.open()))
+    declined = reason_to_decline(history, request, count, rules)
     if declined is not None:
         raise ValueError(f"no {request.action}: {declined}")
-    requests.ask(desk.logs, request)
+    requests.ask(run.logs, request)
     return count
 
 
-def _layers(desk: OpenedRun, version: Version, before: Version | None) -> dict[str, Layer]:
+def _layers(run: OpenedRun, version: Version, before: Version | None) -> dict[str, Layer]:
     """Describe a mask layer by layer; where it is not kept any more, as the ledger does."""
-    own = desk.masks(version)
+    own = run.masks(version)
     if own is None:
         return dict(version.layers)
-    return describe(own, desk.masks(before) if before else None)
+    return describe(own, run.masks(before) if before else None)
 
 
 def _row(version: Version) -> dict[str, Any]:
     return {
         "version": version.number,
-        "count": version.swap.count,
+        "count": version.begins.count,
         "made_by": version.made_by,
         "sparsity": version.sparsity,
-        "mask": version.swap.mask,
-        "snapshot": version.swap.snapshot,
+        "mask": version.begins.mask,
+        "snapshot": version.begins.snapshot,
     }
 
 

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from learner.snapshots import SnapshotError
-from learner.trainer import NonFiniteError
-from pruner.masks.store import StoreError
+from learner import NonFiniteError, SnapshotError
+from pruner.masks import StoreError
 from resprout.settings import Layer, Loaded, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
 from stream.log import LogError

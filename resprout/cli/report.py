@@ -15,12 +15,12 @@ from pydantic_core import to_json
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
 from evaluator.run.tables import Table, without_gaps
-from pruner.worker import InputEnd
+from pruner import InputEnd
 from resprout import homes
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder
 from resprout.run import Cost, Dense, Half, Outcome, Pruned, Records, Result, Summary
-from resprout.settings import MODELS, Settings, with_defaults
+from resprout.settings import MODELS, SPARSE, Settings, with_defaults
 from resprout.spec import decisive
 from stream import topics
 from stream.follow import Deduplicator, read_all
@@ -189,7 +189,7 @@ class Told:
         return facts
 
     def _snapshots(self) -> Table:
-        models = (*MODELS, *self._candidates())
+        models = (*MODELS, f"published-{SPARSE}", *self._candidates())
         rows = tuple(
             (name, model) for model in models for name in self.folder.snapshots.names(model)
         )

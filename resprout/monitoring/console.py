@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from evaluator.worker import EvaluatorStep
-from pruner.worker import PruneStep
+from pruner import PruneStep
 from resprout.run import Dense, Pruned, Rebuild, RolledBack, Summary
 from resprout.runner import Step
 from resprout.settings import Loaded, flat

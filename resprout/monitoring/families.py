@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pruner.decisions import FIRST, REQUEST
-from pruner.triggers import TRIGGERS
+from pruner import FIRST, REQUEST, TRIGGERS
 from resprout.settings import EVALUATOR, PRUNER, WORKERS
 from stream.events import Reason
 from stream.messages import DetectorName, VerdictName

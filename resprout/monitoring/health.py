@@ -75,7 +75,7 @@ class Health:
 
     Examples
     --------
-    >>> from learner.trainer import LearnerStep
+    >>> from learner import LearnerStep
     >>> from stream.spec import Waiting
     >>> health = Health(["dense"], clock=lambda: 0.0)
     >>> health("dense", LearnerStep(count=500, waiting_for=Waiting("clicks")))

@@ -23,8 +23,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from evaluator.worker import EvaluatorStep
-from pruner.decisions import FIRST
-from pruner.worker import PruneStep
+from pruner import FIRST, PruneStep
 from resprout.monitoring.families import (
     BUILD_INFO,
     CROSS_ENTROPY,
@@ -352,7 +351,7 @@ class Metrics:
 
     Examples
     --------
-    >>> from learner.trainer import LearnerStep
+    >>> from learner import LearnerStep
     >>> metrics = Metrics(Known.of(Settings(), ["dense"]))
     >>> metrics("dense", LearnerStep(count=1_500, events=500))
     >>> page = metrics.render()[0].decode()

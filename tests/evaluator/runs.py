@@ -55,7 +55,7 @@ def verdict(number: int, count: int, name: VerdictName = "promoted") -> Verdict:
         number=number,
         reason="first" if number == 1 else "divergence",
         cause="",
-        snapshot=count - 100,
+        begin=count - 100,
         decided=count - 100,
         end=count,
     )
@@ -76,7 +76,7 @@ def verdict(number: int, count: int, name: VerdictName = "promoted") -> Verdict:
 
 def rollback(count: int, effective: int, version: int = 4) -> Decision:
     """Decide to go back to version 1."""
-    back = Rollback(to_version=1, version=version, snapshot="x", mask=None, effective=effective)
+    back = Rollback(to_version=1, version=version, snapshot="x", mask=None, count=effective)
     return Decision(count=count, why_not="back to version 1", rollback=back)
 
 

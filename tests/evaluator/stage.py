@@ -74,7 +74,7 @@ def plan(number: int, decided: int, reason: str = "divergence") -> RebuildPlan:
         number=number,
         reason="first" if number == 1 else reason,
         cause="as laid out",
-        snapshot=decided,
+        begin=decided,
         decided=decided,
         end=decided + SPEC.rebuild_events,
     )
@@ -195,7 +195,7 @@ def run(evaluator: Evaluator, count: int | None = None) -> list[EvaluatorStep]:
 
 def rollback(count: int, version: int = 3, lead: int = 40) -> Decision:
     """Decide on the window ending at ``count`` to go back to version 1."""
-    back = Rollback(to_version=1, version=version, snapshot="x", mask=None, effective=count + lead)
+    back = Rollback(to_version=1, version=version, snapshot="x", mask=None, count=count + lead)
     return Decision(count=count, why_not="back to version 1", rollback=back)
 
 

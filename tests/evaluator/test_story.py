@@ -100,7 +100,7 @@ def test_a_size_that_is_not_there_is_refused_by_name() -> None:
 def test_rollbacks_are_told_in_order_and_each_once() -> None:
     back = [rollback(1700, 1750, 4), rollback(1300, 1350, 3)]
     story = tell([*drifting_run(), *back, *back])
-    assert [one.effective for one in story.rollbacks] == [1350, 1750]
+    assert [one.count for one in story.rollbacks] == [1350, 1750]
     assert tell(drifting_run()).rollbacks == ()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.online import ADAGRAD, FROZEN, MASK
+from learner import ADAGRAD, FROZEN, MASK
 from resprout import homes
 from resprout.folder import RunFolder
 from resprout.run import execute
@@ -310,7 +310,7 @@ def _judgement(one: Judgement) -> tuple[Any, ...]:
 
 def _decided(one: Decision | Verdict) -> tuple[Any, ...]:
     plan = one.rebuild
-    rebuild = plan and (plan.number, plan.reason, plan.snapshot, plan.decided, plan.end)
+    rebuild = plan and (plan.number, plan.reason, plan.begin, plan.decided, plan.end)
     if isinstance(one, Decision):
         return "decision", one.count, rebuild, one.rollback is None
     layers = {

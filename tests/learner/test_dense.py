@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from learner.config import LearnerConfig
-from learner.online import OnlineModel
-from learner.trainer import DenseLearner, LearnerStep, NonFiniteError
+from learner import LearnerConfig, LearnerStep, NonFiniteError, OnlineModel
 from stream.batch import ClickBatch
 from stream.messages import Position
 from stream.spec import Waiting
-from tests.learner.worlds import PLAN, World, batches, model
+from tests.learner.worlds import PLAN, World, batches, dense_trainer, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
 
@@ -26,7 +24,7 @@ def run(world: World, steps: int = 1000) -> list[LearnerStep]:
     """Live for some steps and then die without a word."""
     taken: list[LearnerStep] = []
     with world.ports("dense") as ports:
-        learner = DenseLearner(fresh(), ports, PLAN)
+        learner = dense_trainer(fresh(), ports, PLAN)
         while len(taken) < steps and not (taken and taken[-1].done):
             taken.append(learner.step())
     return taken
@@ -91,7 +89,7 @@ def test_one_step_is_at_most_one_batch_and_waiting_is_said(tmp_path: Path) -> No
     stream = batches(3)
     world = world_of(tmp_path, stream[:2], end=False)
     with world.ports("dense") as ports:
-        learner = DenseLearner(fresh(), ports, PLAN)
+        learner = dense_trainer(fresh(), ports, PLAN)
         assert learner.step() == LearnerStep(16, 16)
         assert learner.step() == LearnerStep(32, 16)
         assert learner.step() == LearnerStep(32, 0, waiting_for=Waiting("clicks"))
@@ -146,7 +144,7 @@ def end_of(world: World) -> dict[str, torch.Tensor]:
 def test_a_clean_stop_learns_nothing_twice(tmp_path: Path) -> None:
     world = world_of(tmp_path, batches(5))
     with world.ports("dense") as ports:
-        learner = DenseLearner(fresh(), ports, PLAN)
+        learner = dense_trainer(fresh(), ports, PLAN)
         for _ in range(2):
             learner.step()
         learner.close()
@@ -172,7 +170,7 @@ def test_an_input_without_events_ends_at_once(tmp_path: Path) -> None:
 def test_a_model_that_has_blown_up_is_not_kept(tmp_path: Path) -> None:
     world = world_of(tmp_path, batches(5))
     with world.ports("dense") as ports:
-        learner = DenseLearner(fresh(), ports, PLAN)
+        learner = dense_trainer(fresh(), ports, PLAN)
         learner.step()
         with torch.no_grad():
             learner.online.module.get_parameter("top.4.bias").fill_(torch.nan)

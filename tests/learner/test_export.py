@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from learner import LearnerState
 from learner.export import export, onnx_difference, to_onnx
 from learner.models import build, warm_start
-from learner.snapshots import Snapshot
 from stream.reader import ClickCursor
 from stream.schema import CategoricalFeature, FeatureSchema
 from tests.learner.worlds import OPTIONS, SCHEMA, batches, masks_for, model
 
 
-def pruned() -> tuple[Snapshot, np.ndarray]:
+def pruned() -> tuple[LearnerState, np.ndarray]:
     """Make a snapshot of a pruned model that has learned a little, and what it predicts."""
     online, stream = model(), batches(6, n=40)
     for clicks in stream[:3]:
@@ -26,7 +26,7 @@ def pruned() -> tuple[Snapshot, np.ndarray]:
     for clicks in stream[3:5]:
         online.learn(clicks)
     cursor = ClickCursor(identity="7f", count=200)
-    return Snapshot("sparse", 2, cursor, {}, online.state()), online.predict(stream[5])
+    return LearnerState("sparse", 2, cursor, {}, online.state()), online.predict(stream[5])
 
 
 def plain() -> nn.Module:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learner.config import LearnerConfig
-from learner.online import OnlineModel
+from learner import LearnerConfig, OnlineModel
 from stream.batch import ClickBatch
 from tests.learner.worlds import batches, masks_for, model
 
@@ -77,10 +76,10 @@ def test_no_prediction_is_certain() -> None:
     """A certain one that is wrong would cost an infinite loss."""
     for logit in (-1e4, 1e4):
         online = model(config=CONFIG)
-        last = online.layers[online.prunable[-1]]
+        last = online.prunable[-1]
         with torch.no_grad():
-            last.weight.zero_()
-            last.bias.fill_(logit)
+            online.module.get_parameter(f"{last}.weight").zero_()
+            online.module.get_parameter(f"{last}.bias").fill_(logit)
         likely = online.predict(batches(1)[0])
         assert 0 < likely.min() <= likely.max() < 1
         assert np.isfinite(np.log([likely, 1 - likely])).all()
@@ -90,14 +89,14 @@ def test_predictions_depend_on_no_label() -> None:
     online, clicks = model(), batches(1)[0]
     flipped = replace(clicks, label=1 - clicks.label)
     assert np.array_equal(online.predict(clicks), online.predict(flipped))
-    assert np.array_equal(online.predict(clicks), online.ahead(flipped).probability)
+    assert np.array_equal(online.predict(clicks), online.forward(flipped).probability)
 
 
 def test_one_pass_for_both_learns_what_learning_alone_learns() -> None:
     one, two = model(), model()
     for clicks in batches(5):
         one.learn(clicks)
-        ahead = two.ahead(clicks)
+        ahead = two.forward(clicks)
         assert np.array_equal(ahead.probability, two.predict(clicks))
         two.learn_from(ahead)
     assert same(one.state(), two.state())
@@ -107,7 +106,7 @@ def test_one_pass_for_both_learns_what_learning_alone_learns() -> None:
 def test_a_prediction_of_another_time_cannot_be_learned_from(change: str) -> None:
     online = model()
     first, second = batches(2)
-    ahead = online.ahead(first)
+    ahead = online.forward(first)
     {
         "learn": lambda: online.learn(second),
         "set_masks": lambda: online.set_masks({}),
@@ -137,7 +136,7 @@ def test_a_masked_weight_is_zero_and_its_theta_stands_still() -> None:
 def test_a_weight_that_comes_back_has_the_value_it_had() -> None:
     online = model()
     with torch.no_grad():
-        online.layers["top.0"].weight[0, 0] = -0.0
+        online.module.get_parameter("top.0.weight")[0, 0] = -0.0
     before = online.state()
     online.set_masks(masks_for(online, seed=1))
     online.set_masks(masks_for(online, seed=2))
@@ -217,11 +216,11 @@ def test_gradients_are_what_an_observer_sees_and_nothing_is_learned() -> None:
 
 def test_the_mean_squares_of_the_inputs_are_gathered_only_when_asked_for() -> None:
     online, clicks = model(), batches(1)[0]
-    assert online.ahead(clicks).input_sq == {}
-    found = online.ahead(clicks, inputs=True).input_sq
+    assert online.forward(clicks).input_sq == {}
+    found = online.forward(clicks, inputs=True).input_sq
     assert tuple(found) == online.prunable
     np.testing.assert_allclose(found["bottom.0"], (clicks.numeric**2).mean(0), rtol=1e-5)
-    assert online.ahead(clicks).input_sq == {}
+    assert online.forward(clicks).input_sq == {}
 
 
 def test_the_effective_weight_of_a_masked_model_predicts_as_a_plain_module_does() -> None:
@@ -309,14 +308,14 @@ def test_a_model_that_has_blown_up_says_so(blown: list[float]) -> None:
     online = model()
     assert online.finite()
     with torch.no_grad():
-        online.layers["top.0"].weight[0, : len(blown)] = torch.tensor(blown)
+        online.module.get_parameter("top.0.weight")[0, : len(blown)] = torch.tensor(blown)
     assert not online.finite()
 
 
 def test_weights_whose_sum_alone_is_too_large_are_finite() -> None:
     online = model()
     with torch.no_grad():
-        online.layers["top.0"].weight[0, :2] = torch.finfo(torch.float32).max
+        online.module.get_parameter("top.0.weight")[0, :2] = torch.finfo(torch.float32).max
     assert online.finite()
 
 

@@ -10,16 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from learner.config import LearnerConfig
-from learner.registry import Answer, Continue, Swap, Wait
-from learner.snapshots import Snapshot
-from learner.trainer import DenseLearner, LearnerStep, SparseLearner
+from learner import (
+    Continue,
+    LearnerConfig,
+    LearnerState,
+    LearnerStep,
+    ModelVersion,
+    StreamTrainer,
+    SwitchTo,
+    Wait,
+)
+from learner.registry import Answer
+from pruner.updaters import FixedMask
 from stream.batch import ClickBatch
 from stream.columnar import predictions_from_bytes
 from stream.messages import Position, PredictionBatch
 from stream.spec import Waiting
 from stream.topics import LEDGER
-from tests.learner.worlds import PLAN, World, batches, masks_for, model
+from tests.learner.worlds import PLAN, World, batches, dense_trainer, masks_for, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
 BEGIN = 64
@@ -30,7 +38,7 @@ TOTAL = sum(len(part) for stream in STREAMS for part in stream)
 
 
 class FromSnapshot:
-    """A regime that begins with a model as it was at a count, and lets it go on for good."""
+    """A source that begins with a model as it was at a count, and lets it continue for good."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -39,14 +47,16 @@ class FromSnapshot:
         if count is not None:
             return Continue()
         names = self.world.snapshots.names("candidate-1")
-        return Swap(1, names[0], BEGIN) if names else Wait(Waiting(LEDGER, "the first mask"))
+        if not names:
+            return Wait(Waiting(LEDGER, "the first mask"))
+        return SwitchTo(ModelVersion(1, names[0], BEGIN))
 
 
 def dense(world: World, steps: int = 1000) -> list[LearnerStep]:
     """Live for some steps, or while there are clicks, and then die without a word."""
     taken: list[LearnerStep] = []
     with world.ports("dense") as ports:
-        learner = DenseLearner(model(config=CONFIG), ports, PLAN)
+        learner = dense_trainer(model(config=CONFIG), ports, PLAN)
         while len(taken) < steps and not (taken and (taken[-1].done or taken[-1].waiting_for)):
             taken.append(learner.step())
     return taken
@@ -55,7 +65,8 @@ def dense(world: World, steps: int = 1000) -> list[LearnerStep]:
 def sparse(world: World, steps: int = 1000) -> list[LearnerStep]:
     taken: list[LearnerStep] = []
     with world.ports("sparse") as ports:
-        learner = SparseLearner(model(seed=9, config=CONFIG), ports, PLAN, FromSnapshot(world))
+        online, source = model(seed=9, config=CONFIG), FromSnapshot(world)
+        learner = StreamTrainer(online, ports, PLAN, FixedMask(), source)
         while len(taken) < steps and not (taken and (taken[-1].done or taken[-1].waiting_for)):
             taken.append(learner.step())
     return taken
@@ -69,7 +80,8 @@ def cut(world: World) -> None:
     found, online = store.read(name), model()
     online.load(found.tensors)
     online.set_masks(masks_for(online))
-    store.write(Snapshot("candidate-1", 1, found.cursor, found.trained_through, online.state()))
+    through = found.trained_through
+    store.write(LearnerState("candidate-1", 1, found.cursor, through, online.state()))
 
 
 def write(world: World, streams: Sequence[Sequence[ClickBatch]] = STREAMS) -> None:

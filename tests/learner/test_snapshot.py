@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner import tensors
-from learner.snapshots import FILE, Snapshot, SnapshotError, SnapshotStore, from_bytes
+from learner import LearnerState, SnapshotError, SnapshotStore
+from learner.online import own_tensors
+from learner.snapshots import FILE, dump_tensors, from_bytes, metadata
 from stream.messages import Position
 from stream.reader import ClickCursor
 from tests.learner.worlds import batches, masks_for, model
 
 
-def snapshot(count: int = 500, name: str = "candidate-2") -> Snapshot:
+def snapshot(count: int = 500, name: str = "candidate-2") -> LearnerState:
     online = model()
     online.learn(batches(1)[0])
     online.set_masks(masks_for(online))
-    return Snapshot(
+    return LearnerState(
         model=name,
         version=2,
         cursor=ClickCursor(identity="7f", count=count, places={0: Position(8, 4)}),
@@ -49,7 +50,7 @@ def test_a_name_says_model_count_and_content(tmp_path: Path) -> None:
 def test_the_header_holds_texts_that_any_tool_can_read(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     content = (tmp_path / store.write(snapshot()) / FILE).read_bytes()
-    found = tensors.metadata(content)
+    found = metadata(content)
     assert found["format"] == "resprout-snapshot-1"
     assert found["events_seen"] == "500"
     assert found["seed"] == "11"
@@ -110,7 +111,7 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_safetensors_file_that_is_no_snapshot_is_refused() -> None:
     with pytest.raises(ValueError, match="of format None is no snapshot; expected 'resprout-snap"):
-        from_bytes(tensors.dump({"a": torch.ones(1)}))
+        from_bytes(dump_tensors({"a": torch.ones(1)}))
 
 
 def test_two_runs_over_the_same_clicks_name_the_same_snapshots(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_two_runs_over_the_same_clicks_name_the_same_snapshots(tmp_path: Path) -
     names = set()
     for identity in ("one", "two"):
         cursor = ClickCursor(identity=identity, count=500, places={0: Position(3, 0)})
-        snapshot = Snapshot("dense", 0, cursor, {0: Position(2, 0)}, {"w": torch.ones(2)})
+        snapshot = LearnerState("dense", 0, cursor, {0: Position(2, 0)}, {"w": torch.ones(2)})
         store = SnapshotStore(tmp_path / identity)
         names.add(store.write(snapshot))
         assert store.read(names.copy().pop()).cursor.identity == identity
@@ -129,7 +130,7 @@ def test_two_runs_over_the_same_clicks_name_the_same_snapshots(tmp_path: Path) -
 def test_a_snapshot_damaged_anywhere_is_refused(tmp_path: Path, at: int) -> None:
     store = SnapshotStore(tmp_path)
     name = store.write(
-        Snapshot("dense", 0, ClickCursor(identity="7f", count=500), {}, {"w": torch.ones(99)})
+        LearnerState("dense", 0, ClickCursor(identity="7f", count=500), {}, {"w": torch.ones(99)})
     )
     path = tmp_path / name / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -137,3 +138,27 @@ def test_a_snapshot_damaged_anywhere_is_refused(tmp_path: Path, at: int) -> None
     path.write_bytes(bytes(content))
     with pytest.raises(SnapshotError, match="is damaged: its content does not match its name"):
         store.read(name)
+
+
+def test_how_far_a_snapshot_has_come_is_read_from_its_header_alone(tmp_path: Path) -> None:
+    store, written = SnapshotStore(tmp_path), snapshot()
+    name = store.write(written)
+    assert store.cursor(name) == written.cursor
+    path = tmp_path / name / FILE
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    path.write_bytes(content[:header])
+    assert store.cursor(name) == written.cursor
+    with pytest.raises(SnapshotError, match=r"no snapshot 'candidate-2/.*; there: candidate-2/"):
+        store.cursor(name[:-12] + "0123456789ab")
+
+
+def test_what_a_mask_updater_keeps_is_in_a_snapshot_and_ignored_by_a_model(tmp_path: Path) -> None:
+    store, written = SnapshotStore(tmp_path), snapshot()
+    kept = {"updater.aux/top.0/total": torch.arange(6.0), "updater.step": torch.tensor(7)}
+    found = store.read(store.write(replace(written, tensors=written.tensors | kept)))
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in kept.items())
+    online = model(seed=9)
+    online.load(found.tensors)
+    assert all(torch.equal(written.tensors[name], t) for name, t in online.state().items())
+    assert "updater" not in own_tensors(found.tensors)

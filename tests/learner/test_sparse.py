@@ -1,17 +1,32 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
 
-from learner.config import LearnerConfig
-from learner.online import OnlineModel
-from learner.registry import Answer, Continue, NoModel, RollBackTo, Swap, Wait
-from learner.snapshots import Snapshot
-from learner.trainer import LearnerStep, SparseLearner
+from learner import (
+    Continue,
+    LearnerConfig,
+    LearnerState,
+    LearnerStep,
+    ModelVersion,
+    NoModel,
+    OnlineModel,
+    Ports,
+    Publication,
+    RollBackTo,
+    StreamTrainer,
+    SwitchTo,
+    Wait,
+    count_of,
+)
+from learner.registry import Answer
+from pruner.updaters import FixedMask
 from stream.messages import Position
 from stream.reader import ClickReader
 from stream.spec import Waiting
@@ -25,7 +40,7 @@ STREAM = batches(14)
 
 @dataclass
 class Script:
-    """A regime that says what it was told to say."""
+    """A source that answers what it was made with."""
 
     answers: dict[int | None, Answer]
 
@@ -34,20 +49,20 @@ class Script:
 
 
 @dataclass
-class Told:
-    """A head that remembers what it was told."""
+class Registry:
+    """A registry that remembers what it was called with."""
 
-    swaps: list[Swap] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
 
-    def publish(self, swap: Swap) -> None:
-        self.swaps.append(swap)
+    def publish(self, publication: Publication) -> None:
+        self.publications.append(publication)
 
-    def tend(self, version: int) -> None:
+    def reconcile(self, version: int) -> None:
         self.versions.append(version)
 
 
-def candidate(world: World, number: int, count: int) -> Swap:
+def candidate(world: World, number: int, count: int) -> SwitchTo:
     """Cut a candidate from a model that has learned ``count`` events."""
     online = model(seed=number)
     for clicks in STREAM[: count // 16]:
@@ -58,8 +73,9 @@ def candidate(world: World, number: int, count: int) -> Swap:
         for _ in range(count // 16):
             reader.next()
         through = {0: Position(count // 16 - 1, 15)}
-        snapshot = Snapshot(f"candidate-{number}", number, reader.cursor, through, online.state())
-    return Swap(number, world.snapshots.write(snapshot), count)
+        state = online.state()
+        snapshot = LearnerState(f"candidate-{number}", number, reader.cursor, through, state)
+    return SwitchTo(ModelVersion(number, world.snapshots.write(snapshot), count))
 
 
 def world_of(folder: Path) -> World:
@@ -72,10 +88,14 @@ def fresh() -> OnlineModel:
     return model(seed=99, config=CONFIG)
 
 
-def run(world: World, script: Script, steps: int = 1000, head: Told | None = None) -> int:
+def sparse(ports: Ports, script: Script, registry: Registry | None = None) -> StreamTrainer:
+    return StreamTrainer(fresh(), ports, PLAN, FixedMask(), script, registry)
+
+
+def run(world: World, script: Script, steps: int = 1000, registry: Registry | None = None) -> int:
     """Live for some steps and then die without a word; return the count it came to."""
     with world.ports("sparse") as ports:
-        learner = SparseLearner(fresh(), ports, PLAN, script, head)
+        learner = sparse(ports, script, registry)
         step = LearnerStep(0)
         for _ in range(steps):
             step = learner.step()
@@ -93,7 +113,7 @@ def test_it_waits_visibly_and_then_becomes_the_candidate(tmp_path: Path) -> None
     world = world_of(tmp_path)
     script = Script({None: Wait(Waiting(LEDGER, "the first mask"))})
     with world.ports("sparse") as ports:
-        learner = SparseLearner(fresh(), ports, PLAN, script)
+        learner = sparse(ports, script)
         assert learner.step() == LearnerStep(0, 0, waiting_for=Waiting(LEDGER, "the first mask"))
         assert learner.version == 0
         script.answers[None] = candidate(world, 1, 32)
@@ -123,13 +143,13 @@ def test_it_learns_on_from_the_candidate_under_its_mask(tmp_path: Path) -> None:
 def test_its_head_hears_of_every_swap_and_at_every_step_which_version_is_in_force(
     tmp_path: Path,
 ) -> None:
-    world, head = world_of(tmp_path), Told()
+    world, head = world_of(tmp_path), Registry()
     script = two_versions(world)
-    run(world, script, steps=4, head=head)
-    assert ([swap.version for swap in head.swaps], head.versions) == ([1], [1, 1, 1])
-    again = Told()
-    run(world, script, head=again)
-    assert [swap.version for swap in again.swaps] == [2]
+    run(world, script, steps=4, registry=head)
+    assert ([one.version for one in head.publications], head.versions) == ([1], [1, 1, 1])
+    again = Registry()
+    run(world, script, registry=again)
+    assert [one.version for one in again.publications] == [2]
     assert again.versions == sorted(again.versions)
     assert {*again.versions} == {1, 2}
 
@@ -176,19 +196,19 @@ def identical(one: World, two: World) -> bool:
 
 def test_a_swap_is_safe_before_the_head_hears_of_it(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    script, head = two_versions(world), Told()
-    run(world, script, steps=1, head=head)
-    assert [swap.version for swap in head.swaps] == [1]
+    script, head = two_versions(world), Registry()
+    run(world, script, steps=1, registry=head)
+    assert [one.version for one in head.publications] == [1]
     with world.ports("sparse") as ports:
-        assert SparseLearner(fresh(), ports, PLAN, Script({})).version == 1
+        assert sparse(ports, Script({})).version == 1
 
 
 def test_after_a_restart_at_a_swap_the_head_is_told_again(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    script, head = two_versions(world), Told()
+    script, head = two_versions(world), Registry()
     run(world, script, steps=1)
-    run(world, script, steps=1000, head=head)
-    assert [(swap.version, swap.count) for swap in head.swaps] == [(1, 32), (2, 96)]
+    run(world, script, steps=1000, registry=head)
+    assert [(one.version, one.count) for one in head.publications] == [(1, 32), (2, 96)]
 
 
 def test_flipping_all_labels_from_an_event_on_changes_no_prediction_up_to_its_batch(
@@ -209,7 +229,7 @@ def test_flipping_all_labels_from_an_event_on_changes_no_prediction_up_to_its_ba
 def test_a_model_that_never_starts_ends_with_nothing_written(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     with world.ports("sparse") as ports:
-        learner = SparseLearner(fresh(), ports, PLAN, Script({None: NoModel()}))
+        learner = sparse(ports, Script({None: NoModel()}))
         assert learner.step() == LearnerStep(0, 0, done=True)
         assert learner.step() == LearnerStep(0, 0, done=True)
         learner.close()
@@ -221,7 +241,7 @@ def test_a_clean_stop_learns_nothing_twice(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     script = two_versions(world)
     with world.ports("sparse") as ports:
-        learner = SparseLearner(fresh(), ports, PLAN, script)
+        learner = sparse(ports, script)
         for _ in range(3):
             learner.step()
         learner.close()
@@ -233,7 +253,7 @@ def test_at_the_end_of_what_is_written_it_waits_for_clicks(tmp_path: Path) -> No
     world = World(tmp_path)
     world.write(STREAM[:2], end=False)
     with world.ports("sparse") as ports:
-        learner = SparseLearner(fresh(), ports, PLAN, Script({None: candidate(world, 1, 32)}))
+        learner = sparse(ports, Script({None: candidate(world, 1, 32)}))
         learner.step()
         assert learner.step() == LearnerStep(32, 0, waiting_for=Waiting("clicks"))
 
@@ -242,16 +262,18 @@ def test_a_regime_that_goes_on_before_the_first_mask_is_refused(tmp_path: Path) 
     world = world_of(tmp_path)
     with (
         world.ports("sparse") as ports,
-        pytest.raises(ValueError, match="lets sparse go on before its first mask; it must answer"),
+        pytest.raises(
+            ValueError, match="lets sparse continue before its first mask; it must answer"
+        ),
     ):
-        SparseLearner(fresh(), ports, PLAN, Script({})).step()
+        sparse(ports, Script({})).step()
 
 
 def test_a_swap_at_another_count_is_refused(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     first, second = candidate(world, 1, 32), candidate(world, 2, 96)
     script = Script({None: first, 64: second})
-    message = "sparse stands at 64 events and cannot swap to candidate-2/.* of 96 events at 96"
+    message = "sparse stands at 64 events and cannot switch to candidate-2/.* of 96 events at 96"
     with pytest.raises(ValueError, match=message):
         run(world, script)
 
@@ -268,8 +290,8 @@ def back_again(world: World, at: int) -> Script:
     """Version 2 at 96, and back to the weights of version 1 as version 3."""
     script = two_versions(world)
     first = script.answers[32]
-    assert isinstance(first, Swap)
-    script.answers[at] = RollBackTo(Swap(3, first.snapshot, at, "mask-1"))
+    assert isinstance(first, SwitchTo)
+    script.answers[at] = RollBackTo(ModelVersion(3, first.to.snapshot, at, "mask-1"))
     return script
 
 
@@ -315,21 +337,121 @@ def test_a_rollback_survives_kills_bit_for_bit(tmp_path: Path, size: int) -> Non
 
 def test_the_head_hears_of_a_rollback_and_again_after_a_restart(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    script, head = back_again(world, 144), Told()
-    run(world, script, head=head)
-    assert [(swap.version, swap.count) for swap in head.swaps][-1] == (3, 144)
+    script, head = back_again(world, 144), Registry()
+    run(world, script, registry=head)
+    assert [(one.version, one.count) for one in head.publications][-1] == (3, 144)
     other = world_of(tmp_path / "other")
     script = back_again(other, 144)
     run(other, script, steps=10)
-    again = Told()
-    run(other, script, head=again)
-    assert [swap.version for swap in again.swaps] == [3]
+    again = Registry()
+    run(other, script, registry=again)
+    assert [one.version for one in again.publications] == [3]
 
 
 def test_a_rollback_anywhere_but_at_its_count_is_refused(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     script = two_versions(world)
-    script.answers[64] = RollBackTo(Swap(2, "candidate-1/000000000000032-0123456789ab", 80))
+    script.answers[64] = RollBackTo(ModelVersion(2, "candidate-1/000000000000032-0123456789ab", 80))
     message = "sparse stands at 64 events and cannot go back to candidate-1/.* at 80; both must be"
     with pytest.raises(ValueError, match=message):
         run(world, script)
+
+
+PUBLISHING = LearnerConfig(checkpoint_events=64, publish_events=32)
+
+
+def published(
+    world: World, script: Script, steps: int = 1000, config: LearnerConfig = PUBLISHING
+) -> Registry:
+    """Live for some steps, publishing every 32 events, and then die without a word."""
+    registry = Registry()
+    with world.ports("sparse") as ports:
+        online = model(seed=99, config=config)
+        learner = StreamTrainer(online, ports, PLAN, FixedMask(), script, registry)
+        for _ in range(steps):
+            if learner.step().done:
+                break
+    return registry
+
+
+def ranks(registry: Registry) -> list[tuple[int, int, int]]:
+    return [(one.version, one.sequence, one.count) for one in registry.publications]
+
+
+EXPECTED = [(1, 0, 32), (1, 1, 64), (1, 2, 96), (2, 0, 96), (2, 1, 128), (2, 2, 160), (2, 3, 192)]
+EXPECTED += [(2, 4, 224)]
+"""Version 2 begins at 96, right after version 1 was published there."""
+
+
+def test_weights_are_published_at_a_steady_cadence_from_where_the_version_begins(
+    tmp_path: Path,
+) -> None:
+    world = world_of(tmp_path)
+    registry = published(world, two_versions(world))
+    assert ranks(registry) == EXPECTED
+    oracle = fresh()
+    oracle.load(world.snapshots.read(world.snapshots.names("candidate-2")[0]).tensors)
+    for clicks in STREAM[6:12]:
+        oracle.learn(clicks)
+    found = world.snapshots.read(registry.publications[-2].snapshot)
+    assert (found.model, found.version, found.count) == ("published-sparse", 2, 192)
+    own, full = oracle.module.state_dict(), oracle.state()
+    masks = {f"mask.{name}" for name in oracle.prunable}
+    assert found.tensors.keys() == own.keys() | masks
+    assert all(torch.equal(tensor, full[name]) for name, tensor in found.tensors.items())
+
+
+def test_of_what_was_published_the_last_two_stay(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    published(world, two_versions(world))
+    assert [count_of(n) for n in world.snapshots.names("published-sparse")] == [192, 224]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_killed_again_and_again_it_publishes_the_same(tmp_path: Path, size: int) -> None:
+    whole, broken = world_of(tmp_path / "whole"), world_of(tmp_path / "broken")
+    once = published(whole, two_versions(whole)).publications
+    script, several = two_versions(broken), []
+    for steps in (2, size, 4, size + 2, 3, size + 1, 1000):
+        several += published(broken, script, steps).publications
+    assert dict.fromkeys(several) == dict.fromkeys(once)
+    assert broken.snapshots.names("published-sparse") == whole.snapshots.names("published-sparse")
+    assert identical(broken, whole)
+
+
+def test_after_a_restart_the_last_publication_is_published_again(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    script = two_versions(world)
+    published(world, script, steps=9)
+    again = published(world, script, steps=0)
+    assert ranks(again) == [(2, 1, 128)]
+
+
+def test_a_rollback_begins_its_sequence_anew(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    found = ranks(published(world, back_again(world, 144)))
+    assert found[4:] == [(2, 1, 128), (3, 0, 144), (3, 1, 176), (3, 2, 208)]
+
+
+def test_what_is_written_in_another_thread_is_published_once_it_is_there(tmp_path: Path) -> None:
+    world, registry = world_of(tmp_path), Registry()
+    go = Event()
+    with world.ports("sparse") as ports, ThreadPoolExecutor(1) as pool:
+        online = model(seed=99, config=PUBLISHING)
+        waiting = replace(ports, writer_pool=pool)
+        script = Script({None: candidate(world, 1, 32)})
+        learner = StreamTrainer(online, waiting, PLAN, FixedMask(), script, registry)
+        learner.step()
+        pool.submit(go.wait)
+        while learner.count < 80:
+            learner.step()
+        assert ranks(registry) == [(1, 0, 32)]
+        go.set()
+        learner.close()
+    assert ranks(registry) == [(1, 0, 32), (1, 1, 64)]
+
+
+def test_nobody_publishes_without_a_registry(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    run(world, two_versions(world))
+    assert world.snapshots.names("published-sparse") == []

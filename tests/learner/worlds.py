@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.config import LearnerConfig
+from learner import LearnerConfig, OnlineModel, Ports, SnapshotStore, StreamTrainer, TrainerOptions
 from learner.models import build
-from learner.online import OnlineModel
-from learner.snapshots import FILE, SnapshotStore
-from learner.trainer import Ports
+from learner.snapshots import FILE
+from pruner.updaters import FixedMask
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
@@ -73,6 +72,12 @@ def masks_for(online: OnlineModel, kept: float = 0.4, seed: int = 0) -> dict[str
         name: torch.rand(online.theta(name).shape, generator=generator) < kept
         for name in online.prunable
     }
+
+
+def dense_trainer(online: OnlineModel, ports: Ports, spec: RunSpec) -> StreamTrainer:
+    """Make the trainer of the dense model, with the grid of snapshots of its configuration."""
+    options = TrainerOptions(leads=True, snapshot_events=online.config.snapshot_events)
+    return StreamTrainer(online, ports, spec, FixedMask(), options=options)
 
 
 @dataclass(slots=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.config import LearnerConfig
-from learner.online import OnlineModel
+from learner import UPDATER, LearnerConfig, MaskUpdater, OnlineModel
+from learner.online import with_prefix
+from pruner import Criterion
 from pruner.criteria.aux import Aux, AuxOptions
-from pruner.criterion import Criterion
+from pruner.evidence import layers_of
 from pruner.masks import sparsity as sparsity_of
-from pruner.pruning import PruningTrainer, Recipe
-from pruner.schedule import Schedule
+from pruner.sparsity import Schedule
+from pruner.updaters import PrunePhase, Recipe
 from stream.batch import ClickBatch
 
 FEATURES = 12
@@ -78,10 +81,44 @@ def ripe(width: int = 32) -> OnlineModel:
     return _ripe(width).clone()
 
 
-def job(criterion: Criterion, steps: int, sparsity: float = 0.8, width: int = 32) -> PruningTrainer:
+def learn(online: OnlineModel, updater: MaskUpdater, batch: ClickBatch) -> None:
+    """Learn a batch as a trainer does, without any log."""
+    forward = online.forward(batch, inputs=updater.needs_inputs)
+    online.learn_from(forward, lambda found: updater.observe(online, found, forward))
+    masks = updater.update(online, 0)
+    if masks is not None:
+        online.set_masks(masks)
+
+
+@dataclass(slots=True)
+class Job:
+    """A model in its prune phase and after it."""
+
+    model: OnlineModel
+    phase: PrunePhase
+
+    @classmethod
+    def of(cls, model: OnlineModel, recipe: Recipe, seed: int = 0) -> Job:
+        """Begin to prune a model."""
+        return cls(model, PrunePhase(recipe, layers_of(model), np.random.default_rng(seed)))
+
+    def learn(self, batch: ClickBatch) -> None:
+        learn(self.model, self.phase, batch)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all tensors that a checkpoint holds."""
+        phase = {UPDATER + name: tensor for name, tensor in self.phase.state().items()}
+        return self.model.state() | phase
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load(state)
+        self.phase.load(with_prefix(state, UPDATER))
+
+
+def job(criterion: Criterion, steps: int, sparsity: float = 0.8, width: int = 32) -> Job:
     """Begin to prune a ripe network."""
     recipe = Recipe(criterion, Schedule(every_steps=1), sparsity=sparsity, steps=steps)
-    return PruningTrainer(ripe(width), recipe, np.random.default_rng(0))
+    return Job.of(ripe(width), recipe)
 
 
 def open_end(options: AuxOptions, steps: int, width: int = 32) -> float:
@@ -90,5 +127,4 @@ def open_end(options: AuxOptions, steps: int, width: int = 32) -> float:
     running = job(aux, steps, width=width)
     for batch in clicks(steps, seed=2):
         running.learn(batch)
-    pruning = running.pruning
-    return sparsity_of(aux.select(pruning.states, {}, pruning.phase))
+    return sparsity_of(aux.select(running.phase.run.states, {}, running.phase.phase))

@@ -1,4 +1,4 @@
-"""What every mask store must hold to: check functions over a place that holds one.
+"""What every mask store must fulfil: check functions over a place that holds one.
 
 ``place.open()`` opens the same store each time it is called, as another process would; a store
 that lives in memory opens the same object.
@@ -10,26 +10,25 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from learner.registry import Swap
-from pruner.config import StoreConfig
-from pruner.masks import MaskDamagedError
-from pruner.masks.projection import MaskFollower
-from pruner.masks.redis import Keys, RedisMaskStore
-from pruner.masks.store import (
-    HISTORY,
-    KEPT,
+from learner import Publication
+from pruner import StoreConfig
+from pruner.masks import (
     DiskMaskStore,
+    MaskDamagedError,
     MaskMissingError,
     MaskStore,
     MemoryMaskStore,
+    RegistryFollower,
 )
+from pruner.masks.redis import Keys, RedisMaskStore
+from pruner.masks.store import KEPT, Head
 from tests.redis_server import redis_server
 
 Open = Callable[[], MaskStore]
@@ -56,7 +55,7 @@ def memory(folder: Path) -> Iterator[Place]:
 
     def wipe() -> None:
         store._blobs.clear()
-        store._history = ()
+        store._head = Head()
 
     yield Place(lambda: store, damage, wipe)
 
@@ -100,18 +99,19 @@ def masks(seed: int) -> dict[str, Tensor]:
     return {"top.0": torch.rand(5, 7, generator=generator) < 0.4, "top.2": torch.ones(1, 5) > 0}
 
 
-def swaps(*versions: int, store: MaskStore | None = None) -> list[Swap]:
-    """Make heads; their masks are put into the store."""
+def publications(*versions: int, store: MaskStore | None = None) -> list[Publication]:
+    """Make heads, each the first of its version; their masks are put into the store."""
     made = []
     for n in versions:
         mask = store.put(masks(n)) if store else None
-        made.append(Swap(n, f"candidate-{n}/{100 * n:015d}-abcdefabcdef", 100 * n, mask))
+        snapshot = f"candidate-{n}/{100 * n:015d}-abcdefabcdef"
+        made.append(Publication(n, 0, snapshot, 100 * n, mask))
     return made
 
 
-def swap(version: int, store: MaskStore | None = None) -> Swap:
+def publication(version: int, store: MaskStore | None = None) -> Publication:
     """Make one head."""
-    return swaps(version, store=store)[0]
+    return publications(version, store=store)[0]
 
 
 def a_mask_comes_back_by_its_content(place: Place) -> None:
@@ -144,84 +144,73 @@ def a_damaged_mask_is_refused_by_name_and_heals_when_it_is_put_again(place: Plac
 def an_empty_store_has_no_head(place: Place) -> None:
     place.open().check()
     assert place.open().head() is None
-    assert place.open().history() == ()
     assert place.open().names() == ()
 
 
 def the_head_moves_forward_only(place: Place) -> None:
-    one, two, three = swaps(1, 2, 3, store=place.open())
-    for one_of in (one, three, two, three, one):
-        place.open().publish(one_of)
-    assert place.open().head() == three
-    assert place.open().history() == (one, three)
+    one, two, three = publications(1, 2, 3, store=place.open())
+    seen = []
+    for published in (one, three, two, three, one):
+        place.open().publish(published)
+        seen.append(place.open().head())
+    assert seen == [one, three, three, three, three]
 
 
-def a_head_of_the_same_version_does_not_move_it(place: Place) -> None:
-    place.open().publish(Swap(1, "candidate-1/x", 100))
-    place.open().publish(Swap(1, "candidate-2/y", 200))
+def within_a_version_the_sequence_moves_it(place: Place) -> None:
+    mask = place.open().put(masks(1))
+    moves = [(1, 0), (1, 2), (1, 1), (1, 2), (2, 0), (1, 9), (2, 1)]
+    seen = []
+    for version, sequence in moves:
+        place.open().publish(Publication(version, sequence, f"x/{version}-{sequence}", 7, mask))
+        head = place.open().head()
+        assert head is not None
+        seen.append(head.rank)
+    assert seen == [(1, 0), (1, 2), (1, 2), (1, 2), (2, 0), (2, 0), (2, 1)]
+
+
+def a_head_of_the_same_rank_does_not_move_it(place: Place) -> None:
+    place.open().publish(Publication(1, 0, "candidate-1/x", 100))
+    place.open().publish(Publication(1, 0, "candidate-2/y", 200))
     head = place.open().head()
     assert head is not None
     assert head.snapshot == "candidate-1/x"
 
 
 def a_head_whose_mask_is_not_there_is_refused(place: Place) -> None:
-    one = swap(1, place.open())
+    one = publication(1, place.open())
     place.open().publish(one)
     with pytest.raises(MaskMissingError, match=f"no mask 'abc' in the store; it holds {one.mask}"):
-        place.open().publish(Swap(2, "candidate-2/x", 200, "abc"))
+        place.open().publish(Publication(2, 0, "candidate-2/x", 200, "abc"))
     assert place.open().head() == one
 
 
-def a_version_that_is_past_is_passed_over_whatever_it_names(place: Place) -> None:
-    one, two = swaps(1, 2)
+def a_publication_that_is_past_is_passed_over_whatever_it_names(place: Place) -> None:
+    two = publication(2)
     place.open().publish(two)
-    place.open().publish(Swap(1, "candidate-1/x", 100, "abc"), [one])
-    assert place.open().history() == (two,)
-
-
-def a_history_that_lacks_versions_is_filled_in(place: Place) -> None:
-    one, two, three, four = swaps(1, 2, 3, 4)
-    place.open().publish(two)
-    place.open().publish(four)
-    place.open().publish(four, [one, Swap(2, "candidate-9/x", 9), three])
-    assert place.open().history() == (one, two, three, four)
-    assert place.open().head() == four
-
-
-def a_head_and_its_history_are_written_at_once(place: Place) -> None:
-    one, two, three = swaps(1, 2, 3)
-    place.open().publish(three, [one, two])
-    assert place.open().history() == (one, two, three)
-    assert place.open().head() == three
-
-
-def the_history_of_heads_is_bounded(place: Place) -> None:
-    *earlier, last = swaps(*range(1, HISTORY + 5))
-    place.open().publish(last, earlier)
-    assert [one.version for one in place.open().history()] == list(range(5, HISTORY + 5))
-    place.open().publish(swap(HISTORY + 5), [*earlier, last])
-    assert [one.version for one in place.open().history()] == list(range(6, HISTORY + 6))
+    place.open().publish(Publication(1, 5, "candidate-1/x", 100, "abc"))
+    assert place.open().head() == two
 
 
 def masks_that_nobody_names_are_forgotten_but_never_that_of_the_head(place: Place) -> None:
     old, serving, new = (place.open().put(masks(seed)) for seed in (0, 1, 2))
-    place.open().publish(Swap(1, "candidate-1/x", 100, serving))
+    place.open().publish(Publication(1, 0, "candidate-1/x", 100, serving))
     place.open().retain({new})
     assert set(place.open().names()) == {serving, new}
     with pytest.raises(MaskMissingError, match=old):
         place.open().get(old)
 
 
-def the_masks_of_the_last_versions_are_never_forgotten(place: Place) -> None:
-    made = swaps(*range(1, KEPT + 3), store=place.open())
+def the_masks_of_the_last_heads_are_never_forgotten(place: Place) -> None:
+    made = publications(*range(1, KEPT + 3), store=place.open())
     for one in made:
         place.open().publish(one)
+        place.open().publish(replace(one, sequence=1))
     place.open().retain(())
     assert set(place.open().names()) == {one.mask for one in made[-KEPT:]}
 
 
-def many_who_publish_at_once_leave_the_greatest_version_and_one_history(place: Place) -> None:
-    made = swaps(*range(1, 41), store=place.open())
+def many_who_publish_at_once_leave_the_greatest_version(place: Place) -> None:
+    made = publications(*range(1, 41), store=place.open())
     seen: list[int] = []
     done = threading.Event()
 
@@ -246,8 +235,6 @@ def many_who_publish_at_once_leave_the_greatest_version_and_one_history(place: P
     watcher.join(60)
     assert seen == sorted(seen)
     assert place.open().head() == made[-1]
-    versions = [one.version for one in place.open().history()]
-    assert versions == sorted(set(versions))
 
 
 def whoever_reads_a_head_finds_its_mask_whatever_is_forgotten_meanwhile(place: Place) -> None:
@@ -277,7 +264,7 @@ def _publish_all(store: MaskStore, last: int) -> None:
     version = 1
     while version <= last:
         with suppress(MaskMissingError):
-            store.publish(swap(version, store))
+            store.publish(publication(version, store))
             version += 1
 
 
@@ -286,7 +273,7 @@ def _forget_often(store: MaskStore, last: int) -> None:
         store.retain(())
 
 
-def _read(store: MaskStore, head: Swap) -> None:
+def _read(store: MaskStore, head: Publication) -> None:
     """Read the mask of a head; it may be gone only if that is none of the last versions."""
     try:
         store.get(head.mask or "")
@@ -297,13 +284,13 @@ def _read(store: MaskStore, head: Swap) -> None:
 
 
 def a_follower_keeps_the_last_good_version(place: Place) -> None:
-    store, follower = place.open(), MaskFollower(place.open())
+    store, follower = place.open(), RegistryFollower(place.open())
     assert follower.poll() is None
-    one, two = swaps(1, 2, store=store)
+    one, two = publications(1, 2, store=store)
     store.publish(one)
     served = follower.poll()
     assert served is not None
-    assert (served.swap, served.masks.keys()) == (one, masks(1).keys())
+    assert (served.publication, served.masks.keys()) == (one, masks(1).keys())
     store.publish(two)
     place.damage(str(two.mask))
     assert follower.poll() is served
@@ -316,13 +303,18 @@ def a_follower_keeps_the_last_good_version(place: Place) -> None:
     store.publish(two)
     healed = follower.poll()
     assert healed is not None
-    assert healed.swap == two
+    assert healed.publication == two
 
 
-def it_is_the_head_that_the_sparse_learner_publishes_to(place: Place) -> None:
-    publish: Callable[[Swap], None] = place.open().publish
-    publish(Swap(1, "candidate-1/x", 100))
-    assert place.open().head() == Swap(1, "candidate-1/x", 100)
+def a_follower_follows_the_sequence(place: Place) -> None:
+    store, follower = place.open(), RegistryFollower(place.open())
+    one, other = publication(1, store), store.put(masks(2))
+    for head in (one, replace(one, sequence=1), replace(one, sequence=4, mask=other)):
+        store.publish(head)
+        served = follower.poll()
+        assert served is not None
+        assert served.publication == head
+        assert torch.equal(served.masks["top.0"], store.get(str(head.mask))["top.0"])
 
 
 CHECKS: list[Callable[[Place], None]] = [
@@ -332,16 +324,14 @@ CHECKS: list[Callable[[Place], None]] = [
     a_damaged_mask_is_refused_by_name_and_heals_when_it_is_put_again,
     an_empty_store_has_no_head,
     the_head_moves_forward_only,
-    a_head_of_the_same_version_does_not_move_it,
+    within_a_version_the_sequence_moves_it,
+    a_head_of_the_same_rank_does_not_move_it,
     a_head_whose_mask_is_not_there_is_refused,
-    a_version_that_is_past_is_passed_over_whatever_it_names,
-    a_history_that_lacks_versions_is_filled_in,
-    a_head_and_its_history_are_written_at_once,
-    the_history_of_heads_is_bounded,
+    a_publication_that_is_past_is_passed_over_whatever_it_names,
     masks_that_nobody_names_are_forgotten_but_never_that_of_the_head,
-    the_masks_of_the_last_versions_are_never_forgotten,
-    many_who_publish_at_once_leave_the_greatest_version_and_one_history,
+    the_masks_of_the_last_heads_are_never_forgotten,
+    many_who_publish_at_once_leave_the_greatest_version,
     whoever_reads_a_head_finds_its_mask_whatever_is_forgotten_meanwhile,
     a_follower_keeps_the_last_good_version,
-    it_is_the_head_that_the_sparse_learner_publishes_to,
+    a_follower_follows_the_sequence,
 ]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.allocation import ALLOCATIONS, global_, kept_of, uniform
+from pruner.sparsity import ALLOCATIONS, global_, keep_exactly, kept_of, uniform
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
@@ -62,3 +62,10 @@ def test_uniform_does_not_look_at_scores() -> None:
 def test_the_better_layer_keeps_more_under_global() -> None:
     scores = {"a": torch.arange(10.0)[None], "b": torch.arange(10.0)[None] + 5}
     assert global_(scores, 0.7) == {"a": 1, "b": 5}
+
+
+def test_the_highest_scores_are_kept_over_all_layers() -> None:
+    scores = {"a": torch.tensor([[5.0, 1.0]]), "b": torch.tensor([[4.0, 3.0], [2.0, 0.0]])}
+    masks = keep_exactly(scores, sparsity=0.5)
+    assert masks["a"].tolist() == [[True, False]]
+    assert masks["b"].tolist() == [[True, True], [False, False]]

@@ -14,7 +14,7 @@ from pruner.conformance import CHECKS, check
 from pruner.criteria.aux import Aux, AuxOptions
 from pruner.criterion import Claim, Criterion, State, Stateless
 from pruner.evidence import Evidence, Need
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 
 GOOD: dict[str, Criterion] = {name: criteria.build(name) for name in criteria.BUILT_IN} | {
     "aux, fixed": Aux(AuxOptions(penalty=1.5)),

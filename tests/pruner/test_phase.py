@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 
 
 @pytest.mark.parametrize(("step", "steps"), [(-1, 5), (6, 5), (0, 0)])

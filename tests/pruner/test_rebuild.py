@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,37 +9,34 @@ import numpy as np
 import pytest
 import torch
 
-from learner import tensors
-from learner.snapshots import LearnerState, SnapshotError
-from learner.trainer import NonFiniteError
-from pruner.pruning import PruningTrainer, recipe
-from pruner.rebuild import Rebuild, RebuildContext
-from stream import topics
+from learner import LearnerStep, NonFiniteError, SnapshotError, StreamTrainer
+from learner.snapshots import dump_tensors
+from pruner.evidence import layers_of
+from pruner.updaters import PrunePhase, recipe
+from pruner.worker import RebuildContext
 from stream.batch import ClickBatch
 from stream.messages import Position, RebuildPlan
+from stream.spec import Waiting
+from tests.pruner.nets import Job
 from tests.pruner.worlds import BATCH, CONFIG, RUN, World, build, dense, stream
 
-PLAN = RebuildPlan(number=1, reason="x", cause="", snapshot=400, decided=400, end=600)
+PLAN = RebuildPlan(number=1, reason="x", cause="", begin=400, decided=400, end=600)
 
 
 @contextmanager
-def workshop(world: World) -> Iterator[RebuildContext]:
-    with (
-        closing(world.home.reader(topics.CLICKS)) as reader,
-        closing(world.home.writer(topics.predictions("candidate-1"))) as writer,
-    ):
-        folder = world.folder / "state" / "pruner"
-        yield RebuildContext(CONFIG, RUN, build, reader, writer, world.snapshots, folder)
+def context(world: World) -> Iterator[RebuildContext]:
+    with world.ports() as ports:
+        yield RebuildContext(CONFIG, RUN, build, ports)
 
 
-def opened(shop: RebuildContext) -> Rebuild:
-    rebuild = Rebuild.open(PLAN, 1, shop)
+def opened(made: RebuildContext) -> StreamTrainer:
+    rebuild = made.open(PLAN, 1)
     assert rebuild is not None
     return rebuild
 
 
-def finish(rebuild: Rebuild) -> None:
-    while not rebuild.done:
+def finish(rebuild: StreamTrainer, end: int = PLAN.end) -> None:
+    while rebuild.count < end:
         rebuild.step()
 
 
@@ -50,13 +47,14 @@ def world_of(folder: Path, clicks: list[ClickBatch] | None = None) -> World:
     return world
 
 
-def by_hand(clicks: list[ClickBatch]) -> tuple[PruningTrainer, dict[int, np.ndarray]]:
+def by_hand(clicks: list[ClickBatch]) -> tuple[Job, dict[int, np.ndarray]]:
     """Do what a rebuild does on a list of batches, without any log, snapshot or checkpoint."""
     online = dense()
     for batch in clicks[: 400 // BATCH]:
         online.learn(batch)
     how = recipe(CONFIG, RUN)
-    job = PruningTrainer(online, how, np.random.default_rng([RUN.seed, PLAN.number]))
+    rng = np.random.default_rng([RUN.seed, PLAN.number])
+    job = Job(online, PrunePhase(how, layers_of(online), rng))
     predicted = {}
     for i, batch in enumerate(clicks[400 // BATCH : 600 // BATCH]):
         if (begin := 400 + i * BATCH) >= 540:
@@ -72,12 +70,12 @@ def test_the_candidate_has_learned_every_event_once_from_the_copied_dense_model(
     world.click(stream(700))
     world.dense(400)
     job, predicted = by_hand(stream(700))
-    with workshop(world) as shop:
-        rebuild = opened(shop)
-        while not rebuild.done:
-            assert rebuild.step() == BATCH
+    with context(world) as made:
+        rebuild = opened(made)
+        while rebuild.count < PLAN.end:
+            assert rebuild.step().events == BATCH
         found = world.snapshots.read(rebuild.snapshot())
-    assert tensors.dump(found.tensors) == tensors.dump(job.model.state())
+    assert dump_tensors(found.tensors) == dump_tensors(job.state())
     assert (found.model, found.version, found.count) == ("candidate-1", 1, 600)
     assert found.trained_through == {0: Position(29, BATCH - 1)}
     assert {b.begin: b.probability.tolist() for b in world.predicted().values()} == {
@@ -87,8 +85,8 @@ def test_the_candidate_has_learned_every_event_once_from_the_copied_dense_model(
 
 def test_its_predictions_name_candidate_version_and_what_it_had_learned(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    with workshop(world) as shop:
-        rebuild = opened(shop)
+    with context(world) as made:
+        rebuild = opened(made)
         finish(rebuild)
     batches = list(world.predicted().values())
     assert [batch.begin for batch in batches] == [540, 560, 580]
@@ -110,8 +108,8 @@ def test_no_label_is_seen_before_its_prediction(tmp_path: Path) -> None:
         world = World(tmp_path / name)
         world.click(parts)
         world.dense(400)
-        with workshop(world) as shop:
-            rebuild = opened(shop)
+        with context(world) as made:
+            rebuild = opened(made)
             finish(rebuild)
         found.append({b.begin: b.probability.tolist() for b in world.predicted().values()})
     assert found[0][540] == found[1][540]
@@ -122,18 +120,19 @@ def test_no_label_is_seen_before_its_prediction(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stops", [[1], [4, 5], [7], [2, 2, 9]])
 def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, stops: list[int]) -> None:
     world = world_of(tmp_path)
-    with workshop(world) as shop:
-        whole = opened(replace(shop, folder=tmp_path / "elsewhere"))
+    with context(world) as made:
+        elsewhere = replace(made.ports, folder=tmp_path / "elsewhere")
+        whole = opened(replace(made, ports=elsewhere))
         finish(whole)
         expected = whole.snapshot()
     content = (world.snapshots.folder / expected / "model.safetensors").read_bytes()
     world.snapshots.delete(expected)
     for steps in [*stops, 100]:
-        with workshop(world) as shop:
-            rebuild = opened(shop)
+        with context(world) as made:
+            rebuild = opened(made)
             for _ in range(steps):
-                rebuild.done or rebuild.step()
-            done = rebuild.snapshot() if rebuild.done else None
+                rebuild.count == PLAN.end or rebuild.step()
+            done = rebuild.snapshot() if rebuild.count == PLAN.end else None
     assert done == expected
     assert (world.snapshots.folder / expected / "model.safetensors").read_bytes() == content
     assert len(world.predicted()) == 3
@@ -141,31 +140,32 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, stops: list
 
 def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    with workshop(world) as shop:
-        rebuild = opened(shop)
-        rebuild.checkpoint()
+    with context(world) as made:
+        rebuild = opened(made)
+        rebuild.close()
         rebuild.step()
-        rebuild.checkpoint()
-    with workshop(world) as shop:
-        assert opened(shop).count == 420
+        rebuild.close()
+    with context(world) as made:
+        assert opened(made).count == 420
 
 
 def test_without_the_dense_snapshot_it_cannot_begin(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.click(stream(700))
     world.dense(380)
-    with workshop(world) as shop:
-        assert Rebuild.open(PLAN, 1, shop) is None
+    with context(world) as made:
+        assert made.open(PLAN, 1) is None
 
 
 def test_without_clicks_it_waits_and_tells_that_the_input_has_ended(tmp_path: Path) -> None:
     world = world_of(tmp_path, stream(420))
-    with workshop(world) as shop:
-        rebuild = opened(shop)
-        assert rebuild.step() == BATCH
-        assert (rebuild.step(), rebuild.ended) == (0, False)
+    with context(world) as made:
+        rebuild = opened(made)
+        assert rebuild.step() == LearnerStep(420, BATCH)
+        assert rebuild.step() == LearnerStep(420, waiting_for=Waiting("clicks"))
         world.click([], end=True)
-        assert (rebuild.step(), rebuild.ended, rebuild.done) == (0, True, False)
+        assert rebuild.step() == LearnerStep(420, done=True)
+    assert world.snapshots.names("candidate-1") == []
 
 
 def blown_up(at: int, factor: float) -> list[ClickBatch]:
@@ -179,24 +179,27 @@ def blown_up(at: int, factor: float) -> list[ClickBatch]:
 def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
     world = world_of(tmp_path, blown_up(540, 1e30))
     fault = "candidate-1 has weights that are not finite after 560 events"
-    with workshop(world) as shop:
-        rebuild = opened(shop)
+    with context(world) as made:
+        rebuild = opened(made)
         with pytest.raises(NonFiniteError, match=fault):
             finish(rebuild)
-        rebuild.checkpoint()
-    with workshop(world) as shop:
-        assert opened(shop).count == 520
+        rebuild.close()
+    with context(world) as made:
+        assert opened(made).count == 520
 
 
 def test_predictions_that_are_not_finite_are_not_published(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    dense = world.snapshots.read(str(world.snapshots.find("dense", 400)))
+    name = str(world.snapshots.find("dense", 400))
+    dense = world.snapshots.read(name)
     dense.tensors["top.4.bias"].fill_(torch.nan)
-    with workshop(world) as shop:
-        state = LearnerState(0, dense.cursor, dense.trained_through, dense.tensors)
-        rebuild = Rebuild(PLAN.model_copy(update={"end": 440}), 1, shop, state)
+    world.snapshots.delete(name)
+    world.snapshots.write(dense)
+    with context(world) as made:
+        rebuild = made.open(PLAN.model_copy(update={"end": 440}), 1)
+        assert rebuild is not None
         with pytest.raises(NonFiniteError, match="candidate-1 predicts what is not finite"):
-            finish(rebuild)
+            finish(rebuild, 440)
     assert not world.predicted()
 
 
@@ -204,7 +207,7 @@ def test_a_dense_snapshot_that_is_gone_is_named_rather_than_waited_for(tmp_path:
     world = World(tmp_path)
     world.click(stream(700))
     world.dense(600)
-    world.snapshots.delete(str(world.snapshots.find("dense", PLAN.snapshot)))
+    world.snapshots.delete(str(world.snapshots.find("dense", PLAN.begin)))
     gone = pytest.raises(SnapshotError, match=r"is gone from .*, and dense is past it")
-    with workshop(world) as shop, gone:
-        Rebuild.open(PLAN, 1, shop)
+    with context(world) as made, gone:
+        made.open(PLAN, 1)

@@ -6,17 +6,17 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 from redis.client import PubSub
 
-from pruner.config import StoreConfig
-from pruner.masks import pack
+from pruner import StoreConfig
+from pruner.masks import StoreAwayError, StoreError, StoreRefusedError, pack
 from pruner.masks.redis import COMMANDS, RedisMaskStore
-from pruner.masks.store import HISTORY, StoreAwayError, StoreError, StoreRefusedError
-from tests.pruner.store_contract import masks, swap, swaps
+from tests.pruner.store_contract import masks, publication, publications
 from tests.redis_server import RedisServer, certificates, full_server, redis_server
 
 OpenStore = Callable[..., RedisMaskStore]
@@ -47,28 +47,27 @@ def test_what_is_kept_where_can_be_read_without_any_code_of_ours(
     server: RedisServer, open_store: OpenStore
 ) -> None:
     store = open_store(server.url)
-    one, two = swaps(1, 2, store=store)
+    one, two = publications(1, 2, store=store)
     store.publish(one)
     store.publish(two)
     with server.client() as client:
         assert sorted(client.keys()) == sorted(
             [
                 b"resprout:head:sparse",
-                b"resprout:history:sparse",
                 f"resprout:mask:{one.mask}".encode(),
                 f"resprout:mask:{two.mask}".encode(),
             ]
         )
         assert client.hgetall("resprout:head:sparse") == {
             b"version": b"2",
+            b"sequence": b"0",
             b"snapshot": two.snapshot.encode(),
             b"count": b"200",
             b"mask": str(two.mask).encode(),
             b"run": b"run",
+            b"recent": f"{two.mask} {one.mask}".encode(),
         }
         assert client.get(f"resprout:mask:{two.mask}") == pack(masks(2))
-        history = client.xrange("resprout:history:sparse") or []
-        assert [key for key, _ in history] == [b"1-0", b"2-0"]
         assert {client.ttl(key) for key in client.scan_iter()} == {-1}
 
 
@@ -111,16 +110,17 @@ def test_the_hint_names_each_new_head_once(server: RedisServer, open_store: Open
     with server.client() as client, PubSub(client.connection_pool) as listener:
         listener.subscribe("resprout:hint:sparse")
         assert heard(listener)["type"] == "subscribe"
-        one, two = swaps(1, 2)
-        for head in (one, two, two, one):
+        one, two = publications(1, 2)
+        for head in (one, two, two, one, replace(two, sequence=3)):
             store.publish(head)
         client.publish("resprout:hint:sparse", "end")
-        assert [heard(listener)["data"] for _ in range(3)] == [b"1", b"2", b"end"]
+        found = [heard(listener)["data"] for _ in range(4)]
+        assert found == [b"1 0", b"2 0", b"2 3", b"end"]
 
 
 def test_a_lost_hint_loses_nothing(server: RedisServer, open_store: OpenStore) -> None:
     store = open_store(server.url)
-    one, two = swaps(1, 2)
+    one, two = publications(1, 2)
     with server.client() as client, PubSub(client.connection_pool) as listener:
         listener.subscribe("resprout:hint:sparse")
         assert heard(listener)["type"] == "subscribe"
@@ -128,7 +128,6 @@ def test_a_lost_hint_loses_nothing(server: RedisServer, open_store: OpenStore) -
         client.client_kill_filter(_type="pubsub")
     store.publish(two)
     assert open_store(server.url).head() == two
-    assert open_store(server.url).history() == (one, two)
 
 
 def test_keys_of_others_are_left_alone(server: RedisServer, open_store: OpenStore) -> None:
@@ -155,7 +154,7 @@ def test_checking_leaves_nothing_behind(server: RedisServer, open_store: OpenSto
 
 def _publish(url: str, begin: int) -> None:
     store = RedisMaskStore(StoreConfig(kind="redis", url=url), "run")
-    for one in swaps(*range(1 + begin, 61, 2), store=store):
+    for one in publications(*range(1 + begin, 61, 2), store=store):
         store.publish(one)
     store.close()
 
@@ -178,8 +177,6 @@ def test_processes_that_publish_at_once_move_the_head_forward_only(
     head = store.head()
     assert head is not None
     assert head.version == 60
-    versions = [one.version for one in store.history()]
-    assert versions == sorted(set(versions))
     assert store.get(head.mask or "").keys() == masks(60).keys()
 
 
@@ -187,22 +184,13 @@ def test_a_server_that_forgot_its_scripts_gets_them_again(
     server: RedisServer, open_store: OpenStore
 ) -> None:
     store = open_store(server.url)
-    one, two = swaps(1, 2, store=store)
+    one, two = publications(1, 2, store=store)
     store.publish(one)
     with server.client() as client:
         client.script_flush()
     store.publish(two)
     store.retain(())
     assert store.head() == two
-
-
-def test_a_history_longer_than_is_kept_is_trimmed_on_the_server(
-    server: RedisServer, open_store: OpenStore
-) -> None:
-    *earlier, last = swaps(*range(1, HISTORY + 3))
-    open_store(server.url).publish(last, earlier)
-    with server.client() as client:
-        assert client.xlen("resprout:history:sparse") == HISTORY
 
 
 # Away: somebody or time will mend it.
@@ -212,7 +200,7 @@ def test_a_server_that_is_not_there_is_away(server: RedisServer, open_store: Ope
     store = open_store(server.url)
     store.check()
     server.stop(signal.SIGKILL)
-    for ask in (store.check, store.head, store.history, store.names):
+    for ask in (store.check, store.head, store.names):
         with pytest.raises(StoreAwayError, match=rf"localhost:{server.port}.*Connection refused"):
             ask()
     server.start()
@@ -224,7 +212,7 @@ def test_a_server_that_does_not_answer_is_away_until_it_does(
     server: RedisServer, open_store: OpenStore
 ) -> None:
     store = open_store(server.url, timeout_seconds=0.1)
-    one = swap(1)
+    one = publication(1)
     store.publish(one)
     server.freeze()
     with pytest.raises(StoreAwayError, match="Timeout reading from"):
@@ -249,13 +237,13 @@ def test_a_server_without_room_or_that_only_reads_is_away(
         with pytest.raises(StoreAwayError, match="maxmemory"):
             store.put(masks(0))
         with pytest.raises(StoreAwayError, match="maxmemory"):
-            store.publish(swap(1))
+            store.publish(publication(1))
         client.config_set("maxmemory", "0")
         client.replicaof("127.0.0.1", "1")
         with pytest.raises(StoreAwayError, match="read only"):
             store.put(masks(0))
         with pytest.raises(StoreAwayError, match=r"read only|READONLY"):
-            store.publish(swap(1))
+            store.publish(publication(1))
 
 
 # Refused: only other settings help.
@@ -295,12 +283,11 @@ def test_a_user_with_the_permissions_that_the_error_lists_can_do_everything(
     with redis_server(tmp_path / "redis", *acl("ann", *allowed), binary=full_server()) as server:
         store = open_store(server.url.replace("//", "//ann:pw@").replace("/0", "/1"))
         store.check()
-        *earlier, last = swaps(1, 2, 3, store=store)
-        store.publish(last)
-        store.publish(last, earlier)
+        made = publications(1, 2, 3, store=store)
+        for one in made:
+            store.publish(one)
         store.retain(())
-        assert store.head() == last
-        assert store.history() == (*earlier, last)
+        assert store.head() == made[-1]
         assert len(store.names()) == 3
 
 
@@ -309,7 +296,7 @@ def test_a_user_with_the_permissions_that_the_error_lists_can_do_everything(
     [
         (("~other:*", "&*", "+@all"), "no permissions to access one of the keys"),
         (("~*", "&*", "+@all", "-set"), "no permissions to run the 'set' command"),
-        (("~*", "&*", "+@all", "-xadd"), "can't run this command"),
+        (("~*", "&*", "+@all", "-hset"), "can't run this command"),
         (("~*", "resetchannels", "&other:*", "+@all"), "can't publish to the channel"),
     ],
 )
@@ -332,8 +319,9 @@ def test_tls_works_with_the_right_authority_and_names_what_is_wrong_otherwise(
     with redis_server(tmp_path / "redis", *options, binary=full_server(), tls=True) as server:
         store = open_store(server.url, cafile=right.authority)
         store.check()
-        store.publish(swap(1, store))
-        assert len(store.history()) == 1
+        one = publication(1, store)
+        store.publish(one)
+        assert store.head() == one
         for authority in (wrong.authority, None):
             with pytest.raises(
                 StoreRefusedError, match=r"certificate verify failed.* store\.cafile"
@@ -378,14 +366,14 @@ def test_the_head_of_another_run_is_refused_and_stays(
     server: RedisServer, open_store: OpenStore
 ) -> None:
     theirs = open_store(server.url, run="theirs")
-    seven = swap(7)
+    seven = publication(7)
     theirs.publish(seven)
     ours = open_store(server.url, run="ours")
     says = r"holds the head of another run under 'resprout'; choose another store\.prefix"
     with pytest.raises(StoreRefusedError, match=says):
         ours.check()
     with pytest.raises(StoreRefusedError, match=says):
-        ours.publish(swap(8))
+        ours.publish(publication(8))
     mask = theirs.put(masks(7))
     with pytest.raises(StoreRefusedError, match=says):
         ours.retain(())
@@ -396,22 +384,18 @@ def test_the_head_of_another_run_is_refused_and_stays(
     open_store(server.url, run="ours", prefix="ours").check()
 
 
-@pytest.mark.parametrize("key", ["resprout:head:sparse", "resprout:history:sparse"])
 def test_a_key_that_holds_something_else_is_named(
-    key: str, server: RedisServer, open_store: OpenStore
+    server: RedisServer, open_store: OpenStore
 ) -> None:
-    store = open_store(server.url)
+    store, key = open_store(server.url), "resprout:head:sparse"
     with server.client() as client:
         client.set(key, "theirs")
         with pytest.raises(StoreRefusedError, match=r"WRONGTYPE|wrong kind of value"):
-            store.publish(swap(1))
+            store.publish(publication(1))
         client.delete(key)
-        if "head" in key:
-            client.hset(key, mapping={"version": "7", "run": "run"})
-        else:
-            client.xadd(key, {"version": "7"}, id="7-0")
+        client.hset(key, mapping={"version": "7", "run": "run"})
     with pytest.raises(StoreRefusedError, match=f"{key} .*is no head; delete the key"):
-        _ = store.head() if "head" in key else store.history()
+        store.head()
 
 
 def test_a_database_that_does_not_exist_is_refused(

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from learner.snapshots import FILE
-from pruner import requests
-from pruner.decisions import History, LedgerFollower, decide
-from pruner.decisions import PendingRequest as AskedFor
+from pruner import History, LedgerFollower, PruneStep, requests
+from pruner.decisions import PendingRequest, decide
 from pruner.requests import RequestFollower
-from pruner.worker import PruneStep
 from stream import topics
 from stream.log import LogLockedError, Record
 from stream.log.kafka.store import KafkaLogStore
@@ -125,7 +123,7 @@ def test_a_request_goes_into_the_next_decision_and_no_other(tmp_path: Path) -> N
     first = world.verdicts()[0]
     rollback = decisions(world)[1200].rollback
     assert rollback is not None
-    assert (rollback.to_version, rollback.version, rollback.effective) == (1, 3, 1300)
+    assert (rollback.to_version, rollback.version, rollback.count) == (1, 3, 1300)
     assert (rollback.snapshot, rollback.mask) == (first.snapshot, first.mask)
     assert decisions(world)[1300].request is None
 
@@ -137,7 +135,7 @@ def test_two_requests_go_into_two_decisions(tmp_path: Path) -> None:
     world.find(window(1200, 0.1), window(1300, 0.1))
     world.work()
     found = [decisions(world)[count].rollback for count in (1200, 1300)]
-    assert [(one.version, one.to_version, one.effective) for one in found if one] == [
+    assert [(one.version, one.to_version, one.count) for one in found if one] == [
         (3, 1, 1300),
         (4, 2, 1400),
     ]
@@ -186,7 +184,7 @@ def test_a_rollback_rejects_the_open_rebuild_right_behind_its_decision(tmp_path:
     assert decision.rollback is not None
     assert (decision.count, decision.rollback.version) == (1300, 3)
     assert (verdict.verdict, verdict.rebuild.number, verdict.count) == ("rejected", 3, 1400)
-    assert verdict.reason == "overruled at 1300: back to version 1 as version 3 at 1400"
+    assert verdict.reason == "superseded at 1300: back to version 1 as version 3 at 1400"
     assert (verdict.judgement, verdict.snapshot, verdict.cost_events) == (None, None, 100)
     assert list((tmp_path / "state" / "pruner").iterdir()) == []
     assert str(world.work().waiting_for) == "the window ending at 1400"
@@ -228,7 +226,7 @@ def test_killed_between_rollback_and_verdict_the_ledger_is_the_same(
     )
 
 
-def test_a_rollback_at_e_itself_overrules_the_rebuild_that_waits_for_its_judgement(
+def test_a_rollback_at_e_itself_supersedes_the_rebuild_that_waits_for_its_judgement(
     tmp_path: Path,
 ) -> None:
     world = opened(tmp_path)
@@ -237,7 +235,7 @@ def test_a_rollback_at_e_itself_overrules_the_rebuild_that_waits_for_its_judgeme
     requests.ask(world.home, back_to(1))
     world.find(window(1400, 0.1))
     world.work()
-    assert world.verdicts()[-1].reason.startswith("overruled at 1400: ")
+    assert world.verdicts()[-1].reason.startswith("superseded at 1400: ")
     assert str(world.work().waiting_for) == "the window ending at 1500"
 
 
@@ -300,12 +298,12 @@ def test_replaying_the_ledger_gives_the_same_decisions(tmp_path: Path) -> None:
         world.find(window(end, 0.1 * (end // 100 % 7)))
         world.work()
     with world.worker() as worker:
-        worker._board.poll()
-        scores = [*worker._board.scores]
+        worker._windows.poll()
+        scores = [*worker._windows.scores]
     history = History()
     for message in world.ledger():
         if isinstance(message, Decision) and message.count > 1100:
-            asked = AskedFor(message.request) if message.request else None
+            asked = PendingRequest(message.request) if message.request else None
             assert decide(history, scores, message.count, world.rules, asked) == message
         history = history.after(message)
     assert len(history.answered) == 5

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.registry import Swap
-from learner.snapshots import Snapshot
-from pruner.decisions import History
-from pruner.worker import stale, tidy_candidates, tidy_checkpoints
+from learner import LearnerState, ModelVersion
+from pruner import History
+from pruner.worker import tidy_candidates, tidy_checkpoints, unused
 from stream.messages import RebuildPlan
 from stream.reader import ClickCursor
 from tests.pruner.worlds import World, build
@@ -15,25 +14,25 @@ NAMES = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]
 
 def plan(number: int, snapshot: int) -> RebuildPlan:
     return RebuildPlan(
-        number=number, reason="", cause="", snapshot=snapshot, decided=snapshot, end=snapshot + 200
+        number=number, reason="", cause="", begin=snapshot, decided=snapshot, end=snapshot + 200
     )
 
 
 def test_a_snapshot_stays_while_an_undecided_window_could_name_it() -> None:
     """With the grid at 100, the window at 399 still starts from 300."""
-    assert stale(NAMES, History(decided=0), 100) == []
-    assert stale(NAMES, History(decided=299), 100) == NAMES[:1]
-    assert stale(NAMES, History(decided=300), 100) == NAMES[:2]
+    assert unused(NAMES, History(decided=0), 100) == []
+    assert unused(NAMES, History(decided=299), 100) == NAMES[:1]
+    assert unused(NAMES, History(decided=300), 100) == NAMES[:2]
 
 
 def test_the_snapshot_of_the_open_rebuild_and_the_newest_stay() -> None:
-    assert stale(NAMES, History(decided=900, plan=plan(1, 200)), 100) == [NAMES[0], NAMES[2]]
+    assert unused(NAMES, History(decided=900, plan=plan(1, 200)), 100) == [NAMES[0], NAMES[2]]
 
 
 def candidate(world: World, number: int) -> str:
     cursor = ClickCursor(identity="7f", count=100 * number)
     return world.snapshots.write(
-        Snapshot(f"candidate-{number}", number, cursor, {}, build().state())
+        LearnerState(f"candidate-{number}", number, cursor, {}, build().state())
     )
 
 
@@ -42,7 +41,7 @@ def test_candidates_stay_while_they_are_among_the_last_versions_or_in_the_making
 ) -> None:
     world = World(tmp_path)
     names = {number: candidate(world, number) for number in (1, 2, 3, 4)}
-    kept = Swap(2, names[2], 200)
+    kept = ModelVersion(2, names[2], 200)
     tidy_candidates(world.snapshots, History(plan=plan(4, 300), promoted=(kept,)))
     left = {number for number in names if world.snapshots.names(f"candidate-{number}")}
     assert left == {2, 4}

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from pruner.schedule import SHAPES, Phase, Schedule
+from pruner.sparsity import SHAPES, Phase, Schedule
 
 
 def over(schedule: Schedule, steps: int, sparsity: float = 0.8) -> list[float | None]:

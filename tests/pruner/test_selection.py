@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner.selection import top_k
+from pruner.sparsity import top_k
 
 few_values = st.lists(st.integers(-2, 2), min_size=1, max_size=30)
 

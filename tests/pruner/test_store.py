@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from learner.registry import Swap
-from pruner.masks import MaskDamagedError
-from pruner.masks.store import DiskMaskStore, MemoryMaskStore, moved
+from learner import Publication
+from pruner.masks import DiskMaskStore, MaskDamagedError, MemoryMaskStore, StoreRefusedError
 from tests.pruner.store_contract import CHECKS, PLACES, Place, masks
 
 
@@ -39,12 +38,17 @@ def test_how_many_versions_are_never_forgotten_can_be_told(versions: int, tmp_pa
     for store in (MemoryMaskStore(versions), DiskMaskStore(tmp_path, versions)):
         names = [store.put(masks(n)) for n in range(4)]
         for n, name in enumerate(names):
-            store.publish(Swap(n + 1, "x", n, name))
+            store.publish(Publication(n + 1, 0, "x", n, name))
         store.retain(())
         assert set(store.names()) == set(names[-versions:])
 
 
-def test_the_first_head_of_a_version_stays_in_the_history() -> None:
-    one, other = Swap(1, "one", 100), Swap(1, "other", 100)
-    assert moved((one,), other) == (one,)
-    assert moved((one,), Swap(2, "two", 200), [other]) == (one, Swap(2, "two", 200))
+@pytest.mark.parametrize("content", ["[]", '{"format": 1, "head": {}}', "{}"])
+def test_a_head_of_another_format_is_refused_and_the_file_named(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "head.json").write_text(content)
+    store = DiskMaskStore(tmp_path)
+    for use in (store.check, store.head, lambda: store.retain(())):
+        with pytest.raises(StoreRefusedError, match=r"head\.json is not of format 2; delete it"):
+            use()

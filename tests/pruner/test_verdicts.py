@@ -7,7 +7,7 @@ from pruner.verdicts import Candidate, judged, promotes, unfinished
 from stream.messages import RebuildPlan
 from tests.pruner.worlds import judgement
 
-PLAN = RebuildPlan(number=2, reason="divergence", cause="", snapshot=800, decided=900, end=1100)
+PLAN = RebuildPlan(number=2, reason="divergence", cause="", begin=800, decided=900, end=1100)
 MASKS = {"top.0": torch.tensor([[True, False, False, False]])}
 
 

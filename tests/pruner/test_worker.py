@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from learner.snapshots import FILE
-from pruner import criteria
+from pruner import Evidence, PruneStep, criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import State
 from pruner.decisions import decide
-from pruner.evidence import Evidence
 from pruner.masks import content_hash, pack
-from pruner.worker import PruneStep
 from stream import topics
 from stream.log import Record
 from stream.messages import Decision
@@ -202,7 +200,7 @@ def test_the_decisions_of_the_ledger_follow_from_the_ledger_before_them(tmp_path
     with world.worker() as worker:
         history = type(worker.history)()
         worker.step()
-        scores = worker._board.scores
+        scores = worker._windows.scores
         for message in world.ledger():
             if isinstance(message, Decision) and message.count > 1100:
                 assert decide(history, scores, message.count, world.rules) == message

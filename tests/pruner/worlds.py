@@ -8,16 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from learner.config import LearnerConfig
-from learner.online import OnlineModel
-from learner.snapshots import SnapshotStore
-from learner.trainer import DenseLearner, Ports
-from pruner.config import PrunerConfig
-from pruner.decisions import Rules
-from pruner.masks.projection import Projection
-from pruner.masks.store import DiskMaskStore
+from learner import LearnerConfig, OnlineModel, Ports, SnapshotStore
+from pruner import PrunePorts, PrunerConfig, PruneStep, PruneWorker, Rules
+from pruner.masks import DiskMaskStore, ReconcilingRegistry
 from pruner.triggers import Divergence
-from pruner.worker import PrunePorts, PruneStep, PruneWorker
 from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
@@ -40,6 +34,7 @@ from stream.ordering import open_order
 from stream.schema import FeatureSchema, NumericFeature
 from stream.spec import RunSpec
 from stream.state import Checkpoints
+from tests.learner.worlds import dense_trainer
 from tests.pruner.nets import FEATURES, clicks, model
 
 SCHEMA = FeatureSchema(numeric=tuple(NumericFeature(name=f"x{i}") for i in range(FEATURES)))
@@ -168,7 +163,7 @@ class World:
             state = Checkpoints(self.folder / "state" / "dense")
             order = open_order(self.home, reader)
             ports = Ports("dense", reader, writer, state, self.snapshots, order)
-            learner = DenseLearner(dense(), ports, RUN)
+            learner = dense_trainer(dense(), ports, RUN)
             step = learner.step()
             while not step.done and step.count < through:
                 step = learner.step()
@@ -176,8 +171,8 @@ class World:
                 learner.close()
 
     @contextmanager
-    def worker(self) -> Iterator[PruneWorker]:
-        """Open a prune worker, as a process does, and kill it."""
+    def ports(self) -> Iterator[PrunePorts]:
+        """Open the ports of a prune worker, and close them."""
         home = self.home
         with (
             closing(home.reader(topics.CLICKS)) as reader,
@@ -187,7 +182,7 @@ class World:
             closing(home.writer(topics.LEDGER)) as decisions,
             closing(home.writer(topics.predictions("candidate-1"))) as predictions,
         ):
-            ports = PrunePorts(
+            yield PrunePorts(
                 clicks=reader,
                 windows=windows,
                 ledger=ledger,
@@ -195,10 +190,15 @@ class World:
                 decisions=decisions,
                 predictions=predictions,
                 snapshots=self.snapshots,
-                masks=Projection(self.masks, self.snapshots),
+                registry=ReconcilingRegistry(self.masks, self.snapshots),
                 folder=self.folder / "state" / "pruner",
                 versions=self.versions,
             )
+
+    @contextmanager
+    def worker(self) -> Iterator[PruneWorker]:
+        """Open a prune worker, as a process does, and kill it."""
+        with self.ports() as ports:
             yield PruneWorker(ports, self.config, self.rules, build)
 
     def work(self, steps: int = 1000) -> PruneStep:
@@ -238,10 +238,17 @@ def run(worker: PruneWorker, steps: int = 1000) -> PruneStep:
     return step
 
 
-def first_mask(folder: Path, events: int = 1600, *, end: bool = False) -> World:
+def first_mask(
+    folder: Path,
+    events: int = 1600,
+    *,
+    end: bool = False,
+    parts: list[ClickBatch] | None = None,
+    **more: Any,
+) -> World:
     """Make a world whose first mask was promoted at 600; dense has learned everything."""
-    world = World(folder)
-    world.click(stream(events), end=end)
+    world = World(folder, **more)
+    world.click(stream(events) if parts is None else parts, end=end)
     world.dense(events)
     world.find(*(window(count) for count in range(WINDOW, 700, WINDOW)))
     world.work()

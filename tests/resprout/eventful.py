@@ -33,6 +33,7 @@ _CHANGED: dict[str, Any] = {
     "learner__rate": 0.1,
     "learner__snapshot_events": 4_000,
     "learner__checkpoint_events": 1_500,
+    "learner__publish_events": 1_200,
     "pruner__first_mask_events": 4_000,
     "pruner__rebuild_events": 3_000,
     "pruner__prune_events": 1_500,

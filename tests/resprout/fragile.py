@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pruner.evidence import Evidence
-from pruner.worker import PruneStep
+from pruner import Evidence, PruneStep
 from resprout.runner import Step
 
 SCORES = 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from learner.snapshots import from_parts
-from pruner.masks.store import DiskMaskStore, MaskStore
+from pruner.masks import DiskMaskStore, MaskStore
 from resprout.folder import RunFolder
 from resprout.settings import MODELS
 from stream import topics

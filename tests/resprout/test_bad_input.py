@@ -160,7 +160,10 @@ def test_a_truncated_parquet_file_is_refused_before_anything_starts(home: Path) 
         ),
         (("--schema", "key.toml"), "HOME/key.toml: unknown key numeric.0.mena"),
         (("--sparsity", "1.2"), "pruner.sparsity = 1.2 (argument): Input should be less than 1"),
-        (("--criterion", "fischer"), "unknown criterion 'fischer'; known: aux, magnitude, random"),
+        (
+            ("--criterion", "fischer"),
+            "unknown criterion 'fischer'; known: aux, magnitude, mop",
+        ),
     ],
     ids=["missing file", "wrong column", "unknown key", "sparsity", "criterion"],
 )

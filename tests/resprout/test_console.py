@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 
 from evaluator.worker import EvaluatorStep
-from learner.trainer import LearnerStep
-from pruner.worker import PruneStep
+from learner import LearnerStep
+from pruner import PruneStep
 from resprout.monitoring.console import ProgressLine, View, line, table
 from resprout.run import Cost, Outcome, Records, Result, summarise
 from resprout.settings import Settings

@@ -87,7 +87,7 @@ def test_what_is_decided_until_its_end_is_decided_as_in_a_longer_run(
         for one in result.ledger[len(decided) :]
         if isinstance(one, Verdict)
     ] == [
-        (plan, "unfinished", f"the input ended after {total:,} events", total - plan.snapshot)
+        (plan, "unfinished", f"the input ended after {total:,} events", total - plan.begin)
         for plan in open_still
     ]
     assert len(result.ledger) == len(decided) + len(open_still)
@@ -141,7 +141,7 @@ def test_a_criterion_that_raises_spoils_the_first_mask_which_is_tried_again_at_t
     assert failed.reason == "criterion 'fragile' failed at batch 10: ArithmeticError: " + HOPE
     assert failed.cost_events == 10 * BATCH
     again = promoted.rebuild
-    assert (again.reason, again.decided, again.snapshot) == ("first", 8_000, 8_000)
+    assert (again.reason, again.decided, again.begin) == ("first", 8_000, 8_000)
     assert (promoted.verdict, promoted.count, promoted.version) == ("promoted", 11_000, 1)
     assert again.cause.endswith("rebuild 1 failed")
     assert {verdict.rebuild.reason for verdict in others} <= {"periodic"}

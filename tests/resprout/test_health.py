@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from learner.trainer import LearnerStep
+from learner import LearnerStep
 from resprout.monitoring.health import Health, HealthServer
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.runner import Runner, Step, Worker

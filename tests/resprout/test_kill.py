@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from learner.snapshots import from_parts
-from pruner.decisions import LedgerFollower
+from pruner import LedgerFollower
 from resprout.folder import RunFolder
 from resprout.run import execute
 from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
@@ -70,7 +70,7 @@ def look(folder: RunFolder) -> Found:
 
 def is_under_way(folder: RunFolder, plan: RebuildPlan) -> bool:
     kept = Checkpoints(folder.checkpoints(PRUNER).folder / f"rebuild-{plan.number:06d}").latest()
-    return kept is not None and plan.snapshot < kept.count < plan.end
+    return kept is not None and plan.begin < kept.count < plan.end
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from learner.registry import Swap
-from pruner import requests
-from pruner.config import StoreConfig
-from pruner.masks.store import DiskMaskStore
-from resprout import homes
+from learner import ModelVersion, Publication
+from pruner import LedgerFollower, StoreConfig, requests
+from pruner.masks import DiskMaskStore, open_store
 from resprout.cli import main
 from resprout.cli.inspect import Version, difference, find
 from resprout.folder import RunFolder
@@ -174,12 +172,14 @@ def test_while_the_store_is_away_the_list_goes_by_the_ledger_and_says_so(
 
 def test_the_head_on_a_redis_server_is_the_one_in_force(stopped: RunFolder) -> None:
     disk = DiskMaskStore(stopped.masks)
-    first = disk.history()[0]
     with redis_server(stopped.path / "server") as server:
         there = on_redis(stopped, server.url)
         with closing(stopped.home.reader(topics.LEDGER)) as reader:
+            ledger = LedgerFollower(reader)
+            ledger.poll()
+            first = Publication.first(ledger.history.promoted[0])
             config = StoreConfig(kind="redis", url=server.url)
-            with closing(homes.masks(config, stopped, reader.identity)) as store:
+            with closing(open_store(config, stopped.masks, reader.identity)) as store:
                 store.put(disk.get(str(first.mask)))
                 store.publish(first)
         found = told(stopped, "masks", "list", *there)
@@ -211,7 +211,7 @@ def test_a_rollback_says_what_happens_next_and_then_it_happens(stopped: RunFolde
 def test_a_second_request_goes_into_the_window_after(stopped: RunFolder) -> None:
     call(stopped, "masks", "rollback", "1", "--reason", "clicks fell")
     found = told(stopped, "masks", "rollback", "1", "--reason", "again")
-    assert (found["decided"], found["effective"], found["overrules"]) == (16_000, 17_000, 3)
+    assert (found["decided"], found["effective"], found["supersedes"]) == (16_000, 17_000, 3)
     assert found["request"]["reason"] == "again"
 
 
@@ -288,7 +288,7 @@ def test_a_request_of_another_process_reaches_a_run_that_goes_on(tmp_path: Path)
 
 
 def version(number: int, mask: str) -> Version:
-    return Version(Swap(number, f"candidate-{number}/x", 100 * number, mask), "x", None, {})
+    return Version(ModelVersion(number, f"candidate-{number}/x", 100 * number, mask), "x", None, {})
 
 
 def test_a_mask_of_two_versions_names_the_last_and_too_few_digits_name_none() -> None:

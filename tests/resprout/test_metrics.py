@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from evaluator.join import JoinedBatch, Predicted
 from evaluator.sums import Sums
 from evaluator.worker import EvaluatorStep
-from learner.trainer import LearnerStep
-from pruner.worker import PruneStep
+from learner import LearnerStep
+from pruner import PruneStep
 from resprout.monitoring.metrics import FAMILIES, LABELS, Known, Metrics, markdown
 from resprout.runner import Step, Worker
 from resprout.settings import Settings
@@ -108,9 +108,7 @@ def window(
 
 
 def plan(reason: str) -> RebuildPlan:
-    return RebuildPlan(
-        number=1, reason=reason, cause="because", snapshot=500, decided=500, end=1_500
-    )
+    return RebuildPlan(number=1, reason=reason, cause="because", begin=500, decided=500, end=1_500)
 
 
 def verdict(
@@ -375,12 +373,12 @@ def test_a_rollback_shows_the_mask_gone_back_to(lived_before: bool) -> None:
     for message in () if lived_before else LEDGER:
         if isinstance(message, Verdict):
             metrics("pruner", PruneStep(message.count, verdict=message))
-    back = Rollback(to_version=1, version=3, snapshot="s", mask=None, effective=4_000)
+    back = Rollback(to_version=1, version=3, snapshot="s", mask=None, count=4_000)
     metrics("pruner", PruneStep(3_000, decided=Decision(count=3_000, rollback=back)))
     sparsity = "resprout_layer_sparsity_ratio"
     assert value(metrics, sparsity, model="sparse", layer="top.0") == 0.75
     assert labelled(metrics, "resprout_layer_mask_overlap_ratio") == set()
-    again = Rollback(to_version=3, version=4, snapshot="s", mask=None, effective=5_000)
+    again = Rollback(to_version=3, version=4, snapshot="s", mask=None, count=5_000)
     metrics("pruner", PruneStep(4_000, decided=Decision(count=4_000, rollback=again)))
     assert value(metrics, sparsity, model="sparse", layer="top.0") == 0.75
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from learner.trainer import LearnerStep
+from learner import LearnerStep
 from resprout.wiring import RateLimit, SourceStep, Throttle
 from stream.spec import Waiting
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.trainer import LearnerStep
+from learner import LearnerStep
 from resprout.monitoring.progress import EVERY_SECONDS, ProgressLogs, last_told
 from stream.follow import read_all
 from stream.log.local import LocalLogStore

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pruner import requests
-from pruner.decisions import History, PendingRequest, decide
-from pruner.masks.store import DiskMaskStore
-from pruner.worker import PruneStep, WindowFollower
+from pruner import History, LedgerFollower, PruneStep, requests
+from pruner.decisions import PendingRequest, decide
+from pruner.masks import DiskMaskStore
+from pruner.worker import WindowFollower
+from resprout.cli.inspect import versions
 from resprout.folder import RunFolder
 from resprout.run import Result, execute
 from resprout.runner import Step
@@ -92,10 +93,10 @@ def test_ledger_windows_and_summary_tell_of_the_rollback_at_its_count(back: Whol
     assert result.finished
     (decision,) = (d for d in result.ledger if isinstance(d, Decision) and d.rollback)
     assert decision.rollback is not None
-    assert (decision.count, decision.rollback.effective) == (DECIDED, EFFECTIVE)
+    assert (decision.count, decision.rollback.count) == (DECIDED, EFFECTIVE)
     third = next(v for v in result.verdicts if v.rebuild.number == 3)
     assert third.verdict == "rejected"
-    assert third.reason == "overruled at 15000: back to version 1 as version 3 at 16000"
+    assert third.reason == "superseded at 15000: back to version 1 as version 3 at 16000"
     versions = versions_of(result, SPARSE)
     assert [versions[begin] for begin in (12_500, 13_000, 15_500, 16_000)] == [
         (1,),
@@ -137,10 +138,13 @@ def test_behind_it_stand_the_weights_that_version_one_began_with(back: Whole) ->
 
 
 def test_the_head_follows_and_versions_go_on_from_there(back: Whole) -> None:
-    store = DiskMaskStore(back.folder.masks)
-    heads = {swap.version: swap for swap in store.history()}
-    assert heads[3].count == EFFECTIVE
-    assert (heads[3].snapshot, heads[3].mask) == (heads[1].snapshot, heads[1].mask)
+    with closing(back.folder.home.reader(topics.LEDGER)) as reader:
+        known = {one.number: one.begins for one in versions(LedgerFollower(reader).poll())}
+    assert known[3].count == EFFECTIVE
+    assert (known[3].snapshot, known[3].mask) == (known[1].snapshot, known[1].mask)
+    head = DiskMaskStore(back.folder.masks).head()
+    assert head is not None
+    assert (head.version, head.mask) == (max(known), known[max(known)].mask)
     later = [v.version for v in back.result.verdicts if v.version and v.version > 1]
     assert later == [2, *range(4, 3 + len(later))]
 

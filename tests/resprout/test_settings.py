@@ -147,6 +147,22 @@ def test_an_unknown_variable_is_refused_in_python_too(monkeypatch: pytest.Monkey
         ({"pruner.lead_events": 200_000}, "lead_events = 200000 is more than pruner.rebuild_ev"),
         ({"evaluator.models": ["dense"]}, r"models = \['dense'\] must name dense and sparse"),
         ({"evaluator.models": ["dense", "sparse", "x"]}, "and may name never_rebuilt"),
+        (
+            {
+                "comparisons.slow.updater": "adaptation",
+                "evaluator.models": ["dense", "sparse", "fast"],
+            },
+            "and may name never_rebuilt, slow",
+        ),
+        ({"comparisons.sparse.updater": "fixed"}, "comparisons.sparse is no name for a comparison"),
+        ({"comparisons.A-1.updater": "fixed"}, "A-1 is no name .*; use small letters, digits and"),
+        (
+            {"comparisons.slow.updator": "fixed"},
+            r"unknown setting comparisons.slow.updator \(argument\); known: updater, options, crit",
+        ),
+        ({"learner.publish_events": 777}, "learner.publish_events = 777 is not a multiple"),
+        ({"learner.masking.learning": "some"}, r"learner.masking.learning = 'some' \(argument\): "),
+        ({"pruner.selection": "top_k"}, r"unknown setting pruner.selection \(argument\); known: "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -157,6 +173,25 @@ def test_what_does_not_fit_is_refused(arguments: dict[str, Any], complaint: str)
 
 def test_what_fits_together_is_taken() -> None:
     assert load(arguments=FITTING).settings.pruner.rebuild_events == 150_000
+
+
+def test_comparisons_are_settings_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        '[comparisons.adapting]\nupdater = "adaptation"\noptions = { every_events = 5000 }\n'
+        '[evaluator]\nmodels = ["dense", "sparse", "adapting"]\n'
+    )
+    arguments = FITTING | {"comparisons.slow.criterion": "mop"}
+    loaded = load(config=path, arguments=arguments)
+    adapting = loaded.settings.comparisons["adapting"]
+    assert (adapting.updater, adapting.options) == ("adaptation", {"every_events": 5000})
+    assert loaded.settings.comparisons["slow"].updater == "fixed"
+    assert loaded.origins["comparisons.adapting.updater"] == str(path)
+    assert loaded.origins["comparisons.slow.criterion"] == "argument"
+    assert loaded.origins["comparisons.slow.updater"] == "default"
+    again = tmp_path / "again.toml"
+    again.write_text(settings_toml(loaded))
+    assert load(config=again).settings == loaded.settings
 
 
 def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def verdict(number: int, end: int, name: str = "promoted") -> Verdict:
     )
     reason = "first" if number == 1 else "divergence"
     plan = RebuildPlan(
-        number=number, reason=reason, cause="", snapshot=end - 200, decided=end - 200, end=end
+        number=number, reason=reason, cause="", begin=end - 200, decided=end - 200, end=end
     )
     return Verdict.model_validate(
         {
@@ -76,9 +76,7 @@ def verdict(number: int, end: int, name: str = "promoted") -> Verdict:
 
 def back(count: int, to: int, version: int, effective: int) -> Decision:
     request = Request(id="7f", action="rollback", version=to, reason="clicks fell", time_ms=0)
-    rollback = Rollback(
-        to_version=to, version=version, snapshot="x", mask=None, effective=effective
-    )
+    rollback = Rollback(to_version=to, version=version, snapshot="x", mask=None, count=effective)
     return Decision(count=count, request=request, rollback=rollback)
 
 

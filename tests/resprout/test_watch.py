@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from learner.trainer import LearnerStep
+from learner import LearnerStep
 from resprout.monitoring.progress import Waits, Watch, name_writer
 from resprout.runner import Step
 from stream.spec import Waiting

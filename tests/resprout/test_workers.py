@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
-from pruner.config import StoreConfig
+from pruner import StoreConfig
 from pruner.masks.redis import RedisMaskStore
 from resprout.folder import RunFolder
 from stream import topics

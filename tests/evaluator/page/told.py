@@ -70,7 +70,7 @@ def decided(number: int, count: int) -> Decision:
         number=number,
         reason="divergence",
         cause="it has drifted",
-        snapshot=count,
+        begin=count,
         decided=count,
         end=count + 100,
     )

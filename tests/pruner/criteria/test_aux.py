@@ -9,11 +9,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pruner.criteria.aux import Aux, AuxOptions, auxiliary, cut, importance, start_of
+from pruner.criteria.aux import Aux, AuxOptions, auxiliary, cutoff, importance, start_of
 from pruner.criterion import State
 from pruner.evidence import Evidence, means
 from pruner.masks import sparsity
-from pruner.schedule import Phase
+from pruner.sparsity import Phase
 from tests.pruner.nets import clicks, job, open_end
 
 SHAPES = {"first": (6, 4), "second": (1, 6)}
@@ -211,4 +211,4 @@ def test_a_clamp_without_fixed_penalty_and_start_is_refused(missing: dict[str, A
 
 
 def test_nothing_is_cut_at_a_sparsity_of_zero() -> None:
-    assert cut(torch.tensor([1.0, 2.0]), 0.0) == 0.0
+    assert cutoff(torch.tensor([1.0, 2.0]), 0.0) == 0.0

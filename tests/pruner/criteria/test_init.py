@@ -12,10 +12,11 @@ from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criteria.random import Random
 from pruner.criterion import Stateless
 from pruner.evidence import Evidence
+from tests.plugin import install
 
 
 def test_an_unknown_criterion_is_refused_with_those_known() -> None:
-    with pytest.raises(ValueError, match="unknown criterion 'fisher'; known: aux, magnitude, rand"):
+    with pytest.raises(ValueError, match="unknown criterion 'fisher'; known: aux, magnitude, mop"):
         criteria.build("fisher")
 
 
@@ -38,11 +39,8 @@ def test_a_function_an_object_and_a_class_can_be_offered() -> None:
 def test_a_criterion_of_another_package_is_found_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "far_away.py").write_text("def cube(layer):\n    return layer.weight.abs() ** 3\n")
-    about = tmp_path / "far_away-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: far-away\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[resprout.criteria]\ncube = far_away:cube\n")
+    code = "def cube(layer):\n    return layer.weight.abs() ** 3\n"
+    install(tmp_path, code, {"resprout.criteria": ("cube = cube",)})
     monkeypatch.syspath_prepend(tmp_path)
     assert criteria.known()["cube"] == "far-away"
     layer = Evidence(torch.tensor([[-2.0]]))

@@ -9,16 +9,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from learner import tensors
-from pruner import criteria
-from pruner.config import PrunerConfig
+from learner.snapshots import dump_tensors, load_tensors
+from pruner import PrunerConfig, criteria
 from pruner.criteria.aux import Aux, AuxOptions
 from pruner.criteria.magnitude import MAGNITUDE
-from pruner.criterion import Criterion, State, Stateless
+from pruner.criterion import Criterion, CriterionFailedError, State, Stateless
 from pruner.evidence import Evidence
 from pruner.masks import sparsity
-from pruner.pruning import CriterionFailedError, Pruning, Recipe, keep_exactly, recipe
-from pruner.schedule import Phase, Schedule
+from pruner.sparsity import Phase, Schedule
+from pruner.updaters import PrunePhase, Recipe, recipe
 from stream.spec import RunSpec
 
 SHAPES = {"first": (8, 6), "second": (4, 8), "third": (1, 4)}
@@ -35,9 +34,9 @@ def evidence(seed: int) -> dict[str, Evidence]:
     }
 
 
-def begin(criterion: Criterion, target: float = 0.8, steps: int = 10, every: int = 1) -> Pruning:
+def begin(criterion: Criterion, target: float = 0.8, steps: int = 10, every: int = 1) -> PrunePhase:
     how = Recipe(criterion, Schedule(every_steps=every), sparsity=target, steps=steps)
-    return Pruning(how, evidence(0), np.random.default_rng(0))
+    return PrunePhase(how, evidence(0), np.random.default_rng(0))
 
 
 def kept(masks: Mapping[str, Tensor] | None) -> int:
@@ -55,7 +54,7 @@ def test_at_the_freeze_the_number_of_weights_kept_is_exact(
     pruning = begin(criterion, target)
     masks = None
     for step in range(10):
-        masks = pruning.observe(evidence(step))
+        masks = pruning.masks_after(evidence(step))
     assert kept(masks) == max(3, WEIGHTS - round(target * WEIGHTS))
 
 
@@ -63,47 +62,47 @@ def test_at_the_freeze_the_number_of_weights_kept_is_exact(
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 def test_no_layer_is_ever_empty(criterion: Criterion, allocation: str) -> None:
     how = Recipe(criterion, Schedule(), allocation, sparsity=0.999, steps=10)
-    pruning = Pruning(how, evidence(0), np.random.default_rng(0))
+    pruning = PrunePhase(how, evidence(0), np.random.default_rng(0))
     for step in range(10):
-        masks = pruning.observe(evidence(step)) or {}
+        masks = pruning.masks_after(evidence(step)) or {}
         assert all(mask.any() for mask in masks.values())
 
 
 def test_a_ramp_prunes_step_by_step() -> None:
     pruning = begin(MAGNITUDE, target=0.8, steps=4)
-    found = [sparsity(pruning.observe(evidence(0)) or {}) for _ in range(4)]
+    found = [sparsity(pruning.masks_after(evidence(0)) or {}) for _ in range(4)]
     assert found == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.5 / WEIGHTS)
 
 
 def test_between_the_steps_of_the_schedule_the_mask_stays() -> None:
     pruning = begin(Aux(), steps=10, every=4)
-    changed = [pruning.observe(evidence(step)) is not None for step in range(10)]
+    changed = [pruning.masks_after(evidence(step)) is not None for step in range(10)]
     assert changed == [False, False, False, True, False, False, False, True, False, True]
 
 
 def test_after_the_freeze_there_is_nothing_to_observe() -> None:
     pruning = begin(MAGNITUDE, steps=1)
-    pruning.observe(evidence(0))
+    pruning.masks_after(evidence(0))
     with pytest.raises(ValueError, match="the mask is frozen since step 1"):
-        pruning.observe(evidence(1))
+        pruning.masks_after(evidence(1))
 
 
 def test_averages_over_all_layers_are_gathered_for_those_who_need_them() -> None:
     pruning = begin(Aux(AuxOptions(norm="global_mean")), steps=1)
-    assert kept(pruning.observe(evidence(0))) == WEIGHTS - round(0.8 * WEIGHTS)
+    assert kept(pruning.masks_after(evidence(0))) == WEIGHTS - round(0.8 * WEIGHTS)
 
 
 @pytest.mark.parametrize("name", criteria.BUILT_IN)
 def test_it_goes_on_from_a_state_as_if_nothing_had_happened(name: str) -> None:
     through, resumed = begin(criteria.build(name)), begin(criteria.build(name))
     for step in range(5):
-        through.observe(evidence(step))
-        resumed.observe(evidence(step))
-    fresh = Pruning(resumed.recipe, evidence(7), np.random.default_rng(9))
-    fresh.load(tensors.load(tensors.dump(resumed.state())))
-    assert fresh.step == 5
+        through.masks_after(evidence(step))
+        resumed.masks_after(evidence(step))
+    fresh = PrunePhase(resumed.recipe, evidence(7), np.random.default_rng(9))
+    fresh.load(load_tensors(dump_tensors(resumed.state())))
+    assert fresh.run.step == 5
     for step in range(5, 10):
-        a, b = through.observe(evidence(step)) or {}, fresh.observe(evidence(step)) or {}
+        a, b = through.masks_after(evidence(step)) or {}, fresh.masks_after(evidence(step)) or {}
         assert all(torch.equal(a[layer], b[layer]) for layer in SHAPES)
 
 
@@ -122,7 +121,7 @@ def explode(layer: Evidence) -> Tensor:
 def test_whatever_a_criterion_does_wrong_is_its_failure(function: type[Tensor], fault: str) -> None:
     pruning = begin(Stateless("broken", function))
     with pytest.raises(CriterionFailedError, match=fault):
-        pruning.observe(evidence(0))
+        pruning.masks_after(evidence(0))
 
 
 def test_a_criterion_that_raises_at_the_start_has_failed_too() -> None:
@@ -153,14 +152,7 @@ def test_a_learned_mask_that_does_not_fit_is_a_failure(mask: Tensor | None, faul
             return masks if mask is None else {**masks, "first": mask}
 
     with pytest.raises(CriterionFailedError, match=fault):
-        begin(Masked()).observe(evidence(0))
-
-
-def test_the_highest_scores_are_kept_over_all_layers() -> None:
-    scores = {"a": torch.tensor([[5.0, 1.0]]), "b": torch.tensor([[4.0, 3.0], [2.0, 0.0]])}
-    masks = keep_exactly(scores, sparsity=0.5)
-    assert masks["a"].tolist() == [[True, False]]
-    assert masks["b"].tolist() == [[True, True], [False, False]]
+        begin(Masked()).masks_after(evidence(0))
 
 
 def test_a_recipe_of_unknown_parts_is_refused() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.registry import Swap
+from learner import ModelVersion
 from pruner import verdicts
 from pruner.decisions import (
     FIRST,
@@ -14,8 +14,8 @@ from pruner.decisions import (
     PendingRequest,
     Rules,
     decide,
+    is_complete,
     missing,
-    settled,
 )
 from pruner.triggers import Divergence, Periodic, Score
 from stream import topics
@@ -35,7 +35,7 @@ def plan(number: int, decided: int, reason: str = "divergence") -> RebuildPlan:
         number=number,
         reason=reason,
         cause="",
-        snapshot=decided,
+        begin=decided,
         decided=decided,
         end=decided + 200,
     )
@@ -72,7 +72,7 @@ def test_the_first_mask_is_cut_at_its_count() -> None:
         number=1,
         reason="first",
         cause="the dense model has matured over 400 events",
-        snapshot=400,
+        begin=400,
         decided=400,
         end=600,
     )
@@ -81,7 +81,7 @@ def test_the_first_mask_is_cut_at_its_count() -> None:
 def test_the_snapshot_is_the_last_one_on_the_grid() -> None:
     decision = decide(History(decided=300), [], 400, rules_with(snapshot_events=300))
     assert decision.rebuild is not None
-    assert decision.rebuild.snapshot == 300
+    assert decision.rebuild.begin == 300
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -113,7 +113,7 @@ def test_a_first_mask_that_failed_is_tried_again_at_the_next_window(verdict: str
     )
     again = decide(history, [], 700, RULES).rebuild
     assert again is not None
-    assert (again.number, again.reason, again.snapshot, again.end) == (2, "first", 700, 900)
+    assert (again.number, again.reason, again.begin, again.end) == (2, "first", 700, 900)
     assert again.cause == f"the dense model has matured over 700 events; rebuild 1 {verdict}"
 
 
@@ -128,7 +128,7 @@ def test_a_rebuild_names_its_trigger_and_its_cause() -> None:
     assert decision.rebuild is not None
     assert (decision.rebuild.number, decision.rebuild.reason) == (2, "divergence")
     assert decision.rebuild.cause.startswith("relative CE +0.500 % stands 0.400 % above")
-    assert (decision.rebuild.snapshot, decision.rebuild.end) == (900, 1100)
+    assert (decision.rebuild.begin, decision.rebuild.end) == (900, 1100)
 
 
 def test_only_windows_since_the_swap_and_through_the_one_decided_count() -> None:
@@ -156,12 +156,17 @@ def test_rebuilds_are_counted_against_the_budget_without_the_first_mask() -> Non
 def test_a_rejected_rebuild_leaves_version_swap_and_level_as_they_were() -> None:
     history = SERVING.after(Decision(count=900, rebuild=SECOND))
     history = history.after(verdicts.failed(SECOND, 950, ValueError()))
-    assert (history.version, history.swap, history.first_end, history.open) == (1, 600, 600, None)
+    assert (history.version, history.swap_count, history.first_end, history.open) == (
+        1,
+        600,
+        600,
+        None,
+    )
 
 
 def test_a_promotion_moves_version_and_swap() -> None:
     history = SERVING.after(Decision(count=900, rebuild=SECOND)).after(promoted(SECOND, 2))
-    assert (history.version, history.swap, history.first_end) == (2, 1100, 600)
+    assert (history.version, history.swap_count, history.first_end) == (2, 1100, 600)
 
 
 def test_only_the_last_versions_are_remembered() -> None:
@@ -186,14 +191,14 @@ def test_the_clock_starts_at_the_end_of_the_first_rebuild() -> None:
 @pytest.mark.parametrize(
     ("total", "over"), [(0, False), (399, False), (400, False), (600, False), (1000, False)]
 )
-def test_with_an_open_rebuild_nothing_is_settled(total: int, over: bool) -> None:
+def test_with_an_open_rebuild_nothing_is_is_complete(total: int, over: bool) -> None:
     history = told(Decision(count=400, rebuild=FIRST_PLAN))
-    assert settled(history, total, 100) is over
+    assert is_complete(history, total, 100) is over
 
 
 @pytest.mark.parametrize(("total", "over"), [(399, True), (499, True), (500, False)])
 def test_all_full_windows_must_be_decided(total: int, over: bool) -> None:
-    assert settled(History(decided=400), total, 100) is over
+    assert is_complete(History(decided=400), total, 100) is over
 
 
 def test_the_log_is_read_into_the_history_and_repeats_are_passed_over(tmp_path: Path) -> None:
@@ -226,13 +231,13 @@ def answer(history: History, count: int, request: Request, rules: Rules = RULES)
 def test_a_rollback_is_a_new_version_with_the_old_ones_weights_and_mask() -> None:
     decision = answer(TWO, 1300, back_to(1))
     assert decision.rollback == Rollback(
-        to_version=1, version=3, snapshot="x", mask="m1", effective=1400
+        to_version=1, version=3, snapshot="x", mask="m1", count=1400
     )
     assert (decision.rebuild, decision.declined, decision.request) == (None, None, back_to(1))
     assert decision.why_not == "back to version 1 as version 3 at 1400"
     history = TWO.after(decision)
-    assert (history.version, history.swap, history.decided) == (3, 1400, 1300)
-    assert history.promoted[-1] == Swap(3, "x", 1400, "m1")
+    assert (history.version, history.swap_count, history.decided) == (3, 1400, 1300)
+    assert history.promoted[-1] == ModelVersion(3, "x", 1400, "m1")
     assert history.answered == {"7f"}
 
 
@@ -240,7 +245,7 @@ def test_a_rollback_is_a_new_version_with_the_old_ones_weights_and_mask() -> Non
 def test_a_rollback_takes_effect_one_lead_behind_its_window(lead: int, effective: int) -> None:
     rollback = answer(TWO, 1300, back_to(1), rules_with(lead_events=lead)).rollback
     assert rollback is not None
-    assert rollback.effective == effective
+    assert rollback.count == effective
 
 
 def test_windows_that_begin_before_a_rollback_takes_effect_decide_nothing() -> None:
@@ -256,39 +261,39 @@ def test_a_rollback_overrules_the_open_rebuild_whose_verdict_then_comes_first() 
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1))
     assert decision.rollback is not None
-    overruled = history.after(decision)
-    assert missing(overruled, 1500) == "the verdict on rebuild 3"
-    assert not settled(overruled, 1400, 100)
+    superseded = history.after(decision)
+    assert missing(superseded, 1500) == "the verdict on rebuild 3"
+    assert not is_complete(superseded, 1400, 100)
     with pytest.raises(ValueError, match="the window ending at 1500 cannot be decided without the"):
-        decide(overruled, [], 1500, RULES)
-    ended = overruled.after(verdicts.overruled(plan(3, 1300), decision))
-    assert (missing(ended, 1500), ended.open, settled(ended, 1400, 100)) == (None, None, True)
+        decide(superseded, [], 1500, RULES)
+    ended = superseded.after(verdicts.superseded(plan(3, 1300), decision))
+    assert (missing(ended, 1500), ended.open, is_complete(ended, 1400, 100)) == (None, None, True)
 
 
-def test_behind_a_rollback_a_rebuild_may_begin_though_the_overruled_one_had_not_ended() -> None:
+def test_behind_a_rollback_a_rebuild_may_begin_though_the_superseded_one_had_not_ended() -> None:
     """Rebuild 3 would have ended at 1500; the rollback ends it at 1400."""
     rules = replace(
         rules_with(lead_events=0), trigger=Divergence(threshold=0.002, cooldown_events=100)
     )
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1), rules)
-    history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
+    history = history.after(decision).after(verdicts.superseded(plan(3, 1300), decision))
     again = decide(history, scores(0.0, begin=1400), 1500, rules)
     assert "rebuild 3" not in (again.why_not or "")
     asked = decide(history, scores(0.0, begin=1400), 1500, rules, PendingRequest(REBUILD)).rebuild
     assert asked is not None
-    assert (asked.number, asked.snapshot, asked.end) == (4, 1500, 1700)
+    assert (asked.number, asked.begin, asked.end) == (4, 1500, 1700)
     shown = history.after(Decision(count=1500, rebuild=asked))
     assert decide(shown, [], 1600, rules).why_not == "rebuild 4 is open until 1700"
 
 
-def test_the_cooldown_after_an_overruled_rebuild_begins_with_the_rollback() -> None:
+def test_the_cooldown_after_an_superseded_rebuild_begins_with_the_rollback() -> None:
     rules = replace(
         rules_with(lead_events=0), trigger=Divergence(threshold=0.002, cooldown_events=300)
     )
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1), rules)
-    history = history.after(decision).after(verdicts.overruled(plan(3, 1300), decision))
+    history = history.after(decision).after(verdicts.superseded(plan(3, 1300), decision))
     low_then_high = scores(0.0, 0.5, begin=1400)
     assert str(decide(history, low_then_high, 1600, rules).why_not).startswith(
         "cooling down until 1,700"
@@ -332,7 +337,7 @@ def test_two_rollbacks_in_a_row_are_two_versions() -> None:
     first = answer(TWO, 1300, back_to(1))
     history = TWO.after(first)
     second = answer(history, 1400, back_to(2, "9c")).rollback
-    assert second == Rollback(to_version=2, version=4, snapshot="x", mask="m2", effective=1500)
+    assert second == Rollback(to_version=2, version=4, snapshot="x", mask="m2", count=1500)
     again = answer(history, 1400, back_to(3, "9c"))
     assert again.declined == "version 3 is in force already"
 
@@ -358,7 +363,7 @@ def test_a_rebuild_asked_for_begins_whatever_the_trigger_says() -> None:
         number=3,
         reason="request",
         cause="asked for: a new shop",
-        snapshot=1300,
+        begin=1300,
         decided=1300,
         end=1500,
     )

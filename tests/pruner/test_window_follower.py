@@ -13,9 +13,9 @@ from tests.pruner.worlds import World, judgement, window
 def test_it_reads_windows_of_one_size_judgements_and_nothing_else(tmp_path: Path) -> None:
     world = World(tmp_path)
     with closing(world.home.reader(topics.WINDOWS)) as reader:
-        board = WindowFollower(reader, 100)
-        board.poll()
-        assert (board.closed, board.scores) == (0, [])
+        windows = WindowFollower(reader, 100)
+        windows.poll()
+        assert (windows.closed, windows.scores) == (0, [])
         world.find(
             window(100),
             window(20, 7.0, size=20),
@@ -25,19 +25,19 @@ def test_it_reads_windows_of_one_size_judgements_and_nothing_else(tmp_path: Path
             window(300, 0.5).model_copy(update={"partial": True}),
             window(200, 0.25),
         )
-        board.poll()
-    assert board.closed == 200
-    assert board.scores == [Score(100, 200, 0.0025)]
-    assert board.judgement(3) == judgement(3, 200, -1.0)
-    assert board.judgement(2) is None
+        windows.poll()
+    assert windows.closed == 200
+    assert windows.scores == [Score(100, 200, 0.0025)]
+    assert windows.judgement(3) == judgement(3, 200, -1.0)
+    assert windows.judgement(2) is None
 
 
 def test_windows_before_a_swap_are_forgotten(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.find(*(window(end, 0.1) for end in (100, 200, 300)))
     with closing(world.home.reader(topics.WINDOWS)) as reader:
-        board = WindowFollower(reader, 100)
-        board.poll()
-        board.forget(150)
-    assert [score.begin for score in board.scores] == [200]
-    assert board.closed == 300
+        windows = WindowFollower(reader, 100)
+        windows.poll()
+        windows.forget(150)
+    assert [score.begin for score in windows.scores] == [200]
+    assert windows.closed == 300

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.masks import MaskDamagedError, content_hash, describe, overlap, pack, sparsity, unpack
+from pruner.masks import MaskDamagedError, content_hash, describe, pack, sparsity, unpack
+from pruner.masks.store import overlap
 
 shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=4)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pruner.worker import InputEnd
+from pruner import InputEnd
 from stream import topics
 from stream.codec import columnar_record, end_record
 from stream.log.local import LocalLogStore

@@ -4,19 +4,19 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from learner.registry import Swap
-from learner.snapshots import Snapshot, SnapshotStore
-from pruner.config import StoreConfig
-from pruner.masks.projection import LONGEST_PAUSE, Projection
+from learner import LearnerState, ModelVersion, Publication, SnapshotStore
+from pruner import StoreConfig
+from pruner.masks import MaskStore, MemoryMaskStore, ReconcilingRegistry, StoreRefusedError
 from pruner.masks.redis import RedisMaskStore
-from pruner.masks.store import MaskStore, MemoryMaskStore, StoreRefusedError
+from pruner.masks.registry import LONGEST_PAUSE
+from pruner.masks.store import Head
 from stream.reader import ClickCursor
 from tests.pruner.store_contract import PLACES, Place, masks
 from tests.redis_server import RedisServer, redis_server
@@ -39,69 +39,71 @@ class Ledger:
     """What the ledger tells of, and the snapshots of the last versions."""
 
     folder: Path
-    swaps: list[Swap] = field(default_factory=list)
+    versions: list[ModelVersion] = field(default_factory=list)
 
     @property
     def snapshots(self) -> SnapshotStore:
         return SnapshotStore(self.folder / "snapshots")
 
-    def promote(self) -> Swap:
+    def promote(self) -> ModelVersion:
         """Promote one more version, and drop the snapshots of those that are kept no more."""
-        number = len(self.swaps) + 1
+        number = len(self.versions) + 1
         cursor = ClickCursor(identity="7f", count=100 * number)
         tensors = {f"mask.{n}": mask.to(torch.uint8) for n, mask in masks(number).items()}
-        snapshot = Snapshot(f"candidate-{number}", number, cursor, {}, tensors)
+        snapshot = LearnerState(f"candidate-{number}", number, cursor, {}, tensors)
         name = self.snapshots.write(snapshot)
         mask = MemoryMaskStore().put(masks(number))
-        self.swaps.append(Swap(number, name, 100 * number, mask))
-        for old in self.swaps[:-VERSIONS]:
+        self.versions.append(ModelVersion(number, name, 100 * number, mask))
+        for old in self.versions[:-VERSIONS]:
             self.snapshots.delete(old.snapshot)
-        return self.swaps[-1]
+        return self.versions[-1]
 
     @property
-    def kept(self) -> list[Swap]:
-        return self.swaps[-VERSIONS:]
+    def kept(self) -> list[ModelVersion]:
+        return self.versions[-VERSIONS:]
 
 
 @dataclass
 class Run:
-    """A pruner and a sparse learner with a projection each, as in two processes."""
+    """A pruner and the trainer of the served model with a registry each, as in two processes."""
 
     ledger: Ledger
     open: Callable[[], MaskStore]
     clock: Clock = field(default_factory=Clock)
-    pruner: Projection = field(init=False)
-    sparse: Projection = field(init=False)
+    pruner: ReconcilingRegistry = field(init=False)
+    sparse: ReconcilingRegistry = field(init=False)
     version: int = 0
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        self.pruner = self.projection()
-        self.sparse = self.projection(lambda: self.ledger.swaps)
+        self.pruner = self.registry()
+        self.sparse = self.registry(lambda: self.ledger.versions)
         self.pruner.keep(self.ledger.kept)
 
-    def projection(self, swaps: Callable[[], Sequence[Swap]] = tuple) -> Projection:
-        return Projection(self.open(), self.ledger.snapshots, swaps, clock=self.clock)
+    def registry(
+        self, versions: Callable[[], Sequence[ModelVersion]] = tuple
+    ) -> ReconcilingRegistry:
+        return ReconcilingRegistry(self.open(), self.ledger.snapshots, versions, clock=self.clock)
 
     def rebuild(self) -> Iterator[None]:
         """Promote one more version, step by step; whatever happens may happen between them."""
-        number = len(self.ledger.swaps) + 1
+        number = len(self.ledger.versions) + 1
         self.pruner.put(masks(number))
         yield
-        swap = self.ledger.promote()
+        version = self.ledger.promote()
         yield
         self.pruner.keep(self.ledger.kept)
         yield
-        self.version = swap.version
-        self.sparse.publish(swap)
+        self.version = version.version
+        self.sparse.publish(Publication.first(version))
         yield
 
     def step(self) -> None:
-        self.pruner.tend()
+        self.pruner.reconcile()
         if self.version:
-            self.sparse.tend(self.version)
+            self.sparse.reconcile(self.version)
 
     def settle(self) -> None:
         """Let enough time pass for everything to be looked after."""
@@ -110,17 +112,17 @@ class Run:
             self.step()
 
 
-Shown = tuple[Swap | None, tuple[Swap, ...], tuple[str, ...]]
+Shown = tuple[Publication | None, tuple[str, ...]]
 
 
 def shown(store: MaskStore) -> Shown:
     """Read all that a store shows."""
-    return store.head(), store.history(), store.names()
+    return store.head(), store.names()
 
 
 def expected(ledger: Ledger) -> Shown:
-    names = sorted(swap.mask for swap in ledger.kept if swap.mask)
-    return ledger.swaps[-1], tuple(ledger.swaps), tuple(names)
+    names = sorted(one.mask for one in ledger.kept if one.mask)
+    return Publication.first(ledger.versions[-1]), tuple(names)
 
 
 Kind = Callable[[Path], AbstractContextManager[Place]]
@@ -133,9 +135,9 @@ def test_it_shows_what_the_ledger_says(kind: Kind, tmp_path: Path) -> None:
         run = Run(Ledger(tmp_path), place.open)
         for _ in range(5):
             list(run.rebuild())
-            head, history, names = shown(place.open())
-            assert (head, history) == (run.ledger.swaps[-1], tuple(run.ledger.swaps))
-            assert set(names) >= {swap.mask for swap in run.ledger.kept}
+            head, names = shown(place.open())
+            assert head == Publication.first(run.ledger.versions[-1])
+            assert set(names) >= {one.mask for one in run.ledger.kept}
         run.settle()
         assert shown(place.open()) == expected(run.ledger)
         head = place.open().head()
@@ -169,7 +171,7 @@ def test_wiping_while_both_are_down_loses_nothing(kind: Kind, tmp_path: Path) ->
             list(run.rebuild())
         place.wipe()
         run.restart()
-        assert set(place.open().names()) == {swap.mask for swap in run.ledger.kept}
+        assert set(place.open().names()) == {one.mask for one in run.ledger.kept}
         run.step()
         assert shown(place.open()) == expected(run.ledger)
 
@@ -180,11 +182,11 @@ def test_a_damaged_mask_is_written_again(kind: Kind, tmp_path: Path) -> None:
         run = Run(Ledger(tmp_path), place.open)
         for _ in range(2):
             list(run.rebuild())
-        for swap in run.ledger.swaps:
-            place.damage(swap.mask or "")
+        for version in run.ledger.versions:
+            place.damage(version.mask or "")
         run.settle()
-        for swap in run.ledger.swaps:
-            assert place.open().get(swap.mask or "").keys() == masks(1).keys()
+        for version in run.ledger.versions:
+            assert place.open().get(version.mask or "").keys() == masks(1).keys()
 
 
 def test_a_sparse_learner_that_lags_shows_its_own_version(tmp_path: Path) -> None:
@@ -193,46 +195,45 @@ def test_a_sparse_learner_that_lags_shows_its_own_version(tmp_path: Path) -> Non
     list(run.rebuild())
     run.ledger.promote()
     run.settle()
-    assert store.head() == run.ledger.swaps[0]
-    assert store.history() == tuple(run.ledger.swaps[:1])
+    assert store.head() == Publication.first(run.ledger.versions[0])
 
 
 def test_a_version_that_the_ledger_does_not_tell_of_yet_is_shown_once_it_does(
     tmp_path: Path,
 ) -> None:
     store, ledger = MemoryMaskStore(), Ledger(tmp_path)
-    told: list[Swap] = []
+    told: list[ModelVersion] = []
     ledger.promote()
-    projection = Projection(store, ledger.snapshots, lambda: told, clock=Clock())
-    projection.tend(1)
+    registry = ReconcilingRegistry(store, ledger.snapshots, lambda: told, clock=Clock())
+    registry.reconcile(1)
     assert store.head() is None
-    told += ledger.swaps
-    projection.tend(1)
-    assert store.head() == ledger.swaps[0]
+    told += ledger.versions
+    registry.reconcile(1)
+    assert store.head() == Publication.first(ledger.versions[0])
 
 
 def test_it_looks_only_as_often_as_it_is_told_to(tmp_path: Path) -> None:
     store, clock = MemoryMaskStore(), Clock()
     ledger = Ledger(tmp_path)
-    projection = Projection(store, ledger.snapshots, clock=clock, check_seconds=5.0)
-    projection.publish(ledger.promote())
-    store._history = ()
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=clock, check_seconds=5.0)
+    registry.publish(Publication.first(ledger.promote()))
+    store._head = Head()
     clock.now += 4.9
-    projection.tend(1)
+    registry.reconcile(1)
     assert store.head() is None
     clock.now += 0.2
-    projection.tend(1)
-    assert store.head() == ledger.swaps[0]
+    registry.reconcile(1)
+    assert store.head() == Publication.first(ledger.versions[0])
 
 
 def test_a_snapshot_that_is_gone_is_said_and_does_not_stop_anybody(tmp_path: Path) -> None:
     store, ledger = MemoryMaskStore(), Ledger(tmp_path)
-    swap = ledger.promote()
-    ledger.snapshots.delete(swap.snapshot)
-    projection = Projection(store, ledger.snapshots, clock=Clock())
-    projection.publish(swap)
-    assert projection.away is not None
-    assert f"no snapshot '{swap.snapshot}'" in projection.away
+    version = ledger.promote()
+    ledger.snapshots.delete(version.snapshot)
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=Clock())
+    registry.publish(Publication.first(version))
+    assert registry.away is not None
+    assert f"no snapshot '{version.snapshot}'" in registry.away
     assert store.head() is None
 
 
@@ -240,10 +241,10 @@ def test_one_lost_version_does_not_keep_the_newer_ones_out(tmp_path: Path) -> No
     store, ledger = MemoryMaskStore(), Ledger(tmp_path)
     lost, kept = ledger.promote(), ledger.promote()
     ledger.snapshots.delete(lost.snapshot)
-    projection = Projection(store, ledger.snapshots, clock=Clock())
-    projection.keep([lost, kept])
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=Clock())
+    registry.keep([lost, kept])
     assert store.names() == (kept.mask,)
-    assert projection.away is not None
+    assert registry.away is not None
 
 
 # A server that comes and goes.
@@ -318,14 +319,14 @@ def test_one_that_nothing_is_told_to_still_notices_that_it_is_back(
 ) -> None:
     server.stop()
     clock = Clock()
-    projection = Projection(stored, Ledger(tmp_path).snapshots, clock=clock)
+    registry = ReconcilingRegistry(stored, Ledger(tmp_path).snapshots, clock=clock)
     clock.now += 60
-    projection.tend()
-    assert projection.away is not None
+    registry.reconcile()
+    assert registry.away is not None
     server.start()
     clock.now += 60
-    projection.tend()
-    assert projection.away is None
+    registry.reconcile()
+    assert registry.away is None
 
 
 def test_it_says_once_that_the_store_is_away_and_since_when(
@@ -335,18 +336,18 @@ def test_it_says_once_that_the_store_is_away_and_since_when(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
-    projection = Projection(stored, Ledger(tmp_path).snapshots, clock=clock)
+    registry = ReconcilingRegistry(stored, Ledger(tmp_path).snapshots, clock=clock)
     server.stop()
     with caplog.at_level(logging.WARNING):
         for _ in range(20):
             clock.now += 10
-            projection.tend()
-        assert projection.away is not None
-        assert projection.away.endswith("Connection refused. (for 190 s)")
+            registry.reconcile()
+        assert registry.away is not None
+        assert registry.away.endswith("Connection refused. (for 190 s)")
         server.start()
         clock.now += LONGEST_PAUSE
-        projection.tend()
-    assert projection.away is None
+        registry.reconcile()
+    assert registry.away is None
     away, back = [record.getMessage() for record in caplog.records]
     assert away.startswith("the mask store is away, learning goes on without it: redis://localhost")
     assert back == "the mask store is back after 220 s"
@@ -356,13 +357,15 @@ def test_pauses_grow_while_it_is_away_so_that_learning_hardly_waits(tmp_path: Pa
     clock, asked = Clock(), []
 
     class Counting(MemoryMaskStore):
-        def head(self) -> Swap | None:
+        def head(self) -> Publication | None:
             asked.append(clock.now)
             raise StoreRefusedError("gone")
 
-    projection = Projection(Counting(), Ledger(tmp_path).snapshots, clock=clock, check_seconds=5.0)
+    registry = ReconcilingRegistry(
+        Counting(), Ledger(tmp_path).snapshots, clock=clock, check_seconds=5.0
+    )
     for _ in range(100):
-        projection.tend()
+        registry.reconcile()
         clock.now += 1
     pauses = [after - before for before, after in pairwise(asked)]
     assert pauses == [5, 10, 20, 30, 30]
@@ -384,9 +387,9 @@ def test_a_store_that_was_wiped_right_before_the_end_is_filled_again(tmp_path: P
     store = MemoryMaskStore()
     run = Run(Ledger(tmp_path), lambda: store)
     list(run.rebuild())
-    store._history = ()
+    store._head = Head()
     run.sparse.close()
-    assert store.head() == run.ledger.swaps[-1]
+    assert store.head() == Publication.first(run.ledger.versions[-1])
 
 
 def test_what_only_other_settings_would_mend_stops_the_start(tmp_path: Path) -> None:
@@ -396,7 +399,7 @@ def test_what_only_other_settings_would_mend_stops_the_start(tmp_path: Path) -> 
             closing(RedisMaskStore(config, "run")) as store,
             pytest.raises(StoreRefusedError, match=r"store\.password"),
         ):
-            Projection(store, Ledger(tmp_path).snapshots)
+            ReconcilingRegistry(store, Ledger(tmp_path).snapshots)
 
 
 def test_a_password_that_changes_meanwhile_is_said_and_does_not_stop_anybody(
@@ -411,3 +414,78 @@ def test_a_password_that_changes_meanwhile_is_said_and_does_not_stop_anybody(
     run.settle()
     assert run.sparse.away is not None
     assert "store.password" in run.sparse.away
+
+
+# Publications between two versions.
+
+
+def served(ledger: Ledger, count: int, seed: int) -> str:
+    """Write what a trainer publishes after so many events, and return its name."""
+    cursor = ClickCursor(identity="7f", count=count)
+    tensors = {f"mask.{name}": mask.to(torch.uint8) for name, mask in masks(seed).items()}
+    state = LearnerState("published-sparse", 1, cursor, {}, tensors)
+    return ledger.snapshots.write(state)
+
+
+@each_store
+def test_a_later_publication_has_the_mask_of_its_snapshot(kind: Kind, tmp_path: Path) -> None:
+    with kind(tmp_path) as place:
+        run = Run(Ledger(tmp_path), place.open)
+        list(run.rebuild())
+        name = served(run.ledger, 150, seed=9)
+        run.sparse.publish(Publication(1, 1, name, 150))
+        expected = Publication(1, 1, name, 150, MemoryMaskStore().put(masks(9)))
+        assert place.open().head() == expected
+        assert torch.equal(place.open().get(str(expected.mask))["top.0"], masks(9)["top.0"])
+        place.wipe()
+        run.settle()
+        assert place.open().head() == expected
+
+
+@each_store
+def test_after_a_restart_with_a_wiped_store_the_newest_that_is_known_is_shown(
+    kind: Kind, tmp_path: Path
+) -> None:
+    with kind(tmp_path) as place:
+        run = Run(Ledger(tmp_path), place.open)
+        list(run.rebuild())
+        name = served(run.ledger, 150, seed=9)
+        run.sparse.publish(Publication(1, 1, name, 150))
+        head = place.open().head()
+        place.wipe()
+        run.restart()
+        run.step()
+        assert place.open().head() == Publication.first(run.ledger.versions[-1])
+        run.sparse.publish(Publication(1, 1, name, 150))
+        assert place.open().head() == head
+
+
+def test_an_older_publication_changes_nothing(tmp_path: Path) -> None:
+    store, ledger = MemoryMaskStore(), Ledger(tmp_path)
+    first = Publication.first(ledger.promote())
+    newer = Publication(1, 4, served(ledger, 300, seed=9), 300)
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=Clock())
+    for publication in (first, newer, first, replace(newer, sequence=2)):
+        registry.publish(publication)
+    head = store.head()
+    assert head is not None
+    assert head.rank == (1, 4)
+
+
+def test_a_publication_whose_snapshot_is_gone_is_said_and_the_next_one_mends_it(
+    tmp_path: Path,
+) -> None:
+    store, ledger, clock = MemoryMaskStore(), Ledger(tmp_path), Clock()
+    registry = ReconcilingRegistry(store, ledger.snapshots, clock=clock)
+    registry.publish(Publication.first(ledger.promote()))
+    gone = served(ledger, 150, seed=9)
+    ledger.snapshots.delete(gone)
+    registry.publish(Publication(1, 1, gone, 150))
+    assert registry.away is not None
+    assert gone in registry.away
+    clock.now += LONGEST_PAUSE
+    registry.publish(Publication(1, 2, served(ledger, 300, seed=8), 300))
+    assert registry.away is None
+    head = store.head()
+    assert head is not None
+    assert head.rank == (1, 2)
