@@ -45,15 +45,15 @@ def at_begin(stage: Stage) -> JoinCursor:
 
 def opened(stage: Stage, state: JudgeState | None = None) -> Judge:
     state = state or JudgeState(PLAN, BEGIN, at_begin(stage))
-    return Judge(Join(stage.home, SPEC, state.cursor), state)
+    return Judge(Join(stage.home, SPEC, state.cursor), SPEC, state)
 
 
 def judged(stage: Stage) -> Judgement:
     judge = opened(stage)
     for _ in range(6):
-        events, judgement = judge.step(settled=False)
+        events, judgement = judge.step(has_verdict=False)
         assert events == 10
-    assert judge.over
+    assert judge.done
     assert judgement is not None
     return judgement
 
@@ -103,7 +103,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits(tmp_path: Path) -> None:
     state, judgement = JudgeState(PLAN, BEGIN, at_begin(stage)), None
     for _ in range(6):
         judge = opened(stage, adapter.validate_json(adapter.dump_json(state)))
-        _, judgement = judge.step(settled=False)
+        _, judgement = judge.step(has_verdict=False)
         state = judge.state
         judge.close()
     assert judgement == whole
@@ -112,24 +112,24 @@ def test_it_goes_on_from_its_state_to_the_same_bits(tmp_path: Path) -> None:
 def test_it_waits_for_a_candidate_that_may_still_predict(tmp_path: Path) -> None:
     stage = laid_out(tmp_path, through=160)
     judge = opened(stage)
-    assert [judge.step(settled=False)[0] for _ in range(3)] == [10, 10, 0]
-    assert not judge.over
+    assert [judge.step(has_verdict=False)[0] for _ in range(3)] == [10, 10, 0]
+    assert not judge.done
     stage.predict("candidate-2", chance("candidate-2", N), 160, END)
-    assert [judge.step(settled=False)[0] for _ in range(4)] == [10, 10, 10, 10]
-    assert judge.over
+    assert [judge.step(has_verdict=False)[0] for _ in range(4)] == [10, 10, 10, 10]
+    assert judge.done
 
 
 def test_it_gives_up_a_candidate_with_a_verdict_once_it_has_seen_all_its_predictions(
     tmp_path: Path,
 ) -> None:
     judge = opened(laid_out(tmp_path, through=160))
-    found = [(judge.step(settled=True), judge.over) for _ in range(3)]
+    found = [(judge.step(has_verdict=True), judge.done) for _ in range(3)]
     assert found == [((10, None), False), ((10, None), False), ((0, None), True)]
 
 
 def test_a_complete_candidate_is_judged_even_if_it_has_a_verdict(tmp_path: Path) -> None:
     judge = opened(laid_out(tmp_path))
-    found = [judge.step(settled=True)[1] for _ in range(6)]
+    found = [judge.step(has_verdict=True)[1] for _ in range(6)]
     assert found[-1] is not None
 
 
@@ -139,5 +139,5 @@ def test_it_waits_for_the_incumbent_whatever_the_verdict(tmp_path: Path) -> None
     stage.predict("dense", chance("dense", N))
     stage.predict("sparse", chance("sparse", N), 0, BEGIN)
     judge = opened(stage)
-    assert judge.step(settled=True) == (0, None)
-    assert not judge.over
+    assert judge.step(has_verdict=True) == (0, None)
+    assert not judge.done

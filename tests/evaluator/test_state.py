@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from evaluator.metrics.interval import RatioSums
+from evaluator.metrics.relative_ce import RatioSums
 from evaluator.worker import EvaluatorState, load, save
 from stream.state import Checkpoints
 from tests.evaluator.stage import full_run, run

@@ -17,7 +17,7 @@ from stream.log import LogIdentityError, Record
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Progress, dump
 from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS, progress
-from tests.evaluator.page.told import progress as told
+from tests.evaluator.messages import progress as told
 from tests.evaluator.stage import (
     EVENTS,
     SCHEMA,
