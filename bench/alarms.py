@@ -25,9 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.demo import RESULTS, Goal, machine
-from evaluator.config import EvaluatorConfig
-from evaluator.join import Join, JoinedBatch, Predicted
-from evaluator.windows import Scoring
+from evaluator import EvaluatorConfig, JoinedBatch, Predicted, Scoring
+from evaluator.join import Join
 from resprout.cli.commands import LAYER, changes
 from resprout.folder import RunFolder
 from resprout.run import execute

@@ -169,7 +169,7 @@ class Evaluator:
         return step
 
     def close(self) -> None:
-        """Checkpoint where it stands, and let the next evaluator in.
+        """Checkpoint, and let the next evaluator in.
 
         The progress of its last step is written after that step, so it is copied here.
         """

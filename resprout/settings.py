@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from evaluator.config import EvaluatorConfig
+from evaluator import EvaluatorConfig
 from learner.config import LearnerConfig, ModelConfig
 from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
 from stream.log.kafka.config import KafkaConfig

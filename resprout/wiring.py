@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from evaluator.worker import Evaluator
+from evaluator import Evaluator
 from learner.online import OnlineModel
 from learner.registry import Swap
 from learner.trainer import DenseLearner, LearnerStep, Ports, SparseLearner

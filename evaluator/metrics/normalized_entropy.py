@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
-from evaluator.metrics.cross_entropy import CROSS_ENTROPY
-from evaluator.metrics.metric import Export, Metric, ScoredEvents
+from evaluator.metrics.metric import Export, Metric, ScoredEvents, Term
 
 
 def background(rate: float, predicted: float) -> float:
@@ -78,6 +78,9 @@ def normalized_entropy(ce: float, rate: float, predicted: float | None = None) -
     return ce / reference if 0 < reference < math.inf else None
 
 
+_TERMS: Final[dict[str, Term]] = {"loss": lambda events: events.loss}
+
+
 def _value(scored: ScoredEvents) -> float | None:
     return normalized_entropy(scored.terms["loss"] / scored.on.weight, scored.on.click_rate)
 
@@ -93,7 +96,7 @@ NORMALIZED_ENTROPY = Metric(
     name="ne",
     label="NE",
     title="Normalised entropy",
-    terms=CROSS_ENTROPY.terms,
+    terms=_TERMS,
     value=_value,
     needs_both=True,
     view="main",
@@ -107,7 +110,7 @@ NE_TRAINING = Metric(
     name="ne_training",
     label="NE by the click rate so far",
     title="NE by the click rate so far",
-    terms=CROSS_ENTROPY.terms,
+    terms=_TERMS,
     value=_training_value,
     needs_both=True,
     level=1.0,

@@ -14,7 +14,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,31 +31,40 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
+from evaluator.metrics.roc_auc import ROC_AUC
 from evaluator.page.feed import (
-    REPLIES,
     Csv,
     Feed,
+    FeedState,
+    LayersReply,
+    PanelReply,
     Reply,
+    ScoresReply,
     WindowsReply,
+    WorkersReply,
     columns_of,
     layer_rows,
     layers_reply,
-    run_reply,
+    panels,
     score_rows,
     scores_reply,
     segment_rows,
-    timeline_rows,
     worker_rows,
     workers_reply,
 )
-from evaluator.run.history import EDGES, Lines, WindowTable
+from evaluator.run.history import EDGES, Band, Lines, RunHistory, WindowTable
+from evaluator.run.tables import TimelineEntry, timeline
+from stream.spec import ModelSpec
 
 STATIC: Final = Path(__file__).parent / "static"
 POINTS: Final = 1_000
 MAX_POINTS: Final = 5_000
 _ALL: Final = 2**62
 """More than there will ever be of anything."""
+MAX_ENTRIES: Final = 1_000
+"""Of what happened, as many of the last things are listed at once."""
 _PING_SECONDS: Final = 15
 _RETRY_MS: Final = 1_000
 """Pause of a browser before it connects again."""
@@ -72,6 +81,75 @@ _HEADERS: Final = {
 
 Probe = Callable[[str], tuple[int, bytes, str]]
 """Makes status, content and its type from the formats that the client takes."""
+
+
+class RunReply(Reply):
+    """All that a page begins with, except its lines: ``/api/run``."""
+
+    about: dict[str, str]
+    identity: str
+    """Of the log; another one is another run."""
+    state: FeedState
+    """``live`` while this server runs with it; else ``finished`` where the log says that the input
+    has ended and everything is written, and ``stopped`` where it does not: stopped, or still under
+    way elsewhere."""
+    live: bool
+    """Whether more may come from this server."""
+    now_ms: int
+    """Unix time, milliseconds."""
+    offset: int
+    """Of the newest record: the stream goes on after it."""
+    events: int
+    """The count up to which anything is known."""
+    sizes: tuple[int, ...]
+    """Of the windows that there are, in events."""
+    models: tuple[ModelSpec, ...]
+    """Those that windows name, the root first; before there is one, all that there can be."""
+    panels: list[PanelReply]
+    """Large ones, small ones, and those to choose from."""
+    choice: str
+    """Of the panels to choose from, the one that is shown first."""
+    signs: dict[str, str]
+    """What marks the alarms of each detector."""
+    columns: list[str]
+    """What :class:`WindowsReply` can be asked for; a metric's column may be followed by
+    ``.error``, ``.low`` or ``.high``."""
+    bands: list[Band]
+    """True drift, where it is known."""
+    timeline: list[TimelineEntry]
+    """What happened, the last things at most."""
+
+
+def run_reply(feed: Feed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
+    """Sum a run up."""
+    history = feed.history
+    return RunReply(
+        about=feed.about,
+        identity=feed.identity,
+        state=feed.state,
+        live=feed.live,
+        now_ms=now_ms,
+        offset=feed.offset,
+        events=history.events,
+        sizes=history.sizes,
+        models=history.models or history.specs,
+        panels=panels(history.root.label, metrics),
+        choice=ROC_AUC.name,
+        signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
+        columns=columns_of(history.models, metrics),
+        bands=history.bands,
+        timeline=timeline(history)[-MAX_ENTRIES:],
+    )
+
+
+def timeline_rows(history: RunHistory) -> Csv:
+    """List what happened."""
+    head = ("count", "begin", "kind", "outcome", "title", "text")
+    return head, [tuple(getattr(one, name) for name in head) for one in timeline(history)]
+
+
+REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
+"""All of them."""
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,14 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric
-from evaluator.metrics.roc_auc import ROC_AUC
 from evaluator.run.history import (
     EDGES,
     OF_EVENTS,
     PSI,
-    Band,
     RunHistory,
     WorkerRates,
     score_figures,
 )
-from evaluator.run.tables import TimelineEntry, timeline
 from stream.follow import LogFollower
 from stream.log import LogError, LogReader, StoredRecord
 from stream.messages import Lifetime, Progress, Scores, Segment, Window, parse
@@ -34,13 +31,11 @@ from stream.spec import MODELS, ModelSpec
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.25
-"""Pause between two looks for what is new in the log."""
+"""Pause between two readings of the log."""
 RECENT: Final = 1_000
 """Records that are kept as they are in the log, for those who follow."""
 _RECORDS: Final = 256
 """Taken in at once; in between, viewers are answered."""
-MAX_ENTRIES: Final = 1_000
-"""Of what happened, as many of the last things are listed at once."""
 FeedState = Literal["live", "finished", "stopped"]
 
 
@@ -269,43 +264,6 @@ class PanelReply(Reply):
     """Why there may be nothing to draw."""
 
 
-class RunReply(Reply):
-    """All that a page begins with, except its lines: ``/api/run``."""
-
-    about: dict[str, str]
-    identity: str
-    """Of the log; another one is another run."""
-    state: FeedState
-    """``live`` while this server runs with it; else ``finished`` where the log says that the input
-    has ended and everything is written, and ``stopped`` where it does not: stopped, or still under
-    way elsewhere."""
-    live: bool
-    """Whether more may come from this server."""
-    now_ms: int
-    """Unix time, milliseconds."""
-    offset: int
-    """Of the newest record: the stream goes on after it."""
-    events: int
-    """The count up to which anything is known."""
-    sizes: tuple[int, ...]
-    """Of the windows that there are, in events."""
-    models: tuple[ModelSpec, ...]
-    """Those that windows name, the root first; before there is one, all that there can be."""
-    panels: list[PanelReply]
-    """Large ones, small ones, and those to choose from."""
-    choice: str
-    """Of the panels to choose from, the one that is shown first."""
-    signs: dict[str, str]
-    """What marks the alarms of each detector."""
-    columns: list[str]
-    """What :class:`WindowsReply` can be asked for; a metric's column may be followed by
-    ``.error``, ``.low`` or ``.high``."""
-    bands: list[Band]
-    """True drift, where it is known."""
-    timeline: list[TimelineEntry]
-    """What happened, the last things at most."""
-
-
 class WindowsReply(Reply):
     """Figures of the whole windows of a size: ``/api/windows``."""
 
@@ -364,8 +322,6 @@ class WorkersReply(Reply):
     workers: list[WorkerReply]
 
 
-REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
-"""All of them."""
 _ALARMS: Final = {"ne": ("dense_loss",), "relative_ce": DETECTORS}
 """By metric, the detectors whose alarms are marked."""
 _RATE: Final = PanelReply(
@@ -420,28 +376,6 @@ def columns_of(models: Sequence[ModelSpec], metrics: Sequence[Metric]) -> list[s
         if not (metric.compares and model.role == "root")
     ]
     return [*OF_EVENTS, PSI, *own]
-
-
-def run_reply(feed: Feed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
-    """Sum a run up."""
-    history = feed.history
-    return RunReply(
-        about=feed.about,
-        identity=feed.identity,
-        state=feed.state,
-        live=feed.live,
-        now_ms=now_ms,
-        offset=feed.offset,
-        events=history.events,
-        sizes=history.sizes,
-        models=history.models or history.specs,
-        panels=panels(history.root.label, metrics),
-        choice=ROC_AUC.name,
-        signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
-        columns=columns_of(history.models, metrics),
-        bands=history.bands,
-        timeline=timeline(history)[-MAX_ENTRIES:],
-    )
 
 
 def scores_reply(history: RunHistory, size: int) -> ScoresReply:
@@ -536,9 +470,3 @@ def worker_rows(reply: WorkersReply) -> Csv:
         for row in zip(worker.time_ms, *worker.columns.values(), strict=True)
     ]
     return ("worker", "time_ms", *WorkerRates.COLUMNS), rows
-
-
-def timeline_rows(history: RunHistory) -> Csv:
-    """List what happened."""
-    head = ("count", "begin", "kind", "outcome", "title", "text")
-    return head, [tuple(getattr(one, name) for name in head) for one in timeline(history)]

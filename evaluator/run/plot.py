@@ -104,7 +104,7 @@ def label_layout(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _bottom(group: Sequence[float], gap: float) -> float:
-    """Return where the lowest of a group stands, the group centred on its mean."""
+    """Return where the lowest of a group is, the group centred on its mean."""
     return sum(group) / len(group) - gap * (len(group) - 1) / 2
 
 
@@ -116,7 +116,7 @@ _FONTS: Final = "system-ui, -apple-system, &quot;Segoe UI&quot;, Helvetica, Aria
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.69, 1.93, 0.49, 0.65
 """Inches around the panels, where the key has one row."""
 _BETWEEN: Final = 0.53
-"""Inches between two panels, where the title of the lower one stands."""
+"""Inches between two panels, where the title of the lower one is."""
 _ROW: Final = 0.2
 """Inches that each further row of the key takes."""
 _LETTER: Final = 0.066
@@ -334,7 +334,7 @@ def _compose(figure: Figure, view: RunView, palette: Palette) -> None:
 
 
 def _background(panel: Axes, view: RunView, palette: Palette) -> None:
-    """Draw what lies under the lines: a quiet grid and the stretches of true drift."""
+    """Draw what is under the lines: a grid and the ranges of true drift."""
     panel.set_axisbelow(True)
     panel.grid(axis="y", color=palette.faint, linewidth=0.8)
     panel.tick_params(length=0, pad=5)

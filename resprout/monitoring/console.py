@@ -13,8 +13,8 @@ from typing import TextIO
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
+from evaluator import EvaluatorStep
 from evaluator.run import RunTables
-from evaluator.worker import EvaluatorStep
 from pruner.worker import PruneStep
 from resprout.run import RebuildSummary, Result, RollbackSummary
 from resprout.runner import Step

@@ -22,8 +22,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from evaluator import EvaluatorStep
 from evaluator.metrics import ScoredEvents
-from evaluator.worker import EvaluatorStep
 from pruner.decisions import FIRST
 from pruner.worker import PruneStep
 from resprout.monitoring.families import (
