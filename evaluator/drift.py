@@ -581,7 +581,7 @@ class Alarms:
             figure = watched.figure(window)
             found = self._series[name].add(window.end, figure) if figure else None
             if found and (found[1].rose or watched.falls):
-                yield _alarm(window, name, watched, *found)
+                yield _change_alarm(window, name, watched, *found)
 
 
 def _watched(config: AlarmsConfig, spec: RunSpec) -> Mapping[DetectorName, _Watched]:
@@ -598,11 +598,23 @@ def _watched(config: AlarmsConfig, spec: RunSpec) -> Mapping[DetectorName, _Watc
         entropy = window.metric(spec.root, "ne")
         return None if entropy is None else Figure(entropy)
 
+    def relative_loss(window: Window) -> Figure | None:
+        """Return the relative CE; None also for a window that a swap falls into."""
+        score, relative = (
+            window.models.get(spec.served),
+            window.interval(spec.served, "relative_ce"),
+        )
+        if score is None or relative is None or relative.high is None or len(score.versions) > 1:
+            return None
+        half_width = float(stdtrit(window.size - 1, (1 + CONFIDENCE) / 2))
+        error = (relative.high - relative.mean) / half_width
+        return Figure(relative.mean, error, score.versions[0]) if error else None
+
     root, served = (find_model(one, spec.models).label for one in (spec.root, spec.served))
     return {
         "dense_loss": _Watched(root_loss, adwin, f"normalised entropy of {root}", ".4f", "ADWIN"),
         "relative_loss": _Watched(
-            lambda window: _relative_loss(window, spec.served),
+            relative_loss,
             page_hinkley,
             f"CE of {served} against {root}",
             "+.3%",
@@ -619,18 +631,7 @@ def _watched(config: AlarmsConfig, spec: RunSpec) -> Mapping[DetectorName, _Watc
     }
 
 
-def _relative_loss(window: Window, model: str) -> Figure | None:
-    """Return the relative CE; None also for a window that a swap falls into."""
-    score = window.models.get(model)
-    relative = score.interval("relative_ce") if score else None
-    if score is None or relative is None or relative.high is None or len(score.versions) > 1:
-        return None
-    half_width = float(stdtrit(window.size - 1, (1 + CONFIDENCE) / 2))
-    error = (relative.high - relative.mean) / half_width
-    return Figure(relative.mean, error, score.versions[0]) if error else None
-
-
-def _alarm(
+def _change_alarm(
     window: Window, name: DetectorName, watched: _Watched, since: int, change: Change
 ) -> Alarm:
     verb = "rose" if change.rose else "fell"
@@ -644,10 +645,8 @@ def _alarm(
         since=since,
         statistic=change.statistic,
         threshold=change.threshold,
-        reason=(
-            f"{watched.text} {verb} from {before} to {after} after {since:,} events; "
-            f"{watched.test}: {change.statistic:.2f} over {change.threshold:.2f}"
-        ),
+        reason=f"{watched.text} {verb} from {before} to {after} after {since:,} events; "
+        f"{watched.test}: {change.statistic:.2f} over {change.threshold:.2f}",
     )
 
 
@@ -659,9 +658,6 @@ def _input_alarm(window: Window, shift: Shift) -> Alarm:
         since=window.begin,
         statistic=shift.psi,
         threshold=shift.threshold,
-        reason=(
-            f"{shift.feature} is not distributed as in the events {shift.begin + 1:,} to "
-            f"{shift.end:,}; population stability index: {shift.psi:.3f} over "
-            f"{shift.threshold:.3f}"
-        ),
+        reason=f"{shift.feature} is not distributed as in the events {shift.begin + 1:,} to "
+        f"{shift.end:,}; population stability index: {shift.psi:.3f} over {shift.threshold:.3f}",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition, resume
 from evaluator.metrics.cross_entropy import weighted_losses
+from evaluator.metrics.metric import added
 from evaluator.metrics.relative_ce import RatioSums
 from stream.follow import Deduplicator, LogFollower
 from stream.log import LogReader
@@ -165,12 +166,7 @@ class JudgeSums:
         )
 
     def __add__(self, other: JudgeSums) -> JudgeSums:
-        return JudgeSums(
-            self.candidate + other.candidate,
-            self.root + other.root,
-            self.difference + other.difference,
-            self.relative + other.relative,
-        )
+        return added(self, other)
 
 
 @dataclass(frozen=True, slots=True)

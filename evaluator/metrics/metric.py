@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +167,15 @@ class PerEvent:
         return np.asarray(self.loss[0])
 
 
+D = TypeVar("D")
+
+
+def added(one: D, other: D) -> D:
+    """Add up two dataclasses with slots, field by field."""
+    names: Sequence[str] = getattr(type(one), "__slots__", ())
+    return type(one)(*[getattr(one, name) + getattr(other, name) for name in names])
+
+
 @dataclass(frozen=True, slots=True)
 class EventSums:
     """What happened, whoever predicted it.
@@ -195,12 +204,7 @@ class EventSums:
         )
 
     def __add__(self, other: EventSums) -> EventSums:
-        return EventSums(
-            self.events + other.events,
-            self.clicked + other.clicked,
-            self.weight + other.weight,
-            self.clicks + other.clicks,
-        )
+        return added(self, other)
 
     @property
     def click_rate(self) -> float:

@@ -12,7 +12,7 @@ from typing import Final
 
 from scipy.special import stdtrit
 
-from evaluator.metrics.metric import Floats, Metric, PerEvent, ScoredEvents
+from evaluator.metrics.metric import Floats, Metric, PerEvent, ScoredEvents, added
 from stream.messages import Interval
 
 CONFIDENCE: Final = 0.95
@@ -49,14 +49,7 @@ class RatioSums:
         return cls(len(a), *(float(terms.sum()) for terms in sums))
 
     def __add__(self, other: RatioSums) -> RatioSums:
-        return RatioSums(
-            self.events + other.events,
-            self.a + other.a,
-            self.b + other.b,
-            self.aa + other.aa,
-            self.ab + other.ab,
-            self.bb + other.bb,
-        )
+        return added(self, other)
 
     def interval(self) -> Interval:
         r"""Return the ratio and its 95 % interval, by the delta method.

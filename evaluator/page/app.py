@@ -297,7 +297,7 @@ class Pages:
     def _lines(self, request: Request, points: int) -> Lines:
         """Read which columns and events somebody wants, and find them."""
         size, history = self._size(request), self.feed.history
-        table = history.tables.get(size, WindowTable(size))
+        table = history.tables.get(size, WindowTable())
         wanted = [c for c in request.query_params.get("columns", "").split(",") if c]
         known = columns_of(history.models, self.metrics)
         edges = {f"{column}.{edge}" for column in known for edge in EDGES}

@@ -135,7 +135,6 @@ class Band:
 class WindowRow(NamedTuple):
     """One window, as figures."""
 
-    number: int
     begin: int
     end: int
     partial: bool
@@ -177,61 +176,60 @@ class WindowTable:
     ----------
     newest
         The last whole window.
-    partial
-        The one in which the input ended.
     bands
         Ranges of true drift.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
         self.newest: Window | None = None
-        self.partial: Window | None = None
         self.bands: list[Band] = []
-        self._size = size
-        self._end = array("q")
+        self._whole = 0
+        self._begin, self._end = array("q"), array("q")
         self._columns: dict[str, array[float]] = {}
 
     def __len__(self) -> int:
         """Count the whole windows."""
-        return len(self._end)
+        return self._whole
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether any whole window has a figure of that name."""
+        """Tell whether any window has a figure of that name."""
         return name in self._columns
 
     def add(self, window: Window) -> None:
-        """Append a window; a figure that it lacks is NaN."""
-        if window.partial:
-            self.partial = window
-        else:
-            known = dict(figures(window))
-            for name in known:
-                if name not in self._columns:
-                    self._columns[name] = array("d", [np.nan]) * len(self)
-            for name, values in self._columns.items():
-                values.append(known.get(name, np.nan))
-            self._end.append(window.end)
-            self.newest = window
-        self._extend_bands(window)
+        """Append a window; a figure that it lacks is NaN. Only the last one may be partial."""
+        known = dict(figures(window))
+        for name in known:
+            if name not in self._columns:
+                self._columns[name] = array("d", [np.nan]) * len(self._end)
+        for name, values in self._columns.items():
+            values.append(known.get(name, np.nan))
+        self._begin.append(window.begin)
+        self._end.append(window.end)
+        if not window.partial:
+            self._whole, self.newest = self._whole + 1, window
+        last = self.bands[-1] if self.bands else None
+        if last and (last.end, last.drift) == (window.begin, window.drift):
+            self.bands[-1] = replace(last, end=window.end)
+        elif window.drift:
+            self.bands.append(Band(window.begin, window.end, window.drift))
 
     def amend(self, end: int, name: str, value: float) -> None:
         """Add one more figure to the newest window, if that is the one which ends there."""
         if self._end and self._end[-1] == end:
-            blank = array("d", [np.nan]) * len(self)
+            blank = array("d", [np.nan]) * len(self._end)
             self._columns.setdefault(name, blank)[-1] = value
 
     @property
     def ends(self) -> NDArray[np.int64]:
         """The count at which each whole window ends."""
-        return np.array(self._end, np.int64)
+        return np.array(self._end[: self._whole], np.int64)
 
     def column(self, name: str) -> Floats:
         """Return one figure of every whole window; NaN where it is not known."""
-        known = self._columns.get(name)
-        return np.full(len(self), np.nan) if known is None else np.array(known, np.float64)
+        return self._values(name)[: self._whole]
 
     def lines(self, columns: Sequence[str], between: tuple[int, int], points: int) -> Lines:
-        """Return columns of the windows that end in ``(begin, end]``, downsampled.
+        """Return columns of the whole windows that end in ``(begin, end]``, downsampled.
 
         Parameters
         ----------
@@ -243,70 +241,45 @@ class WindowTable:
         points
             As of :func:`downsample`.
         """
-        begin, end = (bisect_right(self._end, count) for count in between)
+        begin, end = np.searchsorted(self.ends, between, side="right")
         names = columns or list(self._columns)
-        chosen = {name: self.column(name)[begin:end] for name in names}
+        chosen = {name: self._values(name)[begin:end] for name in names}
         return Lines.of(self.ends[begin:end], chosen, points)
 
     def rows(self) -> Iterator[WindowRow]:
         """Yield all windows in order, the partial one last."""
-        for at, end in enumerate(self._end):
+        for at, (begin, end) in enumerate(zip(self._begin, self._end, strict=True)):
             known = {n: v[at] for n, v in self._columns.items() if not np.isnan(v[at])}
-            begin = end - self._size
             band = bisect_right(self.bands, begin, key=lambda band: band.begin) - 1
             drifts = band >= 0 and begin < self.bands[band].end
             drift = self.bands[band].drift if drifts else ()
-            yield WindowRow(begin // self._size, begin, end, False, drift, known)
-        if self.partial:
-            last = self.partial
-            known = dict(figures(last))
-            yield WindowRow(last.number, last.begin, last.end, True, last.drift, known)
+            yield WindowRow(begin, end, at >= self._whole, drift, known)
 
     def range_since(self, count: int) -> tuple[int, int] | None:
         """Return where the windows that begin at or after a count begin and end, if there is one.
 
         The partial one is among them; so it is for :meth:`values_since`.
         """
-        last, at = self.partial, self._first_since(count)
-        last = last if last and last.begin >= count else None
-        if at == len(self):
-            return (last.begin, last.end) if last else None
-        return self._end[at] - self._size, last.end if last else self._end[-1]
+        first = bisect_left(self._begin, count)
+        return (self._begin[first], self._end[-1]) if first < len(self._end) else None
 
     def values_since(self, name: str, count: int) -> Floats:
         """Return a figure of all windows that begin at or after a count; NaN: not known."""
-        whole, last = self.column(name)[self._first_since(count) :], self.partial
-        if last is None or last.begin < count:
-            return whole
-        return np.append(whole, dict(figures(last)).get(name, np.nan))
+        return self._values(name)[bisect_left(self._begin, count) :]
 
     def last_through(self, name: str, count: int) -> float | None:
-        """Return a figure of the last window that ends at or before a count."""
-        return self._figure(name, bisect_right(self._end, count) - 1)
+        """Return a figure of the last whole window that ends at or before a count."""
+        values = self.column(name)[: np.searchsorted(self.ends, count, "right")]
+        return _plain(values[-1:])[0] if len(values) else None
 
     def first_from(self, name: str, count: int) -> float | None:
-        """Return a figure of the first window that begins at or after a count."""
-        return self._figure(name, self._first_since(count))
+        """Return a figure of the first whole window that begins at or after a count."""
+        values = self.column(name)[bisect_left(self._begin, count) :]
+        return _plain(values[:1])[0] if len(values) else None
 
-    def _first_since(self, count: int) -> int:
-        """Return the row of the first whole window that begins at or after a count."""
-        return bisect_left(self._end, count + self._size)
-
-    def _figure(self, name: str, row: int) -> float | None:
-        values = self._columns.get(name)
-        if values is None or not 0 <= row < len(self) or np.isnan(values[row]):
-            return None
-        return values[row]
-
-    def _extend_bands(self, window: Window) -> None:
-        """Let a window make the last band longer, or begin one; without drift it does neither."""
-        if not window.drift:
-            return
-        last = self.bands[-1] if self.bands else None
-        if last and (last.end, last.drift) == (window.begin, window.drift):
-            self.bands[-1] = replace(last, end=window.end)
-        else:
-            self.bands.append(Band(window.begin, window.end, window.drift))
+    def _values(self, name: str) -> Floats:
+        known = self._columns.get(name)
+        return np.full(len(self._end), np.nan) if known is None else np.array(known, np.float64)
 
 
 class WorkerRates:
@@ -644,7 +617,7 @@ class RunHistory:
             case Window():
                 self.events, self._names = max(self.events, message.end), tuple(message.models)
                 self.windows += 1
-                self.tables.setdefault(message.size, WindowTable(message.size)).add(message)
+                self.tables.setdefault(message.size, WindowTable()).add(message)
             case Lifetime():
                 self.lifetimes[message.begin] = message
             case Stability():

@@ -404,7 +404,7 @@ class RunTables:
         rows = []
         for row in found:
             cells = [
-                f"{row.number + 1:,}{' (partial)' if row.partial else ''}",
+                f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
                 f"{row.begin + 1:,}",
                 f"{row.end:,}",
                 _share(row.figures.get("click_rate")),

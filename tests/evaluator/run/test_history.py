@@ -130,7 +130,7 @@ def test_a_rate_is_of_one_life() -> None:
 
 
 def test_figures_before_and_behind_a_count_are_those_of_whole_windows() -> None:
-    table = WindowTable(100)
+    table = WindowTable()
     for number, ce in enumerate([0.1, 0.2, 0.3, 0.4]):
         table.add(window(100, number, {"dense": ce}))
     assert [table.last_through("dense.ce", count) for count in (99, 100, 250, 900)] == [
