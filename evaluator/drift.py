@@ -614,11 +614,7 @@ def _watched(config: AlarmsConfig, spec: RunSpec) -> Mapping[DetectorName, _Watc
     return {
         "dense_loss": _Watched(root_loss, adwin, f"normalised entropy of {root}", ".4f", "ADWIN"),
         "relative_loss": _Watched(
-            relative_loss,
-            page_hinkley,
-            f"CE of {served} against {root}",
-            "+.3%",
-            "Page-Hinkley",
+            relative_loss, page_hinkley, f"CE of {served} against {root}", "+.3%", "Page-Hinkley"
         ),
         "click_rate": _Watched(
             lambda window: Figure(window.click_rate),

@@ -15,14 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric
-from evaluator.run.history import (
-    EDGES,
-    OF_EVENTS,
-    PSI,
-    RunHistory,
-    WorkerRates,
-    score_figures,
-)
+from evaluator.run.history import EDGES, OF_EVENTS, PSI, RunHistory, WorkerRates, score_figures
 from stream.follow import LogFollower
 from stream.log import LogError, LogReader, StoredRecord
 from stream.messages import Lifetime, Progress, Scores, Segment, Window, parse
