@@ -186,21 +186,19 @@ PAPER: Final = Paper()
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """What a picture shows of a run.
-
-    Parameters
-    ----------
-    history
-        All that is known of it.
-    size
-        Of the windows that are drawn.
-    last_half
-        The scores over the last half of the events since the first mask, if there was one.
-    """
+    """What a picture shows of a run."""
 
     history: RunHistory
     size: int
+    """Of the windows that are drawn."""
+    table: WindowTable
+    """These windows."""
+    models: list[ModelSpec]
+    """Those that were scored at all, the root first."""
+    alarms: list[int]
+    """The counts at which there was any alarm."""
     last_half: RangeScores | None
+    """The scores over the last half of the events since the first mask, if there was one."""
 
     @classmethod
     def of(cls, history: RunHistory, size: int | None = None) -> RunView:
@@ -213,39 +211,21 @@ class RunView:
             raise ValueError(
                 f"no whole window of {size:,} events to draw; sizes there are: {known}"
             )
-        served = history.start is not None
-        return cls(history, size, history.whole_and_last_half()[1] if served else None)
-
-    @property
-    def table(self) -> WindowTable:
-        """The windows."""
-        return self.history.tables[self.size]
+        table = history.tables[size]
+        found = [one for one in history.models if np.isfinite(table.column(f"{one.name}.ce")).any()]
+        alarms = {e.message.count for e in history.happened if isinstance(e.message, Alarm)}
+        half = None if history.start is None else history.whole_and_last_half()[1]
+        return cls(history, size, table, found, sorted(alarms), half)
 
     @property
     def end(self) -> int:
-        """The count at which the last one ends."""
+        """The count at which the last window ends."""
         return int(self.table.ends[-1])
-
-    @property
-    def middles(self) -> Floats:
-        """The count in the middle of each."""
-        return np.asarray(self.table.ends - self.size / 2)
-
-    @property
-    def models(self) -> list[ModelSpec]:
-        """The models that were scored at all, the root first."""
-        return [model for model in self.history.models if f"{model.name}.ce" in self.table]
 
     @property
     def others(self) -> list[ModelSpec]:
         """The models that are compared with the root."""
         return [model for model in self.models if model.role != "root"]
-
-    @property
-    def alarms(self) -> list[int]:
-        """The counts at which there was any alarm."""
-        alarms = (e.message for e in self.history.happened if isinstance(e.message, Alarm))
-        return sorted({one.count for one in alarms if one.count <= self.end})
 
     def lost(self, model: ModelSpec) -> float | None:
         """Return what a model has lost to the root over the last half."""
@@ -349,7 +329,7 @@ def _entropies(panel: Axes, view: RunView, palette: Palette) -> None:
     """Draw the normalised entropy of each model."""
     lines = [(model, view.table.column(f"{model.name}.ne")) for model in view.models]
     _lines(panel, view, lines, palette)
-    learned = view.middles >= _LEARNED * view.end
+    learned = _middles(view) >= _LEARNED * view.end
     _limits(panel, np.concatenate([line[learned] for _, line in lines]))
     _title(panel, "Normalised entropy", "lower is better, 1 = no better than the click rate")
     low, high = panel.get_ylim()
@@ -384,7 +364,9 @@ def _lines(
         dashed = (0, model.dash) if model.dash else "solid"
         marker = "o" if np.isfinite(line).sum() == 1 else "none"
         colour = palette.of(model)
-        panel.plot(view.middles, line, color=colour, linestyle=dashed, marker=marker, markersize=4)
+        panel.plot(
+            _middles(view), line, color=colour, linestyle=dashed, marker=marker, markersize=4
+        )
 
 
 def _limits(panel: Axes, seen: Floats) -> None:
@@ -472,7 +454,7 @@ def _marks(panels: Sequence[Axes], view: RunView, palette: Palette) -> None:
     marks = [(count, "v", _FILLS[outcome], over) for count, outcome in _ended(view)]
     marks += [(count, _BACK, "full", over) for count in _rolled_back(view)]
     # At the foot: an alarm may be raised where a mask takes over.
-    marks += [(count, _ALARM, "none", over - 1) for count in view.alarms]
+    marks += [(count, _ALARM, "none", over - 1) for count in view.alarms if count <= view.end]
     for count, marker, fill, height in marks:
         panels[0].plot(
             [count],
@@ -515,7 +497,7 @@ def _entries(view: RunView) -> list[tuple[str, str]]:
         entries.append(("none", "candidate rejected"))
     if _rolled_back(view):
         entries.append((_BACK, "rollback"))
-    if view.alarms:
+    if view.alarms and view.alarms[0] <= view.end:
         entries.append((_ALARM, "alarm"))
     if kinds:
         entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
@@ -580,6 +562,10 @@ def _entry(axes: Axes, at: tuple[float, float], entry: tuple[str, str], palette:
         axes.plot([x + 0.046], [y], marker, markersize=size, color=palette.ink, fillstyle=fill)
     words_at = x + _SIGNS.get(sign, _MARKER)
     axes.text(words_at, y - 0.006, words, va="center", fontsize=8.5, color=palette.muted)
+
+
+def _middles(view: RunView) -> Floats:
+    return np.asarray(view.table.ends - view.size / 2)
 
 
 def _with_title(svg: bytes, view: RunView) -> bytes:

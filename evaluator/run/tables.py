@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from evaluator.metrics import Metric, installed
-from evaluator.run.history import Event, RunHistory, WindowRow, figures
+from evaluator.run.history import Event, FeatureShift, InvalidEvents, RunHistory, WindowRow, figures
 from stream.messages import (
     Alarm,
     DeadLetter,
@@ -29,6 +29,8 @@ MAX_ROWS: Final = 2_000
 """Windows of one size are listed one by one if there are no more than these."""
 Kind = Literal["rebuild", "rollback", "declined", "alarm", "dead_letters"]
 CellKind = Literal["figure", "name", "text"]
+T = TypeVar("T")
+_REASONS: Final = {"first": "first mask"}
 _LONG: Final = 32
 """Letters of a cell that is broken into lines."""
 _INTERVAL: Final = "95 % interval"
@@ -187,7 +189,7 @@ def _entry(
 
 
 def _name(plan: RebuildPlan) -> str:
-    return "first mask" if plan.reason == "first" else f"rebuild {plan.number} ({plan.reason})"
+    return _REASONS.get(plan.reason, f"rebuild {plan.number} ({plan.reason})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,18 @@ class Table:
         """
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.header)
         return tuple(map(_cell_kind, columns))
+
+    @classmethod
+    def of(
+        cls, caption: str, found: Iterable[T], columns: Mapping[str, Callable[[T], str]]
+    ) -> Table:
+        """Make a row of each thing, each column by its head and what it says of a thing.
+
+        >>> Table.of("", [7, 8], {"n": str, "twice": lambda n: f"{2 * n}"}).rows
+        (('7', '14'), ('8', '16'))
+        """
+        rows = tuple(tuple(cell(one) for cell in columns.values()) for one in found)
+        return cls(caption, tuple(columns), rows)
 
     def without_gaps(self) -> Table:
         """Leave out the columns without any text.
@@ -307,61 +321,71 @@ class RunTables:
 
     def happenings(self) -> Table:
         """List in words what happened: rebuilds with cause and effect, rollbacks, alarms."""
-        entries = timeline(self.history)
-        rows = tuple((f"{one.count:,}", one.title, one.text) for one in entries)
-        return Table("In the order of events", ("at event", "what", "cause and effect"), rows)
+        columns: dict[str, Callable[[TimelineEntry], str]] = {
+            "at event": lambda one: f"{one.count:,}",
+            "what": lambda one: one.title,
+            "cause and effect": lambda one: one.text,
+        }
+        return Table.of("In the order of events", timeline(self.history), columns)
 
     def rebuilds(self) -> Table:
         """List every rebuild that ended, in figures."""
-        header = (
-            "rebuild",
-            "reason",
-            "decided at",
-            "dense snapshot at",
-            "ended at",
-            "verdict",
-            "version",
-            "sparsity",
-            "against the one in force",
-            "nats per event",
-            "cost in events",
-        )
-        rows = tuple(map(_rebuild, self.history.verdicts))
-        return Table("Every rebuild", header, rows).without_gaps()
+        columns: dict[str, Callable[[Verdict], str]] = {
+            "rebuild": lambda one: str(one.rebuild.number),
+            "reason": lambda one: _REASONS.get(one.rebuild.reason, one.rebuild.reason),
+            "decided at": lambda one: f"{one.rebuild.decided:,}",
+            "dense snapshot at": lambda one: f"{one.rebuild.snapshot:,}",
+            "ended at": lambda one: f"{one.count:,}",
+            "verdict": lambda one: one.verdict,
+            "version": lambda one: "" if one.version is None else str(one.version),
+            "sparsity": lambda one: _share(one.sparsity),
+            "against the one in force": lambda one: (
+                _interval(one.judgement.relative, "+.2%") if one.judgement else ""
+            ),
+            "nats per event": lambda one: (
+                _interval(one.judgement.difference, "+.5f") if one.judgement else ""
+            ),
+            "cost in events": lambda one: f"{one.cost_events:,}",
+        }
+        return Table.of("Every rebuild", self.history.verdicts, columns).without_gaps()
 
     def requests(self) -> Table:
         """List what people asked for, and what was decided."""
         decisions = (e.message for e in self.history.happened if isinstance(e.message, Decision))
-        rows = tuple(_request(one) for one in decisions if one.request or one.rollback)
-        header = ("decided at", "asked for", "in their words", "granted", "in force from")
-        return Table("What people asked for", header, rows)
+        columns: dict[str, Callable[[Decision], str]] = {
+            "decided at": lambda one: f"{one.count:,}",
+            "asked for": _asked,
+            "in their words": lambda one: one.request.reason if one.request else "",
+            "granted": _granted,
+            "in force from": lambda one: f"{one.rollback.effective:,}" if one.rollback else "",
+        }
+        answers = [one for one in decisions if one.request or one.rollback]
+        return Table.of("What people asked for", answers, columns)
 
     def alarms(self) -> Table:
         """List the alarms; they decide nothing."""
-        alarms = (e.message for e in self.history.happened if isinstance(e.message, Alarm))
-        rows = tuple(
-            (
-                f"{one.count:,}",
-                one.detector.replace("_", " "),
-                one.feature or "",
-                f"{one.since:,}",
-                f"{one.statistic:.4g}",
-                f"{one.threshold:.4g}",
-                one.reason,
-            )
-            for one in alarms
-        )
-        header = ("at event", "detector", "feature", "since", "statistic", "threshold", "reason")
-        return Table("Drift, by what the evaluator sees", header, rows).without_gaps()
+        alarms = [e.message for e in self.history.happened if isinstance(e.message, Alarm)]
+        columns: dict[str, Callable[[Alarm], str]] = {
+            "at event": lambda one: f"{one.count:,}",
+            "detector": lambda one: one.detector.replace("_", " "),
+            "feature": lambda one: one.feature or "",
+            "since": lambda one: f"{one.since:,}",
+            "statistic": lambda one: f"{one.statistic:.4g}",
+            "threshold": lambda one: f"{one.threshold:.4g}",
+            "reason": lambda one: one.reason,
+        }
+        return Table.of("Drift, by what the evaluator sees", alarms, columns).without_gaps()
 
     def stability(self) -> Table:
         """List for each feature how far it was at most from the window that it is compared with."""
-        rows = tuple(
-            (feature, f"{one.largest:.4f}", f"{one.largest_end:,}", f"{one.last:.4f}")
-            for feature, one in self.history.shifts.items()
-        )
-        header = ("feature", "largest", "in the window that ends at", "last")
-        return Table("Population stability index of every feature", header, rows)
+        columns: dict[str, Callable[[tuple[str, FeatureShift]], str]] = {
+            "feature": lambda one: one[0],
+            "largest": lambda one: f"{one[1].largest:.4f}",
+            "in the window that ends at": lambda one: f"{one[1].largest_end:,}",
+            "last": lambda one: f"{one[1].last:.4f}",
+        }
+        caption = "Population stability index of every feature"
+        return Table.of(caption, self.history.shifts.items(), columns)
 
     def masks(self) -> Iterator[Table]:
         """Yield sparsity and overlap: a row for each mask that took over, a column for a layer."""
@@ -419,12 +443,16 @@ class RunTables:
 
     def dead_letters(self) -> Table:
         """Count the events that did not validate, by reason, with the first of each."""
-        found = sorted(self.history.invalid.items(), key=lambda item: (-item[1].count, item[0]))
-        rows = tuple(
-            (reason, f"{one.count:,}", place(one.first), one.first.detail) for reason, one in found
+        columns: dict[str, Callable[[InvalidEvents], str]] = {
+            "reason": lambda one: one.first.reason,
+            "events": lambda one: f"{one.count:,}",
+            "the first at": lambda one: place(one.first),
+            "what was wrong with it": lambda one: one.first.detail,
+        }
+        found = sorted(
+            self.history.invalid.values(), key=lambda one: (-one.count, one.first.reason)
         )
-        header = ("reason", "events", "the first at", "what was wrong with it")
-        return Table("Events that did not validate", header, rows)
+        return Table.of("Events that did not validate", found, columns)
 
     def results(self, min_clicks: int) -> Table:
         """Return the table that a run closes with: the scores of all models on the same events."""
@@ -448,34 +476,16 @@ class RunTables:
         return Table(caption, header, tuple(rows))
 
 
-def _rebuild(verdict: Verdict) -> tuple[str, ...]:
-    plan, judged = verdict.rebuild, verdict.judgement
-    return (
-        str(plan.number),
-        "first mask" if plan.reason == "first" else plan.reason,
-        f"{plan.decided:,}",
-        f"{plan.snapshot:,}",
-        f"{verdict.count:,}",
-        verdict.verdict,
-        "" if verdict.version is None else str(verdict.version),
-        _share(verdict.sparsity),
-        _interval(judged.relative, "+.2%") if judged else "",
-        _interval(judged.difference, "+.5f") if judged else "",
-        f"{verdict.cost_events:,}",
-    )
-
-
-def _request(decision: Decision) -> tuple[str, ...]:
-    asked, back = decision.request, decision.rollback
+def _asked(decision: Decision) -> str:
+    asked = decision.request
     version = "" if asked is None or asked.version is None else f" to version {asked.version}"
-    granted = f"no: {decision.declined}" if decision.declined is not None else "yes"
-    return (
-        f"{decision.count:,}",
-        f"{asked.action if asked else 'rollback'}{version}",
-        asked.reason if asked else "",
-        f"as version {back.version}" if back else granted,
-        f"{back.effective:,}" if back else "",
-    )
+    return f"{asked.action if asked else 'rollback'}{version}"
+
+
+def _granted(decision: Decision) -> str:
+    if decision.rollback:
+        return f"as version {decision.rollback.version}"
+    return "yes" if decision.declined is None else f"no: {decision.declined}"
 
 
 def place(letter: DeadLetter) -> str:
