@@ -370,8 +370,8 @@ def execute(
         if show and plan.settings.serve.port is not None:
             page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
             page.show(logs)
-        looking_on: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
-        watch = Watch(EVALUATOR, looking_on)
+        observers: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
+        watch = Watch(EVALUATOR, observers)
         started = time.monotonic()
         with one_thread_each():
             watched = [health.watched(metrics.timed(worker)) for worker in workers]

@@ -37,7 +37,7 @@ class View:
     counts: dict[str, int] = field(default_factory=dict)
     """How far each worker has come, by name."""
     window_events: int | None = None
-    """Size of the windows to tell of; None: the smallest."""
+    """Size of the windows whose scores are shown; None: the smallest."""
     window: Window | None = None
     """The last whole window of that size."""
     verdict: Verdict | None = None

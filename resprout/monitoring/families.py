@@ -27,7 +27,7 @@ class Family:
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     text: str
-    told_by: str = EVERY
+    exported_by: str = EVERY
     """The worker whose process exports it."""
     buckets: tuple[float, ...] = ()
     """Upper bounds, of a histogram."""
@@ -181,7 +181,7 @@ def markdown() -> str:
     rows = ["| metric | type | labels | exported by | what it says |", "|---|---|---|---|---|"]
     for one in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in one.labels)
-        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.told_by} | {one.text} |")
+        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.exported_by} | {one.text} |")
     rows += ["", "| label | values |", "|---|---|"]
     rows += [f"| `{label}` | {values} |" for label, values in LABELS.items()]
     return "\n".join(rows)

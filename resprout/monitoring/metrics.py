@@ -75,7 +75,7 @@ class Registry:
     Parameters
     ----------
     families
-        Those that it may be told of.
+        Those that it holds.
 
     Examples
     --------
@@ -221,7 +221,7 @@ class Lags:
             self._look(worker, self._ahead[worker]())
 
     def of(self, worker: str) -> tuple[int, float] | None:
-        """Tell how far a worker is behind, in events and in seconds.
+        """Return how far a worker is behind, in events and in seconds.
 
         None where that is not known, and before it has begun.
         """
@@ -363,7 +363,7 @@ class Metrics:
 
     def __init__(self, known: Known, clock: Callable[[], float] = time.time) -> None:
         self._known, self._clock = known, clock
-        self._families = [f for f in FAMILIES if f.told_by in (EVERY, *known.workers)]
+        self._families = [f for f in FAMILIES if f.exported_by in (EVERY, *known.workers)]
         self._registry = Registry(self._families)
         self._lags = Lags(known.workers, clock)
         self._rebuilds = Rebuilds(self._registry, known.models, clock)
@@ -431,7 +431,7 @@ class Metrics:
         self._registry.count(EVENTS, name, by=step.events)
 
     def lag(self, worker: str) -> tuple[int, float] | None:
-        """Tell how far a worker is behind, in events and in seconds.
+        """Return how far a worker is behind, in events and in seconds.
 
         None where that is not known, and before it has begun.
         """

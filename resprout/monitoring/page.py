@@ -91,9 +91,9 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
 
 def _last_reports(logs: homes.Logs) -> list[Progress]:
     """Return the last reports of the workers of a finished run; none while more may be copied."""
-    told = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
-    is_over = any(one.worker == EVALUATOR and one.done for one in told)
-    return told if is_over else []
+    last = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
+    is_over = any(one.worker == EVALUATOR and one.done for one in last)
+    return last if is_over else []
 
 
 def listen(serve: ServeConfig) -> socket.socket:

@@ -62,7 +62,7 @@ function adopt(run) {
   const shape = ({ sizes, models }) => JSON.stringify([sizes, models]);
   const isNew = shape(run) !== shape(state.run);
   Object.assign(state.run, run);
-  workers.settle(state.run);
+  workers.setRun(state.run);
   offerSizes();
   if (isNew) showFitting();
   tables.showTimeline(run, pointAt);

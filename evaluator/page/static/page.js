@@ -42,7 +42,7 @@ async function begin() {
   theme.begin(draw);
   const [run, layers] = await Promise.all([get("/api/run"), get("/api/layers")]);
   Object.assign(state, { run, layers });
-  workers.settle(run);
+  workers.setRun(run);
   await workers.load();
   make(run);
   offerSizes();

@@ -193,7 +193,7 @@ function range(panel) {
 // The bounds of an interval are not drawn as lines.
 const lineOf = ({ spec }, column) => spec.lines.find((line) => line.column === column);
 
-// The only line of a panel needs nothing to be told apart by.
+// The only line of a panel needs no dash: there is no other.
 const dash = ({ spec }, line) => (spec.lines.length === 1 ? [] : line.dash.map((length) => WIDTH * length));
 
 function intervals(panel) {

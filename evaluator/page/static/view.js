@@ -74,7 +74,7 @@ export function offerSizes() {
   choose(wanted);
 }
 
-// The smallest windows of which there are not too many to tell apart.
+// The smallest windows of which there are not too many to draw.
 const fitting = ({ sizes, events }) => sizes.find((size) => events / size <= 400) ?? sizes.at(-1) ?? null;
 
 // Shows what there is now, in the size chosen if there is that.

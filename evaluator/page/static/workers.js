@@ -30,7 +30,7 @@ export function lagOf(name) {
   return worker && lags(worker) ? worker.last.lag_events : null;
 }
 
-export function settle(run) {
+export function setRun(run) {
   state.live = run.state === "live";
   state.models = run.models;
 }
