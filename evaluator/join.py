@@ -89,7 +89,7 @@ class JoinedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class BatchTruth:
     """The truth about one batch."""
 
     probability: Floats
@@ -240,7 +240,7 @@ class TruthFollower:
         """The place of the first record that has not been used up."""
         return LogPosition(self._log.identity, self._held[0][0] if self._held else self._next)
 
-    def find(self, begin: int, end: int) -> Truth | None:
+    def find(self, begin: int, end: int) -> BatchTruth | None:
         """Return the truth about the events number ``begin + 1`` to ``end``; None if not there yet.
 
         Ranges must be asked for in order.
@@ -264,7 +264,7 @@ class TruthFollower:
             )
         spans = (span for part in parts for span in part.drift)
         drift = sorted({span.drift for span in spans if _touches(span, begin, end)})
-        return Truth(probability[first : first + end - begin], tuple(drift))
+        return BatchTruth(probability[first : first + end - begin], tuple(drift))
 
     def close(self) -> None:
         """Release the log."""

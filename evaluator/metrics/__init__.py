@@ -26,7 +26,14 @@ from typing import Final
 from evaluator.metrics.calibration import CALIBRATION, PREDICTED_CLICKS
 from evaluator.metrics.cross_entropy import CROSS_ENTROPY, cross_entropy
 from evaluator.metrics.ece import ECE
-from evaluator.metrics.metric import Bounded, Export, Metric, PerEvent, ScoredEvents
+from evaluator.metrics.metric import (
+    Bounded,
+    Export,
+    Metric,
+    PerEvent,
+    ScoredEvents,
+    mean_of,
+)
 from evaluator.metrics.normalized_entropy import NE_TRAINING, NORMALIZED_ENTROPY, normalized_entropy
 from evaluator.metrics.pr_auc import PR_AUC
 from evaluator.metrics.regret import REGRET
@@ -43,6 +50,7 @@ __all__ = [
     "ScoredEvents",
     "cross_entropy",
     "installed",
+    "mean_of",
     "normalized_entropy",
 ]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from evaluator.metrics.metric import Export, Floats, Metric, ScoredEvents
+from evaluator.metrics.metric import Export, Floats, Metric, mean_of
 
 
 def losses(label: Floats, probability: Floats) -> Floats:
@@ -89,16 +89,12 @@ def weighted_losses(
     return found
 
 
-def _value(scored: ScoredEvents) -> float:
-    return scored.terms["loss"] / scored.on.weight
-
-
 CROSS_ENTROPY = Metric(
     name="ce",
     label="CE",
     title="cross entropy, nats",
     terms={"loss": lambda events: events.loss},
-    value=_value,
+    value=mean_of("loss"),
     export=Export(
         "resprout_cross_entropy_nats", "Cross entropy per event, on the last full window"
     ),

@@ -243,6 +243,15 @@ Value = Callable[[ScoredEvents], float | Bounded | Interval | None]
 """Computes a metric; None where it is not defined."""
 
 
+def mean_of(term: str) -> Value:
+    """Return a function that computes the weighted mean of a term.
+
+    >>> mean_of("loss")(ScoredEvents(EventSums(2, 1, 4.0, 2.0), {"loss": 1.0}))
+    0.25
+    """
+    return lambda scored: scored.terms[term] / scored.on.weight
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     """How Prometheus sees a metric."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluator.metrics.metric import Floats, Metric, PerEvent, ScoredEvents
+from evaluator.metrics.metric import Floats, Metric, PerEvent, mean_of
 
 
 def regret(events: PerEvent) -> Floats | None:
@@ -22,15 +22,11 @@ def regret(events: PerEvent) -> Floats | None:
         return np.asarray(events.weight * (-events.truth_entropy - found))
 
 
-def _value(scored: ScoredEvents) -> float:
-    return scored.terms["regret"] / scored.on.weight
-
-
 REGRET = Metric(
     name="regret",
     label="regret",
     title="regret to the true probability, nats",
     terms={"regret": regret},
-    value=_value,
+    value=mean_of("regret"),
     format=".5f",
 )

@@ -20,11 +20,11 @@ from evaluator.page.app import (
     probe_application,
     serve_page,
 )
-from evaluator.page.feed import Feed
+from evaluator.page.feed import PageFeed
 
 __all__ = [
     "AddressTakenError",
-    "Feed",
+    "PageFeed",
     "Pages",
     "Probe",
     "WebServer",

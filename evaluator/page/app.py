@@ -36,9 +36,9 @@ from evaluator.metrics import Metric, installed
 from evaluator.metrics.roc_auc import ROC_AUC
 from evaluator.page.feed import (
     Csv,
-    Feed,
     FeedState,
     LayersReply,
+    PageFeed,
     PanelReply,
     Reply,
     ScoresReply,
@@ -120,7 +120,7 @@ class RunReply(Reply):
     """What happened, the last things at most."""
 
 
-def run_reply(feed: Feed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
+def run_reply(feed: PageFeed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
     """Sum a run up."""
     history = feed.history
     return RunReply(
@@ -184,7 +184,7 @@ class Pages:
         Those that the page knows by name, title and format.
     """
 
-    feed: Feed
+    feed: PageFeed
     probes: Mapping[str, Probe] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = field(default_factory=installed)
 

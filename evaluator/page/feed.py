@@ -42,7 +42,7 @@ class Entry:
     """As it is in the log."""
 
 
-class Feed:
+class PageFeed:
     """Follows a log, and wakes those who wait for more of it.
 
     Its methods are called in one event loop, except :meth:`attach` and :meth:`catch_up`. The log

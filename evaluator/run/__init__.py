@@ -13,6 +13,6 @@ The door does not import the last two, which are heavy: import them from their m
 from __future__ import annotations
 
 from evaluator.run.history import LOGS, RangeScores, RunHistory
-from evaluator.run.tables import RunTables, Table, place, timeline
+from evaluator.run.tables import RunTables, TextTable, place, timeline
 
-__all__ = ["LOGS", "RangeScores", "RunHistory", "RunTables", "Table", "place", "timeline"]
+__all__ = ["LOGS", "RangeScores", "RunHistory", "RunTables", "TextTable", "place", "timeline"]

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from evaluator.run.history import RunHistory
 from evaluator.run.plot import PALETTES, draw
-from evaluator.run.tables import RunTables, Table
+from evaluator.run.tables import RunTables, TextTable
 from stream.spec import ModelSpec
 
 _TAG: Final = re.compile(r"<[^>]*>")
@@ -37,11 +37,11 @@ class About:
     title: str
     facts: Mapping[str, str]
     """Name and value, such as seed and version."""
-    results: Table
+    results: TextTable
     """How the models did, in a few figures."""
     remarks: tuple[str, ...]
     """What the figures do not say."""
-    appendix: tuple[Table, ...]
+    appendix: tuple[TextTable, ...]
     """Such as the configuration; shown last, folded."""
 
 
@@ -50,14 +50,14 @@ class Section:
     """A part of the page, under its own heading."""
 
     name: str
-    tables: tuple[Table, ...]
+    tables: tuple[TextTable, ...]
     otherwise: str = ""
     """Stands there where no table has a row."""
     folded: bool = False
     after: str = ""
 
     @property
-    def shown(self) -> tuple[Table, ...]:
+    def shown(self) -> tuple[TextTable, ...]:
         """The tables that have rows."""
         return tuple(table for table in self.tables if table.rows)
 

@@ -193,7 +193,7 @@ def _name(plan: RebuildPlan) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """Rows of text under one heading; the first cell of a row names it."""
 
     caption: str
@@ -205,7 +205,7 @@ class Table:
         """What each column holds: figures go to the right, long texts are broken into lines.
 
         >>> why = "the click rate fell after event 1,000"
-        >>> Table("", ("layer", "kept", "why"), (("top", "1,200", why),)).kinds
+        >>> TextTable("", ("layer", "kept", "why"), (("top", "1,200", why),)).kinds
         ('name', 'figure', 'text')
         """
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.header)
@@ -214,19 +214,19 @@ class Table:
     @classmethod
     def of(
         cls, caption: str, found: Iterable[T], columns: Mapping[str, Callable[[T], str]]
-    ) -> Table:
+    ) -> TextTable:
         """Make a row of each thing, each column by its head and what it says of a thing.
 
-        >>> Table.of("", [7, 8], {"n": str, "twice": lambda n: f"{2 * n}"}).rows
+        >>> TextTable.of("", [7, 8], {"n": str, "twice": lambda n: f"{2 * n}"}).rows
         (('7', '14'), ('8', '16'))
         """
         rows = tuple(tuple(cell(one) for cell in columns.values()) for one in found)
         return cls(caption, tuple(columns), rows)
 
-    def without_gaps(self) -> Table:
+    def without_gaps(self) -> TextTable:
         """Leave out the columns without any text.
 
-        >>> table = Table("", ("model", "NE", "regret"), (("dense", "0.8", ""),))
+        >>> table = TextTable("", ("model", "NE", "regret"), (("dense", "0.8", ""),))
         >>> table.without_gaps().header
         ('model', 'NE')
         """
@@ -235,10 +235,10 @@ class Table:
         columns = range(len(self.header))
         return self.select([at for at in columns if any(row[at] for row in self.rows)])
 
-    def select(self, columns: Sequence[int]) -> Table:
+    def select(self, columns: Sequence[int]) -> TextTable:
         """Keep some of the columns."""
         rows = tuple(tuple(row[at] for at in columns) for row in self.rows)
-        return Table(self.caption, tuple(self.header[at] for at in columns), rows)
+        return TextTable(self.caption, tuple(self.header[at] for at in columns), rows)
 
 
 def _cell_kind(cells: Sequence[str]) -> CellKind:
@@ -285,14 +285,14 @@ class RunTables:
             cells.append("" if low is None or high is None else _bounds(low, high, metric.format))
         return tuple(cells)
 
-    def scores(self) -> Iterator[Table]:
+    def scores(self) -> Iterator[TextTable]:
         """Yield the scores over the whole run, as they were last, since each beginning there is."""
         for one in self.history.lifetimes.values():
             caption = f"Since event {one.begin + 1:,}, through {one.end:,}"
             rows = tuple(self._by_model(one, ()))
-            yield Table(caption, ("model", *self._header), rows).without_gaps()
+            yield TextTable(caption, ("model", *self._header), rows).without_gaps()
 
-    def segments(self) -> Iterator[Table]:
+    def segments(self) -> Iterator[TextTable]:
         """Yield the scores by segment over the longest range on which all models are compared."""
         lifetimes = [one for one in self.history.lifetimes.values() if one.segments]
         last = max(lifetimes, key=lambda one: one.begin, default=None)
@@ -307,7 +307,7 @@ class RunTables:
                 )
             )
             header = (feature, "events", "click rate", "model", *self._header)
-            yield Table(f"By {feature}", header, rows).without_gaps()
+            yield TextTable(f"By {feature}", header, rows).without_gaps()
 
     def _by_model(
         self, scores: Scores | Segment, before: tuple[str, ...]
@@ -319,16 +319,16 @@ class RunTables:
                 label = find_model(model, self.history.specs).label
                 yield (*before, label, *cells)
 
-    def happenings(self) -> Table:
+    def happenings(self) -> TextTable:
         """List in words what happened: rebuilds with cause and effect, rollbacks, alarms."""
         columns: dict[str, Callable[[TimelineEntry], str]] = {
             "at event": lambda one: f"{one.count:,}",
             "what": lambda one: one.title,
             "cause and effect": lambda one: one.text,
         }
-        return Table.of("In the order of events", timeline(self.history), columns)
+        return TextTable.of("In the order of events", timeline(self.history), columns)
 
-    def rebuilds(self) -> Table:
+    def rebuilds(self) -> TextTable:
         """List every rebuild that ended, in figures."""
         columns: dict[str, Callable[[Verdict], str]] = {
             "rebuild": lambda one: str(one.rebuild.number),
@@ -347,9 +347,9 @@ class RunTables:
             ),
             "cost in events": lambda one: f"{one.cost_events:,}",
         }
-        return Table.of("Every rebuild", self.history.verdicts, columns).without_gaps()
+        return TextTable.of("Every rebuild", self.history.verdicts, columns).without_gaps()
 
-    def requests(self) -> Table:
+    def requests(self) -> TextTable:
         """List what people asked for, and what was decided."""
         decisions = (e.message for e in self.history.happened if isinstance(e.message, Decision))
         columns: dict[str, Callable[[Decision], str]] = {
@@ -360,9 +360,9 @@ class RunTables:
             "in force from": lambda one: f"{one.rollback.effective:,}" if one.rollback else "",
         }
         answers = [one for one in decisions if one.request or one.rollback]
-        return Table.of("What people asked for", answers, columns)
+        return TextTable.of("What people asked for", answers, columns)
 
-    def alarms(self) -> Table:
+    def alarms(self) -> TextTable:
         """List the alarms; they decide nothing."""
         alarms = [e.message for e in self.history.happened if isinstance(e.message, Alarm)]
         columns: dict[str, Callable[[Alarm], str]] = {
@@ -374,9 +374,9 @@ class RunTables:
             "threshold": lambda one: f"{one.threshold:.4g}",
             "reason": lambda one: one.reason,
         }
-        return Table.of("Drift, by what the evaluator sees", alarms, columns).without_gaps()
+        return TextTable.of("Drift, by what the evaluator sees", alarms, columns).without_gaps()
 
-    def stability(self) -> Table:
+    def stability(self) -> TextTable:
         """List for each feature how far it was at most from the window that it is compared with."""
         columns: dict[str, Callable[[tuple[str, FeatureShift]], str]] = {
             "feature": lambda one: one[0],
@@ -385,9 +385,9 @@ class RunTables:
             "last": lambda one: f"{one[1].last:.4f}",
         }
         caption = "Population stability index of every feature"
-        return Table.of(caption, self.history.shifts.items(), columns)
+        return TextTable.of(caption, self.history.shifts.items(), columns)
 
-    def masks(self) -> Iterator[Table]:
+    def masks(self) -> Iterator[TextTable]:
         """Yield sparsity and overlap: a row for each mask that took over, a column for a layer."""
         promoted = [one for one in self.history.verdicts if one.verdict == "promoted"]
         names = dict.fromkeys(name for verdict in promoted for name in verdict.layers)
@@ -404,9 +404,9 @@ class RunTables:
                 shares = tuple(_share(of(layer) if layer else None) for layer in layers)
                 if any(shares):
                     rows.append((str(one.version), f"{one.count + 1:,}", *shares))
-            yield Table(caption, ("version", "from event", *names), tuple(rows))
+            yield TextTable(caption, ("version", "from event", *names), tuple(rows))
 
-    def windows(self) -> Iterator[Table]:
+    def windows(self) -> Iterator[TextTable]:
         """Yield the windows of every size, one by one where they are not too many."""
         for size, rows in self._rows():
             if len(rows) <= MAX_ROWS:
@@ -421,7 +421,7 @@ class RunTables:
         for size in sorted(self.history.tables):
             yield size, list(self.history.tables[size].rows())
 
-    def _windows(self, size: int, found: Sequence[WindowRow]) -> Table:
+    def _windows(self, size: int, found: Sequence[WindowRow]) -> TextTable:
         header = ["window", "first event", "last event", "click rate", "true drift", "truth CE"]
         for model in self.history.models:
             header += [f"{model.label} {head}" for head in self._header]
@@ -439,9 +439,9 @@ class RunTables:
                 cells += self._cells(row.figures, model.name)
             rows.append(tuple(cells))
         caption = f"{len(rows):,} window{'s' if len(rows) != 1 else ''} of {size:,} events"
-        return Table(caption, tuple(header), tuple(rows)).without_gaps()
+        return TextTable(caption, tuple(header), tuple(rows)).without_gaps()
 
-    def dead_letters(self) -> Table:
+    def dead_letters(self) -> TextTable:
         """Count the events that did not validate, by reason, with the first of each."""
         columns: dict[str, Callable[[InvalidEvents], str]] = {
             "reason": lambda one: one.first.reason,
@@ -452,9 +452,9 @@ class RunTables:
         found = sorted(
             self.history.invalid.values(), key=lambda one: (-one.count, one.first.reason)
         )
-        return Table.of("Events that did not validate", found, columns)
+        return TextTable.of("Events that did not validate", found, columns)
 
-    def results(self, min_clicks: int) -> Table:
+    def results(self, min_clicks: int) -> TextTable:
         """Return the table that a run closes with: the scores of all models on the same events."""
         parts = self.history.whole_and_last_half(min_clicks)
         metrics = [one for one in self.metrics if one.name in ("ce", "ne", "relative_ce")]
@@ -473,7 +473,7 @@ class RunTables:
             rows.append(("truth (Bayes)", _figure(whole.bayes_ce), *[""] * (2 * len(heads) - 1)))
         caption = "On the same events: since the first mask took over, and the last half of these"
         header = ("model", *heads, *(f"{head}, last half" for head in heads))
-        return Table(caption, header, tuple(rows))
+        return TextTable(caption, header, tuple(rows))
 
 
 def _asked(decision: Decision) -> str:

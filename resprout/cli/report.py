@@ -12,7 +12,7 @@ from typing import Any, get_args
 import click
 from pydantic_core import to_json
 
-from evaluator.run import LOGS, RunHistory, RunTables, Table
+from evaluator.run import LOGS, RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
 from pruner.worker import InputEnd
@@ -162,14 +162,14 @@ class RecordedRun:
             facts["Dense began with"] = f"weights of SHA-256 {warm}"
         return facts
 
-    def _snapshots(self) -> Table:
+    def _snapshots(self) -> TextTable:
         kept = self.folder.snapshots
         candidates = sorted(
             (path.name for path in kept.folder.glob("candidate-*")), key=lambda n: (len(n), n)
         )
         models = (*MODELS, *candidates)
         rows = tuple((name, model) for model in models for name in kept.names(model))
-        return Table("Snapshots that are kept", ("snapshot", "model"), rows)
+        return TextTable("Snapshots that are kept", ("snapshot", "model"), rows)
 
 
 def _counted(summary: Summary) -> str:
@@ -180,7 +180,7 @@ def _counted(summary: Summary) -> str:
     return ", ".join(counts) or "none"
 
 
-def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
+def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> TextTable:
     """List every setting that decides anything, beside the default where it is another."""
     usual = dict(_flat(decisive(with_defaults({}))))
     rows = tuple(
@@ -193,7 +193,7 @@ def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> Ta
         for name, value in _flat(decisive(with_defaults(recorded)))
     )
     header = ("setting", "value", "default, where another", "set by")
-    return Table(f"Configuration, as in {RECORD}", header, rows).without_gaps()
+    return TextTable(f"Configuration, as in {RECORD}", header, rows).without_gaps()
 
 
 def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
@@ -204,10 +204,10 @@ def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
             yield at + name, to_json(value).decode()
 
 
-def _features(schema: FeatureSchema) -> Table:
+def _features(schema: FeatureSchema) -> TextTable:
     rows = [(one.name, "numeric", _described(one.model_dump())) for one in schema.numeric]
     rows += [(one.name, "categorical", _described(one.model_dump())) for one in schema.categorical]
-    return Table("Schema", ("feature", "kind", "how it becomes numbers"), tuple(rows))
+    return TextTable("Schema", ("feature", "kind", "how it becomes numbers"), tuple(rows))
 
 
 def _described(options: Mapping[str, Any]) -> str:

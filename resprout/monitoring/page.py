@@ -18,7 +18,7 @@ from stream.messages import Progress
 from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
-    from evaluator.page import Feed, Probe
+    from evaluator.page import PageFeed, Probe
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class Page:
         settings: Settings,
         state: Path,
         probes: Mapping[str, Probe] | None = None,
-        feed: Feed | None = None,
+        feed: PageFeed | None = None,
     ) -> None:
         # A web server is loaded by those who show a page, and by nobody else.
-        from evaluator.page import Feed, Pages, serve_page
+        from evaluator.page import PageFeed, Pages, serve_page
 
-        self._feed = feed or Feed(about=about(settings, state))
+        self._feed = feed or PageFeed(about=about(settings, state))
         self._server = serve_page(listen(settings.serve), Pages(self._feed, probes or {}))
         self.url = self._server.url
         """Where people find it."""
@@ -73,7 +73,7 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
 
     Raises as reading the log does. A run that goes on in another process is followed.
     """
-    from evaluator.page import Feed
+    from evaluator.page import PageFeed
 
     if settings.stream.home == "embedded":
         folder.require_logs(WINDOWS)
@@ -81,7 +81,7 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
         homes.logs(settings.stream, folder, makes=False) as logs,
         closing(logs.reader(WINDOWS)) as reader,
     ):
-        feed = Feed(reader, about(settings, folder.path), live=False)
+        feed = PageFeed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
         for last in _last_reports(logs):
             feed.history.complete(last)

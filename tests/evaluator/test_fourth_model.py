@@ -10,7 +10,7 @@ import pytest
 from evaluator.run.history import RunHistory
 from evaluator.run.plot import draw
 from evaluator.run.report import About, report
-from evaluator.run.tables import RunTables, Table
+from evaluator.run.tables import RunTables, TextTable
 from stream.messages import AnyMessage, Window
 from stream.spec import MODELS, ModelSpec
 from stream.topics import WINDOWS
@@ -60,7 +60,7 @@ def test_it_is_in_the_picture_and_in_the_report(messages: list[AnyMessage]) -> N
     svg = draw(history, size=20)
     assert sum(text.startswith("grafted at once") for text in words(svg)) == 2
     assert b"#009e73" in svg.lower()
-    page = read(report(history, About("A run", {}, Table("", (), ()), (), ())))
+    page = read(report(history, About("A run", {}, TextTable("", (), ()), (), ())))
     header = tables(page)["21 windows of 20 events"][0]
     assert {"grafted at once NE", "grafted at once vs dense"} <= set(header)
     rows = [row[0] for row in RunTables.of(history).results(min_clicks=2).rows]

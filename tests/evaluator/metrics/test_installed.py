@@ -14,7 +14,7 @@ from evaluator.metrics import METRICS, Metric, ScoredEvents, installed
 from evaluator.metrics.metric import EventSums
 from evaluator.run.history import RunHistory
 from evaluator.run.report import About, report
-from evaluator.run.tables import Table
+from evaluator.run.tables import TextTable
 from stream.messages import Window
 from stream.topics import WINDOWS
 from tests.evaluator.page.site import served
@@ -82,7 +82,7 @@ def test_windows_page_csv_and_report_show_the_metric_of_another_package(tmp_path
         assert found["dense.brier"][0] == pytest.approx(windows[0].metric("dense", "brier"))
         assert "dense.brier" in site.get("/api/windows.csv?size=20").text.splitlines()[0]
         assert "dense,brier," in site.get("/api/scores.csv?size=20").text
-    about = About("A run", {}, Table("", (), ()), (), ())
+    about = About("A run", {}, TextTable("", (), ()), (), ())
     page = tables(read(report(RunHistory.of(windows), about)))
     header, first, *_ = page["21 windows of 20 events"]
     cells = dict(zip(header, first, strict=True))

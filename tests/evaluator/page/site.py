@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from evaluator.page import Feed, Pages, Probe, WebServer, listen, serve_page
+from evaluator.page import PageFeed, Pages, Probe, WebServer, listen, serve_page
 from evaluator.page.feed import RECENT
 from stream.log import LogWriter, Record
 from stream.log.local import LocalLogStore
@@ -51,7 +51,7 @@ class Site:
 
     server: WebServer
     writer: LogWriter
-    feed: Feed
+    feed: PageFeed
     streams: list[http.client.HTTPConnection] = field(default_factory=list)
 
     @property
@@ -101,7 +101,7 @@ def served(
     home = LocalLogStore(folder)
     with closing(home.writer(WINDOWS)) as writer:
         writer.append([Record(dump(message)) for message in messages])
-        feed = Feed(home.reader(WINDOWS), {"run": "x"}, live=live, recent=recent, models=models)
+        feed = PageFeed(home.reader(WINDOWS), {"run": "x"}, live=live, recent=recent, models=models)
         feed.catch_up()
         server = serve_page(listen("127.0.0.1", 0), Pages(feed, probes or {}))
         site = Site(server, writer, feed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evaluator.page.feed import Feed
+from evaluator.page.feed import PageFeed
 from stream.log import LogReader, LogUnreachableError, Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.messages import AnyMessage, Message, Progress, dump
@@ -20,9 +20,9 @@ from tests.evaluator.runs import window
 CE = {"dense": 0.4, "sparse": 0.5}
 
 
-def taken(*messages: AnyMessage, recent: int = 100) -> Feed:
+def taken(*messages: AnyMessage, recent: int = 100) -> PageFeed:
     """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
-    feed = Feed(recent=recent)
+    feed = PageFeed(recent=recent)
     for number, message in enumerate(messages):
         offset = 10 + 3 * number
         feed.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
@@ -71,7 +71,7 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
     home = LocalLogStore(tmp_path)
 
     async def look() -> list[int]:
-        feed = Feed(Away(home.reader(WINDOWS), reads=3))
+        feed = PageFeed(Away(home.reader(WINDOWS), reads=3))
         following = asyncio.create_task(feed.follow())
         seen = []
         async for entry in feed.after(-1):
@@ -92,7 +92,7 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
 
 def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        feed = Feed(LocalLogStore(tmp_path).reader(WINDOWS))
+        feed = PageFeed(LocalLogStore(tmp_path).reader(WINDOWS))
 
         async def wait() -> list[int]:
             return [entry.offset async for entry in feed.after(-1)]
@@ -112,7 +112,7 @@ def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> N
     home = LocalLogStore(tmp_path)
 
     async def look(write: Callable[[int], None]) -> list[int]:
-        feed = Feed(home.reader(WINDOWS), recent=2)
+        feed = PageFeed(home.reader(WINDOWS), recent=2)
         following = asyncio.create_task(feed.follow())
 
         async def wait(offset: int) -> list[int]:
@@ -137,7 +137,7 @@ def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> N
 
 def test_a_feed_that_cannot_be_read_at_the_end_lets_go_all_the_same(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        feed = Feed(Away(LocalLogStore(tmp_path).reader(WINDOWS), reads=9))
+        feed = PageFeed(Away(LocalLogStore(tmp_path).reader(WINDOWS), reads=9))
         await feed.close()
         found = [entry.offset async for entry in feed.after(-1)]
         await feed.release()
@@ -166,7 +166,7 @@ def test_the_log_says_whether_a_run_has_ended_and_the_server_whether_more_may_co
     home = LocalLogStore(tmp_path)
 
     async def look() -> list[tuple[str, bool]]:
-        feed = Feed(home.reader(WINDOWS), live=live)
+        feed = PageFeed(home.reader(WINDOWS), live=live)
         feed.catch_up()
         before = (feed.state, feed.live)
         await feed.close()
@@ -183,7 +183,7 @@ def test_who_looks_at_a_run_that_another_process_writes_is_let_go_at_its_end(
     home = LocalLogStore(tmp_path)
 
     async def look(write: Callable[[Message], None]) -> list[str]:
-        feed = Feed(home.reader(WINDOWS), live=False)
+        feed = PageFeed(home.reader(WINDOWS), live=False)
         following = asyncio.create_task(feed.follow())
         seen = []
         write(window(100, 0, {"dense": 0.4}))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from evaluator.page import Feed, Pages, listen, serve_page
+from evaluator.page import PageFeed, Pages, listen, serve_page
 from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import Lifetime, ModelScore, Segment, Window, dump, parse
@@ -421,7 +421,7 @@ def test_the_address_is_one_that_people_can_open(host: str, shown: str, tmp_path
     if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     reader = LocalLogStore(tmp_path).reader(WINDOWS)
-    with closing(serve_page(listen(host, 0), Pages(Feed(reader)))) as server:
+    with closing(serve_page(listen(host, 0), Pages(PageFeed(reader)))) as server:
         assert server.url.startswith(f"http://{shown}:")
 
 

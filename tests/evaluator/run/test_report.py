@@ -7,7 +7,7 @@ import pytest
 from evaluator.run.history import RunHistory
 from evaluator.run.plot import PALETTES
 from evaluator.run.report import About, report
-from evaluator.run.tables import MAX_ROWS, Table
+from evaluator.run.tables import MAX_ROWS, TextTable
 from stream.messages import (
     Alarm,
     AnyMessage,
@@ -33,9 +33,9 @@ HOSTILE = "<script>alert(1)</script>&\"'</td><img src=x onerror=y>"
 ABOUT = About(
     title="A run",
     facts={"Seed": "7"},
-    results=Table("Results of all models", ("model", "CE"), (("dense", "0.4000"),)),
+    results=TextTable("Results of all models", ("model", "CE"), (("dense", "0.4000"),)),
     remarks=("The input was short.",),
-    appendix=(Table("Configuration", ("setting", "value"), (("seed", "7"),)),),
+    appendix=(TextTable("Configuration", ("setting", "value"), (("seed", "7"),)),),
 )
 
 
@@ -114,9 +114,9 @@ def test_names_from_outside_are_shown_and_do_nothing() -> None:
     about = About(
         HOSTILE,
         {HOSTILE: HOSTILE},
-        Table(HOSTILE, (HOSTILE,), ((HOSTILE,),)),
+        TextTable(HOSTILE, (HOSTILE,), ((HOSTILE,),)),
         (HOSTILE,),
-        (Table(HOSTILE + "2", (HOSTILE,), ((HOSTILE,),)),),
+        (TextTable(HOSTILE + "2", (HOSTILE,), ((HOSTILE,),)),),
     )
     found = page(*run, about=about)
     check(found)
