@@ -170,97 +170,17 @@ class JudgeSums:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeState:
-    """A judgement under way."""
-
-    plan: RebuildPlan
-    begin: int
-    """Events before the first one judged."""
-    cursor: JoinCursor
-    sums: JudgeSums | None = None
-    """None before the first batch."""
-
-
-class Judge:
-    """Scores one candidate beside the incumbent and the root, on the same events.
-
-    Parameters
-    ----------
-    join
-        At the place of ``state.cursor``; the judge closes it.
-    spec
-        The roles of the models.
-    state
-        The judgement to go on with.
-
-    Attributes
-    ----------
-    done
-        There is nothing left to do: it is judged, or no judgement will come.
-    """
-
-    def __init__(self, join: Join, spec: RunSpec, state: JudgeState) -> None:
-        self.done = False
-        self._join = join
-        self._state = state
-        self._models = (spec.root, spec.served, state.plan.candidate)
-
-    @property
-    def state(self) -> JudgeState:
-        """All that it knows, for a checkpoint."""
-        return replace(self._state, cursor=self._join.cursor)
-
-    @property
-    def conflicts(self) -> int:
-        """Repeated predictions that differed from the first."""
-        return self._join.conflicts
-
-    def step(self, *, has_verdict: bool) -> tuple[int, Judgement | None]:
-        """Take in at most one batch; return its events, and at the end the judgement.
-
-        Parameters
-        ----------
-        has_verdict
-            The rebuild has a verdict. Its candidate had published all it ever would before, so
-            where a prediction of it is missing, none will come and the judge gives up.
-        """
-        batch = self._join.next(self._models)
-        if batch is None:
-            candidate, missing = predictions(self._models[-1]), self._join.missing
-            gone = missing is not None and missing.log in (candidate, CLICKS)
-            self.done = has_verdict and gone
-            return 0, None
-        sums, plan = JudgeSums.of(batch), self._state.plan
-        sums = sums if self._state.sums is None else self._state.sums + sums
-        self._state = replace(self._state, sums=sums)
-        self.done = batch.end >= plan.end
-        if not self.done:
-            return len(batch.label), None
-        weight = sums.difference.b
-        return len(batch.label), Judgement(
-            rebuild=plan.number,
-            begin=self._state.begin,
-            end=plan.end,
-            candidate_ce=sums.candidate / weight,
-            incumbent_ce=sums.relative.b / weight,
-            dense_ce=sums.root / weight,
-            difference=sums.difference.interval(),
-            relative=sums.relative.interval(),
-        )
-
-    def close(self) -> None:
-        """Release the logs."""
-        self._join.close()
-
-
-@dataclass(frozen=True, slots=True)
 class JudgingState:
     """All that is known about judgements, for a checkpoint."""
 
     starts: dict[int, JoinCursor] = field(default_factory=dict)
     """Places at which a judgement may have to begin, by count."""
-    judge: JudgeState | None = None
-    """The judgement under way."""
+    plan: RebuildPlan | None = None
+    """The rebuild whose judgement is under way; None: there is none."""
+    cursor: JoinCursor | None = None
+    """How far that judgement is."""
+    sums: JudgeSums | None = None
+    """None before its first batch."""
     judged: int = 0
     """Rebuilds up to this number need no judgement any more."""
     candidates: LogPosition | None = None
@@ -268,10 +188,10 @@ class JudgingState:
 
 
 class Judging:
-    """Judges one rebuild after the other; the first mask needs no judgement.
+    """Judges one rebuild after the other: its candidate beside the incumbent and the root.
 
-    Nor does a rebuild that a rollback has superseded: whether it was judged before depends on
-    timing, and nobody reads it.
+    The first mask needs no judgement, nor does a rebuild that a rollback has superseded: whether it
+    was judged before depends on timing, and nobody reads it.
 
     A judgement goes over events that may have been scored before its rebuild was even decided. So
     the places where one might begin are kept as scoring passes them, until that is known.
@@ -281,7 +201,7 @@ class Judging:
     open_join
         Opens a join of its own at a place.
     spec
-        When rebuilds end, and how many events they are judged on.
+        The roles of the models, when rebuilds end, and how many events they are judged on.
     state
         Where to go on.
     """
@@ -292,19 +212,17 @@ class Judging:
         self._open_join = open_join
         self._spec = spec
         self._state = state
-        self._judge: Judge | None = None
-        if state.judge:
-            self._judge = Judge(open_join(state.judge.cursor), spec, state.judge)
+        self._join = open_join(state.cursor) if state.cursor else None
 
     @property
     def state(self) -> JudgingState:
         """All that it knows, for a checkpoint."""
-        return replace(self._state, judge=self._judge.state if self._judge else None)
+        return replace(self._state, cursor=self._join.cursor if self._join else None)
 
     @property
     def conflicts(self) -> int:
         """Repeated predictions, in the judgement under way, that differed from the first."""
-        return self._judge.conflicts if self._judge else 0
+        return self._join.conflicts if self._join else 0
 
     def may_begin(self, count: int) -> bool:
         """Tell whether a judgement may have to begin after ``count`` events."""
@@ -318,18 +236,38 @@ class Judging:
 
     def step(self, ledger: LedgerState) -> tuple[int, Judgement | None]:
         """Take in at most one batch; return its events, and the judgement if it ends one."""
-        if self._judge is not None and self._judge.state.plan.number in ledger.superseded:
-            self._end(self._judge)
+        if self._state.plan and self._state.plan.number in ledger.superseded:
+            self._end()
         plan = ledger.to_judge(self._state.judged)
-        if self._judge is None and plan is not None:
+        if self._join is None and plan is not None:
             self._begin(plan)
-        if self._judge is None or plan is None:
+        if self._join is None or plan is None:
             self._forget(ledger, plan)
             return 0, None
-        events, judgement = self._judge.step(has_verdict=plan.number in ledger.verdicts)
-        if self._judge.done:
-            self._end(self._judge)
-        return events, judgement
+        batch = self._join.next((self._spec.root, self._spec.served, plan.candidate))
+        if batch is None:
+            # Before its verdict a candidate had published all that it ever would.
+            missing = self._join.missing
+            gone = missing and missing.log in (predictions(plan.candidate), CLICKS)
+            if gone and plan.number in ledger.verdicts:
+                self._end()
+            return 0, None
+        sums = JudgeSums.of(batch)
+        sums = self._state.sums + sums if self._state.sums else sums
+        self._state = replace(self._state, sums=sums)
+        if batch.end < plan.end:
+            return len(batch.label), None
+        self._end()
+        return len(batch.label), Judgement(
+            rebuild=plan.number,
+            begin=plan.end - self._spec.judge_events,
+            end=plan.end,
+            candidate_ce=sums.candidate / sums.difference.b,
+            incumbent_ce=sums.relative.b / sums.difference.b,
+            dense_ce=sums.root / sums.difference.b,
+            difference=sums.difference.interval(),
+            relative=sums.relative.interval(),
+        )
 
     def is_idle(self, ledger: LedgerState, count: int) -> bool:
         """Tell whether no judgement is under way or could begin by ``count``."""
@@ -338,27 +276,29 @@ class Judging:
 
     def close(self) -> None:
         """Release the logs."""
-        if self._judge:
-            self._judge.close()
+        if self._join:
+            self._join.close()
 
     def _begin(self, plan: RebuildPlan) -> None:
         """Open the judgement, if its first event has been reached."""
-        begin = plan.end - self._spec.judge_events
-        cursor = self._state.starts.get(begin)
+        cursor = self._state.starts.get(plan.end - self._spec.judge_events)
         if cursor is None:
             return
         if self._state.candidates:
             known = {**cursor.predictions, plan.candidate: self._state.candidates}
             cursor = replace(cursor, predictions=known)
-        self._judge = Judge(self._open_join(cursor), self._spec, JudgeState(plan, begin, cursor))
+        self._join = self._open_join(cursor)
+        self._state = replace(self._state, plan=plan, sums=None)
 
-    def _end(self, judge: Judge) -> None:
+    def _end(self) -> None:
         """Close the judgement; the next one looks for its candidate from here on."""
-        plan = judge.state.plan
-        place = judge.state.cursor.predictions.get(plan.candidate, self._state.candidates)
-        self._state = replace(self._state, judged=plan.number, candidates=place)
-        judge.close()
-        self._judge = None
+        plan = self._state.plan
+        if plan is None or self._join is None:
+            return
+        place = self._join.cursor.predictions.get(plan.candidate, self._state.candidates)
+        self._join.close()
+        self._join = None
+        self._state = JudgingState(self._state.starts, judged=plan.number, candidates=place)
 
     def _forget(self, ledger: LedgerState, plan: RebuildPlan | None) -> None:
         """Drop the places at which no judgement will begin; ``plan`` is the next one to judge."""

@@ -93,7 +93,7 @@ def test_a_rebuild_is_judged_wherever_scoring_stands_when_it_is_decided(
     bench.walk(390)
     assert found + bench.judged() == [2]
     assert bench.judging.is_idle(bench.ledger, 390)
-    assert bench.judging.state.judge is None
+    assert bench.judging.state.plan is None
 
 
 def test_it_is_idle_only_as_long_as_no_judgement_could_begin(bench: Bench) -> None:
@@ -139,8 +139,8 @@ def test_it_goes_on_from_its_state_in_the_middle_of_a_judgement(bench: Bench) ->
     bench.candidate(SECOND, SECOND.end - 10)
     bench.judged()
     state = bench.judging.state
-    assert state.judge is not None
-    assert state.judge.sums is not None
+    assert state.plan is not None
+    assert state.sums is not None
     bench.judging.close()
     bench.judging = bench.opened(state)
     bench.candidate(SECOND.model_copy(update={"end": SECOND.end + 10}), SECOND.end)
@@ -182,11 +182,11 @@ def test_a_judgement_under_way_ends_where_its_rebuild_is_superseded(bench: Bench
     bench.stage.decisions(160, FIRST, SECOND)
     bench.candidate(SECOND, SECOND.end - 10)
     assert bench.judged() == []
-    assert bench.judging.state.judge is not None
+    assert bench.judging.state.plan is not None
     bench.stage.decide(rollback(200))
     assert bench.judged() == []
     after = bench.judging.state
-    assert after.judge is None
+    assert after.plan is None
     assert after.judged == 2
     assert bench.judging.is_idle(bench.ledger, 390)
 
@@ -220,4 +220,4 @@ def test_what_was_superseded_while_nobody_looked_is_not_taken_up_again(bench: Be
     bench.stage.decide(rollback(200))
     bench.candidate(SECOND)
     assert bench.judged() == []
-    assert bench.judging.state.judge is None
+    assert bench.judging.state.plan is None
