@@ -30,8 +30,10 @@ from evaluator.metrics.metric import (
     Metric,
     PerEvent,
     ScoredEvents,
+    Term,
     bins_of,
     histograms,
+    terms_of,
 )
 from stream.batch import ClickBatch
 from stream.messages import (
@@ -49,6 +51,8 @@ from stream.spec import RunSpec
 
 SEGMENT_BINS: Final = 128
 """Of the histogram of a segment: eight bins of the whole's in one."""
+TERMS: Final = terms_of(METRICS)
+"""Those of the built-in metrics."""
 REST: Final = "rest"
 """The segment of all values that have none of their own."""
 
@@ -87,6 +91,7 @@ def per_event(batch: JoinedBatch) -> PerEvent:
         log_click=log_click[:n],
         log_other=log_other[:n],
         loss=loss[:n],
+        difference=loss[:n] - loss[0],
         expected=batch.weight * probability[:n],
         **known,
     )
@@ -144,7 +149,7 @@ class Sums:
         cls,
         batch: JoinedBatch,
         members: Sequence[Membership] = (),
-        metrics: Sequence[Metric] = METRICS,
+        terms: Mapping[str, Term] = TERMS,
     ) -> Sums:
         """Sum up one batch.
 
@@ -154,8 +159,8 @@ class Sums:
             The events, and what was predicted; at least one event.
         members
             For each segmentation, which event is in which segment.
-        metrics
-            Whose terms are summed up.
+        terms
+            What is summed up of each event, by name.
 
         Raises
         ------
@@ -165,19 +170,17 @@ class Sums:
         events = per_event(batch)
         bins = bins_of(events.log_click - events.log_other)
         cells = histograms(bins, batch.label, batch.weight, events.expected)
-        terms: dict[str, Floats] = {}
-        for name, term in {n: t for one in metrics for n, t in one.terms.items()}.items():
-            if (values := term(events)) is not None:
-                terms[name] = values
+        known = ((name, term(events)) for name, term in terms.items())
+        values = {name: one for name, one in known if one is not None}
         # A term is either of each model or the same for all of them.
-        totals = [(name, np.add.reduce(one, -1).tolist()) for name, one in terms.items()]
+        totals = [(name, np.add.reduce(one, -1).tolist()) for name, one in values.items()]
         models = {}
         for at, (name, predicted) in enumerate(batch.models.items()):
             sums = {t: v[at] if isinstance(v, list) else v for t, v in totals}
             finite = {term: value for term, value in sums.items() if math.isfinite(value)}
             models[name] = ModelSums((predicted.version,), finite, ArraySums(cells[at]))
         bayes = None if events.truth_loss is None else float(events.truth_loss.sum())
-        segments = tuple(SegmentSums.of(batch, events, terms, bins, one) for one in members)
+        segments = tuple(SegmentSums.of(batch, events, values, bins, one) for one in members)
         return cls(EventSums.of(batch.label, batch.weight), models, bayes, batch.drift, segments)
 
     def __add__(self, other: Sums) -> Sums:
@@ -753,9 +756,10 @@ class Scoring:
         self, config: EvaluatorConfig, spec: RunSpec, state: ScoringState | None = None
     ) -> None:
         state = state or ScoringState()
-        self._metrics = installed()
+        metrics = installed()
+        self._terms = terms_of(metrics)
         self._segments = Segments(spec.schema, config, state.segments)
-        self._windows = TumblingWindows(config, state.windows, self._metrics)
+        self._windows = TumblingWindows(config, state.windows, metrics)
         self._alarms = Alarms(config, spec, state.alarms)
         self._invalid, self._invalid_since = Counter(state.invalid), state.invalid_since
 
@@ -772,7 +776,7 @@ class Scoring:
 
     def add(self, batch: JoinedBatch) -> tuple[Sums, tuple[ScoringMessage, ...]]:
         """Take in a batch; return its sums, and what there is to write."""
-        sums = Sums.of(batch, self._segments.of(batch.clicks), self._metrics)
+        sums = Sums.of(batch, self._segments.of(batch.clicks), self._terms)
         self._alarms.add(batch.clicks)
         self._invalid.update(batch.skipped)
         return sums, self._close(self._windows.add(sums))

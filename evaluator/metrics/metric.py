@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
@@ -152,6 +152,8 @@ class PerEvent:
     """Shape (models, n), ln (1 − p)."""
     loss: Floats
     """Shape (models, n), −ln p of what happened, times the weight; nats."""
+    difference: Floats
+    """Shape (models, n), the loss less that of the root."""
     expected: Floats
     """Shape (models, n), the probability times the weight."""
     truth: Floats | None = None
@@ -241,6 +243,11 @@ Term = Callable[[PerEvent], Floats | None]
 """Computes a value of every event, in shape (models, n) or (n,); None where it is not known."""
 Value = Callable[[ScoredEvents], float | Bounded | Interval | None]
 """Computes a metric; None where it is not defined."""
+
+
+def terms_of(metrics: Iterable[Metric]) -> dict[str, Term]:
+    """Gather the terms of several metrics, each once."""
+    return {name: term for metric in metrics for name, term in metric.terms.items()}
 
 
 def mean_of(term: str) -> Value:

@@ -12,7 +12,7 @@ from typing import Final
 
 from scipy.special import stdtrit
 
-from evaluator.metrics.metric import Floats, Metric, PerEvent, ScoredEvents, added
+from evaluator.metrics.metric import Floats, Metric, ScoredEvents, Term, added
 from stream.messages import Interval
 
 CONFIDENCE: Final = 0.95
@@ -69,16 +69,11 @@ class RatioSums:
         return Interval(mean=ratio, low=ratio - half_width, high=ratio + half_width)
 
 
-def _difference(events: PerEvent) -> Floats:
-    """Return each model's loss less that of the root, shape (models, n)."""
-    return events.loss - events.root_loss
-
-
-TERMS: Final = {
-    "difference": _difference,
+TERMS: Final[dict[str, Term]] = {
+    "difference": lambda events: events.difference,
     "root_loss": lambda events: events.root_loss,
-    "difference_squared": lambda events: _difference(events) * _difference(events),
-    "difference_by_root_loss": lambda events: _difference(events) * events.root_loss,
+    "difference_squared": lambda events: events.difference * events.difference,
+    "difference_by_root_loss": lambda events: events.difference * events.root_loss,
     "root_loss_squared": lambda events: events.root_loss * events.root_loss,
 }
 """What :class:`RatioSums` sums up, in its order."""
