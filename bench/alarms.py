@@ -25,9 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.demo import RESULTS, Goal, machine
-from evaluator.config import EvaluatorConfig
-from evaluator.join import Join, JoinedBatch, Predicted
-from evaluator.windows import Scoring, ScoringState
+from evaluator import EvaluatorConfig, JoinedBatch, Predicted, Scoring
+from evaluator.join import Join
 from resprout.cli.commands import LAYER, changes
 from resprout.folder import RunFolder
 from resprout.run import execute
@@ -142,11 +141,11 @@ def made_up(kind: str, seed: int) -> Run:
     """Score a stream that models are made up for."""
     events = QUIET_EVENTS if kind == "none" else EVENTS
     config = EvaluatorConfig(windows=(WINDOW,))
-    scoring = Scoring(config, GeneratorConfig().features, ScoringState())
+    scoring = Scoring(config, RunSpec.small(schema=GeneratorConfig().features))
     models, alarms = Models(kind, seed), list[Alarm]()
     for batch in batches(kind, seed, events):
-        _, told = scoring.add(replace(batch, models=models.predict(batch)))
-        alarms += told.alarms
+        _, messages = scoring.add(replace(batch, models=models.predict(batch)))
+        alarms += [one for one in messages if isinstance(one, Alarm)]
     return Run(kind, seed, events, tuple(alarms))
 
 

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from evaluator.run import RunHistory
 from evaluator.run.plot import save
 from resprout.cli.commands import LAYER, changes
 from resprout.folder import RunFolder
-from resprout.run import Pruned, Summary, execute
+from resprout.run import ModelSummary, Summary, execute
 from resprout.settings import Layer, Settings, load
 from resprout.spec import RunDefinition
 
@@ -96,7 +97,7 @@ def summary_of(case: Case) -> Summary:
         RunFolder(state).clear()
         result = execute(RunDefinition.generated(settings), state)
         if case == Case("drift", 0):
-            save([*result.windows, *result.ledger], RESULTS, "demo")
+            save(RunHistory.of([*result.ledger, *result.windows]), RESULTS, "demo")
         kept.write_text(result.summary.model_dump_json())
         RunFolder(state).clear()
     summary = Summary.model_validate_json(kept.read_text())
@@ -106,8 +107,7 @@ def summary_of(case: Case) -> Summary:
 
 def _brief(summary: Summary) -> str:
     ends = ", ".join(f"{r.reason} {r.decided:,} {r.verdict}" for r in summary.rebuilds)
-    sparse, never = summary.last_half.sparse, summary.last_half.never_rebuilt
-    scores = [f"{s.relative_ce:+.3%}" for s in (sparse, never) if s is not None]
+    scores = [f"{s.relative_ce:+.3%}" for s in summary.last_half.values() if s and s.relative_ce]
     return f"{summary.events_per_second:,.0f} events/s; {' / '.join(scores)}; {ends}"
 
 
@@ -122,10 +122,18 @@ def reacted(summary: Summary, case: Case) -> bool:
     return any(shift < r.decided <= shift + REACT_EVENTS for r in summary.rebuilds)
 
 
-def _relative(score: Pruned | None) -> float:
+def _half(summary: Summary, model: str) -> ModelSummary:
+    """Return how a model did over the last half."""
+    score = summary.last_half[model]
     if score is None:
         raise ValueError("a demo ended before its sparse models began; run more events")
-    return score.relative_ce
+    return score
+
+
+def _relative(summary: Summary, model: str) -> float | None:
+    """Return what a model lost over the last half, if it ran."""
+    score = summary.last_half[model]
+    return score.relative_ce if score else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +144,11 @@ class Column:
 
     def relative(self, model: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """CE / CE(dense) − 1 of the last half, by seed."""
-        return np.array([_relative(getattr(s.last_half, model)) for s in self.summaries])
+        return np.array([_half(s, model).relative_ce for s in self.summaries], float)
 
     def ne(self, model: str) -> float:
         """Mean NE of the last half."""
-        return float(np.mean([getattr(s.last_half, model).ne for s in self.summaries]))
+        return float(np.mean([_half(s, model).ne for s in self.summaries]))
 
     def worth(self) -> str:
         """Relative CE of the twin that was never rebuilt less that of the sparse model."""
@@ -159,17 +167,15 @@ class Column:
         """(CE sparse − CE dense) / (H − CE dense): the share of what dense knows that is lost."""
         shares = []
         for one in self.summaries:
-            half = one.last_half
-            if half.sparse is not None and half.dense is not None and half.dense.ne:
-                known = half.dense.ce / half.dense.ne - half.dense.ce
-                shares.append((half.sparse.ce - half.dense.ce) / known)
+            dense, sparse = _half(one, "dense"), _half(one, "sparse")
+            if dense.ne:
+                shares.append((sparse.ce - dense.ce) / (dense.ce / dense.ne - dense.ce))
         return float(np.mean(shares))
 
     def over_bayes(self) -> float:
         """CE dense / CE Bayes − 1 over the events after the first mask."""
-        return float(
-            np.mean([s.dense.ce / s.bayes_ce - 1 for s in self.summaries if s.dense and s.bayes_ce])
-        )
+        known = [(s.models["dense"], s.bayes_ce) for s in self.summaries]
+        return float(np.mean([dense.ce / bayes - 1 for dense, bayes in known if dense and bayes]))
 
 
 def interval(values: Sequence[float]) -> str:
@@ -240,15 +246,15 @@ def machine() -> str:
 
 def row(case: Case, summary: Summary) -> dict[str, Any]:
     """Return the figures of one run."""
-    half = summary.last_half
+    dense = summary.last_half["dense"]
     return {
         "part": case.part,
         "seed": case.seed,
         "events": summary.events,
         "events_per_second": round(summary.events_per_second),
-        "dense_ne": half.dense.ne if half.dense else None,
-        "sparse_relative_ce": half.sparse.relative_ce if half.sparse else None,
-        "never_rebuilt_relative_ce": half.never_rebuilt.relative_ce if half.never_rebuilt else None,
+        "dense_ne": dense.ne if dense else None,
+        "sparse_relative_ce": _relative(summary, "sparse"),
+        "never_rebuilt_relative_ce": _relative(summary, "never_rebuilt"),
         "rebuilds": [[r.reason, r.decided, r.verdict] for r in summary.rebuilds],
     }
 

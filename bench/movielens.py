@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from river import linear_model, optim
 
 from bench.demo import RESULTS, machine
-from evaluator.metrics.entropy import cross_entropy, normalized_entropy
+from evaluator.metrics import cross_entropy, normalized_entropy
 from resprout.run import execute
 from resprout.settings import DENSE, load
 from resprout.spec import RunDefinition

@@ -80,7 +80,7 @@ class Address(logging.Handler):
 @contextmanager
 def listening() -> Iterator[Address]:
     """Listen to the log."""
-    address, logger = Address(), logging.getLogger("resprout.page")
+    address, logger = Address(), logging.getLogger("resprout.monitoring.page")
     logger.addHandler(address)
     logger.setLevel(logging.INFO)
     try:

@@ -1,4 +1,4 @@
-"""What the evaluator can be told."""
+"""The settings of the evaluator."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from typing import Final, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from stream.messages import DetectorName
+from stream.spec import model_of
 
-DENSE = "dense"
-"""The model that all others are compared with; it runs from the first event."""
-INCUMBENT = "sparse"
-"""The model that a candidate must beat."""
 DETECTORS: Final[tuple[DetectorName, ...]] = get_args(DetectorName)
-_MOST_LOOKED_AT: Final = 10_000
+_MAX_COUNTED: Final = 10_000
 
 
 class AlarmsConfig(BaseModel):
-    """What counts as drift. Alarms are told and decide nothing.
+    """What counts as drift. Alarms are reported and decide nothing.
 
     By ``bench/alarms.py``, in windows of 10 000 events: none on five streams of 3 M events without
-    drift; behind an abrupt shift dense loss tells within 40 000 events and relative loss within
-    60 000; behind the beginning of a gradual one, relative loss within 400 000, dense loss
+    drift; after an abrupt shift dense loss raises an alarm within 40 000 events and relative loss
+    within 60 000; after the beginning of a gradual one, relative loss within 400 000, dense loss
     within 300 000 in four of five.
     """
 
@@ -34,7 +31,7 @@ class AlarmsConfig(BaseModel):
     adwin_delta: float = Field(default=0.002, gt=0, lt=1)
     """Of ADWIN, on dense loss and on the click rate: its chance of a false alarm."""
     page_hinkley_tolerance: float = Field(default=0.5, ge=0)
-    """Of Page and Hinkley's test on relative loss: a rise that is let pass, in standard errors of
+    """Of Page and Hinkley's test on relative loss: a rise that is ignored, in standard errors of
     one window."""
     page_hinkley_threshold: float = Field(default=10.0, gt=0)
     """Of the same test: how far rises beyond that may add up, in standard errors of one window."""
@@ -56,7 +53,7 @@ class EvaluatorConfig(BaseModel):
 
     windows: tuple[PositiveInt, ...] = (10_000, 50_000, 100_000, 1_000_000)
     """Sizes of the tumbling windows, in events; each a multiple of the batch."""
-    models: tuple[str, ...] = (DENSE, INCUMBENT)
+    models: tuple[str, ...] = (model_of("root"), model_of("served"))
     """Whose predictions a window waits for, ``dense`` first. All others begin where the first mask
     takes over, and are not waited for before."""
     min_clicks: int = Field(default=10, ge=1)
@@ -76,15 +73,16 @@ class EvaluatorConfig(BaseModel):
         return self.alarms.window_events or min(self.windows)
 
     @property
-    def look_events(self) -> int:
-        """The first events, from which it is chosen which values are told apart."""
-        return min(_MOST_LOOKED_AT, *self.windows)
+    def counted_events(self) -> int:
+        """The first events, in which it is counted which values are the most frequent ones."""
+        return min(_MAX_COUNTED, *self.windows)
 
     @model_validator(mode="after")
-    def _names_fit(self) -> Self:
-        if self.models[:1] != (DENSE,) or len(set(self.models)) != len(self.models):
+    def _is_consistent(self) -> Self:
+        root = model_of("root")
+        if self.models[:1] != (root,) or len(set(self.models)) != len(self.models):
             raise ValueError(
-                f"models are {', '.join(self.models) or 'empty'}; name {DENSE} first and each once"
+                f"models are {', '.join(self.models) or 'empty'}; name {root} first and each once"
             )
         if not self.windows or len(set(self.windows)) != len(self.windows):
             raise ValueError(f"windows are {self.windows}; name at least one size and each once")

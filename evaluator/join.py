@@ -1,4 +1,4 @@
-"""Where a reader stands in a log, and that it is still the same log."""
+"""Joins predictions to clicks: batch by batch, what happened and who predicted what."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream.topics import CLICKS, TRUTH, predictions
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """A place in one very log."""
+    """A place in a log, and which log that is."""
 
     identity: str
     offset: int
@@ -62,7 +62,10 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class JoinedBatch:
-    """The events number ``begin + 1`` to ``end``: what happened, and who predicted what."""
+    """The events number ``begin + 1`` to ``end``: what happened, and who predicted what.
+
+    The first of the models is the root, which the others are compared with.
+    """
 
     begin: int
     label: Floats
@@ -77,7 +80,7 @@ class JoinedBatch:
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Events that are not valid since the batch before, by reason."""
     clicks: ClickBatch = field(default_factory=lambda: ClickBatch.empty(numeric=0, columns=0))
-    """The events as they were read; of no events where nobody looks at features."""
+    """The events as they were read; empty where features are not needed."""
 
     @property
     def end(self) -> int:
@@ -86,7 +89,7 @@ class JoinedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class BatchTruth:
     """The truth about one batch."""
 
     probability: Floats
@@ -97,7 +100,7 @@ class Truth:
 
 _CANDIDATE = "candidate-"
 _READ_BACK = 256
-"""Records looked through at first for the original of a repeat."""
+"""Records read at first in search of the original of a repeat."""
 
 
 class PredictionFollower:
@@ -133,7 +136,7 @@ class PredictionFollower:
 
     @property
     def position(self) -> LogPosition:
-        """The place behind the last batch taken."""
+        """The position after the last batch taken."""
         return LogPosition(self._log.identity, self._offset)
 
     def find(self, begin: int) -> PredictionBatch | None:
@@ -142,34 +145,31 @@ class PredictionFollower:
         It is the same one until :meth:`take` passes it.
         """
         while self._found is None:
-            stored = self._peek()
-            if stored is None:
-                return None
+            if not self._unread:
+                self._unread.extend(self._log.read(0, self._next))
+                if not self._unread:
+                    return None
+                self._next = self._unread[-1].next_offset
+            stored = self._unread[0]
             batch = predictions_from_bytes(stored.record.value)
             if self._is_later(batch.model):
                 return None
-            if batch.model == self.model:
-                self._sort(batch, stored, begin)
-            if self._found is None:
+            if batch.model == self.model and batch.begin >= begin:
+                self._hold(batch, begin)
+            else:
+                if batch.model == self.model:
+                    self._compare(batch, stored)
                 self.take()
         return self._found
 
     def take(self) -> None:
-        """Pass the record that was looked at last."""
+        """Pass the record that was found last."""
         self._offset = self._unread.popleft().next_offset
         self._found = None
 
     def close(self) -> None:
         """Release the log."""
         self._log.close()
-
-    def _peek(self) -> StoredRecord | None:
-        if not self._unread:
-            self._unread.extend(self._log.read(0, self._next))
-            if not self._unread:
-                return None
-            self._next = self._unread[-1].next_offset
-        return self._unread[0]
 
     def _is_later(self, model: str) -> bool:
         """Tell whether a record is of a later candidate; it must be of this model or candidates."""
@@ -182,16 +182,17 @@ class PredictionFollower:
             )
         return int(model.removeprefix(_CANDIDATE)) > int(self.model.removeprefix(_CANDIDATE))
 
-    def _sort(self, batch: PredictionBatch, stored: StoredRecord, begin: int) -> None:
-        """Keep what is looked for, compare what repeats, refuse what has left something out."""
+    def _hold(self, batch: PredictionBatch, begin: int) -> None:
+        """Keep what is looked for; refuse what has left something out."""
         if batch.begin > begin:
             raise ValueError(
                 f"the predictions of {self.model!r} go on at {batch.begin:,}, those from "
                 f"{begin:,} on are missing; begin with new logs"
             )
-        if batch.begin == begin:
-            self._found, self._earlier = batch, None
-            return
+        self._found, self._earlier = batch, None
+
+    def _compare(self, batch: PredictionBatch, stored: StoredRecord) -> None:
+        """Compare a repeat with the first."""
         if self._earlier is None:
             self._earlier = self._read_back(batch.begin, stored.offset)
         before = self._earlier.conflicts
@@ -203,11 +204,10 @@ class PredictionFollower:
 
     def _read_back(self, begin: int, offset: int) -> Deduplicator:
         """Gather the records before ``offset``, back to one of the batch after ``begin`` events."""
-        records = _READ_BACK
+        records, oldest = _READ_BACK, self._log.begin(0)
         while True:
-            earlier, oldest, at = Deduplicator(), self._log.begin(0), offset
+            earlier, begins = Deduplicator(), set()
             at = start = max(oldest, offset - records)
-            begins = set()
             while at < offset:
                 for stored in self._log.read(0, at, min(_READ_BACK, offset - at)):
                     batch = predictions_from_bytes(stored.record.value)
@@ -240,10 +240,10 @@ class TruthFollower:
         """The place of the first record that has not been used up."""
         return LogPosition(self._log.identity, self._held[0][0] if self._held else self._next)
 
-    def find(self, begin: int, end: int) -> Truth | None:
+    def find(self, begin: int, end: int) -> BatchTruth | None:
         """Return the truth about the events number ``begin + 1`` to ``end``; None if not there yet.
 
-        Stretches must be asked for in order.
+        Ranges must be asked for in order.
         """
         while not self._held or self._held[-1][1].end < end:
             records = self._log.read(0, self._next, 4)
@@ -264,7 +264,7 @@ class TruthFollower:
             )
         spans = (span for part in parts for span in part.drift)
         drift = sorted({span.drift for span in spans if _touches(span, begin, end)})
-        return Truth(probability[first : first + end - begin], tuple(drift))
+        return BatchTruth(probability[first : first + end - begin], tuple(drift))
 
     def close(self) -> None:
         """Release the log."""
@@ -278,7 +278,7 @@ def _touches(span: DriftSpan, begin: int, end: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JoinCursor:
-    """How far a join has come in each log."""
+    """How far a join is in each log."""
 
     clicks: ClickCursor
     predictions: dict[str, LogPosition] = field(default_factory=dict)
@@ -295,15 +295,13 @@ class Join:
     Parameters
     ----------
     home
-        Where the logs live.
-    schema
-        Of the clicks.
+        Where the logs are.
     spec
-        The batch that all models share, and whether the truth is known.
+        The clicks, the batch that all models share, and whether the truth is known.
     cursor
         Where to go on; None begins with the first event.
-    met
-        Takes every invalid event as soon as it is met; None: nobody does.
+    on_invalid
+        Called with every invalid event as soon as it is found; None: nobody is.
 
     Attributes
     ----------
@@ -316,7 +314,7 @@ class Join:
         home: LogStore,
         spec: RunSpec,
         cursor: JoinCursor | None = None,
-        met: OnInvalid | None = None,
+        on_invalid: OnInvalid | None = None,
     ) -> None:
         self.missing: Waiting | None = None
         self._home = home
@@ -325,8 +323,8 @@ class Join:
         order = Recorded(self._order) if self._order else None
         at = cursor.clicks if cursor else None
         self._clicks = ClickReader(self._log, spec.schema, spec.batch_events, at, order)
-        if met is not None:
-            self._clicks.hand_out(met)
+        if on_invalid is not None:
+            self._clicks.hand_out(on_invalid)
         self._at = self._clicks.cursor
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}
@@ -347,7 +345,7 @@ class Join:
 
     @property
     def cursor(self) -> JoinCursor:
-        """The places behind the last batch handed out."""
+        """The places after the last batch handed out."""
         read = {name: tail.position for name, tail in self._tails.items()}
         truth = self._truth.position if self._truth else None
         return JoinCursor(self._at, {**self._known, **read}, truth)
@@ -373,46 +371,13 @@ class Join:
             self.missing = self._clicks.waits_for
             return None
         clicks = self._pending
-        found: dict[str, PredictionBatch] = {}
-        for name in models:
-            prediction = self._tail(name).find(clicks.begin)
-            if prediction is None:
-                self.missing = Waiting(predictions(name))
-                return None
-            found[name] = prediction
+        found = self._find(models, clicks.begin)
+        if found is None:
+            return None
         truth = self._truth.find(clicks.begin, clicks.end) if self._truth else None
         if self._truth and truth is None:
             self.missing = Waiting(TRUTH)
             return None
-        return self._hand_out(clicks, found, truth)
-
-    def drain(self) -> Mapping[str, int]:
-        """Count by reason the invalid events after the last batch, once the input has ended."""
-        skipped = self._clicks.drain()
-        if self.ended:
-            self._at = self._clicks.cursor
-        return skipped
-
-    def close(self) -> None:
-        """Release all logs."""
-        self._log.close()
-        if self._order:
-            self._order.close()
-        for tail in self._tails.values():
-            tail.close()
-        if self._truth:
-            self._truth.close()
-
-    def _tail(self, model: str) -> PredictionFollower:
-        if model not in self._tails:
-            log = self._home.reader(predictions(model))
-            self._tails[model] = PredictionFollower(model, log, self._known.get(model))
-        return self._tails[model]
-
-    def _hand_out(
-        self, clicks: CountedBatch, found: dict[str, PredictionBatch], truth: Truth | None
-    ) -> JoinedBatch:
-        """Check a batch and pass it."""
         for prediction in found.values():
             check(prediction, clicks)
         for name in found:
@@ -429,6 +394,33 @@ class Join:
             skipped=clicks.skipped,
             clicks=clicks.batch,
         )
+
+    def _find(self, models: Sequence[str], begin: int) -> dict[str, PredictionBatch] | None:
+        """Find the predictions of the batch after ``begin`` events; None: one is missing."""
+        found = {}
+        for name in models:
+            if name not in self._tails:
+                log = self._home.reader(predictions(name))
+                self._tails[name] = PredictionFollower(name, log, self._known.get(name))
+            prediction = self._tails[name].find(begin)
+            if prediction is None:
+                self.missing = Waiting(predictions(name))
+                return None
+            found[name] = prediction
+        return found
+
+    def drain(self) -> Mapping[str, int]:
+        """Count by reason the invalid events after the last batch, once the input has ended."""
+        skipped = self._clicks.drain()
+        if self.ended:
+            self._at = self._clicks.cursor
+        return skipped
+
+    def close(self) -> None:
+        """Release all logs."""
+        for part in (self._log, self._order, self._truth, *self._tails.values()):
+            if part is not None:
+                part.close()
 
 
 def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
@@ -451,7 +443,13 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     ValueError: prediction of 'dense' for offset 120, row 0 came from a model trained through
         offset 120, row 0: it has seen the click
     """
-    _check_events(prediction, clicks)
+    if prediction.spans != clicks.spans or len(prediction.probability) != len(clicks.batch):
+        raise ValueError(
+            f"the predictions of {prediction.model!r} from {prediction.begin:,} on are of "
+            f"{len(prediction.probability):,} events in {prediction.spans}, the clicks are "
+            f"{len(clicks.batch):,} in {clicks.spans}; give all models the same batch_events and "
+            "log"
+        )
     for span in clicks.spans:
         through = prediction.trained_through.get(span.partition)
         if through is not None and through >= span.first:
@@ -466,17 +464,6 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
             f"{prediction.model!r} predicted something that is no probability for the events "
             f"{clicks.begin + 1:,} to {clicks.end:,}; its weights are not finite, or its output is "
             "not a chance of a click"
-        )
-
-
-def _check_events(prediction: PredictionBatch, clicks: CountedBatch) -> None:
-    """Refuse a prediction that is not about exactly these events."""
-    if prediction.spans != clicks.spans or len(prediction.probability) != len(clicks.batch):
-        raise ValueError(
-            f"the predictions of {prediction.model!r} from {prediction.begin:,} on are of "
-            f"{len(prediction.probability):,} events in {prediction.spans}, the clicks are "
-            f"{len(clicks.batch):,} in {clicks.spans}; give all models the same batch_events and "
-            "log"
         )
 
 

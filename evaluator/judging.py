@@ -1,16 +1,16 @@
-"""What the evaluator knows from the ledger: who starts when, and what is to be judged."""
+"""Judging: what the ledger says is to be judged, and a candidate against the incumbent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from evaluator.config import DENSE, INCUMBENT
 from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition, resume
-from evaluator.metrics.interval import RatioSums
-from evaluator.sums import weighted_losses
+from evaluator.metrics.cross_entropy import weighted_losses
+from evaluator.metrics.metric import added
+from evaluator.metrics.relative_ce import RatioSums
 from stream.follow import Deduplicator, LogFollower
-from stream.log import LogReader, StoredRecord
+from stream.log import LogReader
 from stream.messages import Decision, Judgement, RebuildPlan, Verdict, parse
 from stream.spec import RunSpec, Waiting
 from stream.topics import CLICKS, LEDGER, predictions
@@ -20,7 +20,7 @@ FIRST = "first"
 
 
 class LedgerState:
-    """Follows the ledger; being short, it is read from its beginning in every life.
+    """Follows the ledger; since it is short, every start reads it from its beginning.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class LedgerState:
     spec
         When decisions are made and how long a rebuild takes.
     copied
-        What stands before needs no copy any more; None: everything does.
+        What is before this position needs no copy any more; None: everything does.
 
     Attributes
     ----------
@@ -37,18 +37,18 @@ class LedgerState:
         All rebuilds decided, by number.
     verdicts
         How they ended, by number.
-    overruled
+    superseded
         The numbers of those that a rollback ended before they could be judged.
     decided
         The end of the last window that was decided.
     start
-        The count behind which the first mask serves, once that is known.
+        The count after which the first mask serves, once that is known.
     """
 
     def __init__(self, log: LogReader, spec: RunSpec, copied: LogPosition | None = None) -> None:
         self.plans: dict[int, RebuildPlan] = {}
         self.verdicts: dict[int, Verdict] = {}
-        self.overruled: set[int] = set()
+        self.superseded: set[int] = set()
         self.decided = 0
         self.start: int | None = None
         self._log = log
@@ -59,7 +59,7 @@ class LedgerState:
 
     @property
     def position(self) -> LogPosition:
-        """Behind all that :meth:`poll` has returned, in this life or before."""
+        """The position after all that :meth:`poll` has returned, since this start or before."""
         return LogPosition(self._log.identity, max(self._copied, self._tail.offset))
 
     @property
@@ -77,7 +77,12 @@ class LedgerState:
         found = []
         while records := self._tail.poll():
             for stored in records:
-                message = _parse(stored)
+                message = parse(stored.record.value)
+                if not isinstance(message, Decision | Verdict):
+                    raise ValueError(
+                        f"record {stored.offset} of the ledger is a {message.kind}; only decisions "
+                        "and verdicts belong there"
+                    )
                 if self._first.accept(message.key, stored.record.value):
                     self._take(message)
                     found += [message] if stored.offset >= self._copied else []
@@ -86,10 +91,10 @@ class LedgerState:
     def required(self, models: Sequence[str], count: int) -> tuple[str, ...]:
         """Return those of ``models`` that predict the batch after ``count`` events."""
         started = self.start is not None and count >= self.start
-        return tuple(models) if started else (DENSE,)
+        return tuple(models) if started else (self._spec.root,)
 
     def limit(self) -> tuple[int, Waiting] | None:
-        """Return how far it is certain that dense runs alone, and what would tell more.
+        """Return up to which count the root certainly runs alone, and what is needed to go on.
 
         None once all models have started.
         """
@@ -106,6 +111,11 @@ class LedgerState:
         full = count - count % self._spec.window_events
         return self.decided >= full and self.opened is None
 
+    def to_judge(self, judged: int) -> RebuildPlan | None:
+        """Return the oldest rebuild after number ``judged`` that needs a judgement."""
+        plans = (p for p in self.plans.values() if p.number not in self.superseded)
+        return next((p for p in plans if p.number > judged and p.reason != FIRST), None)
+
     def close(self) -> None:
         """Release the log."""
         self._log.close()
@@ -118,7 +128,7 @@ class LedgerState:
             return
         self.decided = message.count
         if message.rollback is not None:
-            self.overruled |= self.plans.keys() - self.verdicts.keys()
+            self.superseded |= self.plans.keys() - self.verdicts.keys()
         plan = message.rebuild
         if plan is not None and plan.end - plan.decided != self._spec.rebuild_events:
             raise ValueError(
@@ -129,147 +139,48 @@ class LedgerState:
             self.plans[plan.number] = plan
 
 
-def _parse(stored: StoredRecord) -> Decision | Verdict:
-    message = parse(stored.record.value)
-    if not isinstance(message, Decision | Verdict):
-        raise ValueError(
-            f"record {stored.offset} of the ledger is a {message.kind}; only decisions and "
-            "verdicts belong there"
-        )
-    return message
-
-
 @dataclass(frozen=True, slots=True)
 class JudgeSums:
-    """Sums over the events on which a candidate is judged; those of separate stretches add up."""
+    """Sums over the events on which a candidate is judged; those of separate ranges add up."""
 
-    weight: float
     candidate: float
-    """Weighted loss, nats; so are the next two."""
-    incumbent: float
-    dense: float
+    """Weighted loss, nats; so is the next one."""
+    root: float
     difference: RatioSums
     """a = the candidate's weighted loss less the incumbent's, b = the weight."""
     relative: RatioSums
     """The same a, b = the incumbent's weighted loss."""
 
     @classmethod
-    def of(cls, batch: JoinedBatch, candidate: str) -> JudgeSums:
-        """Sum up one batch."""
-        loss = weighted_losses(batch)
-        difference = loss[candidate] - loss[INCUMBENT]
+    def of(cls, batch: JoinedBatch) -> JudgeSums:
+        """Sum up one batch of the root, the incumbent and the candidate, in this order."""
+        probabilities = {name: one.probability for name, one in batch.models.items()}
+        losses = weighted_losses(batch.label, batch.weight, probabilities, batch.begin)
+        root, incumbent, candidate = losses.values()
+        difference = candidate - incumbent
         return cls(
-            weight=float(batch.weight.sum()),
-            candidate=float(loss[candidate].sum()),
-            incumbent=float(loss[INCUMBENT].sum()),
-            dense=float(loss[DENSE].sum()),
+            candidate=float(candidate.sum()),
+            root=float(root.sum()),
             difference=RatioSums.of(difference, batch.weight),
-            relative=RatioSums.of(difference, loss[INCUMBENT]),
+            relative=RatioSums.of(difference, incumbent),
         )
 
     def __add__(self, other: JudgeSums) -> JudgeSums:
-        return JudgeSums(
-            self.weight + other.weight,
-            self.candidate + other.candidate,
-            self.incumbent + other.incumbent,
-            self.dense + other.dense,
-            self.difference + other.difference,
-            self.relative + other.relative,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeState:
-    """A judgement under way."""
-
-    plan: RebuildPlan
-    begin: int
-    """Events before the first one judged."""
-    cursor: JoinCursor
-    sums: JudgeSums | None = None
-    """None before the first batch."""
-
-
-class Judge:
-    """Scores one candidate beside the incumbent and dense, on the same events.
-
-    Parameters
-    ----------
-    join
-        Stands where ``state.cursor`` does; the judge closes it.
-    state
-        The judgement to go on with.
-
-    Attributes
-    ----------
-    over
-        There is nothing left to do: judged, or no judgement will come.
-    """
-
-    def __init__(self, join: Join, state: JudgeState) -> None:
-        self.over = False
-        self._join = join
-        self._state = state
-        self._models = (DENSE, INCUMBENT, state.plan.candidate)
-
-    @property
-    def state(self) -> JudgeState:
-        """All that it knows, for a checkpoint."""
-        state = self._state
-        return JudgeState(state.plan, state.begin, self._join.cursor, state.sums)
-
-    @property
-    def conflicts(self) -> int:
-        """Repeated predictions that differed from the first."""
-        return self._join.conflicts
-
-    def step(self, settled: bool) -> tuple[int, Judgement | None]:
-        """Take in at most one batch; return its events, and at the end the judgement.
-
-        Parameters
-        ----------
-        settled
-            The rebuild has a verdict. Its candidate had published all it ever would before, so
-            where a prediction of it is missing, none will come and the judge gives up.
-        """
-        batch = self._join.next(self._models)
-        if batch is None:
-            candidate = predictions(self._state.plan.candidate)
-            missing = self._join.missing
-            self.over = settled and missing is not None and missing.log in (candidate, CLICKS)
-            return 0, None
-        state, sums = self._state, JudgeSums.of(batch, self._state.plan.candidate)
-        total = sums if state.sums is None else state.sums + sums
-        self._state = JudgeState(state.plan, state.begin, state.cursor, total)
-        self.over = batch.end >= state.plan.end
-        return len(batch.label), _judgement(self._state, total) if self.over else None
-
-    def close(self) -> None:
-        """Release the logs."""
-        self._join.close()
-
-
-def _judgement(state: JudgeState, sums: JudgeSums) -> Judgement:
-    return Judgement(
-        rebuild=state.plan.number,
-        begin=state.begin,
-        end=state.plan.end,
-        candidate_ce=sums.candidate / sums.weight,
-        incumbent_ce=sums.incumbent / sums.weight,
-        dense_ce=sums.dense / sums.weight,
-        difference=sums.difference.interval(),
-        relative=sums.relative.interval(),
-    )
+        return added(self, other)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgingState:
     """All that is known about judgements, for a checkpoint."""
 
-    marks: dict[int, JoinCursor] = field(default_factory=dict)
-    """Places from which a judgement may have to begin, by count."""
-    judge: JudgeState | None = None
-    """The judgement under way."""
+    starts: dict[int, JoinCursor] = field(default_factory=dict)
+    """Places at which a judgement may have to begin, by count."""
+    plan: RebuildPlan | None = None
+    """The rebuild whose judgement is under way; None: there is none."""
+    cursor: JoinCursor | None = None
+    """How far that judgement is."""
+    sums: JudgeSums | None = None
+    """None before its first batch."""
     judged: int = 0
     """Rebuilds up to this number need no judgement any more."""
     candidates: LogPosition | None = None
@@ -277,20 +188,20 @@ class JudgingState:
 
 
 class Judging:
-    """Judges one rebuild after the other; the first mask needs no judgement.
+    """Judges one rebuild after the other: its candidate beside the incumbent and the root.
 
-    Nor does a rebuild that a rollback has overruled: whether it was judged before is a matter of
-    time, and nobody reads it.
+    The first mask needs no judgement, nor does a rebuild that a rollback has superseded: whether it
+    was judged before depends on timing, and nobody reads it.
 
     A judgement goes over events that may have been scored before its rebuild was even decided. So
-    the places where one might begin are marked in passing, and kept until it is known.
+    the places where one might begin are kept as scoring passes them, until that is known.
 
     Parameters
     ----------
     open_join
         Opens a join of its own at a place.
     spec
-        When rebuilds end, and how many events they are judged on.
+        The roles of the models, when rebuilds end, and how many events they are judged on.
     state
         Where to go on.
     """
@@ -301,90 +212,102 @@ class Judging:
         self._open_join = open_join
         self._spec = spec
         self._state = state
-        self._judge = Judge(open_join(state.judge.cursor), state.judge) if state.judge else None
+        self._join = open_join(state.cursor) if state.cursor else None
 
     @property
     def state(self) -> JudgingState:
         """All that it knows, for a checkpoint."""
-        return replace(self._state, judge=self._judge.state if self._judge else None)
+        return replace(self._state, cursor=self._join.cursor if self._join else None)
 
     @property
     def conflicts(self) -> int:
         """Repeated predictions, in the judgement under way, that differed from the first."""
-        return self._judge.conflicts if self._judge else 0
+        return self._join.conflicts if self._join else 0
 
     def may_begin(self, count: int) -> bool:
-        """Tell whether a judgement may have to begin behind ``count`` events."""
+        """Tell whether a judgement may have to begin after ``count`` events."""
         decided = count + self._spec.judge_events - self._spec.rebuild_events
         return decided > 0 and decided % self._spec.window_events == 0
 
-    def mark(self, cursor: JoinCursor) -> None:
-        """Remember a place from which a judgement may have to begin."""
-        marks = {**self._state.marks, cursor.clicks.count: cursor}
-        self._state = replace(self._state, marks=marks)
+    def remember(self, cursor: JoinCursor) -> None:
+        """Remember a place at which a judgement may have to begin."""
+        starts = {**self._state.starts, cursor.clicks.count: cursor}
+        self._state = replace(self._state, starts=starts)
 
     def step(self, ledger: LedgerState) -> tuple[int, Judgement | None]:
         """Take in at most one batch; return its events, and the judgement if it ends one."""
-        if self._judge is not None and self._judge.state.plan.number in ledger.overruled:
-            self._end(self._judge)
-        plan = self._next(ledger)
-        if self._judge is None and plan is not None:
+        if self._state.plan and self._state.plan.number in ledger.superseded:
+            self._end()
+        plan = ledger.to_judge(self._state.judged)
+        if self._join is None and plan is not None:
             self._begin(plan)
-        if self._judge is None or plan is None:
-            self._forget(ledger)
+        if self._join is None or plan is None:
+            self._forget(ledger, plan)
             return 0, None
-        events, judgement = self._judge.step(settled=plan.number in ledger.verdicts)
-        if self._judge.over:
-            self._end(self._judge)
-        return events, judgement
+        batch = self._join.next((self._spec.root, self._spec.served, plan.candidate))
+        if batch is None:
+            # Before its verdict a candidate had published all that it ever would.
+            missing = self._join.missing
+            gone = missing and missing.log in (predictions(plan.candidate), CLICKS)
+            if gone and plan.number in ledger.verdicts:
+                self._end()
+            return 0, None
+        sums = JudgeSums.of(batch)
+        sums = self._state.sums + sums if self._state.sums else sums
+        self._state = replace(self._state, sums=sums)
+        if batch.end < plan.end:
+            return len(batch.label), None
+        self._end()
+        return len(batch.label), Judgement(
+            rebuild=plan.number,
+            begin=plan.end - self._spec.judge_events,
+            end=plan.end,
+            candidate_ce=sums.candidate / sums.difference.b,
+            incumbent_ce=sums.relative.b / sums.difference.b,
+            dense_ce=sums.root / sums.difference.b,
+            difference=sums.difference.interval(),
+            relative=sums.relative.interval(),
+        )
 
     def is_idle(self, ledger: LedgerState, count: int) -> bool:
         """Tell whether no judgement is under way or could begin by ``count``."""
-        plan = self._next(ledger)
-        return plan is None or self._begin_of(plan) > count
+        plan = ledger.to_judge(self._state.judged)
+        return plan is None or plan.end - self._spec.judge_events > count
 
     def close(self) -> None:
         """Release the logs."""
-        if self._judge:
-            self._judge.close()
-
-    def _next(self, ledger: LedgerState) -> RebuildPlan | None:
-        """Return the oldest rebuild that needs a judgement and has none."""
-        plans = [p for p in ledger.plans.values() if p.number not in ledger.overruled]
-        wanted = (p for p in plans if p.number > self._state.judged and p.reason != FIRST)
-        return next(wanted, None)
-
-    def _begin_of(self, plan: RebuildPlan) -> int:
-        return plan.end - self._spec.judge_events
+        if self._join:
+            self._join.close()
 
     def _begin(self, plan: RebuildPlan) -> None:
         """Open the judgement, if its first event has been reached."""
-        begin = self._begin_of(plan)
-        cursor = self._state.marks.get(begin)
+        cursor = self._state.starts.get(plan.end - self._spec.judge_events)
         if cursor is None:
             return
         if self._state.candidates:
             known = {**cursor.predictions, plan.candidate: self._state.candidates}
             cursor = replace(cursor, predictions=known)
-        self._judge = Judge(self._open_join(cursor), JudgeState(plan, begin, cursor))
+        self._join = self._open_join(cursor)
+        self._state = replace(self._state, plan=plan, sums=None)
 
-    def _end(self, judge: Judge) -> None:
+    def _end(self) -> None:
         """Close the judgement; the next one looks for its candidate from here on."""
-        plan = judge.state.plan
-        place = judge.state.cursor.predictions.get(plan.candidate, self._state.candidates)
-        self._state = replace(self._state, judged=plan.number, candidates=place)
-        judge.close()
-        self._judge = None
+        plan = self._state.plan
+        if plan is None or self._join is None:
+            return
+        place = self._join.cursor.predictions.get(plan.candidate, self._state.candidates)
+        self._join.close()
+        self._join = None
+        self._state = JudgingState(self._state.starts, judged=plan.number, candidates=place)
 
-    def _forget(self, ledger: LedgerState) -> None:
-        """Drop the places from which no judgement will begin."""
+    def _forget(self, ledger: LedgerState, plan: RebuildPlan | None) -> None:
+        """Drop the places at which no judgement will begin; ``plan`` is the next one to judge."""
         lead = self._spec.rebuild_events - self._spec.judge_events
-        plan = self._next(ledger)
-        wanted = self._begin_of(plan) if plan else None
-        marks = {
+        wanted = plan.end - self._spec.judge_events if plan else None
+        starts = {
             count: cursor
-            for count, cursor in self._state.marks.items()
+            for count, cursor in self._state.starts.items()
             if count - lead > ledger.decided or count == wanted
         }
-        if len(marks) < len(self._state.marks):
-            self._state = replace(self._state, marks=marks)
+        if len(starts) < len(self._state.starts):
+            self._state = replace(self._state, starts=starts)

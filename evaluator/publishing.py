@@ -1,4 +1,4 @@
-"""Publishing messages so that restarts leave each in the log once."""
+"""Writing messages so that each is in its log once, however often the evaluator is restarted."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ M = TypeVar("M", bound=AnyMessage)
 class IdempotentWriter:
     """Writes the messages that a log does not hold yet.
 
-    What was published after the checkpoint, in the life before, is read back at the start; as it
+    What was written after the checkpoint, before the restart, is read back at the start; as it
     comes again, it is compared and left out.
 
     Parameters
     ----------
     home
-        Where the log lives.
+        Where the log is.
     name
         Of the log; this becomes its one writer.
     position
-        The end of the log at the checkpoint; None in the first life.
+        The end of the log at the checkpoint; None at the first start.
 
     Attributes
     ----------
     copied
-        Copies of progress that were published after the checkpoint, in the life before, by worker.
+        Copies of progress that were written after the checkpoint, before the restart, by worker.
 
     Examples
     --------
@@ -84,14 +84,14 @@ class IdempotentWriter:
             if self._published.accept(message.key, value):
                 fresh.append(message)
                 records.append(Record(value))
-        # Each comes once a life, so what has come need not be remembered.
+        # Each comes once between two restarts, so what has come need not be remembered.
         self._published.forget([message.key for message in messages])
         if records:
             self._writer.append(records)
         return fresh
 
     def copy(self, progress: Sequence[Progress]) -> None:
-        """Write what belongs to the wall clock, which is never the same twice."""
+        """Write progress, which depends on the wall clock and is never the same twice."""
         if progress:
             self._writer.append([Record(dump(message)) for message in progress])
 
@@ -105,12 +105,12 @@ class IdempotentWriter:
         self._log.close()
 
 
-LOOK_SECONDS: Final = 1.0
-"""Pause between two looks."""
+POLL_SECONDS: Final = 1.0
+"""Pause between two readings of progress."""
 
 
 class ProgressMirror:
-    """Reads what is new in the ``progress`` logs, every now and then; nothing depends on it.
+    """Reads what is new in the ``progress`` logs, every now and then; no decision depends on it.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class ProgressMirror:
     positions
         By log, how far it had been copied at the checkpoint; without one from its beginning.
     copied
-        By worker, how many records behind that have a copy too, from the life before.
+        By worker, how many records after that have a copy too, from before the restart.
     clock
         Seconds that never go back.
     """
@@ -140,27 +140,30 @@ class ProgressMirror:
             name = progress(worker)
             log = home.reader(name)
             self._tails[name] = tail = LogFollower(log, resume(log, name, positions.get(name)))
-            _skip(tail, copied.get(worker, 0))
+            left = copied.get(worker, 0)
+            while left > 0 and (found := tail.poll(left)):
+                left -= len(found)
 
     @property
     def positions(self) -> dict[str, LogPosition]:
-        """By log, behind all that :meth:`poll` has returned."""
+        """By log, the position after all that :meth:`poll` has returned."""
         return {
-            n: LogPosition(tail.reader.identity, tail.offset) for n, tail in self._tails.items()
+            name: LogPosition(tail.reader.identity, tail.offset)
+            for name, tail in self._tails.items()
         }
 
     def poll(self, *, at_once: bool = False) -> list[Progress]:
-        """Return what has come; nothing where the last look was a moment ago.
+        """Return what has come; nothing where it was read a moment ago.
 
         Parameters
         ----------
         at_once
-            Look, however short a time ago the last look was.
+            Look, however short a time ago that was.
         """
         now = self._clock()
         if now < self._due and not at_once:
             return []
-        self._due = now + LOOK_SECONDS
+        self._due = now + POLL_SECONDS
         found = []
         for tail in self._tails.values():
             while records := tail.poll():
@@ -174,55 +177,49 @@ class ProgressMirror:
             tail.reader.close()
 
 
-def _skip(tail: LogFollower, records: int) -> None:
-    """Pass over some records, as many as there are."""
-    while records > 0 and (found := tail.poll(records)):
-        records -= len(found)
-
-
 _BEFORE: Final = Position(-1, 0)
-_MOST: Final = 10_000
+_MAX_UNKEPT: Final = 10_000
 
 
 class DeadLetterWriter:
-    """Writes one letter for each invalid event, however often it is met in one life or another.
+    """Writes one letter for each invalid event, however often it is read.
 
-    A letter is not held back until the batch is there that skips its event: a producer whose events
-    are all wrong would never see why. So the letters may be ahead of the checkpoint of the clicks,
-    and how far they are stands there beside it.
+    A letter is written before the batch that skips its event is there: a producer whose events are
+    all wrong would never see why. So the letters may be ahead of the checkpoint of the clicks, and
+    the checkpoint holds how far they are beside it.
 
     Parameters
     ----------
-    outbox
+    writer
         Of the log ``deadletters``.
     through
         By partition, the last place of which a letter was written before the checkpoint. After
-        that, the outbox knows them.
+        that, the writer knows them.
 
     Attributes
     ----------
     through
-        The same as of now; for the next checkpoint, once the outbox is flushed.
+        The same as of now; for the next checkpoint, once the writer is flushed.
     """
 
-    def __init__(self, outbox: IdempotentWriter, through: Mapping[int, Position]) -> None:
+    def __init__(self, writer: IdempotentWriter, through: Mapping[int, Position]) -> None:
         self.through = dict(through)
-        self._outbox = outbox
+        self._writer = writer
         self._written: list[DeadLetter] = []
         self._unkept = 0
 
     @property
     def many(self) -> bool:
         """So many were written since the last checkpoint that one is due."""
-        return self._unkept >= _MOST
+        return self._unkept >= _MAX_UNKEPT
 
     def write(self, invalid: Sequence[Invalid]) -> None:
         """Write a letter for each event that has none; they are of one partition, in order."""
-        at = invalid[0].partition
-        through = self.through.get(at, _BEFORE)
+        partition, last = invalid[0].partition, invalid[-1].place
+        through = self.through.get(partition, _BEFORE)
         fresh = [dead_letter(one) for one in invalid if one.place > through]
-        self.through[at] = max(through, invalid[-1].place)
-        self._written += self._outbox.append(fresh)
+        self.through[partition] = max(through, last)
+        self._written += self._writer.append(fresh)
         self._unkept += len(fresh)
 
     def take(self) -> tuple[DeadLetter, ...]:
@@ -232,6 +229,6 @@ class DeadLetterWriter:
 
     def keep(self) -> dict[int, Position]:
         """Flush, and return how far they go, for a checkpoint."""
-        self._outbox.flush()
+        self._writer.flush()
         self._unkept = 0
         return dict(self.through)

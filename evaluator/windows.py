@@ -1,4 +1,4 @@
-"""Turning sums into scores."""
+"""Windows: what each event of a batch adds to the sums, and what the sums of a window say."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, TypeVar
 
-from evaluator.arrays import ArraySums
-from evaluator.config import DENSE, EvaluatorConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluator.config import EvaluatorConfig
 from evaluator.drift import Alarms, AlarmsState
-from evaluator.join import Floats, JoinedBatch
-from evaluator.metrics.calibration import calibration, expected_calibration_error
-from evaluator.metrics.entropy import normalized_entropy
-from evaluator.metrics.interval import RatioSums
-from evaluator.metrics.ranking import pr_auc, roc_auc
-from evaluator.sums import (
-    BAYES,
-    CLICK_WEIGHT,
-    CLICKED,
-    EVENTS,
-    HISTOGRAM,
-    SEGMENT_BINS,
-    WEIGHT,
+from evaluator.join import JoinedBatch
+from evaluator.metrics import METRICS, installed
+from evaluator.metrics.cross_entropy import weighted_losses
+from evaluator.metrics.metric import (
+    BINS,
+    CLICKS,
+    EXPECTED,
+    OTHERS,
+    ArraySums,
+    Bounded,
     EventSums,
-    ModelSums,
-    Segments,
-    SegmentsState,
-    SegmentSums,
-    Sums,
+    Floats,
+    Ints,
+    Metric,
+    PerEvent,
+    ScoredEvents,
+    Term,
+    bins_of,
+    histograms,
+    terms_of,
 )
+from stream.batch import ClickBatch
 from stream.messages import (
     Alarm,
     DeadLetters,
@@ -42,125 +46,488 @@ from stream.messages import (
     Stability,
     Window,
 )
-from stream.schema import FeatureSchema
+from stream.schema import MISSING, PADDING, FeatureSchema
+from stream.spec import RunSpec
+
+SEGMENT_BINS: Final = 128
+"""Of the histogram of a segment: eight bins of the whole's in one."""
+TERMS: Final = terms_of(METRICS)
+"""Those of the built-in metrics."""
+REST: Final = "rest"
+"""The segment of all values that have none of their own."""
 
 
-def scores(config: EvaluatorConfig, sums: Sums, before: EventSums) -> dict[str, Any]:
-    """Return what a window and a lifetime have in common, but for where they lie.
+def per_event(batch: JoinedBatch) -> PerEvent:
+    """Compute the values of every event, for all models at once.
+
+    Parameters
+    ----------
+    batch
+        At least one event. Its first model is the root.
+
+    Raises
+    ------
+    ValueError
+        If a model was certain and wrong.
+    """
+    models, truth = batch.models, batch.bayes
+    rows = [one.probability for one in models.values()]
+    probability = np.array(rows if truth is None else [*rows, truth])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_click, log_other = np.log(probability), np.log(1 - probability)
+        loss = batch.weight * -np.where(batch.label == 1, log_click, log_other)
+        known: dict[str, Floats] = {}
+        if truth is not None:
+            entropy = -(truth * log_click[-1] + (1 - truth) * log_other[-1])
+            known = {"truth": truth, "truth_loss": loss[-1], "truth_entropy": entropy}
+    n = len(rows)
+    if loss[:n].max() == np.inf:
+        named = {name: one.probability for name, one in models.items()}
+        weighted_losses(batch.label, batch.weight, named, batch.begin)
+    return PerEvent(
+        label=batch.label,
+        weight=batch.weight,
+        probability=probability[:n],
+        log_click=log_click[:n],
+        log_other=log_other[:n],
+        loss=loss[:n],
+        difference=loss[:n] - loss[0],
+        expected=batch.weight * probability[:n],
+        **known,
+    )
+
+
+S = TypeVar("S", float, ArraySums, "ModelSums")
+
+
+def _common(one: Mapping[str, S], other: Mapping[str, S]) -> dict[str, S]:
+    """Add up what both hold; what is not known of one part is not known of the whole."""
+    return {name: value + other[name] for name, value in one.items() if name in other}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSums:
+    """How one model did."""
+
+    versions: tuple[int, ...]
+    """The versions that predicted, in order."""
+    terms: dict[str, float]
+    """The sums of the metrics' terms, by name; without those that are not known of all events, or
+    not finite."""
+    histogram: ArraySums = field(default_factory=lambda: ArraySums(np.zeros((3, BINS))))
+    """Shape (3, BINS)."""
+
+    def __add__(self, other: ModelSums) -> ModelSums:
+        known = self.versions
+        return ModelSums(
+            known + tuple(version for version in other.versions if version not in known),
+            _common(self.terms, other.terms),
+            self.histogram + other.histogram,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over a range of events. Those of separate ranges add up, in the stream's order.
+
+    A model that did not predict all of the sum is left out of it; so is the truth.
+    """
+
+    on: EventSums
+    models: dict[str, ModelSums]
+    """By name, the root first."""
+    bayes: float | None
+    """Weighted loss of the true probabilities, nats; None where they are not known."""
+    drift: tuple[str, ...]
+    """The true drifts that touch the range; sorted."""
+    segments: tuple[SegmentSums, ...] = ()
+    """One for each segmentation; none before their values have been chosen, and a sum is then of
+    the events since."""
+
+    @classmethod
+    def of(
+        cls,
+        batch: JoinedBatch,
+        members: Sequence[Membership] = (),
+        terms: Mapping[str, Term] = TERMS,
+    ) -> Sums:
+        """Sum up one batch.
+
+        Parameters
+        ----------
+        batch
+            The events, and what was predicted; at least one event.
+        members
+            For each segmentation, which event is in which segment.
+        terms
+            What is summed up of each event, by name.
+
+        Raises
+        ------
+        ValueError
+            If a model was certain and wrong.
+        """
+        events = per_event(batch)
+        bins = bins_of(events.log_click - events.log_other)
+        cells = histograms(bins, batch.label, batch.weight, events.expected)
+        known = ((name, term(events)) for name, term in terms.items())
+        values = {name: one for name, one in known if one is not None}
+        # A term is either of each model or the same for all of them.
+        totals = [(name, np.add.reduce(one, -1).tolist()) for name, one in values.items()]
+        models = {}
+        for at, (name, predicted) in enumerate(batch.models.items()):
+            sums = {t: v[at] if isinstance(v, list) else v for t, v in totals}
+            finite = {term: value for term, value in sums.items() if math.isfinite(value)}
+            models[name] = ModelSums((predicted.version,), finite, ArraySums(cells[at]))
+        bayes = None if events.truth_loss is None else float(events.truth_loss.sum())
+        segments = tuple(SegmentSums.of(batch, events, values, bins, one) for one in members)
+        return cls(EventSums.of(batch.label, batch.weight), models, bayes, batch.drift, segments)
+
+    def __add__(self, other: Sums) -> Sums:
+        known = self.bayes is not None and other.bayes is not None
+        drift = self.drift
+        if drift != other.drift:
+            drift = tuple(sorted({*drift, *other.drift}))
+        segments = self.segments or other.segments
+        if self.segments and other.segments:
+            both = zip(self.segments, other.segments, strict=True)
+            segments = tuple(one + another for one, another in both)
+        return Sums(
+            on=self.on + other.on,
+            models=_common(self.models, other.models),
+            bayes=(self.bayes or 0.0) + (other.bayes or 0.0) if known else None,
+            drift=drift,
+            segments=segments,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Which events of a batch are in which segment."""
+
+    feature: str
+    values: tuple[str, ...]
+    """Of the segments, the most frequent first; the last segment, the rest, has none."""
+    rows: Ints | None
+    """Shape (m,), the events counted; None: all, each once."""
+    group: Ints
+    """Shape (m,), the segment of each, 0 to ``len(values)``."""
+
+    def add_up(self, values: Floats) -> ArraySums:
+        """Sum values of each event, shape (n,), by segment into shape (g,)."""
+        counted = values if self.rows is None else values[self.rows]
+        return ArraySums(np.bincount(self.group, counted, len(self.values) + 1))
+
+    def histogram(self, events: PerEvent, bins: Ints, at: int) -> ArraySums:
+        """Sort the predictions of one model by segment into shape (3, SEGMENT_BINS, g)."""
+        rows = slice(None) if self.rows is None else self.rows
+        groups = len(self.values) + 1
+        size = SEGMENT_BINS * groups
+        place = bins[at][rows] // (BINS // SEGMENT_BINS) * groups + self.group
+        row = np.where(events.label[rows] == 1, CLICKS, OTHERS) * size
+        cells = np.bincount(place + row, events.weight[rows], 3 * size)
+        cells[EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
+        return ArraySums(cells.reshape(3, SEGMENT_BINS, groups))
+
+
+_HISTOGRAM: Final = "histogram"
+"""Its name among the sums of a model in segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSums:
+    """Sums over each segment of one segmentation, g of them; those of separate ranges add up.
+
+    A model that did not predict all of the sum is left out of it.
+    """
+
+    feature: str
+    values: tuple[str, ...]
+    """Of all segments but the last, the rest."""
+    on: dict[str, ArraySums]
+    """Events, clicked, weight, clicks, and bayes where the truth is known; shape (g,) each."""
+    models: dict[str, dict[str, ArraySums]]
+    """By model the sums of the metrics' terms, shape (g,) each, and the histogram, shape
+    (3, SEGMENT_BINS, g)."""
+
+    @classmethod
+    def of(
+        cls,
+        batch: JoinedBatch,
+        events: PerEvent,
+        terms: Mapping[str, Floats],
+        bins: Ints,
+        member: Membership,
+    ) -> SegmentSums:
+        """Sum up one batch."""
+        label, weight = batch.label, batch.weight
+        happened = {
+            "events": np.ones_like(weight),
+            "clicked": label,
+            "weight": weight,
+            "clicks": weight * label,
+        }
+        if events.truth_loss is not None:
+            happened["bayes"] = events.truth_loss
+        shared = {name: member.add_up(one) for name, one in terms.items() if one.ndim == 1}
+        own = {name: one for name, one in terms.items() if one.ndim > 1}
+        models = {
+            model: {
+                **shared,
+                **{name: member.add_up(one[at]) for name, one in own.items()},
+                _HISTOGRAM: member.histogram(events, bins, at),
+            }
+            for at, model in enumerate(batch.models)
+        }
+        on = {name: member.add_up(one) for name, one in happened.items()}
+        return cls(member.feature, member.values, on, models)
+
+    def __add__(self, other: SegmentSums) -> SegmentSums:
+        models = {
+            name: _common(sums, other.models[name])
+            for name, sums in self.models.items()
+            if name in other.models
+        }
+        return SegmentSums(self.feature, self.values, _common(self.on, other.on), models)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentsState:
+    """All that is known about segments, for a checkpoint."""
+
+    events: int = 0
+    """Looked at for the choice."""
+    seen: tuple[dict[int, int], ...] = ()
+    """For each segmentation, how often each value came; forgotten once chosen."""
+    chosen: tuple[tuple[int, ...], ...] | None = None
+    """For each segmentation the values that have a segment, the most frequent first."""
+
+
+class Segments:
+    """Finds the segment of each event.
+
+    An event with several values of a feature counts under each of them.
+
+    Parameters
+    ----------
+    schema
+        Of the clicks.
+    config
+        The segmentations.
+    state
+        Where to go on; None begins with the first event.
+
+    Examples
+    --------
+    >>> from stream.schema import CategoricalFeature
+    >>> schema = FeatureSchema(categorical=(CategoricalFeature(name="site", buckets=9),))
+    >>> config = EvaluatorConfig(windows=(3,), segments=("site",), segments_top=1)
+    >>> segments = Segments(schema, config)
+    >>> clicks = ClickBatch(*np.zeros((3, 3)), np.zeros((3, 0)), np.array([[7], [4], [7]]))
+    >>> segments.of(clicks)
+    ()
+    >>> segments.of(clicks)[0].values, segments.of(clicks)[0].group
+    (('7',), array([0, 1, 0]))
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, config: EvaluatorConfig, state: SegmentsState | None = None
+    ) -> None:
+        named = [(one,) if isinstance(one, str) else one for one in config.segments]
+        self._kinds = [_Segmentation.of(schema, names) for names in named]
+        self._top, self._events = config.segments_top, config.counted_events
+        self._state = state or SegmentsState(seen=tuple({} for _ in named))
+        known = len(self._state.chosen or self._state.seen)
+        if known != len(named):
+            raise ValueError(
+                f"{len(named)} segmentations cannot go on from {known}; keep evaluator.segments "
+                "as it was, or begin with a new state folder"
+            )
+
+    @property
+    def state(self) -> SegmentsState:
+        """All that it knows, for a checkpoint."""
+        return self._state
+
+    def of(self, clicks: ClickBatch) -> tuple[Membership, ...]:
+        """Return for each segmentation which event is where; nothing before the choice."""
+        placed = [kind.place(clicks) for kind in self._kinds]
+        chosen = self._state.chosen
+        if chosen is None:
+            self._count(len(clicks), [key for _, key in placed])
+            return ()
+        parts = zip(self._kinds, placed, chosen, strict=True)
+        return tuple(kind.member(rows, key, values) for kind, (rows, key), values in parts)
+
+    def _count(self, events: int, keys: Sequence[Ints]) -> None:
+        """Count values, and choose the most frequent ones once there are enough."""
+        for seen, key in zip(self._state.seen, keys, strict=True):
+            for value, times in zip(*np.unique_counts(key), strict=True):
+                seen[int(value)] = seen.get(int(value), 0) + int(times)
+        total = self._state.events + events
+        if total < self._events:
+            self._state = SegmentsState(total, self._state.seen)
+            return
+        ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self._state.seen]
+        self._state = SegmentsState(total, chosen=tuple(tuple(o[: self._top]) for o in ranked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Segmentation:
+    """One feature, or several that are crossed."""
+
+    names: tuple[str, ...]
+    columns: tuple[slice, ...]
+    buckets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, schema: FeatureSchema, names: tuple[str, ...]) -> _Segmentation:
+        """Look features up; raises :class:`ValueError` for one that cannot be segmented by."""
+        columns = tuple(schema.columns_of(name) for name in names)
+        features = {one.name: one for one in schema.categorical}
+        several = [name for name in names if features[name].max_values > 1]
+        if len(names) > 1 and several:
+            raise ValueError(
+                f"feature {several[0]!r} has several values and cannot be crossed; name it in a "
+                "segmentation of its own"
+            )
+        buckets = tuple(features[name].buckets for name in names)
+        if math.prod(buckets) >= 2**63:
+            raise ValueError(
+                f"the segmentation {','.join(names)} has {math.prod(buckets):.1e} values; cross "
+                "fewer features"
+            )
+        return cls(names, columns, buckets)
+
+    def place(self, clicks: ClickBatch) -> tuple[Ints | None, Ints]:
+        """Return which events count, None for all, and the value of each."""
+        if self.columns[0].stop - self.columns[0].start > 1:
+            return _unfolded(clicks.categorical[:, self.columns[0]])
+        key = np.zeros(len(clicks), np.int64)
+        for column, buckets in zip(self.columns, self.buckets, strict=True):
+            key = key * buckets + clicks.categorical[:, column.start]
+        return None, key
+
+    def member(self, rows: Ints | None, key: Ints, values: tuple[int, ...]) -> Membership:
+        """Find the segment of each value."""
+        known = np.array([*values, np.iinfo(np.int64).max])
+        order = np.argsort(known)
+        at = order[np.searchsorted(known, key, sorter=order)]
+        group = np.where(known[at] == key, at, len(values))
+        return Membership(",".join(self.names), tuple(map(self._text, values)), rows, group)
+
+    def _text(self, value: int) -> str:
+        """Write a value as its buckets."""
+        words = []
+        for buckets in reversed(self.buckets):
+            value, bucket = divmod(value, buckets)
+            words.append("missing" if bucket == MISSING else str(bucket))
+        return ",".join(reversed(words))
+
+
+def _unfolded(columns: NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """Return every value of every event once, with the row of the event."""
+    new = columns != PADDING
+    for later in range(1, columns.shape[1]):
+        new[:, later] &= (columns[:, :later] != columns[:, later : later + 1]).all(axis=1)
+    rows, at = np.nonzero(new)
+    return rows, columns[rows, at].astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Turns sums into scores.
 
     Parameters
     ----------
     config
         The models, and how few clicks are too few.
-    sums
-        Of at least one event.
-    before
-        All events before these.
+    metrics
+        What is computed.
     """
-    return {
-        "weight": sums.on.weight,
-        "clicks": sums.on.clicks,
-        "click_rate": sums.on.click_rate,
-        "models": {
-            name: model_score(config, sums.on, sums.models.get(name), before)
-            for name in config.models
-        },
-        "relative_ce": _relatives(config, sums.models),
-        "bayes_ce": None if sums.bayes is None else sums.bayes / sums.on.weight,
-        "drift": sums.drift,
-        "segments": tuple(
-            segment for one in sums.segments for segment in _segments(config, one, sums.models)
-        ),
-    }
 
+    config: EvaluatorConfig
+    metrics: Sequence[Metric] = METRICS
 
-def model_score(
-    config: EvaluatorConfig, on: EventSums, model: ModelSums | None, before: EventSums
-) -> ModelScore | None:
-    """Score one model; None where it did not predict everything."""
-    if model is None:
-        return None
-    ce, rate = model.loss / on.weight, on.click_rate
-    has_both, had_both = on.has_both(config.min_clicks), before.has_both(config.min_clicks)
-    training = normalized_entropy(ce, rate, before.click_rate) if had_both else None
-    return ModelScore(
-        versions=model.versions,
-        ce=ce,
-        ne=normalized_entropy(ce, rate) if has_both else None,
-        ne_training=training if has_both else None,
-        calibration=calibration(model.predicted, on.clicks),
-        predicted_clicks=model.predicted,
-        regret=None if model.regret is None else model.regret / on.weight,
-        **(_ranking(model.histogram, on.clicked) if has_both else {}),
-    )
+    def score(self, sums: Sums, before: EventSums) -> dict[str, Any]:
+        """Return what a window and a lifetime have in common, except where they are.
 
-
-def _ranking(found: ArraySums, clicked: int) -> dict[str, float | None]:
-    """Return what the order of the predictions says."""
-    roc, pr = roc_auc(found), pr_auc(found, clicked)
-    areas = {"roc_auc": roc, "pr_auc": pr}
-    told = {name: area.value for name, area in areas.items() if area}
-    errors = {f"{name}_error": area.error for name, area in areas.items() if area}
-    return {"ece": expected_calibration_error(found), **told, **errors}
-
-
-def _relatives(config: EvaluatorConfig, models: dict[str, ModelSums]) -> dict[str, Interval | None]:
-    others = [name for name in config.models if name != DENSE]
-    return {name: _relative(models.get(name)) for name in others}
-
-
-def _relative(model: ModelSums | None) -> Interval | None:
-    """Return the relative CE; None also where dense has no loss at all."""
-    if model is None or model.relative is None or not model.relative.b:
-        return None
-    return model.relative.interval()
-
-
-def _segments(
-    config: EvaluatorConfig, sums: SegmentSums, whole: dict[str, ModelSums]
-) -> Iterator[Segment]:
-    """Score each segment of one segmentation, the rest last."""
-    for at, value in enumerate((*sums.values, "rest")):
-        happened = sums.on.values[:, at]
-        on = EventSums(
-            int(happened[EVENTS]),
-            int(happened[CLICKED]),
-            float(happened[WEIGHT]),
-            float(happened[CLICK_WEIGHT]),
-        )
-        bayes = float(happened[BAYES])
-        models = {
-            name: _segment_model(cells.values[:, at], on, whole[name], name == DENSE)
-            for name, cells in sums.models.items()
-            if name in whole and on.events
+        Parameters
+        ----------
+        sums
+            Of at least one event.
+        before
+            All events before these.
+        """
+        on = sums.on
+        rate = before.click_rate if before.has_both(self.config.min_clicks) else None
+        scored = {
+            name: ScoredEvents(on, one.terms, one.histogram.values, rate)
+            for name, one in sums.models.items()
         }
-        yield Segment(
-            feature=sums.feature,
-            value=value,
-            events=on.events,
-            weight=on.weight,
-            clicks=on.clicks,
-            click_rate=on.click_rate if on.events else None,
-            models={
-                name: model_score(config, on, models.get(name), EventSums())
-                for name in config.models
-            },
-            relative_ce=_relatives(config, models),
-            bayes_ce=bayes / on.weight if on.events and math.isfinite(bayes) else None,
-        )
+        return {
+            "weight": on.weight,
+            "clicks": on.clicks,
+            "click_rate": on.click_rate,
+            "models": self._models(scored, sums.models),
+            "bayes_ce": None if sums.bayes is None else sums.bayes / on.weight,
+            "drift": sums.drift,
+            "segments": tuple(s for one in sums.segments for s in self._segments(one, sums.models)),
+        }
+
+    def _models(
+        self, scored: Mapping[str, ScoredEvents], sums: Mapping[str, ModelSums]
+    ) -> dict[str, ModelScore | None]:
+        """Score every model; None for one that did not predict everything."""
+        found: dict[str, ModelScore | None] = dict.fromkeys(self.config.models)
+        for name in scored.keys() & found.keys():
+            values: dict[str, Any] = {}
+            errors, intervals = {}, {}
+            for metric in self.metrics:
+                if metric.compares and name == self.config.models[0]:
+                    continue
+                value = metric.compute(scored[name], self.config.min_clicks)
+                if isinstance(value, Bounded):
+                    value, errors[metric.name] = value
+                elif isinstance(value, Interval):
+                    if value.low is not None and value.high is not None:
+                        intervals[metric.name] = value.low, value.high
+                    value = value.mean
+                values[metric.name] = value
+            found[name] = ModelScore(
+                versions=sums[name].versions, metrics=values, errors=errors, intervals=intervals
+            )
+        return found
+
+    def _segments(self, sums: SegmentSums, whole: Mapping[str, ModelSums]) -> Iterator[Segment]:
+        """Score each segment of one segmentation, the rest last."""
+        for at, value in enumerate((*sums.values, REST)):
+            on = {name: float(one.values[at]) for name, one in sums.on.items()}
+            bayes = on.pop("bayes", math.nan)
+            happened = EventSums(int(on["events"]), int(on["clicked"]), on["weight"], on["clicks"])
+            scored = {
+                name: _of_segment(one, happened, at)
+                for name, one in sums.models.items()
+                if name in whole and happened.events
+            }
+            known = happened.events and math.isfinite(bayes)
+            yield Segment(
+                feature=sums.feature,
+                value=value,
+                events=happened.events,
+                weight=happened.weight,
+                clicks=happened.clicks,
+                click_rate=happened.click_rate if happened.events else None,
+                models=self._models(scored, whole),
+                bayes_ce=bayes / happened.weight if known else None,
+            )
 
 
-def _segment_model(cells: Floats, on: EventSums, whole: ModelSums, is_dense: bool) -> ModelSums:
-    """Take one model's sums over one segment out of a column of cells."""
-    loss, predicted, *terms, regret = (float(value) for value in cells[:HISTOGRAM])
-    return ModelSums(
-        versions=whole.versions,
-        loss=loss,
-        predicted=predicted,
-        relative=None if is_dense else RatioSums(on.events, *terms),
-        regret=regret if math.isfinite(regret) else None,
-        histogram=ArraySums(cells[HISTOGRAM:].reshape(3, SEGMENT_BINS)),
-    )
+def _of_segment(sums: Mapping[str, ArraySums], on: EventSums, at: int) -> ScoredEvents:
+    """Take one model's sums over one segment out of those over all of them."""
+    terms = {name: float(one.values[at]) for name, one in sums.items() if name != _HISTOGRAM}
+    finite = {name: value for name, value in terms.items() if math.isfinite(value)}
+    return ScoredEvents(on, finite, sums[_HISTOGRAM].values[:, :, at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,16 +564,16 @@ class WindowsState:
     so_far: EventSums
     """Since the start of the run."""
     opened: tuple[OpenWindow, ...]
-    stretch: Sums | None = None
+    pending: Sums | None = None
     """What no window has taken in yet."""
-    lives: tuple[CumulativeWindow, ...] = ()
+    cumulative: tuple[CumulativeWindow, ...] = ()
     """Since the first event, and since more models have begun."""
 
 
 class TumblingWindows:
     """Windows of several sizes over the same events, each beginning where the last one ended.
 
-    Batches are added up over the stretch that all sizes are multiples of, and only then taken into
+    Batches are added up over the range that all sizes are multiples of, and only then taken into
     each window.
 
     Parameters
@@ -215,6 +582,8 @@ class TumblingWindows:
         Sizes, models and how few clicks are too few.
     state
         Where to go on; None begins with the first event.
+    metrics
+        What is computed when a window closes.
 
     Attributes
     ----------
@@ -228,15 +597,20 @@ class TumblingWindows:
     >>> windows = TumblingWindows(EvaluatorConfig(windows=(4,), models=("dense",), min_clicks=1))
     >>> rate = {"dense": Predicted(version=0, probability=np.array([0.25, 0.25, 0.25, 0.25]))}
     >>> batch = JoinedBatch(0, np.array([0.0, 1.0, 0.0, 0.0]), np.ones(4), rate)
-    >>> [window.models["dense"].ne for window in windows.add(Sums.of(batch))]
+    >>> [window.metric("dense", "ne") for window in windows.add(Sums.of(batch))]
     [1.0]
     """
 
-    def __init__(self, config: EvaluatorConfig, state: WindowsState | None = None) -> None:
+    def __init__(
+        self,
+        config: EvaluatorConfig,
+        state: WindowsState | None = None,
+        metrics: Sequence[Metric] = METRICS,
+    ) -> None:
         sizes = tuple(sorted(config.windows))
         nothing = EventSums()
-        self._config = config
-        self._stretch_events = math.gcd(*sizes)
+        self._config, self._scorer = config, Scorer(config, metrics)
+        self._step_events = math.gcd(*sizes)
         self.state = state or WindowsState(
             nothing, tuple(OpenWindow(size, 0, nothing) for size in sizes)
         )
@@ -250,23 +624,23 @@ class TumblingWindows:
 
     def add(self, sums: Sums) -> tuple[Window, ...]:
         """Take in a batch and return the windows that it closes, the smallest first."""
-        so_far, stretch = self.state.so_far + sums.on, self.state.stretch
-        stretch = sums if stretch is None else stretch + sums
-        self.state = replace(self.state, so_far=so_far, stretch=stretch)
-        left_over = so_far.events % self._stretch_events
+        so_far, pending = self.state.so_far + sums.on, self.state.pending
+        pending = sums if pending is None else pending + sums
+        self.state = replace(self.state, so_far=so_far, pending=pending)
+        left_over = so_far.events % self._step_events
         if 0 < left_over < sums.on.events:
             raise ValueError(
                 f"windows of {_listed(self._config.windows)} events may end at "
                 f"{so_far.events - left_over:,}, inside a batch that ends at {so_far.events:,}; "
                 "make them multiples of the batch"
             )
-        return () if left_over else self._fold()
+        return () if left_over else self._take_pending()
 
     def finish(self) -> tuple[Window, ...]:
         """Close what is open, since the input has ended; such windows are partial."""
-        self._fold()
+        self._take_pending()
         opened = self.state.opened
-        unfinished = tuple(self._window(one, one.sums) for one in opened if one.sums is not None)
+        unfinished = tuple(self._close(one, one.sums) for one in opened if one.sums is not None)
         emptied = tuple(replace(window, sums=None) for window in opened)
         self.state = replace(self.state, opened=emptied)
         return unfinished
@@ -274,38 +648,39 @@ class TumblingWindows:
     def lifetimes(self, closed: Sequence[Window]) -> tuple[Lifetime, ...]:
         """Return the scores so far, if windows of more than the smallest size have just closed.
 
-        Where there is one size alone, these tell.
+        Where there is one size alone, its windows suffice.
         """
         sizes = [window.size for window in self.state.opened]
         if all(window.size != sizes[:2][-1] for window in closed):
             return ()
         return tuple(
             Lifetime(
-                begin=life.begin,
-                end=life.begin + life.sums.on.events,
-                **scores(self._config, life.sums, life.before),
+                begin=one.begin,
+                end=one.begin + one.sums.on.events,
+                **self._scorer.score(one.sums, one.before),
             )
-            for life in self.state.lives
+            for one in self.state.cumulative
         )
 
-    def _fold(self) -> tuple[Window, ...]:
-        """Take the stretch into all windows, and return those that it closes."""
-        stretch, so_far = self.state.stretch, self.state.so_far
-        if stretch is None:
+    def _take_pending(self) -> tuple[Window, ...]:
+        """Take what is pending into all windows, and return those that it closes."""
+        pending, so_far = self.state.pending, self.state.so_far
+        if pending is None:
             return ()
         opened, closed = [], []
         for window in self.state.opened:
-            total = stretch if window.sums is None else window.sums + stretch
+            total = pending if window.sums is None else window.sums + pending
             if so_far.events < window.end:
                 opened.append(replace(window, sums=total))
             else:
-                closed.append(self._window(window, total))
+                closed.append(self._close(window, total))
                 opened.append(OpenWindow(window.size, window.end, so_far))
-        lives = _live_on(self.state.lives, stretch, so_far.events - stretch.on.events)
-        self.state = WindowsState(so_far, tuple(opened), lives=lives)
+        begin = so_far.events - pending.on.events
+        cumulative = _cumulate(self.state.cumulative, pending, begin)
+        self.state = WindowsState(so_far, tuple(opened), cumulative=cumulative)
         return tuple(closed)
 
-    def _window(self, window: OpenWindow, sums: Sums) -> Window:
+    def _close(self, window: OpenWindow, sums: Sums) -> Window:
         """Turn a window's sums into its scores."""
         end = window.begin + sums.on.events
         return Window(
@@ -314,7 +689,7 @@ class TumblingWindows:
             begin=window.begin,
             end=end,
             partial=end < window.end,
-            **scores(self._config, sums, window.before),
+            **self._scorer.score(sums, window.before),
         )
 
 
@@ -322,10 +697,10 @@ def _listed(sizes: Sequence[int]) -> str:
     return " and ".join(f"{size:,}" for size in sizes)
 
 
-def _live_on(
-    lives: Sequence[CumulativeWindow], stretch: Sums, begin: int
+def _cumulate(
+    windows: Sequence[CumulativeWindow], sums: Sums, begin: int
 ) -> tuple[CumulativeWindow, ...]:
-    """Take a stretch into all lives; where models have begun with it, so does another life.
+    """Take sums into all cumulative windows; where models have begun with them, so does another.
 
     Examples
     --------
@@ -336,80 +711,19 @@ def _live_on(
     ...     for half in [Predicted(1, np.array([0.5]))]
     ...     for models in (["dense"], ["dense", "sparse"])
     ... )
-    >>> lives = _live_on(_live_on(_live_on((), dense, 0), both, 1), both, 2)
-    >>> [(life.begin, life.sums.on.events, list(life.sums.models)) for life in lives]
+    >>> windows = _cumulate(_cumulate(_cumulate((), dense, 0), both, 1), both, 2)
+    >>> [(one.begin, one.sums.on.events, list(one.sums.models)) for one in windows]
     [(0, 3, ['dense']), (1, 2, ['dense', 'sparse'])]
     """
-    grown = tuple(replace(life, sums=life.sums + stretch) for life in lives)
-    if grown and stretch.models.keys() <= grown[-1].sums.models.keys():
+    grown = tuple(replace(one, sums=one.sums + sums) for one in windows)
+    if grown and sums.models.keys() <= grown[-1].sums.models.keys():
         return grown
-    before = lives[0].sums.on if lives else EventSums()
-    return (*grown, CumulativeWindow(begin, before, stretch))
+    before = windows[0].sums.on if windows else EventSums()
+    return (*grown, CumulativeWindow(begin, before, sums))
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedState:
-    """What has not been told yet, for a checkpoint."""
-
-    begin: int = 0
-    """The count when something was told last, or could have been."""
-    reasons: dict[str, int] = field(default_factory=dict)
-
-
-class Skipped:
-    """Counts the invalid events between two windows' ends.
-
-    Parameters
-    ----------
-    state
-        Where to go on.
-
-    Examples
-    --------
-    >>> skipped = Skipped(SkippedState())
-    >>> skipped.add({"label": 1})
-    >>> [(one.begin, one.count, one.reasons) for one in skipped.tell(500)], skipped.tell(1_000)
-    ([(0, 500, {'label': 1})], ())
-    """
-
-    def __init__(self, state: SkippedState) -> None:
-        self._begin = state.begin
-        self._reasons = Counter(state.reasons)
-
-    @property
-    def state(self) -> SkippedState:
-        """All that it knows; equal histories give equal states."""
-        return SkippedState(self._begin, dict(sorted(self._reasons.items())))
-
-    def add(self, skipped: Mapping[str, int]) -> None:
-        """Count invalid events, so many of each reason."""
-        self._reasons.update(skipped)
-
-    def tell(self, count: int) -> tuple[DeadLetters, ...]:
-        """Tell at a count what was found since the last time; nothing where nothing was."""
-        state, self._begin = self.state, count
-        self._reasons.clear()
-        if not state.reasons:
-            return ()
-        return (DeadLetters(begin=state.begin, count=count, reasons=state.reasons),)
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Messages, each in the log ``windows`` once."""
-
-    windows: tuple[Window, ...] = ()
-    """Just closed, the smallest first."""
-    lifetimes: tuple[Lifetime, ...] = ()
-    stability: tuple[Stability, ...] = ()
-    alarms: tuple[Alarm, ...] = ()
-    dead_letters: tuple[DeadLetters, ...] = ()
-
-    @property
-    def messages(self) -> tuple[Window | Lifetime | Stability | Alarm | DeadLetters, ...]:
-        """All of them, in the order in which they are written."""
-        told = self.windows + self.lifetimes + self.stability + self.alarms
-        return told + self.dead_letters
+ScoringMessage = Window | Lifetime | Stability | Alarm | DeadLetters
+"""What follows from a batch, in the order in which it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,52 +733,73 @@ class ScoringState:
     windows: WindowsState | None = None
     segments: SegmentsState | None = None
     alarms: AlarmsState = field(default_factory=AlarmsState)
-    skipped: SkippedState = field(default_factory=SkippedState)
+    invalid: dict[str, int] = field(default_factory=dict)
+    """The invalid events since a window closed, by reason."""
+    invalid_since: int = 0
+    """The count when a window closed last."""
 
 
 class Scoring:
-    """Takes in one batch after the other, and tells what follows from it.
+    """Takes in one batch after the other, and returns what follows from it.
 
     Parameters
     ----------
     config
         What is scored, and what counts as drift.
-    schema
-        Of the clicks.
+    spec
+        The features of the clicks, and the roles of the models.
     state
         Where to go on.
     """
 
-    def __init__(self, config: EvaluatorConfig, schema: FeatureSchema, state: ScoringState) -> None:
-        self._segments = Segments(schema, config, state.segments)
-        self._windows = TumblingWindows(config, state.windows)
-        self._alarms = Alarms(config, schema, state.alarms)
-        self._skipped = Skipped(state.skipped)
+    def __init__(
+        self, config: EvaluatorConfig, spec: RunSpec, state: ScoringState | None = None
+    ) -> None:
+        state = state or ScoringState()
+        metrics = installed()
+        self._terms = terms_of(metrics)
+        self._segments = Segments(spec.schema, config, state.segments)
+        self._windows = TumblingWindows(config, state.windows, metrics)
+        self._alarms = Alarms(config, spec, state.alarms)
+        self._invalid, self._invalid_since = Counter(state.invalid), state.invalid_since
 
     @property
     def state(self) -> ScoringState:
-        """All that it knows, for a checkpoint."""
-        alarms, skipped = self._alarms.state, self._skipped.state
-        return ScoringState(self._windows.state, self._segments.state, alarms, skipped)
+        """All that it knows, for a checkpoint; equal histories give equal states."""
+        return ScoringState(
+            self._windows.state,
+            self._segments.state,
+            self._alarms.state,
+            dict(sorted(self._invalid.items())),
+            self._invalid_since,
+        )
 
-    def add(self, batch: JoinedBatch) -> tuple[Sums, Told]:
-        """Take in a batch; return its sums, and what there is to tell."""
-        sums = Sums.of(batch, self._segments.of(batch.clicks))
-        self._alarms.look(batch.clicks)
-        self._skipped.add(batch.skipped)
-        return sums, self._tell(self._windows.add(sums))
+    def add(self, batch: JoinedBatch) -> tuple[Sums, tuple[ScoringMessage, ...]]:
+        """Take in a batch; return its sums, and what there is to write."""
+        sums = Sums.of(batch, self._segments.of(batch.clicks), self._terms)
+        self._alarms.add(batch.clicks)
+        self._invalid.update(batch.skipped)
+        return sums, self._close(self._windows.add(sums))
 
-    def finish(self, skipped: Mapping[str, int] = MappingProxyType({})) -> Told:
+    def finish(
+        self, skipped: Mapping[str, int] = MappingProxyType({})
+    ) -> tuple[ScoringMessage, ...]:
         """Close what is open, since the input has ended, with invalid events at its very end."""
-        self._skipped.add(skipped)
+        self._invalid.update(skipped)
         closed = self._windows.finish()
-        if not closed:
-            return Told(dead_letters=self._skipped.tell(self._windows.state.so_far.events))
-        return self._tell(closed)
+        return self._close(closed) or self._count_invalid(self._windows.state.so_far.events)
 
-    def _tell(self, closed: tuple[Window, ...]) -> Told:
+    def _close(self, closed: tuple[Window, ...]) -> tuple[ScoringMessage, ...]:
+        """Return what follows from windows that have just closed, with them."""
         if not closed:
-            return Told()
-        stability, alarms = self._alarms.listen(closed)
-        letters = self._skipped.tell(closed[0].end)
-        return Told(closed, self._windows.lifetimes(closed), stability, alarms, letters)
+            return ()
+        stability, alarms = self._alarms.close(closed)
+        lifetimes, invalid = self._windows.lifetimes(closed), self._count_invalid(closed[0].end)
+        return (*closed, *lifetimes, *stability, *alarms, *invalid)
+
+    def _count_invalid(self, count: int) -> tuple[DeadLetters, ...]:
+        """Return how many invalid events there were since the last window, and begin anew."""
+        begin, self._invalid_since = self._invalid_since, count
+        reasons = dict(sorted(self._invalid.items()))
+        self._invalid.clear()
+        return (DeadLetters(begin=begin, count=count, reasons=reasons),) if reasons else ()

@@ -1,4 +1,4 @@
-"""What the evaluator keeps between two lives."""
+"""The evaluator: what it keeps in its checkpoint, and what it does in one step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from evaluator.config import EvaluatorConfig
-from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition
+from evaluator.join import Join, JoinCursor, LogPosition
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.publishing import DeadLetterWriter, IdempotentWriter, ProgressMirror
-from evaluator.sums import Sums
-from evaluator.windows import Scoring, ScoringState, Told
+from evaluator.windows import Scoring, ScoringMessage, ScoringState, Sums
 from stream.log import LogStore
-from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Position, Stability, Window
+from stream.messages import Alarm, DeadLetter, Judgement, Position, Window
 from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
@@ -34,7 +33,7 @@ class EvaluatorState:
     """By name: the ends of the logs that it writes, and how far those of others are copied."""
     letters: dict[int, Position] = field(default_factory=dict)
     """By partition, the last place of which a dead letter is written: well before a batch skips it,
-    so it may stand behind the cursor."""
+    so it may be after the cursor."""
 
 
 _ADAPTER: Final = TypeAdapter(EvaluatorState)
@@ -67,13 +66,8 @@ class EvaluatorStep:
     """Events scored since the start of the run."""
     events: int = 0
     """Events scored in this step; those judged are scored too, at another time."""
-    windows: tuple[Window, ...] = ()
-    """Closed in this step."""
-    lifetimes: tuple[Lifetime, ...] = ()
-    """Scores so far, told in this step; so are the next two."""
-    stability: tuple[Stability, ...] = ()
-    alarms: tuple[Alarm, ...] = ()
-    judgements: tuple[Judgement, ...] = ()
+    messages: tuple[ScoringMessage | Judgement, ...] = ()
+    """Windows, scores so far, alarms and judgements that were written in this step."""
     dead_letters: tuple[DeadLetter, ...] = ()
     """Written in this step."""
     sums: Sums | None = None
@@ -83,22 +77,30 @@ class EvaluatorStep:
     done: bool = False
     """The input has ended and everything about it is written."""
 
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Those that were closed in this step."""
+        return tuple(one for one in self.messages if isinstance(one, Window))
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Those that were raised in this step."""
+        return tuple(one for one in self.messages if isinstance(one, Alarm))
+
 
 class Evaluator:
     """Joins predictions to clicks, closes windows, judges candidates.
 
     It is the one writer of the logs ``windows`` and ``deadletters``. What it writes follows from
     the clicks, the predictions and the ledger alone, however often it is stopped; only *where* in
-    ``windows`` copies of the ledger and judgements stand between the windows is a matter of time,
-    and so is which partition's dead letters come first.
-    Copies of the workers' progress are of the wall clock altogether, and nobody compares them.
+    ``windows`` copies of the ledger and judgements are between the windows depends on timing, and
+    so does which partition's dead letters come first.
+    Copies of the workers' progress depend on the wall clock altogether, and nobody compares them.
 
     Parameters
     ----------
     home
-        Where the logs live.
-    schema
-        Of the clicks.
+        Where the logs are.
     config
         What is scored.
     spec
@@ -108,36 +110,32 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        home: LogStore,
-        config: EvaluatorConfig,
-        spec: RunSpec,
-        checkpoints: Checkpoints,
+        self, home: LogStore, config: EvaluatorConfig, spec: RunSpec, checkpoints: Checkpoints
     ) -> None:
         def open_join(cursor: JoinCursor) -> Join:
             return Join(home, replace(spec, has_truth=False), cursor)
 
         state = load(checkpoints)
         self._config, self._checkpoints = config, checkpoints
-        self._scoring = Scoring(config, spec.schema, state.scoring)
+        self._scoring = Scoring(config, spec, state.scoring)
         self._judging = Judging(open_join, spec, state.judging)
         self._ledger = LedgerState(home.reader(LEDGER), spec, state.logs.get(LEDGER))
-        self._outbox = IdempotentWriter(home, WINDOWS, state.logs.get(WINDOWS))
+        self._writer = IdempotentWriter(home, WINDOWS, state.logs.get(WINDOWS))
         self._dead = IdempotentWriter(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
         self._letters = DeadLetterWriter(self._dead, state.letters)
         self._join = Join(home, spec, state.cursor, self._letters.write)
-        self._progress = ProgressMirror(home, spec.workers, state.logs, self._outbox.copied)
+        self._progress = ProgressMirror(home, spec.workers, state.logs, self._writer.copied)
         self._window_events = spec.window_events
-        self._looks_at_ledger = True
+        self._polls_ledger = True
         self._done = False
 
     @property
     def conflicts(self) -> int:
-        """Messages met in this life that repeated another of their key and differed from it.
+        """Messages since this start that repeated another of their key and differed from it.
 
         A worker whose repeats differ is not deterministic; the first of each counts.
         """
-        parts = (self._join, self._judging, self._ledger, self._outbox, self._dead)
+        parts = (self._join, self._judging, self._ledger, self._writer, self._dead)
         return sum(part.conflicts for part in parts)
 
     def step(self) -> EvaluatorStep:
@@ -146,20 +144,20 @@ class Evaluator:
         1. Copy what is new in the ledger; while scoring runs, only where a decision may be due.
         2. Take one batch into the judgement under way, if its candidate has predicted it.
         3. Score one batch, once every model that must has predicted it: windows. Where there is
-           none, take all that the candidate has predicted into the judgement. Whatever is met on
-           the way that is no valid event becomes a dead letter at once.
-        4. Copy what the workers told of their progress, every now and then.
+           none, take all that the candidate has predicted into the judgement. Whatever is found on
+           the way that is not a valid event becomes a dead letter at once.
+        4. Copy the workers' progress, every now and then.
         5. Checkpoint if due, after what was written has been flushed.
         """
         if self._done:
             return EvaluatorStep(self._join.count, done=True)
-        copied = self._outbox.append(self._ledger.poll()) if self._looks_at_ledger else []
+        copied = self._writer.append(self._ledger.poll()) if self._polls_ledger else []
         judged = [self._judge()]
         step = self._score()
         while judged[-1][0] and not step.events:
             judged.append(self._judge())
-        self._outbox.copy(self._progress.poll(at_once=step.done))
-        self._looks_at_ledger = not step.events or step.count % self._window_events == 0
+        self._writer.copy(self._progress.poll(at_once=step.done))
+        self._polls_ledger = not step.events or step.count % self._window_events == 0
         on_grid = step.events and step.count % self._config.checkpoint_events == 0
         if step.done or on_grid or self._letters.many:
             self._checkpoint()
@@ -167,18 +165,18 @@ class Evaluator:
         step = replace(step, dead_letters=self._letters.take())
         if copied or judged[0][0]:
             judgements = tuple(one for _, one in judged if one)
-            step = replace(step, judgements=judgements, waiting_for=None)
+            step = replace(step, messages=step.messages + judgements, waiting_for=None)
         return step
 
     def close(self) -> None:
-        """Checkpoint where it stands, and let the next evaluator in.
+        """Checkpoint, and let the next evaluator in.
 
-        What is told of its last step, by whoever watches it, could not be copied in that step.
+        The progress of its last step is written after that step, so it is copied here.
         """
         if not self._done:
             self._checkpoint()
-        self._outbox.copy(self._progress.poll(at_once=True))
-        logs = (self._join, self._judging, self._ledger, self._progress, self._outbox, self._dead)
+        self._writer.copy(self._progress.poll(at_once=True))
+        logs = (self._join, self._judging, self._ledger, self._progress, self._writer, self._dead)
         for part in logs:
             part.close()
 
@@ -186,7 +184,7 @@ class Evaluator:
         """Judge at most one batch; return its events, and the judgement if it ends one."""
         events, judgement = self._judging.step(self._ledger)
         if judgement:
-            self._outbox.append([judgement])
+            self._writer.append([judgement])
         return events, judgement
 
     def _score(self) -> EvaluatorStep:
@@ -196,35 +194,32 @@ class Evaluator:
         if limit and count >= limit[0]:
             return EvaluatorStep(count, waiting_for=limit[1])
         batch = self._join.next(self._ledger.required(self._config.models, count))
-        if batch:
-            return self._take(batch)
-        if self._join.ended:
-            return self._finish()
-        return EvaluatorStep(count, waiting_for=self._join.missing)
-
-    def _take(self, batch: JoinedBatch) -> EvaluatorStep:
-        sums, told = self._scoring.add(batch)
-        self._outbox.append(told.messages)
+        if batch is None:
+            if self._join.ended:
+                return self._finish()
+            return EvaluatorStep(count, waiting_for=self._join.missing)
+        sums, messages = self._scoring.add(batch)
+        self._writer.append(messages)
         if self._judging.may_begin(batch.end):
-            self._judging.mark(self._join.cursor)
-        return _telling(EvaluatorStep(batch.end, len(batch.label), sums=sums), told)
+            self._judging.remember(self._join.cursor)
+        return EvaluatorStep(batch.end, len(batch.label), messages, sums=sums)
 
     def _finish(self) -> EvaluatorStep:
         """Close what is open at the end of the input, and wait for the last word of the ledger."""
-        told = self._scoring.finish(self._join.drain())
-        self._outbox.append(told.messages)
+        messages = self._scoring.finish(self._join.drain())
+        self._writer.append(messages)
         count, ledger = self._join.count, self._ledger
         decides = len(self._config.models) > 1 or bool(ledger.plans)
         done = not decides or (ledger.complete(count) and self._judging.is_idle(ledger, count))
-        waiting_for = None if done or told.messages else Waiting(LEDGER)
-        return _telling(EvaluatorStep(count, waiting_for=waiting_for, done=done), told)
+        waiting_for = None if done or messages else Waiting(LEDGER)
+        return EvaluatorStep(count, messages=messages, waiting_for=waiting_for, done=done)
 
     def _checkpoint(self) -> None:
         """Flush what was written, *then* write down how far it goes."""
-        self._outbox.flush()
+        self._writer.flush()
         letters = self._letters.keep()
         logs = {
-            WINDOWS: self._outbox.position,
+            WINDOWS: self._writer.position,
             DEAD_LETTERS: self._dead.position,
             LEDGER: self._ledger.position,
             **self._progress.positions,
@@ -232,14 +227,3 @@ class Evaluator:
         scoring, judging = self._scoring.state, self._judging.state
         state = EvaluatorState(self._join.cursor, scoring, judging, logs, letters)
         save(self._checkpoints, self._join.count, state)
-
-
-def _telling(step: EvaluatorStep, told: Told) -> EvaluatorStep:
-    """Let a step report what was told."""
-    return replace(
-        step,
-        windows=told.windows,
-        lifetimes=told.lifetimes,
-        stability=told.stability,
-        alarms=told.alarms,
-    )

@@ -149,9 +149,9 @@ class WindowFollower:
             self._judgements[message.rebuild] = message
             return
         self.closed = message.end
-        relative = message.relative_ce.get(_SPARSE)
+        relative = message.metric(_SPARSE, "relative_ce")
         if relative is not None:
-            self.scores.append(Score(message.begin, message.end, relative.mean))
+            self.scores.append(Score(message.begin, message.end, relative))
 
 
 def unused(names: list[str], history: History, snapshot_events: int) -> list[str]:

@@ -1,22 +1,20 @@
-"""A finished run in a few figures: a pure function of its windows and its ledger."""
+"""The Python API: a run, and what came of it."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from evaluator.metrics.entropy import normalized_entropy
-from evaluator.sums import EventSums
+from evaluator.run import RangeScores, RunHistory, place
 from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, pages
@@ -28,59 +26,36 @@ from resprout.settings import EVALUATOR, Settings
 from resprout.spec import RunDefinition
 from resprout.wiring import Wiring
 from stream import topics
-from stream.follow import Deduplicator, read_all
-from stream.log import LogStore
 from stream.messages import (
-    AnyMessage,
     DeadLetter,
     Decision,
     Interval,
     Judgement,
-    Progress,
     Verdict,
     VerdictName,
     Window,
-    parse,
 )
 from stream.sources import Source
 
 
-class _Figures(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Dense(_Figures):
-    """How the dense model did."""
+class ModelSummary(_Record):
+    """How a model did."""
 
     ce: float
     """Cross entropy, nats per event."""
     ne: float | None
     """CE over the entropy of the click rate of the same events; None with too few of a kind."""
+    relative_ce: float | None = None
+    """CE / CE(root) − 1 on the same events; None for the root."""
+    sparsity: float | None = None
+    """Share of weights removed, of the last version of the served model."""
 
 
-class Pruned(Dense):
-    """How a pruned model did, beside the dense one on the same events."""
-
-    relative_ce: float
-    """CE / CE(dense) − 1."""
-
-
-class Sparse(Pruned):
-    """How the sparse model did."""
-
-    sparsity: float | None
-    """Share of weights removed, of its last version."""
-
-
-class Half(_Figures):
-    """All models on the second half of the events that all have predicted."""
-
-    dense: Dense | None
-    sparse: Sparse | None
-    never_rebuilt: Pruned | None
-
-
-class Rebuild(_Figures):
+class RebuildSummary(_Record):
     """One rebuild, from its decision to its verdict."""
 
     number: int
@@ -88,7 +63,7 @@ class Rebuild(_Figures):
     """E: a promoted candidate takes over at the event after it."""
     decided: int
     """W: the end of the window that decided it."""
-    snapshot: int
+    begin: int
     """s: the count of the dense snapshot it was cut from."""
     reason: str
     """``first``, the name of the trigger, or ``request`` where a person asked for it."""
@@ -102,8 +77,21 @@ class Rebuild(_Figures):
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
 
+    @classmethod
+    def of(cls, verdict: Verdict) -> RebuildSummary:
+        """Sum up a rebuild that ended."""
+        plan, judgement = verdict.rebuild, verdict.judgement
+        return cls(
+            **plan.model_dump(include={"number", "decided", "begin", "reason", "cause"}),
+            **verdict.model_dump(
+                include={"count", "verdict", "version", "sparsity", "cost_events"}
+            ),
+            verdict_reason=verdict.reason,
+            difference=judgement.difference if judgement else None,
+        )
 
-class RolledBack(_Figures):
+
+class RollbackSummary(_Record):
     """One rollback."""
 
     count: int
@@ -118,12 +106,15 @@ class RolledBack(_Figures):
     """False where the input ended before ``count``."""
 
 
-class Summary(_Figures):
-    """What ``--json`` prints.
+class Summary(_Record):
+    """What ``--json`` prints: these fields, and those of :attr:`models` by their names.
 
-    ``dense``, ``sparse`` and ``never_rebuilt`` are scored on the same events: those after the
-    first mask, or all of them where there was none.
+    The models are scored on the same events: those after the first mask, or all of them where
+    there was none.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, ModelSummary | None] = Field(init=False)
 
     events: int
     seconds: float
@@ -135,295 +126,177 @@ class Summary(_Figures):
     """Windows closed, of all sizes."""
     bayes_ce: float | None
     """CE of the true probabilities, where they are known."""
-    dense: Dense | None
-    sparse: Sparse | None
-    never_rebuilt: Pruned | None
-    last_half: Half
-    rebuilds: tuple[Rebuild, ...]
-    rollbacks: tuple[RolledBack, ...] = ()
+    last_half: dict[str, ModelSummary | None]
+    """All models on the second half of the events that all have predicted."""
+    rebuilds: tuple[RebuildSummary, ...]
+    rollbacks: tuple[RollbackSummary, ...] = ()
     dead_letters: int
 
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a process did by the wall clock."""
-
-    events: int
-    seconds: float
-
-
-def summarise(
-    windows: Sequence[Window],
-    ledger: Sequence[Decision | Verdict],
-    cost: Cost,
-    settings: Settings,
-    dead_letters: int,
-) -> Summary:
-    """Put a run into figures."""
-    enough = settings.evaluator.min_clicks
-    rows, verdicts = finest(windows), [one for one in ledger if isinstance(one, Verdict)]
-    events = max((w.end for w in rows), default=0)
-    scored = common(rows, first_swap(verdicts))
-    sparsity = _sparsity(ledger, events)
-    whole = _half(scored, sparsity, enough)
-    return Summary(
-        events=events,
-        seconds=cost.seconds,
-        events_per_second=cost.events / cost.seconds if cost.seconds else 0.0,
-        seed=settings.seed,
-        windows=len(windows),
-        bayes_ce=_bayes(scored),
-        dense=whole.dense,
-        sparse=whole.sparse,
-        never_rebuilt=whole.never_rebuilt,
-        last_half=_half(second_half(scored), sparsity, enough),
-        rebuilds=tuple(_rebuild(verdict) for verdict in verdicts),
-        rollbacks=tuple(_rolled_back(ledger, events)),
-        dead_letters=dead_letters,
-    )
-
-
-def finest(windows: Iterable[Window]) -> list[Window]:
-    """Return the windows of the smallest size, in order."""
-    every = list(windows)
-    size = min((window.size for window in every), default=0)
-    return sorted((w for w in every if w.size == size), key=lambda window: window.begin)
-
-
-def first_swap(verdicts: Iterable[Verdict]) -> int:
-    """Return the E after which the sparse model lives; 0 where it never did."""
-    return next((v.count for v in verdicts if v.verdict == "promoted"), 0)
-
-
-def common(rows: Iterable[Window], start: int) -> list[Window]:
-    """Return the windows that begin at or after ``start``: all models have predicted them."""
-    return [window for window in rows if window.begin >= start]
-
-
-def second_half(rows: Sequence[Window]) -> list[Window]:
-    """Return the windows that begin in the second half of the events of ``rows``."""
-    if not rows:
-        return []
-    return common(rows, (rows[0].begin + rows[-1].end + 1) // 2)
-
-
-def _half(rows: Sequence[Window], sparsity: float | None, enough: int) -> Half:
-    dense = _score(rows, "dense", enough)
-    sparse = _beside(dense, _score(rows, "sparse", enough))
-    never = _beside(dense, _score(rows, "never_rebuilt", enough))
-    return Half(
-        dense=dense,
-        sparse=Sparse(**sparse.model_dump(), sparsity=sparsity) if sparse else None,
-        never_rebuilt=never,
-    )
-
-
-def _beside(dense: Dense | None, score: Dense | None) -> Pruned | None:
-    if score is None or dense is None:
-        return None
-    return Pruned(ce=score.ce, ne=score.ne, relative_ce=score.ce / dense.ce - 1)
-
-
-def _score(rows: Sequence[Window], model: str, enough: int) -> Dense | None:
-    """Score a model over windows; None where it did not predict all of them."""
-    scores = [window.models.get(model) for window in rows]
-    known = [score for score in scores if score is not None]
-    if not rows or len(known) < len(rows):
-        return None
-    weight = sum(window.weight for window in rows)
-    ce = sum(w.weight * s.ce for w, s in zip(rows, known, strict=True)) / weight
-    ne = normalized_entropy(ce, sum(w.clicks for w in rows) / weight)
-    has_both = any(one.ne is not None for one in known) or _events(rows).has_both(enough)
-    return Dense(ce=ce, ne=ne if has_both else None)
-
-
-def _events(rows: Sequence[Window]) -> EventSums:
-    """Add windows up; where events differ in weight, the number clicked goes by the rate."""
-    events = sum(w.end - w.begin for w in rows)
-    weight, clicks = sum(w.weight for w in rows), sum(w.clicks for w in rows)
-    return EventSums(events, round(events * clicks / weight), weight, clicks)
-
-
-def _bayes(rows: Sequence[Window]) -> float | None:
-    known = [(window.weight, window.bayes_ce) for window in rows if window.bayes_ce is not None]
-    if not rows or len(known) < len(rows):
-        return None
-    return sum(weight * ce for weight, ce in known) / sum(weight for weight, _ in known)
-
-
-def _sparsity(ledger: Iterable[Decision | Verdict], events: int) -> float | None:
-    """Return the sparsity of the version in force after so many events; None without one."""
-    found: dict[int | None, float | None] = {}
-    in_force = None
-    for one in ledger:
-        if isinstance(one, Verdict) and one.verdict == "promoted":
-            in_force = found[one.version] = one.sparsity
-        elif isinstance(one, Decision) and one.rollback is not None:
-            back = one.rollback
-            found[back.version] = found.get(back.to_version)
-            in_force = found[back.version] if back.count <= events else in_force
-    return in_force
-
-
-def _rolled_back(ledger: Iterable[Decision | Verdict], events: int) -> Iterator[RolledBack]:
-    for one in ledger:
-        if isinstance(one, Decision) and one.rollback is not None:
-            yield RolledBack(
-                count=one.rollback.count,
-                decided=one.count,
-                version=one.rollback.version,
-                to_version=one.rollback.to_version,
-                reason=one.request.reason if one.request else "",
-                took_effect=one.rollback.count <= events,
-            )
-
-
-def _rebuild(verdict: Verdict) -> Rebuild:
-    plan, judgement = verdict.rebuild, verdict.judgement
-    return Rebuild(
-        number=plan.number,
-        count=verdict.count,
-        decided=plan.decided,
-        snapshot=plan.begin,
-        reason=plan.reason,
-        cause=plan.cause,
-        verdict=verdict.verdict,
-        verdict_reason=verdict.reason,
-        version=verdict.version,
-        sparsity=verdict.sparsity,
-        difference=judgement.difference if judgement else None,
-        cost_events=verdict.cost_events,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """All that the logs say of a run, each record once."""
-
-    windows: tuple[Window, ...]
-    judgements: tuple[Judgement, ...]
-    ledger: tuple[Decision | Verdict, ...]
-    dead_letters: tuple[DeadLetter, ...]
-
-    @classmethod
-    def read(cls, home: LogStore) -> Records:
-        """Read the logs of a home."""
-        windows = list(_messages(home, topics.WINDOWS))
-        dead = _messages(home, topics.DEAD_LETTERS)
-        ledger = _messages(home, topics.LEDGER)
-        return cls(
-            tuple(one for one in windows if isinstance(one, Window)),
-            tuple(one for one in windows if isinstance(one, Judgement)),
-            tuple(one for one in ledger if isinstance(one, Decision | Verdict)),
-            tuple(one for one in dead if isinstance(one, DeadLetter)),
-        )
-
     @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """How each rebuild ended."""
-        return tuple(one for one in self.ledger if isinstance(one, Verdict))
-
-
-def _messages(home: LogStore, log: str) -> Iterator[AnyMessage]:
-    """Yield what a log holds, each once, but for what belongs to the wall clock."""
-    reader, seen = home.reader(log), Deduplicator()
-    for stored in read_all(reader):
-        message = parse(stored.record.value)
-        if isinstance(message, Progress):
-            continue
-        if seen.accept(message.key, stored.record.value):
-            yield message
-    reader.close()
+    def models(self) -> dict[str, ModelSummary | None]:
+        """How each model did, by name; None for one that did not run."""
+        return self.__pydantic_extra__
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a process did."""
 
-    models: dict[str, nn.Module]
-    finished: bool
-    cost: Cost
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    finished: bool = True
+    events: int = 0
+    """Of this process, and so are the seconds by the wall clock."""
+    seconds: float = 0.0
+
+
+def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summary:
+    """Put a run into figures."""
+    whole, half = history.whole_and_last_half(settings.evaluator.min_clicks)
+    sparsity = _sparsity(history)
+    return Summary(
+        events=history.events,
+        seconds=outcome.seconds,
+        events_per_second=outcome.events / outcome.seconds if outcome.seconds else 0.0,
+        seed=settings.seed,
+        windows=history.windows,
+        bayes_ce=whole.bayes_ce if whole else None,
+        last_half=_models(history, half, sparsity),
+        rebuilds=tuple(map(RebuildSummary.of, history.verdicts)),
+        rollbacks=tuple(_rollbacks(history)),
+        dead_letters=sum(one.count for one in history.invalid.values()),
+        **_models(history, whole, sparsity),
+    )
+
+
+def _models(
+    history: RunHistory, scores: RangeScores | None, sparsity: float | None
+) -> dict[str, ModelSummary | None]:
+    """Sum up all models that there can be."""
+    found: dict[str, ModelSummary | None] = {}
+    for model in history.specs:
+        known = scores.models.get(model.name) if scores else None
+        more = {"sparsity": sparsity} if model.role == "served" else {}
+        found[model.name] = ModelSummary(**known | more) if known else None
+    return found
+
+
+def _sparsity(history: RunHistory) -> float | None:
+    """Return the sparsity of the version in force at the end; None without one."""
+    found: dict[int | None, float | None] = {}
+    in_force = None
+    for message, _ in history.happened:
+        if isinstance(message, Verdict) and message.verdict == "promoted":
+            in_force = found[message.version] = message.sparsity
+        elif isinstance(message, Decision) and message.rollback is not None:
+            back = message.rollback
+            found[back.version] = found.get(back.to_version)
+            in_force = found[back.version] if back.count <= history.events else in_force
+    return in_force
+
+
+def _rollbacks(history: RunHistory) -> Iterator[RollbackSummary]:
+    for one in history.rollbacks:
+        if one.rollback is not None:
+            yield RollbackSummary(
+                count=one.rollback.count,
+                decided=one.count,
+                version=one.rollback.version,
+                to_version=one.rollback.to_version,
+                reason=one.request.reason if one.request else "",
+                took_effect=one.rollback.count <= history.events,
+            )
 
 
 class Result:
-    """A run: what its logs say, and the models as they stand.
+    """A run: what its logs say, and the models as they are now.
 
-    Attributes
+    Parameters
     ----------
     settings
         It was run with these.
-    windows
-        Of all sizes, in the order in which they closed.
-    judgements
-        Candidates against incumbents.
-    ledger
-        What was decided, in order.
-    verdicts
-        How each rebuild ended.
-    dead_letters
-        Events that did not validate.
+    history
+        What its logs say; with its messages, for the attributes that are lists of them.
+    outcome
+        What the process did.
+
+    Attributes
+    ----------
     models
         ``dense``, ``sparse`` once it has begun, ``never_rebuilt``; pruned weights are zero.
     finished
         False if it was stopped before the end of its input.
     """
 
-    def __init__(self, settings: Settings, outcome: Outcome, records: Records) -> None:
-        self.settings = settings
-        self.windows = records.windows
-        self.judgements = records.judgements
-        self.ledger = records.ledger
-        self.verdicts = records.verdicts
-        self.dead_letters = records.dead_letters
-        self.models = outcome.models
-        self.finished = outcome.finished
-        self._cost = outcome.cost
+    def __init__(self, settings: Settings, history: RunHistory, outcome: Outcome) -> None:
+        self.settings, self.history, self._outcome = settings, history, outcome
+        self.models, self.finished = outcome.models, outcome.finished
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """Of all sizes, in the order in which they closed."""
+        return self.history.of_kind(Window)
+
+    @property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """Candidates against incumbents."""
+        return self.history.of_kind(Judgement)
+
+    @property
+    def ledger(self) -> tuple[Decision | Verdict, ...]:
+        """What was decided, in order."""
+        messages = self.history.messages
+        return tuple(one for one in messages if isinstance(one, Decision | Verdict))
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """How each rebuild ended."""
+        return tuple(self.history.verdicts)
+
+    @property
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """Events that did not validate."""
+        return self.history.of_kind(DeadLetter)
 
     @cached_property
     def summary(self) -> Summary:
         """The run in a few figures."""
-        dead = len(self.dead_letters)
-        return summarise(self.windows, self.ledger, self._cost, self.settings, dead)
+        return summarise(self.history, self.settings, self._outcome)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the figures do not tell: why there is no sparse model, and what was left out."""
-        events, told = self.summary.events, []
-        if self.finished and (events or not self.dead_letters):
-            told += _ended_early(events, self.verdicts, self.settings)
-        if self.dead_letters:
-            told.append(_left_out(self.dead_letters, events))
-        return tuple(told)
+        """What the figures do not say: why there is no sparse model, and what was left out."""
+        early = self.finished and (self.history.events or not self.history.invalid)
+        found = (_ended_early(self.history, self.settings) if early else "", _invalid(self.history))
+        return tuple(text for text in found if text)
 
 
-def _ended_early(events: int, verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
+def _ended_early(history: RunHistory, settings: Settings) -> str:
     """Say where the first mask would have been, if only the input was too short for it."""
-    if first_swap(verdicts) or (verdicts and verdicts[-1].verdict != "unfinished"):
-        return []
-    if verdicts:
-        cut, swap = verdicts[-1].rebuild.decided, verdicts[-1].rebuild.end
-    else:
-        cut = settings.pruner.first_mask_events
-        swap = cut + settings.pruner.rebuild_events
-    return [
-        f"no sparse model: the input ended at {_spaced(events)} events, the first mask "
-        f"{'was' if verdicts else 'is'} cut at {_spaced(cut)} and takes over at {_spaced(swap)} "
+    last = history.verdicts[-1] if history.verdicts else None
+    if history.start is not None or (last and last.verdict != "unfinished"):
+        return ""
+    cut = settings.pruner.first_mask_events
+    swap = cut + settings.pruner.rebuild_events
+    if last:
+        cut, swap = last.rebuild.decided, last.rebuild.end
+    return (
+        f"no sparse model: the input ended at {_spaced(history.events)} events, the first mask "
+        f"{'was' if last else 'is'} cut at {_spaced(cut)} and takes over at {_spaced(swap)} "
         "(pruner.first_mask_events, pruner.rebuild_events)"
-    ]
+    )
 
 
-def _left_out(letters: Sequence[DeadLetter], events: int) -> str:
+def _invalid(history: RunHistory) -> str:
     """Say how many events did not validate, why, and where to look."""
-    count, first = len(letters), letters[0]
-    reasons = Counter(letter.reason for letter in letters).most_common()
-    why = ", ".join(f"{_spaced(number)} {reason}" for reason, number in reasons)
-    where = f"partition {first.partition}, offset {first.offset}, row {first.row}"
-    if first.file is not None and first.line is not None:
-        where = f"{first.file}:{first.line}"
+    if not history.invalid:
+        return ""
+    ranked = sorted(history.invalid.items(), key=lambda item: -item[1].count)
+    count, first = sum(one.count for _, one in ranked), next(iter(history.invalid.values())).first
+    why = ", ".join(f"{_spaced(one.count)} {reason}" for reason, one in ranked)
     many = f"{_spaced(count)} dead letter{'s' if count > 1 else ''}"
     return (
-        f"{many if events else f'no event was valid: {many}'} ({why}), the first at {where}; "
-        f"kept in the log `{topics.DEAD_LETTERS}` of the state folder"
+        f"{many if history.events else f'no event was valid: {many}'} ({why}), the first at "
+        f"{place(first)}; kept in the log `{topics.DEAD_LETTERS}` of the state folder"
     )
 
 
@@ -495,15 +368,15 @@ def execute(
         health = Health(names, {"masks": wiring.away})
         progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
         if show and plan.settings.serve.port is not None:
-            page = opened.enter_context(Page(plan.settings, state, pages(metrics, health)))
+            page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
             page.show(logs)
-        looking_on: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
-        watch = Watch(EVALUATOR, looking_on)
+        observers: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
+        watch = Watch(EVALUATOR, observers)
         started = time.monotonic()
         with one_thread_each():
             watched = [health.watched(metrics.timed(worker)) for worker in workers]
             finished = Runner(watched, watch, stop).run()
-        cost = Cost(watch.events, time.monotonic() - started)
+        seconds = time.monotonic() - started
         models = {name: model.module for name, model in wiring.models.items()}
-        outcome = Outcome(models, finished, cost)
-        return Result(plan.settings, outcome, Records.read(logs))
+        history = RunHistory.read(logs, keeps_messages=True)
+        return Result(plan.settings, history, Outcome(models, finished, watch.events, seconds))

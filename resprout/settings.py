@@ -22,14 +22,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from evaluator.config import EvaluatorConfig
+from evaluator import EvaluatorConfig
 from learner import LearnerConfig, ModelConfig
 from pruner import ComparisonConfig, PrunerConfig, StoreConfig, TriggerConfig
 from stream.log.kafka.config import KafkaConfig
 from stream.sources.truth import GeneratorConfig
+from stream.spec import MODELS as SPECS
 from stream.start import Begin, parse_begin
 
-DENSE, SPARSE, NEVER_REBUILT = MODELS = ("dense", "sparse", "never_rebuilt")
+MODELS = tuple(model.name for model in SPECS)
+DENSE, SPARSE, NEVER_REBUILT, *_ = MODELS
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
 """All workers, in the order of what they wait for."""

@@ -17,7 +17,7 @@ from stream.log.kafka.config import KafkaConfig
 from stream.schema import FeatureSchema
 from stream.sources import Source
 from stream.sources.generator import GeneratorSource
-from stream.spec import RunSpec
+from stream.spec import MODELS, RunSpec
 
 _DEPLOYMENT = (
     "serve",
@@ -110,6 +110,7 @@ class RunDefinition:
             seed=settings.seed,
             config_json=settings.model_dump_json(exclude={"stream", "store", "serve"}),
             has_truth=isinstance(self.source, GeneratorSource),
+            models=MODELS,
             workers=WORKERS,
         )
 

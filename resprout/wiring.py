@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from evaluator.worker import Evaluator
+from evaluator import Evaluator
 from learner import LearnerStep, ModelVersion, OnlineModel, Ports, StreamTrainer, TrainerOptions
 from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, PruneWorker
 from pruner.masks import MaskStore, ReconcilingRegistry, open_store

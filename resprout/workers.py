@@ -13,7 +13,7 @@ from pathlib import Path
 from pruner import LedgerFollower
 from resprout import homes
 from resprout.folder import RunFolder
-from resprout.monitoring.health import Health, HealthServer, pages
+from resprout.monitoring.health import Health, pages, serve_health
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Page
 from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
@@ -125,10 +125,10 @@ def _answer(
         return None
     if name != EVALUATOR:
         address = settings.serve.host, settings.serve.port
-        server = opened.enter_context(HealthServer(*address, *told))
-        log.info("%s answers at %s/healthz and %s/metrics", name, server.url, server.url)
+        url = opened.enter_context(closing(serve_health(*address, *told))).url
+        log.info("%s answers at %shealthz and %smetrics", name, url, url)
         return None
-    page = opened.enter_context(Page(settings, folder.path, pages(*told)))
+    page = opened.enter_context(closing(Page(settings, folder.path, pages(*told))))
     url = page.url.rstrip("/")
     log.info("%s answers at %s/healthz and %s/metrics", name, url, url)
     return page

@@ -101,37 +101,44 @@ class Interval(Message):
 
 
 class ModelScore(Message):
-    """How one model did on one window, before it learned from it."""
+    """How one model did on some events, before it learned from them."""
 
     versions: tuple[int, ...]
     """The versions that predicted here, in order; more than one where a swap fell inside."""
-    ce: float
-    """Cross entropy, nats per event."""
-    ne: float | None
-    """CE over the entropy of the same window's click rate; None with too few clicks."""
-    ne_training: float | None
-    """CE over the cross entropy of predicting the click rate of all events before the window."""
-    calibration: float | None
-    """Predicted over observed clicks."""
-    predicted_clicks: float | None = None
-    """The clicks that it expected, weighted."""
-    ece: float | None = None
-    """Expected calibration error: how far predicted and observed click rates lie apart on average,
-    over tenths of the events ordered by prediction. None with too few clicks, as the next four."""
-    roc_auc: float | None = None
-    """Chance that a click was given more than another event, 0 to 1."""
-    roc_auc_error: float | None = None
-    """The exact one lies no further off: predictions are sorted into bins."""
-    pr_auc: float | None = None
-    """Average precision, 0 to 1; whoever guesses reaches the click rate."""
-    pr_auc_error: float | None = None
-    """As of ``roc_auc_error``."""
-    regret: float | None = None
-    """Mean divergence of its probabilities from the true ones, nats per event: the part of CE that
-    was to be avoided. None where these are not known, or where it is not finite."""
+    metrics: dict[str, float | None]
+    """The value of each metric, by name; None where it is not defined or not known."""
+    errors: dict[str, float] = {}
+    """By metric, for those that are not exact: how far away the exact value is at most."""
+    intervals: dict[str, tuple[float, float]] = {}
+    """By metric, for those that have one: the 95 % confidence interval, within one run."""
+
+    def interval(self, metric: str) -> Interval | None:
+        """Return a metric with its interval; None where it is not known."""
+        mean = self.metrics.get(metric)
+        low, high = self.intervals.get(metric, (None, None))
+        return None if mean is None else Interval(mean=mean, low=low, high=high)
 
 
-class Segment(Message):
+class _OfModels(Message):
+    """The scores of all models on the same events."""
+
+    models: dict[str, ModelScore | None]
+    """By model, the root first; None for one that did not predict all of the events."""
+    bayes_ce: float | None
+    """CE of the true probabilities; None where they are not known."""
+
+    def metric(self, model: str, name: str) -> float | None:
+        """Return one figure of one model; None where it is not known."""
+        score = self.models.get(model)
+        return None if score is None else score.metrics.get(name)
+
+    def interval(self, model: str, name: str) -> Interval | None:
+        """Return one figure of one model with its interval; None where it is not known."""
+        score = self.models.get(model)
+        return None if score is None else score.interval(name)
+
+
+class Segment(_OfModels):
     """The scores of all models on some of the events."""
 
     feature: str
@@ -145,14 +152,10 @@ class Segment(Message):
     """Weighted clicks."""
     click_rate: float | None
     """None without an event; then there are no scores either."""
-    models: dict[str, ModelScore | None]
-    """As of the window, but without ``ne_training``."""
-    relative_ce: dict[str, Interval | None]
-    bayes_ce: float | None
 
 
-class Scores(Message):
-    """The scores of all models on a stretch of events."""
+class Scores(_OfModels):
+    """The scores of all models on a range of events."""
 
     begin: int
     end: int
@@ -160,14 +163,8 @@ class Scores(Message):
     clicks: float
     """Weighted clicks."""
     click_rate: float
-    models: dict[str, ModelScore | None]
-    """By model; None for one that had not started when the stretch began."""
-    relative_ce: dict[str, Interval | None]
-    """CE(model) / CE(dense) − 1 on the same events, for every model but dense."""
-    bayes_ce: float | None
-    """CE of the true probabilities, where they are known."""
     drift: tuple[str, ...]
-    """The true drifts that touch the stretch, where they are known."""
+    """The true drifts that touch the range, where they are known."""
     segments: tuple[Segment, ...] = ()
     """For each segmentation asked for its most frequent values, then the rest."""
 
@@ -190,10 +187,10 @@ class Window(Scores):
 
 
 class Lifetime(Scores):
-    """The scores of all models so far, told with every window of the second smallest size.
+    """The scores of all models so far, written when a window of the second smallest size closes.
 
-    (Of the only size where there is but one.) There is one since the first event, on dense alone,
-    and one since all models have begun, for these on the same events.
+    (Of the only size where there is one alone.) There is one since the first event, on the root
+    alone, and one since all models have begun, for these on the same events.
     """
 
     kind: Literal["lifetime"] = "lifetime"
@@ -359,22 +356,22 @@ DetectorName = Literal["dense_loss", "relative_loss", "click_rate", "input"]
 
 
 class Alarm(Message):
-    """Something has drifted, by all that the evaluator sees; it decides nothing."""
+    """Something has drifted, as far as the evaluator sees; it decides nothing."""
 
     kind: Literal["alarm"] = "alarm"
     detector: DetectorName
-    """What it listens to."""
+    """What it looks at."""
     feature: str | None
     """The feature that has drifted, of ``input``."""
     count: int
     """The end of the window that raised it."""
     since: int
-    """Events before the change began, as far as the windows tell."""
+    """Events before the change began, as far as the windows show."""
     statistic: float
     """What was found; larger than ``threshold``."""
     threshold: float
     reason: str
-    """In words, with the figures that made it."""
+    """In words, with its figures."""
 
     @property
     def key(self) -> str:
@@ -433,7 +430,7 @@ class DeadLetter(Message):
 
 
 class DeadLetters(Message):
-    """How many events did not validate, told whenever a window closes behind some."""
+    """How many events did not validate since a window closed, written when the next one closes."""
 
     kind: Literal["dead_letters"] = "dead_letters"
     begin: int

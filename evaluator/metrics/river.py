@@ -1,4 +1,4 @@
-"""The evaluator's figures as metrics of River, fed one event at a time.
+"""Three of the evaluator's metrics as metrics of River, fed one event at a time.
 
 They take probabilities and weights, and can be rolled:
 ``river.utils.Rolling(NormalizedEntropy, window_size=10_000)``. While a figure is not
@@ -13,14 +13,14 @@ import math
 from river.metrics.base import BinaryMetric
 
 from evaluator.metrics.calibration import calibration
-from evaluator.metrics.entropy import background, normalized_entropy
+from evaluator.metrics.normalized_entropy import background, normalized_entropy
 
 Prediction = float | dict[bool, float]
 """The chance of a click, or of each label."""
 
 
-class Tally:
-    """Weighted sums over the events seen.
+class EventMetric(BinaryMetric):
+    """Weighted sums over the events seen, and a figure from them.
 
     Parameters
     ----------
@@ -28,34 +28,50 @@ class Tally:
         The label that counts as a click.
     """
 
-    def __init__(self, pos_val: bool) -> None:
-        self.pos_val = pos_val
-        self.weight = self.clicks = self.predicted = self.loss = 0.0
-        self.impossible = 0
-        """Events of infinite loss, counted apart so that they can be taken back."""
+    _fmt = ".6f"
+    requires_labels = False
 
-    def update(self, y_true: bool, y_pred: Prediction, w: float) -> None:
-        """Take in one event; with a negative weight take it back."""
+    def __init__(self, pos_val: bool = True) -> None:
+        self.pos_val = pos_val
+        self._weight = self._clicks = self._predicted = self._loss = 0.0
+        # Events of infinite loss are counted apart so that they can be taken back.
+        self._impossible = 0
+
+    @property
+    def bigger_is_better(self) -> bool:
+        """Tell whether more is better."""
+        return False
+
+    def update(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
+        """Take in one event."""
         clicked = float(y_true == self.pos_val)
         p = y_pred.get(self.pos_val, 0.0) if isinstance(y_pred, dict) else y_pred
         loss = background(clicked, p)
         if loss == math.inf:
-            self.impossible += 1 if w > 0 else -1
+            self._impossible += 1 if w > 0 else -1
         else:
-            self.loss += w * loss
-        self.weight += w
-        self.clicks += w * clicked
-        self.predicted += w * p
+            self._loss += w * loss
+        self._weight += w
+        self._clicks += w * clicked
+        self._predicted += w * p
 
-    @property
-    def cross_entropy(self) -> float:
-        """Nats per event; infinite where a certain prediction was wrong."""
-        if not self.weight:
-            return math.nan
-        return math.inf if self.impossible else self.loss / self.weight
+    def revert(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
+        """Take one event back."""
+        self.update(y_true, y_pred, -w)
+
+    def get(self) -> float:
+        """Return the figure for the events seen; NaN where it is not defined."""
+        found = self._value()
+        return math.nan if found is None else found
+
+    def _value(self) -> float | None:
+        """Return the cross entropy, infinite where a certain prediction was wrong."""
+        if not self._weight:
+            return None
+        return math.inf if self._impossible else self._loss / self._weight
 
 
-class CrossEntropy(BinaryMetric):
+class CrossEntropy(EventMetric):
     """Mean loss, in nats per event. Unlike River's ``LogLoss`` it clips no probability.
 
     Parameters
@@ -72,28 +88,8 @@ class CrossEntropy(BinaryMetric):
     CrossEntropy: 0.213835
     """
 
-    _fmt = ".6f"
-    requires_labels = False
-    bigger_is_better = False
 
-    def __init__(self, pos_val: bool = True) -> None:
-        self.pos_val = pos_val
-        self.tally = Tally(pos_val)
-
-    def update(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
-        """Take in one event."""
-        self.tally.update(y_true, y_pred, w)
-
-    def revert(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
-        """Take one event back."""
-        self.tally.update(y_true, y_pred, -w)
-
-    def get(self) -> float:
-        """Return the figure for the events seen."""
-        return self.tally.cross_entropy
-
-
-class NormalizedEntropy(BinaryMetric):
+class NormalizedEntropy(EventMetric):
     """Cross entropy over the entropy of the click rate of the same events; below 1 is good.
 
     Parameters
@@ -112,34 +108,14 @@ class NormalizedEntropy(BinaryMetric):
     1.0
     """
 
-    _fmt = ".6f"
-    requires_labels = False
-    bigger_is_better = False
-
-    def __init__(self, pos_val: bool = True) -> None:
-        self.pos_val = pos_val
-        self.tally = Tally(pos_val)
-
-    def update(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
-        """Take in one event."""
-        self.tally.update(y_true, y_pred, w)
-
-    def revert(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
-        """Take one event back."""
-        self.tally.update(y_true, y_pred, -w)
-
-    def get(self) -> float:
-        """Return the figure for the events seen; NaN while all are of one kind."""
-        tally = self.tally
-        rate = tally.clicks / tally.weight if tally.weight else 0.0
+    def _value(self) -> float | None:
+        ce = super()._value()
+        rate = self._clicks / self._weight if self._weight else 0.0
         # Reverting may leave a rate a rounding error outside 0 to 1.
-        if not 0 < rate < 1:
-            return math.nan
-        found = normalized_entropy(tally.cross_entropy, rate)
-        return math.nan if found is None else found
+        return normalized_entropy(ce, rate) if ce is not None and 0 < rate < 1 else None
 
 
-class Calibration(BinaryMetric):
+class Calibration(EventMetric):
     """Predicted over observed clicks; 1 is right, and neither more nor less is better.
 
     Parameters
@@ -157,26 +133,11 @@ class Calibration(BinaryMetric):
     """
 
     _fmt = ".4f"
-    requires_labels = False
-
-    def __init__(self, pos_val: bool = True) -> None:
-        self.pos_val = pos_val
-        self.tally = Tally(pos_val)
 
     @property
     def bigger_is_better(self) -> bool:
         """Neither: there is no better of two calibrations by size alone."""
         raise NotImplementedError("calibration is best at 1; compare abs(metric.get() - 1)")
 
-    def update(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
-        """Take in one event."""
-        self.tally.update(y_true, y_pred, w)
-
-    def revert(self, y_true: bool, y_pred: Prediction, w: float = 1.0) -> None:
-        """Take one event back."""
-        self.tally.update(y_true, y_pred, -w)
-
-    def get(self) -> float:
-        """Return the figure for the events seen; NaN without a click."""
-        found = calibration(self.tally.predicted, self.tally.clicks)
-        return math.nan if found is None else found
+    def _value(self) -> float | None:
+        return calibration(self._predicted, self._clicks)

@@ -1,4 +1,7 @@
-"""What is answered at which address."""
+"""The page's web server, and what is answered at which address.
+
+The same server answers the probes of a process that shows no page.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import uvicorn
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -23,34 +26,51 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evaluator.page.feed import Feed
-from evaluator.page.history import Lines, WindowTable, columns_of
-from evaluator.page.marks import marks
-from evaluator.page.replies import (
-    REPLIES,
+from evaluator.config import DETECTORS
+from evaluator.metrics import Metric, installed
+from evaluator.metrics.roc_auc import ROC_AUC
+from evaluator.page.feed import (
+    Csv,
+    FeedState,
+    LayersReply,
+    PageFeed,
+    PanelReply,
     Reply,
+    ScoresReply,
     WindowsReply,
+    WorkersReply,
+    columns_of,
+    layer_rows,
     layers_reply,
-    run_reply,
+    panels,
+    score_rows,
     scores_reply,
+    segment_rows,
+    worker_rows,
     workers_reply,
 )
-from evaluator.page.sheet import SCORES_HEAD, SEGMENTS_HEAD, score_rows, segment_rows
-from stream.state import Closing
+from evaluator.run.history import EDGES, Band, Lines, RunHistory, WindowTable
+from evaluator.run.tables import TimelineEntry, timeline
+from stream.spec import ModelSpec
 
 STATIC: Final = Path(__file__).parent / "static"
 POINTS: Final = 1_000
-MOST_POINTS: Final = 5_000
+MAX_POINTS: Final = 5_000
 _ALL: Final = 2**62
 """More than there will ever be of anything."""
+MAX_ENTRIES: Final = 1_000
+"""Of what happened, as many of the last things are listed at once."""
 _PING_SECONDS: Final = 15
 _RETRY_MS: Final = 1_000
 """Pause of a browser before it connects again."""
+_GRACE_SECONDS: Final = 3
+"""What is left to be read has as long, and then what is left to be sent."""
+_LOOK_SECONDS: Final = 0.01
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -61,7 +81,75 @@ _HEADERS: Final = {
 
 Probe = Callable[[str], tuple[int, bytes, str]]
 """Makes status, content and its type from the formats that the client takes."""
-Rows = Iterable[Sequence[object]]
+
+
+class RunReply(Reply):
+    """All that a page begins with, except its lines: ``/api/run``."""
+
+    about: dict[str, str]
+    identity: str
+    """Of the log; another one is another run."""
+    state: FeedState
+    """``live`` while this server runs with it; else ``finished`` where the log says that the input
+    has ended and everything is written, and ``stopped`` where it does not: stopped, or still under
+    way elsewhere."""
+    live: bool
+    """Whether more may come from this server."""
+    now_ms: int
+    """Unix time, milliseconds."""
+    offset: int
+    """Of the newest record: the stream goes on after it."""
+    events: int
+    """The count up to which anything is known."""
+    sizes: tuple[int, ...]
+    """Of the windows that there are, in events."""
+    models: tuple[ModelSpec, ...]
+    """Those that windows name, the root first; before there is one, all that there can be."""
+    panels: list[PanelReply]
+    """Large ones, small ones, and those to choose from."""
+    choice: str
+    """Of the panels to choose from, the one that is shown first."""
+    signs: dict[str, str]
+    """What marks the alarms of each detector."""
+    columns: list[str]
+    """What :class:`WindowsReply` can be asked for; a metric's column may be followed by
+    ``.error``, ``.low`` or ``.high``."""
+    bands: list[Band]
+    """True drift, where it is known."""
+    timeline: list[TimelineEntry]
+    """What happened, the last things at most."""
+
+
+def run_reply(feed: PageFeed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
+    """Sum a run up."""
+    history = feed.history
+    return RunReply(
+        about=feed.about,
+        identity=feed.identity,
+        state=feed.state,
+        live=feed.live,
+        now_ms=now_ms,
+        offset=feed.offset,
+        events=history.events,
+        sizes=history.sizes,
+        models=history.models or history.specs,
+        panels=panels(history.root.label, metrics),
+        choice=ROC_AUC.name,
+        signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
+        columns=columns_of(history.models, metrics),
+        bands=history.bands,
+        timeline=timeline(history)[-MAX_ENTRIES:],
+    )
+
+
+def timeline_rows(history: RunHistory) -> Csv:
+    """List what happened."""
+    head = ("count", "begin", "kind", "outcome", "title", "text")
+    return head, [tuple(getattr(one, name) for name in head) for one in timeline(history)]
+
+
+REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
+"""All of them."""
 
 
 @dataclass(frozen=True)
@@ -71,50 +159,44 @@ class Pages:
     ::
 
         /                   the page
-        /api/run            RunReply: all that the page begins with, but for its lines
+        /api/run            RunReply: all that the page begins with, except its lines
         /api/windows[.csv]  WindowsReply: ?size= &columns=a,b &begin= &end= &points=
         /api/scores[.csv]   ScoresReply: the newest scores in full; ?size=
         /api/segments.csv   those of the segments; ?size=
         /api/layers[.csv]   LayersReply: sparsity and overlap by layer
         /api/workers[.csv]  WorkersReply: rates and lag by the wall clock; ?points=
-        /api/marks.csv      what happened
-        /api/stream         server-sent events: every message behind ?offset= or Last-Event-ID
+        /api/timeline.csv   what happened
+        /api/stream         server-sent events: every message after ?offset= or Last-Event-ID
         /api/schema         the JSON Schemas of the replies
 
-    As CSV nothing is thinned. An event of the stream is of the message's kind, and its id is the
-    offset in the log: a browser whose connection was cut says the last one that it has seen, and
-    misses nothing. Before all others comes an event ``log`` with the identity of the log, and
-    behind the last one, where no more may come, an event ``end`` with the RunReply as of then.
+    As CSV nothing is downsampled. An event of the stream is of the message's kind, and its id is
+    the offset in the log: a browser whose connection was cut says the last one that it has seen,
+    and misses nothing. Before all others comes an event ``log`` with the identity of the log, and
+    after the last one, where no more may come, an event ``end`` with the RunReply as of then.
 
     Parameters
     ----------
     feed
-        What there is to tell.
+        What there is to show.
     probes
         Further addresses that are answered by whoever made the page, such as ``/metrics``.
+    metrics
+        Those that the page knows by name, title and format.
     """
 
-    feed: Feed
+    feed: PageFeed
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = field(default_factory=installed)
 
     def application(self) -> ASGIApp:
         """Make the web application; while it runs it follows the log."""
         routes = [
             Route("/", self._index),
-            Route("/api/run", self._run),
-            Route("/api/windows", self._windows),
-            Route("/api/windows.csv", self._windows_csv),
-            Route("/api/scores", self._scores),
-            Route("/api/scores.csv", self._scores_csv),
-            Route("/api/segments.csv", self._segments_csv),
-            Route("/api/layers", self._layers),
-            Route("/api/layers.csv", self._layers_csv),
-            Route("/api/workers", self._workers),
-            Route("/api/workers.csv", self._workers_csv),
-            Route("/api/marks.csv", self._marks_csv),
             Route("/api/stream", self._stream),
             Route("/api/schema", self._schema),
-            *(Route(path, self._probe) for path in self.probes),
+            Route("/api/{name}.csv", self._csv),
+            Route("/api/{name}", self._json),
+            *_probe_routes(self.probes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
         return _Headers(Starlette(routes=routes, lifespan=self._following))
@@ -133,73 +215,41 @@ class Pages:
     async def _index(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
-    async def _run(self, _: Request) -> Response:
-        return _json(run_reply(self.feed, _now_ms()))
+    async def _json(self, request: Request) -> Response:
+        history = self.feed.history
+        replies: dict[str, Callable[[], Reply]] = {
+            "run": lambda: run_reply(self.feed, self.metrics, _now_ms()),
+            "windows": lambda: self._windows(request),
+            "scores": lambda: scores_reply(history, self._size(request)),
+            "layers": lambda: layers_reply(history),
+            "workers": lambda: workers_reply(history, _points(request), _now_ms()),
+        }
+        reply = _known(replies, request)()
+        return Response(reply.model_dump_json(), media_type="application/json")
 
-    async def _windows(self, request: Request) -> Response:
-        size, table = self._table(request)
-        points = min(_number(request, "points", POINTS, least=1), MOST_POINTS)
-        found = self._lines(request, table, points)
-        return _json(
-            WindowsReply(
-                size=size,
-                offset=self.feed.history.offset,
-                windows=found.rows,
-                end=found.at,
-                columns=found.columns,
-            )
-        )
+    async def _csv(self, request: Request) -> Response:
+        """Write a table in a thread, for it may be long."""
+        history = self.feed.history
+        tables: dict[str, Callable[[], Csv]] = {
+            "windows": lambda: self._windows_csv(request),
+            "scores": lambda: score_rows(scores_reply(history, self._size(request))),
+            "segments": lambda: segment_rows(scores_reply(history, self._size(request))),
+            "layers": lambda: layer_rows(layers_reply(history)),
+            "workers": lambda: worker_rows(workers_reply(history, _ALL, _now_ms())),
+            "timeline": lambda: timeline_rows(history),
+        }
+        head, rows = _known(tables, request)()
 
-    async def _windows_csv(self, request: Request) -> Response:
-        size, table = self._table(request)
-        found = self._lines(request, table, _ALL)
-        rows = zip(found.at, *found.columns.values(), strict=True)
-        return await _csv(f"windows-{size}", ["end", *found.columns], rows)
+        def write() -> str:
+            text = io.StringIO()
+            csv.writer(text).writerows([head, *rows])
+            return text.getvalue()
 
-    async def _scores(self, request: Request) -> Response:
-        size, _ = self._table(request)
-        return _json(scores_reply(self.feed.history, size))
-
-    async def _scores_csv(self, request: Request) -> Response:
-        size, _ = self._table(request)
-        rows = score_rows(scores_reply(self.feed.history, size))
-        return await _csv(f"scores-{size}", SCORES_HEAD, rows)
-
-    async def _segments_csv(self, request: Request) -> Response:
-        size, _ = self._table(request)
-        rows = segment_rows(scores_reply(self.feed.history, size))
-        return await _csv(f"segments-{size}", SEGMENTS_HEAD, rows)
-
-    async def _layers(self, _: Request) -> Response:
-        return _json(layers_reply(self.feed.history))
-
-    async def _layers_csv(self, _: Request) -> Response:
-        found = layers_reply(self.feed.history)
-        rows = [
-            (count, found.numbers[at], layer.name, layer.sparsity[at], layer.overlap[at])
-            for at, count in enumerate(found.counts)
-            for layer in found.layers
-        ]
-        return await _csv("layers", ["count", "rebuild", "layer", "sparsity", "overlap"], rows)
-
-    async def _workers(self, request: Request) -> Response:
-        points = min(_number(request, "points", POINTS, least=1), MOST_POINTS)
-        return _json(workers_reply(self.feed.history, points, _now_ms()))
-
-    async def _workers_csv(self, _: Request) -> Response:
-        found = workers_reply(self.feed.history, _ALL, _now_ms()).workers
-        names = list(found[0].columns) if found else []
-        rows = [
-            (worker.name, *row)
-            for worker in found
-            for row in zip(worker.time_ms, *worker.columns.values(), strict=True)
-        ]
-        return await _csv("workers", ["worker", "time_ms", *names], rows)
-
-    async def _marks_csv(self, _: Request) -> Response:
-        found = marks(self.feed.history)
-        rows = [(m.count, m.begin, m.kind, m.outcome, m.title, m.text) for m in found]
-        return await _csv("marks", ["count", "begin", "kind", "outcome", "title", "text"], rows)
+        name = request.path_params["name"]
+        if name in ("windows", "scores", "segments"):
+            name = f"{name}-{self._size(request)}"
+        attachment = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+        return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
 
     async def _stream(self, request: Request) -> Response:
         seen = request.headers.get("last-event-id", request.query_params.get("offset", "-1"))
@@ -209,59 +259,90 @@ class Pages:
 
     async def _events(self, offset: int) -> AsyncIterator[ServerSentEvent]:
         yield ServerSentEvent(self.feed.identity, event="log", retry=_RETRY_MS)
-        async for entry in self.feed.behind(offset):
+        async for entry in self.feed.after(offset):
             yield ServerSentEvent(entry.value.decode(), event=entry.kind, id=str(entry.offset))
             # Sending does not let the loop see that the viewer has gone.
             await asyncio.sleep(0)
-        yield ServerSentEvent(run_reply(self.feed, _now_ms()).model_dump_json(), event="end")
+        last = run_reply(self.feed, self.metrics, _now_ms())
+        yield ServerSentEvent(last.model_dump_json(), event="end")
 
     async def _schema(self, _: Request) -> Response:
         return JSONResponse(
             {model.__name__: model.model_json_schema(mode="serialization") for model in REPLIES}
         )
 
-    async def _probe(self, request: Request) -> Response:
+    def _size(self, request: Request) -> int:
+        """Read the size of the windows that somebody asks for; by default the smallest."""
+        sizes = self.feed.history.sizes
+        size = _number(request, "size", sizes[0] if sizes else 0)
+        if sizes and size not in sizes:
+            known = ", ".join(f"{one:,}" for one in sizes)
+            raise HTTPException(404, f"there are no windows of {size:,} events; sizes: {known}")
+        return size
+
+    def _windows(self, request: Request) -> WindowsReply:
+        found = self._lines(request, _points(request))
+        return WindowsReply(
+            size=self._size(request),
+            offset=self.feed.offset,
+            windows=found.rows,
+            end=found.at,
+            columns=found.columns,
+        )
+
+    def _windows_csv(self, request: Request) -> Csv:
+        found = self._lines(request, _ALL)
+        return ("end", *found.columns), zip(found.at, *found.columns.values(), strict=True)
+
+    def _lines(self, request: Request, points: int) -> Lines:
+        """Read which columns and events somebody wants, and find them."""
+        size, history = self._size(request), self.feed.history
+        table = history.tables.get(size, WindowTable())
+        wanted = [c for c in request.query_params.get("columns", "").split(",") if c]
+        known = columns_of(history.models, self.metrics)
+        edges = {f"{column}.{edge}" for column in known for edge in EDGES}
+        for column in wanted:
+            if history.models and column not in table and column not in edges.union(known):
+                raise HTTPException(404, f"no column {column!r}; columns: {', '.join(known)}")
+        between = _number(request, "begin", 0), _number(request, "end", _ALL)
+        return table.lines(wanted, between, points)
+
+
+def probe_application(probes: Mapping[str, Probe]) -> ASGIApp:
+    """Make a web application that answers probes and nothing else."""
+
+    async def missing(request: Request, _: Exception) -> Response:
+        known = ", ".join(probes)
+        return PlainTextResponse(f"there is no {request.scope['path']}; known: {known}\n", 404)
+
+    async def read_only(request: Request, _: Exception) -> Response:
+        return PlainTextResponse(f"{request.method} is not supported; use GET\n", 501)
+
+    handlers = {404: missing, 405: read_only}
+    application = Starlette(routes=_probe_routes(probes), exception_handlers=handlers)
+    application.router.redirect_slashes = False
+    return application
+
+
+def _probe_routes(probes: Mapping[str, Probe]) -> list[Route]:
+    async def answer(request: Request) -> Response:
         accept = request.headers.get("accept", "")
-        probe = self.probes[request.url.path]
+        probe = probes[request.scope["path"]]
         status, content, media_type = await asyncio.to_thread(probe, accept)
         return Response(content, status, {"Cache-Control": "no-store"}, media_type)
 
-    def _table(self, request: Request) -> tuple[int, WindowTable]:
-        """Find the windows that somebody asks for; without a size the smallest."""
-        history = self.feed.history
-        size = _number(request, "size", history.sizes[0] if history.sizes else 0)
-        if history.sizes and size not in history.sizes:
-            sizes = ", ".join(f"{one:,}" for one in history.sizes)
-            raise HTTPException(404, f"there are no windows of {size:,} events; sizes: {sizes}")
-        return size, history.tables.get(size, WindowTable())
-
-    def _lines(self, request: Request, table: WindowTable, points: int) -> Lines:
-        """Read which columns and events somebody wants, and find them."""
-        wanted = [c for c in request.query_params.get("columns", "").split(",") if c]
-        known = columns_of(self.feed.history.models)
-        for column in wanted:
-            if self.feed.history.models and column not in known:
-                raise HTTPException(404, f"no column {column!r}; columns: {', '.join(known)}")
-        stretch = _number(request, "begin", 0), _number(request, "end", _ALL)
-        return table.lines(wanted, stretch, points)
+    return [Route(path, answer) for path in probes]
 
 
-def _json(reply: Reply) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json")
+T = TypeVar("T")
 
 
-async def _csv(name: str, head: Sequence[str], rows: Rows) -> Response:
-    """Write a table in a thread, for it may be long."""
-
-    def write() -> str:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(head)
-        writer.writerows(rows)
-        return text.getvalue()
-
-    attachment = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-    return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
+def _known(found: Mapping[str, T], request: Request) -> T:
+    """Find what is asked for; raises where there is no such thing."""
+    name = request.path_params["name"]
+    if name not in found:
+        raise HTTPException(404)
+    return found[name]
 
 
 def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
@@ -273,12 +354,16 @@ def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
     return int(text)
 
 
+def _points(request: Request) -> int:
+    return min(_number(request, "points", POINTS, least=1), MAX_POINTS)
+
+
 def _now_ms() -> int:
     return round(1_000 * time.time())
 
 
 class _Headers:
-    """Puts to every answer what it lacks of the headers that all have."""
+    """Adds to every answer what it lacks of the headers that all have."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -294,74 +379,70 @@ class _Headers:
         await self._application(scope, receive, put)
 
 
-_GRACE_SECONDS: Final = 3
-"""What is left to be read has as long, and then what is left to be sent."""
-_LOOK_SECONDS: Final = 0.01
-
-
-class PageServer(Closing):
-    """Serves a page in a thread of its own, until it is closed; the feed is closed with it.
+class WebServer:
+    """Serves a web application in a thread of its own, until it is closed.
 
     Parameters
     ----------
     listening
         Of :func:`listen`; closed with the server.
-    pages
+    application
         What it serves.
+    name
+        Of its thread.
+    finish
+        What is awaited before it closes, for a few seconds: that all streams end.
+
+    Examples
+    --------
+    >>> from urllib.request import urlopen
+    >>> probes = {"/healthz": lambda accept: (200, b"fine", "text/plain")}
+    >>> server = WebServer(listen("127.0.0.1", 0), probe_application(probes))
+    >>> urlopen(f"{server.url}healthz").read()
+    b'fine'
+    >>> server.close()
     """
 
-    def __init__(self, listening: socket.socket, pages: Pages) -> None:
-        self._pages, self._socket = pages, listening
+    def __init__(
+        self,
+        listening: socket.socket,
+        application: ASGIApp,
+        name: str = "web",
+        finish: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
         self.url = _url(listening)
+        self._socket, self._finish = listening, finish
         config = uvicorn.Config(
-            pages.application(),
+            application,
             lifespan="on",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         self._server = uvicorn.Server(config)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
-        self._begun = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
+        self._runner = asyncio.Runner()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
-        """Let every viewer have what is left, within a few seconds, and stop."""
-        self._begun.wait()
-        # Where it has ended by itself, its loop is closed.
-        with suppress(RuntimeError):
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._stop.set)
+        """Let every client have what is left, within a few seconds, and stop."""
+        if self._finish is not None and self._thread.is_alive():
+            loop = self._runner.get_loop()
+            with suppress(TimeoutError, RuntimeError):
+                asyncio.run_coroutine_threadsafe(self._finish(), loop).result(_GRACE_SECONDS)
+        self._server.should_exit = True
         self._thread.join()
 
     def _serve(self) -> None:
-        try:
-            asyncio.run(self._run())
-        finally:
-            self._begun.set()
-            self._socket.close()
+        with self._socket, self._runner:
+            self._runner.run(self._server.serve([self._socket]))
 
-    async def _run(self) -> None:
-        """Serve; who closes the server before it has begun waits until it has."""
-        self._loop = asyncio.get_running_loop()
-        serving = asyncio.create_task(self._server.serve([self._socket]))
-        while not (self._server.started or serving.done()):
-            await asyncio.sleep(_LOOK_SECONDS)
-        self._begun.set()
-        ending = asyncio.create_task(self._end())
-        await serving
-        ending.cancel()
 
-    async def _end(self) -> None:
-        """Once somebody wants it, end all streams; uvicorn waits until they have been sent."""
-        await self._stop.wait()
-        try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._pages.feed.close(), _GRACE_SECONDS)
-        finally:
-            self._server.should_exit = True
+def serve_page(listening: socket.socket, pages: Pages) -> WebServer:
+    """Serve a page, until it is closed; its feed is closed with it."""
+    return WebServer(listening, pages.application(), "page", pages.feed.close)
 
 
 class AddressTakenError(OSError):

@@ -1,156 +1,668 @@
-"""What there is to tell about a run, taken from its messages alone."""
+"""The history of a run: what its messages say, gathered as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluator.config import DENSE
-from stream.messages import Alarm, Decision, Message, Rollback, Verdict, Window
+from evaluator.metrics.metric import EventSums, Floats
+from evaluator.metrics.normalized_entropy import normalized_entropy
+from stream.follow import Deduplicator, read_all
+from stream.log import LogStore
+from stream.messages import (
+    Alarm,
+    AnyMessage,
+    DeadLetter,
+    DeadLetters,
+    Decision,
+    Lifetime,
+    Message,
+    ModelScore,
+    Progress,
+    Scores,
+    Segment,
+    Stability,
+    Verdict,
+    Window,
+    dump,
+    parse,
+)
+from stream.spec import MODELS, ModelSpec, find_model, model_of
+from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 
-Floats = NDArray[np.float64]
+M = TypeVar("M", bound=Message)
+LOGS: Final = (LEDGER, WINDOWS, DEAD_LETTERS)
+"""Those that hold all that is to know about a run."""
+PSI: Final = "psi"
+"""The column of the largest population stability index of a feature."""
+OF_EVENTS: Final = ("weight", "clicks", "click_rate", "bayes_ce")
+"""The columns that are not of a model."""
+EDGES: Final = ("error", "low", "high")
+"""What may follow the name of a metric's column: a bound of its error, or its interval."""
+_AT_ENDS: Final = 2
+"""The first and the last row."""
+_EACH: Final = 3
+"""Of a bucket and a column at most: the least value, the greatest, and a gap."""
+_SOON_MS: Final = 10_000
+"""Workers report the time every few seconds; between reports further apart it is not known."""
+_LAST: Final = "evaluator"
+"""The worker that is done once the input has ended, and all of it is scored and decided."""
+_MS: Final = 1_000
 
-MOST_WINDOWS = 120
-"""The smallest windows are told of that are no more than this."""
+
+def downsample(columns: Sequence[Floats], points: int) -> NDArray[np.intp]:
+    """Choose which rows of some columns to draw.
+
+    The rows are cut into buckets, and of each bucket those stay in which any column has its least
+    value, its greatest or its first gap; the first and the last row stay too. So what is drawn
+    reaches as high and as low as what is not, and no line bridges what is not known.
+
+    Parameters
+    ----------
+    columns
+        Of equal length n; NaN is a gap.
+    points
+        How many rows may stay, but never fewer than two and three a column.
+
+    Returns
+    -------
+    Ascending row numbers, all n where these are no more than ``points``.
+
+    Examples
+    --------
+    >>> spike = np.zeros(1000)
+    >>> spike[501] = 9
+    >>> chosen = downsample([spike], points=10)
+    >>> len(chosen) <= 10, 501 in chosen
+    (True, True)
+    """
+    n = len(columns[0]) if columns else 0
+    if n <= points:
+        return np.arange(n)
+    buckets = max((points - _AT_ENDS) // (_EACH * len(columns)), 1)
+    chosen = {0, n - 1}
+    for rows in np.array_split(np.arange(n), buckets):
+        for column in columns:
+            values = column[rows]
+            gaps = np.isnan(values)
+            if not gaps.all():
+                chosen |= {int(rows[np.nanargmin(values)]), int(rows[np.nanargmax(values)])}
+            if gaps.any():
+                chosen.add(int(rows[gaps.argmax()]))
+    return np.array(sorted(chosen), np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some columns over the same x, downsampled."""
+
+    at: list[int]
+    """The count at which each window ends, or another x."""
+    columns: dict[str, list[float | None]]
+    rows: int
+    """How many there were before."""
+
+    @classmethod
+    def of(cls, at: NDArray[np.int64], columns: Mapping[str, Floats], points: int) -> Lines:
+        """Downsample columns to so many points."""
+        chosen = downsample(list(columns.values()), points) if columns else np.arange(len(at))
+        plain = {name: _plain(column[chosen]) for name, column in columns.items()}
+        return cls(at[chosen].tolist(), plain, len(at))
+
+
+def _plain(values: Floats) -> list[float | None]:
+    """Turn NaN into None, which JSON can write."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A stretch of true drift."""
+    """A range of true drift."""
 
     begin: int
     end: int
     drift: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunStory:
-    """A run: its windows of one size, its rebuilds, its true drifts."""
+class WindowRow(NamedTuple):
+    """One window, as figures."""
 
-    windows: tuple[Window, ...]
-    """Whole ones, in order."""
-    finest: tuple[Window, ...]
-    """Those of the smallest size, the partial one too, in order: all events once."""
-    verdicts: tuple[Verdict, ...]
-    """Without those on rebuilds that a rollback overruled: nothing happened at their E."""
-    bands: tuple[Band, ...]
-    rollbacks: tuple[Rollback, ...] = ()
-    """In order; the last may lie beyond the end."""
-    alarms: tuple[int, ...] = ()
-    """The counts at which there was any, in order."""
+    begin: int
+    end: int
+    partial: bool
+    drift: tuple[str, ...]
+    figures: Mapping[str, float]
+    """By column; without those that are not known."""
+
+
+def figures(scores: Scores | Segment) -> Iterator[tuple[str, float]]:
+    """Yield every figure by the name of its column; what is not known is left out.
+
+    A column is named after the model and the metric, as in ``sparse.relative_ce``; its error and
+    the bounds of its interval follow, as in ``sparse.relative_ce.low``.
+    """
+    for name in OF_EVENTS:
+        value = getattr(scores, name)
+        if value is not None:
+            yield name, value
+    for model, score in scores.models.items():
+        for metric, value, beside in score_figures(score) if score else ():
+            yield f"{model}.{metric}", value
+            yield from ((f"{model}.{metric}.{edge}", bound) for edge, bound in beside.items())
+
+
+def score_figures(score: ModelScore) -> Iterator[tuple[str, float, dict[str, float]]]:
+    """Yield the metrics that are known: name, value, and error or interval by name."""
+    for metric, value in score.metrics.items():
+        if value is not None:
+            beside = {"error": score.errors[metric]} if metric in score.errors else {}
+            if metric in score.intervals:
+                beside |= dict(zip(("low", "high"), score.intervals[metric], strict=True))
+            yield metric, value, beside
+
+
+class WindowTable:
+    """The windows of one size: eight bytes a figure.
+
+    Attributes
+    ----------
+    newest
+        The last whole window.
+    bands
+        Ranges of true drift.
+    """
+
+    def __init__(self) -> None:
+        self.newest: Window | None = None
+        self.bands: list[Band] = []
+        self._whole = 0
+        self._begin, self._end = array("q"), array("q")
+        self._columns: dict[str, array[float]] = {}
+
+    def __len__(self) -> int:
+        """Count the whole windows."""
+        return self._whole
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether any window has a figure of that name."""
+        return name in self._columns
+
+    def add(self, window: Window) -> None:
+        """Append a window; a figure that it lacks is NaN. Only the last one may be partial."""
+        known = dict(figures(window))
+        for name in known:
+            if name not in self._columns:
+                self._columns[name] = array("d", [np.nan]) * len(self._end)
+        for name, values in self._columns.items():
+            values.append(known.get(name, np.nan))
+        self._begin.append(window.begin)
+        self._end.append(window.end)
+        if not window.partial:
+            self._whole, self.newest = self._whole + 1, window
+        last = self.bands[-1] if self.bands else None
+        if last and (last.end, last.drift) == (window.begin, window.drift):
+            self.bands[-1] = replace(last, end=window.end)
+        elif window.drift:
+            self.bands.append(Band(window.begin, window.end, window.drift))
+
+    def amend(self, end: int, name: str, value: float) -> None:
+        """Add one more figure to the newest window, if that is the one which ends there."""
+        if self._end and self._end[-1] == end:
+            blank = array("d", [np.nan]) * len(self._end)
+            self._columns.setdefault(name, blank)[-1] = value
 
     @property
-    def end(self) -> int:
-        """The count at which the last window ends."""
-        return self.windows[-1].end
+    def ends(self) -> NDArray[np.int64]:
+        """The count at which each whole window ends."""
+        return np.array(self._end[: self._whole], np.int64)
 
-    @property
-    def start(self) -> int | None:
-        """The count behind which the first mask served; None if it never did."""
-        starts = (v.count for v in self.verdicts if v.verdict == "promoted")
-        return next(starts, None)
+    def column(self, name: str) -> Floats:
+        """Return one figure of every whole window; NaN where it is not known."""
+        return self._values(name)[: self._whole]
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that were scored at all, dense first."""
-        names = self.windows[-1].models
-        return tuple(n for n in names if any(w.models.get(n) for w in self.windows))
+    def lines(self, columns: Sequence[str], between: tuple[int, int], points: int) -> Lines:
+        """Return columns of the whole windows that end in ``(begin, end]``, downsampled.
 
-    @property
-    def last_half(self) -> tuple[Window, ...]:
-        """The finest windows of the second half of the events behind the first mask."""
-        if self.start is None:
-            return ()
-        middle = (self.start + self.finest[-1].end + 1) // 2
-        return tuple(window for window in self.finest if window.begin >= middle)
+        Parameters
+        ----------
+        columns
+            Such as ``dense.ne``; one that no window has a figure for is all gaps. Of none, all
+            that there are.
+        between
+            ``begin`` and ``end``, counts of events.
+        points
+            As of :func:`downsample`.
+        """
+        begin, end = np.searchsorted(self.ends, between, side="right")
+        names = columns or list(self._columns)
+        chosen = {name: self._values(name)[begin:end] for name in names}
+        return Lines.of(self.ends[begin:end], chosen, points)
 
-    def entropy(self, model: str) -> Floats:
-        """Return a model's normalised entropy a window, shape (n,); NaN where there is none."""
-        scores = [window.models.get(model) for window in self.windows]
-        return np.array([np.nan if s is None or s.ne is None else s.ne for s in scores])
+    def rows(self) -> Iterator[WindowRow]:
+        """Yield all windows in order, the partial one last."""
+        for at, (begin, end) in enumerate(zip(self._begin, self._end, strict=True)):
+            known = {n: v[at] for n, v in self._columns.items() if not np.isnan(v[at])}
+            band = bisect_right(self.bands, begin, key=lambda band: band.begin) - 1
+            drifts = band >= 0 and begin < self.bands[band].end
+            drift = self.bands[band].drift if drifts else ()
+            yield WindowRow(begin, end, at >= self._whole, drift, known)
 
-    def relative(self, model: str) -> Floats:
-        """Return CE(model) / CE(dense) − 1 a window, shape (n,); NaN where there is none."""
-        found = [window.relative_ce.get(model) for window in self.windows]
-        return np.array([np.nan if one is None else one.mean for one in found])
+    def range_since(self, count: int) -> tuple[int, int] | None:
+        """Return where the windows that begin at or after a count begin and end, if there is one.
+
+        The partial one is among them; so it is for :meth:`values_since`.
+        """
+        first = bisect_left(self._begin, count)
+        return (self._begin[first], self._end[-1]) if first < len(self._end) else None
+
+    def values_since(self, name: str, count: int) -> Floats:
+        """Return a figure of all windows that begin at or after a count; NaN: not known."""
+        return self._values(name)[bisect_left(self._begin, count) :]
+
+    def last_through(self, name: str, count: int) -> float | None:
+        """Return a figure of the last whole window that ends at or before a count."""
+        values = self.column(name)[: np.searchsorted(self.ends, count, "right")]
+        return _plain(values[-1:])[0] if len(values) else None
+
+    def first_from(self, name: str, count: int) -> float | None:
+        """Return a figure of the first whole window that begins at or after a count."""
+        values = self.column(name)[bisect_left(self._begin, count) :]
+        return _plain(values[:1])[0] if len(values) else None
+
+    def _values(self, name: str) -> Floats:
+        known = self._columns.get(name)
+        return np.full(len(self._end), np.nan) if known is None else np.array(known, np.float64)
 
 
-def tell(messages: Iterable[Message], size: int | None = None) -> RunStory:
-    """Put a run together from its messages, in any order; others than needed are passed over.
+class WorkerRates:
+    """What one worker has reported of its progress.
 
     Parameters
     ----------
-    messages
-        Windows, the ledger's decisions and verdicts, and alarms.
-    size
-        Of the windows to tell of; None takes the smallest of which there are not too many.
+    first
+        Its first report.
+
+    Examples
+    --------
+    >>> first = Progress(
+    ...     worker="dense", count=0, events=0, wall_seconds=0, waiting_for=None, time_ms=0
+    ... )
+    >>> rates = WorkerRates(first)
+    >>> rates.add(first.model_copy(update={"events": 500, "wall_seconds": 2, "time_ms": 2_000}))
+    >>> rates.lines(points=10).columns["events_per_second"]
+    [None, 250.0]
     """
-    found = list(messages)
-    every = sorted(
-        {one.key: one for one in found if isinstance(one, Window)}.values(),
-        key=lambda window: (window.size, window.number),
-    )
-    whole = [window for window in every if not window.partial]
-    sizes = sorted({window.size for window in whole})
-    few = [s for s in sizes if sum(window.size == s for window in whole) <= MOST_WINDOWS]
-    size = size or (few or sizes or [0])[0]
-    told = tuple(window for window in whole if window.size == size)
-    if not told:
-        known = ", ".join(f"{s:,}" for s in sizes) or "none"
-        raise ValueError(f"no whole window of {size:,} events to tell of; sizes there are: {known}")
-    finest = tuple(window for window in every if window.size == sizes[0])
-    back = _rolled_back(found)
-    rollbacks = tuple(one.rollback for one in back if one.rollback)
-    alarms = tuple(sorted({one.count for one in found if isinstance(one, Alarm)}))
-    return RunStory(told, finest, _verdicts(found, back), _bands(finest), rollbacks, alarms)
+
+    COLUMNS: Final = ("count", "events_per_second", "lag_events", "lag_seconds")
+
+    def __init__(self, first: Progress) -> None:
+        self.last = first
+        self._time = array("q")
+        self._columns = {name: array("d") for name in self.COLUMNS}
+        self.add(first)
+
+    def add(self, report: Progress) -> None:
+        """Append a report; its rate is since the last one, where the worker was not restarted."""
+        before, rate = self.last, None
+        passed = report.time_ms - before.time_ms
+        goes_on = report.wall_seconds > before.wall_seconds and report.events >= before.events
+        if goes_on and passed > 0:
+            rate = _MS * (report.events - before.events) / passed
+        values = (report.count, rate, report.lag_events, report.lag_seconds)
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(np.nan if value is None else value)
+        self._time.append(report.time_ms)
+        self.last = report
+
+    def lines(self, points: int) -> Lines:
+        """Return all columns over Unix time in milliseconds, downsampled."""
+        columns = {name: np.array(values, np.float64) for name, values in self._columns.items()}
+        return Lines.of(np.array(self._time, np.int64), columns, points)
 
 
-def _rolled_back(messages: Iterable[Message]) -> list[Decision]:
-    """Return the decisions to roll back, in order."""
-    found = {one.count: one for one in messages if isinstance(one, Decision) and one.rollback}
-    return [found[count] for count in sorted(found)]
+class Event(NamedTuple):
+    """A message that reports something that happened, and when it was copied."""
+
+    message: Decision | Verdict | Alarm
+    time_ms: int | None = None
+    """Unix time, to a few seconds; None where nobody reported the time soon before and soon
+    after."""
 
 
-def _verdicts(messages: Iterable[Message], back: Sequence[Decision]) -> tuple[Verdict, ...]:
-    """Return the verdicts in order, but those on rebuilds that were open at a rollback."""
-    found = {one.key: one for one in messages if isinstance(one, Verdict)}
-    whole = (
-        verdict
-        for verdict in found.values()
-        if not any(verdict.rebuild.decided < one.count <= verdict.count for one in back)
-    )
-    return tuple(sorted(whole, key=lambda verdict: verdict.count))
+@dataclass(frozen=True, slots=True)
+class InvalidEvents:
+    """The invalid events of one reason."""
+
+    first: DeadLetter
+    count: int = 1
 
 
-def _bands(windows: Sequence[Window]) -> tuple[Band, ...]:
-    """Join neighbouring windows with the same drifts."""
-    found: list[Band] = []
-    for window in windows:
-        drift_on(found, window)
-    return tuple(found)
+@dataclass(frozen=True, slots=True)
+class FeatureShift:
+    """The population stability index of one feature over the windows."""
+
+    largest: float
+    largest_end: int
+    """The end of the window in which it was largest."""
+    last: float
 
 
-def drift_on(bands: list[Band], window: Window) -> None:
-    """Let a window make the last band longer, or begin one; without drift it does neither."""
-    if not window.drift:
-        return
-    last = bands[-1] if bands else None
-    if last and (last.end, last.drift) == (window.begin, window.drift):
-        bands[-1] = Band(last.begin, window.end, window.drift)
-    else:
-        bands.append(Band(window.begin, window.end, window.drift))
+@dataclass(frozen=True, slots=True)
+class RangeScores:
+    """The scores of all models over the same range of whole windows."""
+
+    begin: int
+    end: int
+    models: dict[str, dict[str, float | None]]
+    """By model ``ce``, ``ne`` and ``relative_ce``; without those that did not predict all."""
+    bayes_ce: float | None
+    """CE of the true probabilities, where they are known."""
 
 
-def relative_ce(windows: Sequence[Window], model: str) -> float | None:
-    """Return CE(model) / CE(dense) − 1 over windows of one size together; None if one lacks it."""
-    total = {model: 0.0, DENSE: 0.0}
-    for window in windows:
-        for name in total:
-            score = window.models.get(name)
-            if score is None:
-                return None
-            total[name] += window.weight * score.ce
-    return total[model] / total[DENSE] - 1 if windows else None
+class RunHistory:
+    """Gathers the messages of a run, each key once, in the order of their logs.
+
+    Plot, report, page, tables and the Python API look at it. What grows with the run is figures,
+    not messages: some hundred bytes a window.
+
+    Parameters
+    ----------
+    models
+        The models that there can be.
+    keeps_messages
+        Whether all messages are kept too, for the Python API.
+
+    Attributes
+    ----------
+    specs
+        The models that there can be.
+    events
+        The count up to which anything is known.
+    windows
+        How many have closed, of all sizes.
+    tables
+        Windows by size.
+    lifetimes
+        The newest, by where they begin.
+    workers
+        The progress of each worker.
+    happened
+        Verdicts, alarms, and the decisions by which anything changed.
+    letters
+        How many events did not validate, neighbouring ranges in one.
+    invalid
+        The invalid events by reason, where the log of dead letters is read.
+    shifts
+        How far each feature was from the window that it is compared with.
+    messages
+        All of them, each once, where they are kept.
+
+    Examples
+    --------
+    >>> history = RunHistory()
+    >>> alarm = Alarm(
+    ...     detector="click_rate",
+    ...     feature=None,
+    ...     count=500,
+    ...     since=400,
+    ...     statistic=2,
+    ...     threshold=1,
+    ...     reason="it fell",
+    ... )
+    >>> history.take(alarm), history.take(alarm), len(history.happened)
+    (True, False, 1)
+    """
+
+    def __init__(
+        self, models: Sequence[ModelSpec] = MODELS, *, keeps_messages: bool = False
+    ) -> None:
+        self.events = self.windows = 0
+        self.tables: dict[int, WindowTable] = {}
+        self.lifetimes: dict[int, Lifetime] = {}
+        self.workers: dict[str, WorkerRates] = {}
+        self.happened: list[Event] = []
+        self.letters: list[DeadLetters] = []
+        self.invalid: dict[str, InvalidEvents] = {}
+        self.shifts: dict[str, FeatureShift] = {}
+        self.messages: list[AnyMessage] = []
+        self.specs, self._keeps_messages = tuple(models), keeps_messages
+        self._names: tuple[str, ...] = ()
+        self._first = Deduplicator()
+        self._time_ms: int | None = None
+        self._untimed: list[int] = []
+
+    @classmethod
+    def of(
+        cls,
+        messages: Iterable[AnyMessage],
+        models: Sequence[ModelSpec] = MODELS,
+        *,
+        keeps_messages: bool = False,
+    ) -> RunHistory:
+        """Gather messages that are all there."""
+        history = cls(models, keeps_messages=keeps_messages)
+        for message in messages:
+            history.take(message)
+        return history
+
+    @classmethod
+    def read(
+        cls, logs: LogStore, models: Sequence[ModelSpec] = MODELS, *, keeps_messages: bool = False
+    ) -> RunHistory:
+        """Gather what the logs of a run hold, without what belongs to the wall clock.
+
+        The ledger comes first: what the evaluator copied from it is a repeat.
+        """
+        history = cls(models, keeps_messages=keeps_messages)
+        for name in LOGS:
+            with closing(logs.reader(name)) as reader:
+                for stored in read_all(reader):
+                    message = parse(stored.record.value)
+                    if not isinstance(message, Progress):
+                        history.take(message, stored.record.value)
+        return history
+
+    @property
+    def is_finished(self) -> bool:
+        """The input has ended and everything about it is written, as far as the workers say."""
+        last = self.workers.get(_LAST)
+        return (last is not None and last.last.done) or (
+            bool(self.workers) and all(rates.last.done for rates in self.workers.values())
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the windows of which there is a whole one."""
+        return tuple(sorted(size for size, table in self.tables.items() if len(table)))
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models that windows name, the root first."""
+        return tuple(find_model(name, self.specs) for name in self._names)
+
+    @property
+    def root(self) -> ModelSpec:
+        """The model that the others are compared with."""
+        return find_model(model_of("root", self.specs), self.specs)
+
+    @property
+    def served(self) -> ModelSpec:
+        """The model that a candidate must be better than."""
+        return find_model(model_of("served", self.specs), self.specs)
+
+    @property
+    def bands(self) -> list[Band]:
+        """Ranges of true drift, by the smallest windows."""
+        return self.tables[min(self.tables)].bands if self.tables else []
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """How the rebuilds ended, in order."""
+        return [event.message for event in self.happened if isinstance(event.message, Verdict)]
+
+    @property
+    def rollbacks(self) -> list[Decision]:
+        """The decisions to roll back, in order."""
+        decisions = (e.message for e in self.happened if isinstance(e.message, Decision))
+        return [one for one in decisions if one.rollback is not None]
+
+    @property
+    def start(self) -> int | None:
+        """The count after which the first mask serves; None if it never did."""
+        promoted = (v.count for v in self.verdicts if v.verdict == "promoted")
+        return next((one for one in promoted), None)
+
+    def superseded(self, verdict: Verdict) -> bool:
+        """Tell whether a rebuild was open at a rollback: nothing happened at its end."""
+        decided = verdict.rebuild.decided
+        return any(decided < one.count <= verdict.count for one in self.rollbacks)
+
+    def take(self, message: AnyMessage, value: bytes | None = None) -> bool:
+        """Take a message in; a repeat is passed over, and gives False.
+
+        Parameters
+        ----------
+        message
+            The next one of its log.
+        value
+            Its bytes, where they are known.
+        """
+        if isinstance(message, Progress):
+            self._report(message)
+            return True
+        if not self._first.accept(message.key, dump(message) if value is None else value):
+            return False
+        if self._keeps_messages:
+            self.messages.append(message)
+        self._take(message)
+        return True
+
+    def of_kind(self, kind: type[M]) -> tuple[M, ...]:
+        """Return all messages of one kind, in order, where they are kept."""
+        return tuple(one for one in self.messages if isinstance(one, kind))
+
+    def complete(self, last: Progress) -> None:
+        """Take in the last report of a worker, where the log lacks it.
+
+        The evaluator cannot copy the reports of those who end after it.
+        """
+        known = self.workers.get(last.worker)
+        if known is None or known.last != last:
+            self._report(last)
+
+    def scores(self, begin: int, min_clicks: int = 10) -> RangeScores | None:
+        """Score all models over the smallest windows that begin at or after a count.
+
+        Parameters
+        ----------
+        begin
+            The count.
+        min_clicks
+            A normalised entropy stays empty with fewer clicks than this, or fewer other events.
+
+        Returns
+        -------
+        None without a window.
+        """
+        table = self.tables[min(self.tables)] if self.tables else None
+        between = table.range_since(begin) if table else None
+        if table is None or between is None:
+            return None
+        weights = table.values_since("weight", begin)
+        weight, clicks = float(weights.sum()), float(table.values_since("clicks", begin).sum())
+        events = between[1] - between[0]
+        # Where events differ in weight, the number clicked is estimated by the rate.
+        on = EventSums(events, round(events * clicks / weight), weight, clicks)
+
+        def mean(column: str) -> float | None:
+            total = float((weights * table.values_since(column, begin)).sum()) / weight
+            return None if np.isnan(total) else total
+
+        root = mean(f"{self._names[0]}.ce")
+        models: dict[str, dict[str, float | None]] = {}
+        for name in self._names:
+            if (ce := mean(f"{name}.ce")) is None:
+                continue
+            known = not np.isnan(table.values_since(f"{name}.ne", begin)).all()
+            is_defined = known or on.has_both(min_clicks)
+            models[name] = {"ce": ce, "ne": None}
+            if is_defined:
+                models[name]["ne"] = normalized_entropy(ce, on.click_rate)
+            if name != self._names[0]:
+                models[name]["relative_ce"] = ce / root - 1 if root else None
+        return RangeScores(*between, models, mean("bayes_ce"))
+
+    def whole_and_last_half(
+        self, min_clicks: int = 10
+    ) -> tuple[RangeScores | None, RangeScores | None]:
+        """Score all models since the first mask took over, and over the last half of these events.
+
+        Without a first mask that is since the first event.
+        """
+        whole = self.scores(self.start or 0, min_clicks)
+        if whole is None:
+            return None, None
+        return whole, self.scores((whole.begin + whole.end + 1) // 2, min_clicks)
+
+    def _take(self, message: AnyMessage) -> None:
+        match message:
+            case Window():
+                self.events, self._names = max(self.events, message.end), tuple(message.models)
+                self.windows += 1
+                self.tables.setdefault(message.size, WindowTable()).add(message)
+            case Lifetime():
+                self.lifetimes[message.begin] = message
+            case Stability():
+                self._shift(message)
+            case Verdict() | Alarm():
+                self._happen(message)
+            case Decision() if message.rebuild or message.rollback or message.declined:
+                self._happen(message)
+            case DeadLetters():
+                self._skip(message)
+            case DeadLetter():
+                known = self.invalid.get(message.reason, InvalidEvents(message, 0))
+                self.invalid[message.reason] = replace(known, count=known.count + 1)
+
+    def _happen(self, message: Decision | Verdict | Alarm) -> None:
+        self._untimed.append(len(self.happened))
+        self.happened.append(Event(message))
+
+    def _report(self, progress: Progress) -> None:
+        """Take in a report, whose time is also that of what has happened since the last one."""
+        if self._time_ms is not None and abs(progress.time_ms - self._time_ms) <= _SOON_MS:
+            for at in self._untimed:
+                self.happened[at] = self.happened[at]._replace(time_ms=progress.time_ms)
+        self._untimed, self._time_ms = [], progress.time_ms
+        if progress.worker in self.workers:
+            self.workers[progress.worker].add(progress)
+        else:
+            self.workers[progress.worker] = WorkerRates(progress)
+
+    def _shift(self, message: Stability) -> None:
+        """Keep the largest index of each feature, and of each window."""
+        if message.end - message.begin in self.tables and message.psi:
+            table = self.tables[message.end - message.begin]
+            table.amend(message.end, PSI, max(message.psi.values()))
+        for feature, psi in message.psi.items():
+            known = self.shifts.get(feature)
+            largest, end = max(
+                (psi, message.end), (known.largest, known.largest_end) if known else (psi, 0)
+            )
+            self.shifts[feature] = FeatureShift(largest, end, psi)
+
+    def _skip(self, message: DeadLetters) -> None:
+        """Count invalid events, together with those of a range that ends where this one begins."""
+        if self.letters and self.letters[-1].count == message.begin:
+            last = self.letters.pop()
+            reasons = dict(Counter(last.reasons) + Counter(message.reasons))
+            message = DeadLetters(begin=last.begin, count=message.count, reasons=reasons)
+        self.letters.append(message)

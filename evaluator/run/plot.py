@@ -1,12 +1,8 @@
-"""The colours of pictures, light and dark.
-
-Of the Okabe-Ito set only four colours have a contrast of 3 : 1 on both grounds; two of these, far
-apart for every kind of colour blindness, are all that is used.
-"""
+"""The picture of a run: normalised entropy over the stream, and below it the loss to the root."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -20,15 +16,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
-from evaluator.config import DENSE, INCUMBENT
-from evaluator.run.history import RunStory, relative_ce, tell
-from stream.messages import Message
+from evaluator.metrics.metric import Floats
+from evaluator.run.history import RangeScores, RunHistory, WindowTable
+from stream.messages import Alarm
+from stream.spec import ModelSpec
 
 Theme = Literal["light", "dark"]
+Suffix = Literal["svg", "png"]
 FONT: Final = "DejaVu Sans"
 """It comes with matplotlib, so that a picture is laid out alike everywhere."""
+MAX_WINDOWS: Final = 120
+"""The smallest windows are drawn of which there are no more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,15 @@ class Palette:
     muted: str
     faint: str
     hatch: str
-    dense: str = "#0072B2"
-    sparse: str = "#D55E00"
 
-    def of(self, model: str) -> str:
+    def of(self, model: ModelSpec) -> str:
         """Return a model's colour; models without one of their own are grey."""
-        return {DENSE: self.dense, INCUMBENT: self.sparse}.get(model, self.muted)
+        return model.colour or self.muted
+
+    def hues(self, models: Sequence[ModelSpec]) -> dict[str, str]:
+        """Return all colours by name, those of the models too."""
+        own = {name: str(getattr(self, name)).upper() for name in self.__slots__}
+        return own | {model.name: model.colour.upper() for model in models if model.colour}
 
     @property
     def settings(self) -> dict[Any, Any]:
@@ -80,12 +82,12 @@ PALETTES: Final[dict[Theme, Palette]] = {
 }
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
+def label_layout(heights: Sequence[float], gap: float) -> list[float]:
     """Move heights apart as little as need be, keeping their order.
 
     Examples
     --------
-    >>> spread([0.5, 0.5, 0.9], gap=0.1)
+    >>> label_layout([0.5, 0.5, 0.9], gap=0.1)
     [0.45, 0.55, 0.9]
     """
     order = np.argsort(heights, kind="stable")
@@ -102,7 +104,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _bottom(group: Sequence[float], gap: float) -> float:
-    """Return where the lowest of a group stands, the group centred on its mean."""
+    """Return where the lowest of a group is, the group centred on its mean."""
     return sum(group) / len(group) - gap * (len(group) - 1) / 2
 
 
@@ -110,14 +112,11 @@ def _top(group: Sequence[float], gap: float) -> float:
     return _bottom(group, gap) + gap * (len(group) - 1)
 
 
-Floats = NDArray[np.float64]
-
-_NAMES: Final = {"never_rebuilt": "never rebuilt"}
 _FONTS: Final = "system-ui, -apple-system, &quot;Segoe UI&quot;, Helvetica, Arial, sans-serif"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.69, 1.93, 0.49, 0.65
 """Inches around the panels, where the key has one row."""
 _BETWEEN: Final = 0.53
-"""Inches between two panels, where the title of the lower one stands."""
+"""Inches between two panels, where the title of the lower one is."""
 _ROW: Final = 0.2
 """Inches that each further row of the key takes."""
 _LETTER: Final = 0.066
@@ -135,7 +134,7 @@ _AT_LEAST: Final = (-0.05, 0.45)
 """Percent that the relative panel shows at least, so that noise does not fill it."""
 _MILLIONS: Final = 1_500_000
 """From this many events on the axis counts in millions."""
-_MARKS: Final = {"promoted": "full", "rejected": "none"}
+_FILLS: Final = {"promoted": "full", "rejected": "none"}
 _BACK: Final = "<"
 """The mark of a rollback; those of rebuilds point down."""
 _ALARM: Final = "D"
@@ -143,9 +142,8 @@ _ALARM: Final = "D"
 _SIZE: Final = 6
 _SIZES: Final = {_ALARM: 4.2}
 """Points of a mark; a square on its corner looks larger than it is."""
-_SETTLED: Final = 0.1
+_LEARNED: Final = 0.1
 """The share of the stream before which the learning curve may leave the panel."""
-Suffix = Literal["svg", "png"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +184,57 @@ class Paper:
 PAPER: Final = Paper()
 
 
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """What a picture shows of a run."""
+
+    history: RunHistory
+    size: int
+    """Of the windows that are drawn."""
+    table: WindowTable
+    """These windows."""
+    models: list[ModelSpec]
+    """Those that were scored at all, the root first."""
+    alarms: list[int]
+    """The counts at which there was any alarm."""
+    last_half: RangeScores | None
+    """The scores over the last half of the events since the first mask, if there was one."""
+
+    @classmethod
+    def of(cls, history: RunHistory, size: int | None = None) -> RunView:
+        """Choose the windows; by default the smallest of which there are not too many."""
+        sizes = history.sizes
+        few = [one for one in sizes if len(history.tables[one]) <= MAX_WINDOWS]
+        size = size or (few or [*sizes, 0])[0]
+        if size not in sizes:
+            known = ", ".join(f"{one:,}" for one in sizes) or "none"
+            raise ValueError(
+                f"no whole window of {size:,} events to draw; sizes there are: {known}"
+            )
+        table = history.tables[size]
+        found = [one for one in history.models if np.isfinite(table.column(f"{one.name}.ce")).any()]
+        alarms = {e.message.count for e in history.happened if isinstance(e.message, Alarm)}
+        half = None if history.start is None else history.whole_and_last_half()[1]
+        return cls(history, size, table, found, sorted(alarms), half)
+
+    @property
+    def end(self) -> int:
+        """The count at which the last window ends."""
+        return int(self.table.ends[-1])
+
+    @property
+    def others(self) -> list[ModelSpec]:
+        """The models that are compared with the root."""
+        return [model for model in self.models if model.role != "root"]
+
+    def lost(self, model: ModelSpec) -> float | None:
+        """Return what a model has lost to the root over the last half."""
+        models = self.last_half.models if self.last_half else {}
+        return models.get(model.name, {}).get("relative_ce")
+
+
 def save(
-    messages: Iterable[Message],
+    history: RunHistory,
     folder: Path,
     name: str = "run",
     suffix: Suffix = "svg",
@@ -197,8 +244,8 @@ def save(
 
     Parameters
     ----------
-    messages
-        The run's windows, the decisions and verdicts of its ledger, and its alarms.
+    history
+        The run.
     folder
         Made if need be.
     name
@@ -208,36 +255,40 @@ def save(
     paper
         What they are drawn on.
     """
-    story = tell(messages)
+    light, dark = (draw(history, theme, suffix, paper) for theme in ("light", "dark"))
     folder.mkdir(parents=True, exist_ok=True)
-    light, dark = folder / f"{name}-light.{suffix}", folder / f"{name}-dark.{suffix}"
-    light.write_bytes(draw(story, "light", suffix, paper))
-    dark.write_bytes(draw(story, "dark", suffix, paper))
-    return light, dark
+    paths = folder / f"{name}-light.{suffix}", folder / f"{name}-dark.{suffix}"
+    paths[0].write_bytes(light)
+    paths[1].write_bytes(dark)
+    return paths
 
 
 def draw(
-    story: RunStory, theme: Theme = "light", suffix: Suffix = "svg", paper: Paper = PAPER
+    history: RunHistory,
+    theme: Theme = "light",
+    suffix: Suffix = "svg",
+    paper: Paper = PAPER,
+    size: int | None = None,
 ) -> bytes:
-    """Draw a run, as SVG or PNG."""
-    palette = PALETTES[theme]
+    """Draw a run, as SVG or PNG, in windows of some size; raises where there is none."""
+    view, palette = RunView.of(history, size), PALETTES[theme]
     letters = {"svg.fonttype": "path"} if paper.outlines else {}
     with style.context(["default", palette.settings, letters]):
         figure = Figure(figsize=(paper.width, paper.height))
         FigureCanvasAgg(figure)
-        _compose(figure, story, palette)
+        _compose(figure, view, palette)
         drawn = BytesIO()
         about = {"Date": None, "Creator": "resprout"} if suffix == "svg" else {}
         figure.savefig(drawn, format=suffix, dpi=paper.dpi, metadata=about)
-    return _named(drawn.getvalue(), story) if suffix == "svg" else drawn.getvalue()
+    return _with_title(drawn.getvalue(), view) if suffix == "svg" else drawn.getvalue()
 
 
-def _compose(figure: Figure, story: RunStory, palette: Palette) -> None:
-    """Put the panels on the figure: one where dense runs alone, else two."""
-    others = [model for model in story.models if model != DENSE]
+def _compose(figure: Figure, view: RunView, palette: Palette) -> None:
+    """Put the panels on the figure: one where the root runs alone, else two."""
+    others = view.others
     ratios = [3, 2] if others else [1]
     width, height = figure.get_size_inches()
-    key = _rows(_entries(story), width)
+    key = _rows(_entries(view), width)
     bottom = _BOTTOM + _ROW * max(len(key) - 1, 0)
     grid = figure.add_gridspec(
         len(ratios),
@@ -252,73 +303,75 @@ def _compose(figure: Figure, story: RunStory, palette: Palette) -> None:
     top = figure.add_subplot(grid[0])
     panels = [top, figure.add_subplot(grid[1], sharex=top)] if others else [top]
     for panel in panels:
-        _background(panel, story, palette)
-    _entropies(top, story, palette)
+        _background(panel, view, palette)
+    _entropies(top, view, palette)
     if others:
         top.tick_params(labelbottom=False)
-        _relatives(panels[1], others, story, palette)
-    _events_axis(panels[-1], story)
-    _marks(panels, story, palette)
+        _relatives(panels[1], view, palette)
+    _events_axis(panels[-1], view)
+    _marks(panels, view, palette)
     _key(figure, key, palette)
 
 
-def _background(panel: Axes, story: RunStory, palette: Palette) -> None:
-    """Draw what lies under the lines: a quiet grid and the stretches of true drift."""
+def _background(panel: Axes, view: RunView, palette: Palette) -> None:
+    """Draw what is under the lines: a grid and the ranges of true drift."""
     panel.set_axisbelow(True)
     panel.grid(axis="y", color=palette.faint, linewidth=0.8)
     panel.tick_params(length=0, pad=5)
     panel.spines["left"].set_visible(False)
-    for band in story.bands:
+    for band in view.history.bands:
         panel.axvspan(
             band.begin, band.end, facecolor="none", edgecolor=palette.hatch, hatch="///", lw=0
         )
 
 
-def _entropies(panel: Axes, story: RunStory, palette: Palette) -> None:
+def _entropies(panel: Axes, view: RunView, palette: Palette) -> None:
     """Draw the normalised entropy of each model."""
-    lines = {model: story.entropy(model) for model in story.models}
-    _lines(panel, story, lines, palette)
-    settled = _middles(story) >= _SETTLED * story.end
-    seen = np.concatenate([line[settled] for line in lines.values()])
-    _limits(panel, seen[np.isfinite(seen)])
+    lines = [(model, view.table.column(f"{model.name}.ne")) for model in view.models]
+    _lines(panel, view, lines, palette)
+    learned = _middles(view) >= _LEARNED * view.end
+    _limits(panel, np.concatenate([line[learned] for _, line in lines]))
     _title(panel, "Normalised entropy", "lower is better, 1 = no better than the click rate")
     low, high = panel.get_ylim()
     if low < 1 < high:
         panel.axhline(1, color=palette.muted, linewidth=0.8)
-    _end_labels(panel, {model: (line, _name(model)) for model, line in lines.items()}, palette)
+    _end_labels(panel, [(model, line, model.label) for model, line in lines], palette)
 
 
-def _relatives(panel: Axes, models: Sequence[str], story: RunStory, palette: Palette) -> None:
-    """Draw what each model loses to dense, in percent."""
-    lines = {model: 100 * story.relative(model) for model in models}
-    panel.axhline(0, color=palette.dense, linewidth=1.7)
-    _lines(panel, story, lines, palette)
-    seen = np.concatenate([*lines.values(), _AT_LEAST])
-    _limits(panel, seen[np.isfinite(seen)])
+def _relatives(panel: Axes, view: RunView, palette: Palette) -> None:
+    """Draw what each model loses to the root, in percent."""
+    root, table = view.history.root, view.table
+    lines = [(one, 100 * table.column(f"{one.name}.relative_ce")) for one in view.others]
+    panel.axhline(0, color=palette.of(root), linewidth=1.7)
+    _lines(panel, view, lines, palette)
+    _limits(panel, np.concatenate([*(line for _, line in lines), _AT_LEAST]))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g} %" if y else "0 %"))
-    last = f"windows of {story.windows[0].size:,} events".replace(",", " ")
-    _title(panel, "Cross entropy relative to dense", f"on the same events, {last}")
-    labels = {DENSE: (np.zeros(1), "dense")}
-    for model, line in lines.items():
-        mean = relative_ce(story.last_half, model)
+    last = f"windows of {view.size:,} events".replace(",", " ")
+    _title(panel, f"Cross entropy relative to {root.label}", f"on the same events, {last}")
+    labels = [(root, np.zeros(1), root.label)]
+    for model, line in lines:
+        mean = view.lost(model)
         figure = "" if mean is None else f"  {100 * mean:+.2f} %*"
-        labels[model] = (line, f"{_name(model)}{figure}")
+        labels.append((model, line, f"{model.label}{figure}"))
     _end_labels(panel, labels, palette)
 
 
-def _lines(panel: Axes, story: RunStory, lines: dict[str, Floats], palette: Palette) -> None:
-    """Draw one line a model, dense on top of the others."""
-    middles = _middles(story)
-    for model, line in lines.items():
-        dashed = (0, (3.2, 2.0)) if model not in (DENSE, INCUMBENT) else "solid"
+def _lines(
+    panel: Axes, view: RunView, lines: Sequence[tuple[ModelSpec, Floats]], palette: Palette
+) -> None:
+    """Draw one line a model."""
+    for model, line in lines:
+        dashed = (0, model.dash) if model.dash else "solid"
         marker = "o" if np.isfinite(line).sum() == 1 else "none"
+        colour = palette.of(model)
         panel.plot(
-            middles, line, color=palette.of(model), linestyle=dashed, marker=marker, markersize=4
+            _middles(view), line, color=colour, linestyle=dashed, marker=marker, markersize=4
         )
 
 
 def _limits(panel: Axes, seen: Floats) -> None:
-    """Fit the panel around what is to be seen."""
+    """Fit the panel around what is to be seen; NaN is not."""
+    seen = seen[np.isfinite(seen)]
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
     pad = 0.09 * (high - low) or 0.01
     panel.set_ylim(low - pad, high + pad)
@@ -344,14 +397,19 @@ def _title(panel: Axes, title: str, more: str) -> None:
     )
 
 
-def _end_labels(panel: Axes, lines: dict[str, tuple[Floats, str]], palette: Palette) -> None:
+def _end_labels(
+    panel: Axes, lines: Sequence[tuple[ModelSpec, Floats, str]], palette: Palette
+) -> None:
     """Write each line's name where it ends, moved apart where two end close to each other."""
     low, high = panel.get_ylim()
-    seen = {m: (line[np.isfinite(line)], text) for m, (line, text) in lines.items()}
-    ends = {m: (float(line[-1]), text) for m, (line, text) in seen.items() if len(line)}
+    ends = [
+        (model, float(line[np.isfinite(line)][-1]), text)
+        for model, line, text in lines
+        if np.isfinite(line).any()
+    ]
     gap = _above(panel, _GAP_POINTS) - 1
-    heights = spread([(end - low) / (high - low) for end, _ in ends.values()], gap)
-    for (model, (_, text)), height in zip(ends.items(), heights, strict=True):
+    heights = label_layout([(end - low) / (high - low) for _, end, _ in ends], gap)
+    for (model, _, text), height in zip(ends, heights, strict=True):
         panel.text(
             1.012,
             height,
@@ -375,35 +433,29 @@ def _size(panel: Axes) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def _events_axis(panel: Axes, story: RunStory) -> None:
+def _events_axis(panel: Axes, view: RunView) -> None:
     """Count events from 0, in thousands or millions."""
-    panel.set_xlim(0, story.end)
+    panel.set_xlim(0, view.end)
     labels = int(panel.get_position().width * _size(panel)[0] / _TICK)
     panel.xaxis.set_major_locator(MaxNLocator(min(labels, 7), steps=[1, 2, 2.5, 5, 10]))
-    unit, letter = (1e6, "M") if story.end >= _MILLIONS else (1e3, "k")
+    unit, letter = (1e6, "M") if view.end >= _MILLIONS else (1e3, "k")
     panel.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: f"{x / unit:g} {letter}" if x else "0 events")
     )
     panel.get_xticklabels()[0].set_horizontalalignment("left")
 
 
-def _marks(panels: Sequence[Axes], story: RunStory, palette: Palette) -> None:
+def _marks(panels: Sequence[Axes], view: RunView, palette: Palette) -> None:
     """Mark where a rebuild ended: full where its mask took over, hollow where it was rejected.
 
     A rollback is marked where it took effect, pointing back; an alarm where it was raised.
     """
     over = _above(panels[0], 5)
-    marks = [
-        (one.count, "v", _MARKS[one.verdict], over)
-        for one in story.verdicts
-        if one.verdict in _MARKS
-    ]
-    marks += [(one.count, _BACK, "full", over) for one in story.rollbacks]
+    marks = [(count, "v", _FILLS[outcome], over) for count, outcome in _ended(view)]
+    marks += [(count, _BACK, "full", over) for count in _rolled_back(view)]
     # At the foot: an alarm may be raised where a mask takes over.
-    marks += [(count, _ALARM, "none", over - 1) for count in story.alarms]
+    marks += [(count, _ALARM, "none", over - 1) for count in view.alarms if count <= view.end]
     for count, marker, fill, height in marks:
-        if count > story.end:
-            continue
         panels[0].plot(
             [count],
             [height],
@@ -419,22 +471,37 @@ def _marks(panels: Sequence[Axes], story: RunStory, palette: Palette) -> None:
                 panel.axvline(count, color=palette.muted, linewidth=0.7, zorder=1)
 
 
-def _entries(story: RunStory) -> list[tuple[str, str]]:
+def _ended(view: RunView) -> list[tuple[int, str]]:
+    """Return where rebuilds were promoted or rejected; those superseded by a rollback were not."""
+    return [
+        (one.count, one.verdict)
+        for one in view.history.verdicts
+        if one.verdict in _FILLS and one.count <= view.end and not view.history.superseded(one)
+    ]
+
+
+def _rolled_back(view: RunView) -> list[int]:
+    """Return where rollbacks took effect."""
+    found = (one.rollback.count for one in view.history.rollbacks if one.rollback)
+    return [count for count in found if count <= view.end]
+
+
+def _entries(view: RunView) -> list[tuple[str, str]]:
     """Return the signs that there are to explain, and the words for each."""
-    shown = {verdict.verdict for verdict in story.verdicts if verdict.count <= story.end}
-    kinds = sorted({kind for band in story.bands for kind in band.drift})
+    shown = {outcome for _, outcome in _ended(view)}
+    kinds = sorted({kind for band in view.history.bands for kind in band.drift})
     entries: list[tuple[str, str]] = []
     if "promoted" in shown:
         entries.append(("full", "new mask takes over"))
     if "rejected" in shown:
         entries.append(("none", "candidate rejected"))
-    if any(back.count <= story.end for back in story.rollbacks):
+    if _rolled_back(view):
         entries.append((_BACK, "rollback"))
-    if any(count <= story.end for count in story.alarms):
+    if view.alarms and view.alarms[0] <= view.end:
         entries.append((_ALARM, "alarm"))
     if kinds:
         entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
-    if story.last_half and len(story.models) > 1:
+    if view.last_half and view.others:
         entries.append(("*", "over the last half since the first mask"))
     return entries
 
@@ -497,22 +564,19 @@ def _entry(axes: Axes, at: tuple[float, float], entry: tuple[str, str], palette:
     axes.text(words_at, y - 0.006, words, va="center", fontsize=8.5, color=palette.muted)
 
 
-def _middles(story: RunStory) -> Floats:
-    return np.array([(window.begin + window.end) / 2 for window in story.windows])
+def _middles(view: RunView) -> Floats:
+    return np.asarray(view.table.ends - view.size / 2)
 
 
-def _name(model: str) -> str:
-    return _NAMES.get(model, model)
-
-
-def _named(svg: bytes, story: RunStory) -> bytes:
+def _with_title(svg: bytes, view: RunView) -> bytes:
     """Name the picture for those who hear it, and let it use the reader's own font."""
+    root = view.history.root.label
     lost = [
-        f"{_name(model)} {100 * mean:+.2f} % against dense over the last half"
-        for model in story.models
-        if model != DENSE and (mean := relative_ce(story.last_half, model)) is not None
+        f"{model.label} {100 * mean:+.2f} % against {root} over the last half"
+        for model in view.others
+        if (mean := view.lost(model)) is not None
     ]
-    heard = f"Normalised entropy over {story.end:,} events; {'; '.join(lost) or 'dense alone'}"
+    heard = f"Normalised entropy over {view.end:,} events; {'; '.join(lost) or f'{root} alone'}"
     text = svg.decode().replace(f"'{FONT}'", _FONTS)
     begin = text.index(">", text.index("<svg")) + 1
     return f"{text[:begin]}\n <title>{escape(heard)}</title>{text[begin:]}".encode()

@@ -1,35 +1,33 @@
-"""The report of a run: one page of HTML that holds all of it, and asks nobody for anything."""
+"""The report of a run: one page of HTML that holds all of it, and loads nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
 from jinja2 import Environment, StrictUndefined
 
-from evaluator.run import tables
-from evaluator.run.history import tell
-from evaluator.run.plot import PALETTES, Palette, draw
-from evaluator.run.tables import Table
-from stream.messages import AnyMessage, Window
+from evaluator.run.history import RunHistory
+from evaluator.run.plot import PALETTES, draw
+from evaluator.run.tables import RunTables, TextTable
+from stream.spec import ModelSpec
 
-_HUES: Final = tuple(field.name for field in fields(Palette))
 _TAG: Final = re.compile(r"<[^>]*>")
-_NAMED: Final = re.compile(r'(\bid="|url\(#|href="#)')
+_ID: Final = re.compile(r'(\bid="|url\(#|href="#)')
 _OUTSIDE: Final = re.compile(r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>", re.DOTALL)
 _BUCKETS: Final = (
     "A number that names a segment is that of a bucket: values are hashed into buckets, and one "
-    "bucket may hold several. “rest” are all values that have no segment of their own."
+    "bucket may hold several. “rest” is all values that have no segment of their own."
 )
 _CONTROL: Final = {
     code: "\N{REPLACEMENT CHARACTER}"
     for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF)
     if chr(code) not in "\t\n"
 }
-"""What HTML has no place for."""
+"""What HTML may not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,11 @@ class About:
     title: str
     facts: Mapping[str, str]
     """Name and value, such as seed and version."""
-    results: Table
+    results: TextTable
     """How the models did, in a few figures."""
     remarks: tuple[str, ...]
-    """What the figures do not tell."""
-    appendix: tuple[Table, ...]
+    """What the figures do not say."""
+    appendix: tuple[TextTable, ...]
     """Such as the configuration; shown last, folded."""
 
 
@@ -52,72 +50,66 @@ class Section:
     """A part of the page, under its own heading."""
 
     name: str
-    tables: tuple[Table, ...]
+    tables: tuple[TextTable, ...]
     otherwise: str = ""
     """Stands there where no table has a row."""
     folded: bool = False
     after: str = ""
 
     @property
-    def shown(self) -> tuple[Table, ...]:
+    def shown(self) -> tuple[TextTable, ...]:
         """The tables that have rows."""
         return tuple(table for table in self.tables if table.rows)
 
 
-def report(messages: Iterable[AnyMessage], about: About) -> bytes:
+def report(history: RunHistory, about: About) -> bytes:
     """Write the report of a run; equal runs give equal bytes.
 
     Parameters
     ----------
-    messages
-        All that the logs say of the run, in their order; repeats are passed over.
+    history
+        All that the logs say of the run.
     about
         What they do not say.
     """
-    run = tables.Run(messages)
     page = (
         _environment()
-        .from_string(_template())
+        .from_string((files("evaluator.run") / "report.html").read_text("utf-8"))
         .render(
             about=about,
-            palettes={theme: _hues(palette) for theme, palette in PALETTES.items()},
-            picture=_picture(run),
-            sections=tuple(_sections(run, about)),
+            palettes={theme: p.hues(history.specs) for theme, p in PALETTES.items()},
+            accent=history.root.name if history.root.colour else "ink",
+            root=history.root.label,
+            picture=inline(draw(history), "run", history.specs) if history.sizes else None,
+            sections=tuple(_sections(RunTables.of(history), about)),
         )
     )
     return page.encode()
 
 
-def _sections(run: tables.Run, about: About) -> Iterator[Section]:
-    many = tables.left_out(run)
-    yield Section("Over the whole run", tuple(tables.scores(run)), "No window has closed.")
-    parts = tuple(tables.segments(run))
+def _sections(run: RunTables, about: About) -> Iterator[Section]:
+    omitted = run.left_out()
+    yield Section("Over the whole run", tuple(run.scores()), "No window has closed.")
+    parts = tuple(run.segments())
     yield Section("By segment", parts, folded=True, after=_BUCKETS if parts else "")
-    happened = (tables.happenings(run), tables.rebuilds(run), tables.rollbacks(run))
+    happened = (run.happenings(), run.rebuilds(), run.requests())
     yield Section("What happened", happened, "No rebuild was decided on.")
-    yield Section("Alarms", (tables.alarms(run),), "There was no alarm.")
-    yield Section("Input", (tables.stability(run),), folded=True)
-    yield Section("Masks", tuple(tables.masks(run)), "No mask took over.")
+    yield Section("Alarms", (run.alarms(),), "There was no alarm.")
+    yield Section("Input", (run.stability(),), folded=True)
+    yield Section("Masks", tuple(run.masks()), "No mask took over.")
     yield Section(
         "Windows",
-        tuple(tables.windows(run)),
-        "None has closed." if not many else "",
+        tuple(run.windows()),
+        "None has closed." if not omitted else "",
         folded=True,
-        after=f"Too many to be shown here: {'; '.join(many)}." if many else "",
+        after=f"Too many to be shown here: {'; '.join(omitted)}." if omitted else "",
     )
-    yield Section("Dead letters", (tables.dead_letters(run),), "All events were valid.")
+    yield Section("Dead letters", (run.dead_letters(),), "All events were valid.")
     yield Section("How it was run", about.appendix, folded=True)
 
 
-def _picture(run: tables.Run) -> str | None:
-    """Draw the run, in colours that the page's theme decides; None without a whole window."""
-    if all(window.partial for window in run.of(Window)):
-        return None
-    return inline(draw(tell(run.messages)), "run")
-
-
-def inline(svg: bytes, name: str) -> str:
-    """Make a light picture part of a page that has its colours as ``--dense`` and so on.
+def inline(svg: bytes, name: str, models: Sequence[ModelSpec]) -> str:
+    """Make a light picture part of a page that has its colours as ``--ink`` and so on.
 
     Parameters
     ----------
@@ -125,24 +117,18 @@ def inline(svg: bytes, name: str) -> str:
         As :func:`evaluator.run.plot.draw` makes it.
     name
         Goes before all its ids, which no other picture of the page may have.
+    models
+        Those whose colours the page has by their names.
     """
-    hues = {value: f"var(--{hue})" for hue, value in _hues(PALETTES["light"]).items()}
+    hues = {value: f"var(--{hue})" for hue, value in PALETTES["light"].hues(models).items()}
 
     def of_page(tag: re.Match[str]) -> str:
-        text = _NAMED.sub(rf"\g<1>{name}-", tag[0])
+        text = _ID.sub(rf"\g<1>{name}-", tag[0])
         return re.sub("#[0-9a-fA-F]{6}", lambda hue: hues.get(hue[0].upper(), hue[0]), text)
 
     text = _TAG.sub(of_page, _OUTSIDE.sub("", svg.decode())).strip()
     text = text.replace("<title>", f'<title id="{name}-title">', 1)
     return text.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-title" ', 1)
-
-
-def _hues(palette: Palette) -> dict[str, str]:
-    return {hue: getattr(palette, hue).upper() for hue in _HUES}
-
-
-def _template() -> str:
-    return (files("evaluator.run") / "report.html").read_text("utf-8")
 
 
 def _environment() -> Environment:
@@ -157,5 +143,5 @@ def _environment() -> Environment:
 
 
 def _printable(value: object) -> object:
-    """Replace what HTML has no place for."""
+    """Replace what HTML may not hold."""
     return value.translate(_CONTROL) if isinstance(value, str) else value

@@ -1,56 +1,199 @@
-"""The tables of a report: what the messages of a run say, as rows of words and figures."""
+"""What a run says in words and figures: its timeline, and the tables of its report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Final, Literal, TypeVar
 
-from evaluator.page.history import PageHistory
-from evaluator.page.marks import marks
-from stream.log import Record, StoredRecord
+from pydantic import BaseModel, ConfigDict
+
+from evaluator.metrics import Metric, installed
+from evaluator.run.history import Event, FeatureShift, InvalidEvents, RunHistory, WindowRow, figures
 from stream.messages import (
     Alarm,
-    AnyMessage,
     DeadLetter,
+    DeadLetters,
     Decision,
     Interval,
     Layer,
-    Lifetime,
-    Message,
-    ModelScore,
+    RebuildPlan,
     Scores,
-    Stability,
+    Segment,
     Verdict,
-    Window,
-    dump,
 )
+from stream.spec import find_model
 
-M = TypeVar("M", bound=Message)
-MOST_ROWS: Final = 2_000
-"""Windows of one size are told one by one if there are no more than these."""
-Kind = Literal["figure", "name", "text"]
-_DIGITS: Final = 4
-"""Behind the point of a figure."""
+MAX_ROWS: Final = 2_000
+"""Windows of one size are listed one by one if there are no more than these."""
+Kind = Literal["rebuild", "rollback", "declined", "alarm", "dead_letters"]
+CellKind = Literal["figure", "name", "text"]
+T = TypeVar("T")
+_REASONS: Final = {"first": "first mask"}
 _LONG: Final = 32
 """Letters of a cell that is broken into lines."""
-_NAMES: Final = {"never_rebuilt": "never rebuilt"}
-_FIGURES: Final = {
-    "ce": "CE",
-    "ne": "NE",
-    "ne_training": "NE by the click rate so far",
-    "calibration": "calibration",
-    "ece": "ECE",
-    "roc_auc": "ROC AUC",
-    "pr_auc": "PR AUC",
-    "regret": "regret",
-}
-"""Of a model on some events: the field, and what people call it."""
+_INTERVAL: Final = "95 % interval"
+_MS: Final = 1_000
+_MINUTE: Final = 60
+
+
+class TimelineEntry(BaseModel):
+    """Something that happened at a count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    outcome: str
+    """Of a rebuild its verdict, ``open``, or ``superseded`` by a rollback; of an alarm its
+    detector; else the kind again."""
+    count: int
+    begin: int
+    """Where it was decided, or where it began; else ``count``."""
+    title: str
+    text: str
+    """Cause and effect, in words."""
+
+
+def timeline(history: RunHistory) -> list[TimelineEntry]:
+    """List what happened, in the order of the counts: rebuilds, rollbacks, alarms, dead letters."""
+    found = [
+        *_rebuilds(history),
+        *filter(None, (_answer(event.message) for event in history.happened)),
+        *_alarms(history),
+        *map(_letters, history.letters),
+    ]
+    return sorted(found, key=lambda entry: entry.count)
+
+
+def _rebuilds(history: RunHistory) -> Iterator[TimelineEntry]:
+    """Yield the rebuilds, ended ones by their verdicts."""
+    opened: dict[int, tuple[RebuildPlan, Event]] = {}
+    for event in history.happened:
+        plan = event.message.rebuild if isinstance(event.message, Decision) else None
+        if plan:
+            opened[plan.number] = plan, event
+    for event in history.happened:
+        if isinstance(event.message, Verdict):
+            _, begun = opened.pop(event.message.rebuild.number, (None, None))
+            yield _ended(event.message, begun, event, history)
+    for plan, _ in opened.values():
+        title = f"{_name(plan)} under way until {plan.end:,}"
+        yield _entry("rebuild", "open", (plan.decided, plan.decided), title, plan.cause)
+
+
+def _ended(
+    verdict: Verdict, begun: Event | None, ended: Event, history: RunHistory
+) -> TimelineEntry:
+    plan = verdict.rebuild
+    outcome = "superseded" if history.superseded(verdict) else str(verdict.verdict)
+    said = [plan.cause, verdict.reason]
+    if verdict.verdict != "unfinished":
+        said.append(f"took {plan.end - plan.decided:,} events{_took(begun, ended)}")
+    if verdict.verdict == "promoted":
+        said += [f"version {verdict.version} from {verdict.count + 1:,} on"]
+        said += [_effect(verdict, history), f"{verdict.cost_events:,} events of pruning"]
+    between = (plan.decided, verdict.count)
+    return _entry("rebuild", outcome, between, f"{_name(plan)} {outcome}", *said)
+
+
+def _took(begun: Event | None, ended: Event) -> str:
+    """Say how long a rebuild took by the clock, where that is known.
+
+    >>> verdict = Event(None, time_ms=200_000)
+    >>> _took(Event(None, time_ms=0), verdict), _took(None, verdict)
+    (', about 3 min 20 s', '')
+    """
+    if begun is None or begun.time_ms is None or ended.time_ms is None:
+        return ""
+    milliseconds = ended.time_ms - begun.time_ms
+    minutes, seconds = divmod(round(milliseconds / _MS), _MINUTE)
+    text = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f", about {text}" if milliseconds >= _MS else ""
+
+
+def _effect(verdict: Verdict, history: RunHistory) -> str:
+    """Say what the served model lost to the root before the decision and after the swap.
+
+    The windows are the largest that are no longer than the rebuild took.
+    """
+    plan = verdict.rebuild
+    fitting = [size for size in history.sizes if size <= plan.end - plan.decided]
+    if not fitting:
+        return ""
+    table, column = history.tables[fitting[-1]], f"{history.served.name}.relative_ce"
+    before = table.last_through(column, plan.decided)
+    after = table.first_from(column, verdict.count)
+    if after is None:
+        return ""
+    was = "" if before is None else f"{100 * before:+.2f} % before, "
+    return f"CE against {history.root.label} {was}{100 * after:+.2f} % after"
+
+
+def _answer(message: Decision | Verdict | Alarm) -> TimelineEntry | None:
+    """List a decision that answers a person, except for the rebuild that may come of it."""
+    if not isinstance(message, Decision):
+        return None
+    reason, back = message.request.reason if message.request else "", message.rollback
+    if back is not None:
+        between = (message.count, back.count)
+        title = f"rolled back to version {back.to_version}"
+        return _entry("rollback", "rollback", between, title, f"now version {back.version}", reason)
+    if message.declined is None:
+        return None
+    at = (message.count, message.count)
+    return _entry("declined", "declined", at, "request declined", message.declined, reason)
+
+
+def _alarms(history: RunHistory) -> Iterator[TimelineEntry]:
+    """Yield alarms, those of one detector on one window as one."""
+    found: defaultdict[tuple[int, str], list[Alarm]] = defaultdict(list)
+    for event in history.happened:
+        if isinstance(event.message, Alarm):
+            found[event.message.count, event.message.detector].append(event.message)
+    titles = {
+        "dense_loss": f"{history.root.label} has become worse",
+        "relative_loss": f"{history.served.label} has fallen behind",
+        "click_rate": "the click rate has changed",
+        "input": "the input has changed",
+    }
+    for (count, detector), same in found.items():
+        features = [one.feature for one in same if one.feature]
+        title = f"{titles[detector]}{': ' if features else ''}{', '.join(features)}"
+        between = (min(one.since for one in same), count)
+        yield _entry("alarm", detector, between, title, *(one.reason for one in same))
+
+
+def _letters(letters: DeadLetters) -> TimelineEntry:
+    """List a range with events that did not validate."""
+    number = sum(letters.reasons.values())
+    ranked = sorted(letters.reasons.items(), key=lambda item: (-item[1], item[0]))
+    title = f"{number:,} dead letter{'s' if number > 1 else ''}"
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in ranked)
+    where = f"in the events {letters.begin + 1:,} to {letters.count:,}"
+    if letters.begin == letters.count:
+        where = f"after event {letters.count:,}"
+    return _entry(
+        "dead_letters", "dead_letters", (letters.begin, letters.count), title, reasons, where
+    )
+
+
+def _entry(
+    kind: Kind, outcome: str, between: tuple[int, int], title: str, *parts: str
+) -> TimelineEntry:
+    begin, count = between
+    text = "; ".join(part.rstrip(".") for part in parts if part)
+    return TimelineEntry(
+        kind=kind, outcome=outcome, begin=begin, count=count, title=title, text=text
+    )
+
+
+def _name(plan: RebuildPlan) -> str:
+    return _REASONS.get(plan.reason, f"rebuild {plan.number} ({plan.reason})")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """Rows of text under one heading; the first cell of a row names it."""
 
     caption: str
@@ -58,327 +201,314 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[CellKind, ...]:
         """What each column holds: figures go to the right, long texts are broken into lines.
 
-        >>> why = "the click rate fell behind event 1,000"
-        >>> Table("", ("layer", "kept", "why"), (("top", "1,200", why),)).kinds
+        >>> why = "the click rate fell after event 1,000"
+        >>> TextTable("", ("layer", "kept", "why"), (("top", "1,200", why),)).kinds
         ('name', 'figure', 'text')
         """
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.header)
-        return tuple(map(_kind, columns))
+        return tuple(map(_cell_kind, columns))
+
+    @classmethod
+    def of(
+        cls, caption: str, found: Iterable[T], columns: Mapping[str, Callable[[T], str]]
+    ) -> TextTable:
+        """Make a row of each thing, each column by its head and what it says of a thing.
+
+        >>> TextTable.of("", [7, 8], {"n": str, "twice": lambda n: f"{2 * n}"}).rows
+        (('7', '14'), ('8', '16'))
+        """
+        rows = tuple(tuple(cell(one) for cell in columns.values()) for one in found)
+        return cls(caption, tuple(columns), rows)
+
+    def without_gaps(self) -> TextTable:
+        """Leave out the columns without any text.
+
+        >>> table = TextTable("", ("model", "NE", "regret"), (("dense", "0.8", ""),))
+        >>> table.without_gaps().header
+        ('model', 'NE')
+        """
+        if not self.rows:
+            return self
+        columns = range(len(self.header))
+        return self.select([at for at in columns if any(row[at] for row in self.rows)])
+
+    def select(self, columns: Sequence[int]) -> TextTable:
+        """Keep some of the columns."""
+        rows = tuple(tuple(row[at] for at in columns) for row in self.rows)
+        return TextTable(self.caption, tuple(self.header[at] for at in columns), rows)
 
 
-def _kind(cells: Sequence[str]) -> Kind:
+def _cell_kind(cells: Sequence[str]) -> CellKind:
     if any(cells) and not any(cell.strip("0123456789,.+-−±% ") for cell in cells):
         return "figure"
     return "text" if max(map(len, cells), default=0) > _LONG else "name"
 
 
-class Run:
-    """All messages of a run, each once.
+@dataclass(frozen=True, slots=True)
+class RunTables:
+    """The tables of one run.
 
     Parameters
     ----------
-    messages
-        In the order of their logs; repeats are passed over.
+    history
+        What is known of it.
+    metrics
+        The metrics that have a column.
     """
 
-    def __init__(self, messages: Iterable[AnyMessage]) -> None:
-        first: dict[str, AnyMessage] = {}
-        for message in messages:
-            first.setdefault(message.key, message)
-        self.messages = tuple(first.values())
+    history: RunHistory
+    metrics: Sequence[Metric]
 
-    def of(self, kind: type[M]) -> list[M]:
-        """Return all messages of one kind, in order."""
-        return [one for one in self.messages if isinstance(one, kind)]
+    @classmethod
+    def of(cls, history: RunHistory) -> RunTables:
+        """Show every metric that people look at."""
+        return cls(history, tuple(metric for metric in installed() if metric.view != "data"))
 
     @property
-    def windows(self) -> dict[int, list[Window]]:
-        """The windows by size, the partial ones too."""
-        found: dict[int, list[Window]] = {}
-        for window in sorted(self.of(Window), key=lambda one: (one.size, one.number)):
-            found.setdefault(window.size, []).append(window)
-        return found
-
-    def history(self) -> PageHistory:
-        """Return the run as the page knows it."""
-        made = PageHistory()
-        for offset, message in enumerate(self.messages):
-            made.take(StoredRecord(0, offset, offset + 1, Record(dump(message))))
-        return made
-
-
-def scores(run: Run) -> Iterable[Table]:
-    """Yield the scores over the whole run, as they stood last, since each beginning there is."""
-    last = {one.begin: one for one in run.of(Lifetime)}
-    for one in last.values():
-        rows = [row for row in _by_model(one) if any(row[1:])]
-        caption = f"Since event {one.begin + 1:,}, through {one.end:,}"
-        yield without_gaps(Table(caption, ("model", *_FIGURES.values(), *_BESIDE), tuple(rows)))
-
-
-def segments(run: Run) -> Iterable[Table]:
-    """Yield the scores by segment over the longest stretch on which all models are compared."""
-    last = {one.begin: one for one in run.of(Lifetime)}
-    split = [one for one in last.values() if one.segments]
-    told = max(split, key=lambda one: one.begin, default=None)
-    features = dict.fromkeys(segment.feature for segment in told.segments) if told else {}
-    for feature in features:
-        rows = [
-            (segment.value, f"{segment.events:,}", _share(segment.click_rate), _name(model), *cells)
-            for segment in (told.segments if told else ())
-            if segment.feature == feature
-            for model, score in segment.models.items()
-            if any(cells := (*_cells(score), *_interval(segment.relative_ce.get(model))))
-        ]
-        header = (feature, "events", "click rate", "model", *_FIGURES.values(), *_BESIDE)
-        yield without_gaps(Table(f"By {feature}", header, tuple(rows)))
-
-
-def happenings(run: Run) -> Table:
-    """List in words what happened: rebuilds with cause and effect, rollbacks, what was declined."""
-    rows = tuple((f"{one.count:,}", one.title, one.text) for one in marks(run.history()))
-    return Table("In the order of events", ("at event", "what", "cause and effect"), rows)
-
-
-def rebuilds(run: Run) -> Table:
-    """Put every rebuild that ended into figures."""
-    header = (
-        "rebuild",
-        "reason",
-        "decided at",
-        "dense snapshot at",
-        "ended at",
-        "verdict",
-        "version",
-        "sparsity",
-        "against the one in force",
-        "nats per event",
-        "cost in events",
-    )
-    return without_gaps(Table("Every rebuild", header, tuple(map(_rebuild, run.of(Verdict)))))
-
-
-def _rebuild(verdict: Verdict) -> tuple[str, ...]:
-    plan, judged = verdict.rebuild, verdict.judgement
-    return (
-        str(plan.number),
-        "first mask" if plan.reason == "first" else plan.reason,
-        f"{plan.decided:,}",
-        f"{plan.begin:,}",
-        f"{verdict.count:,}",
-        verdict.verdict,
-        "" if verdict.version is None else str(verdict.version),
-        _share(verdict.sparsity),
-        " ".join(filter(None, _interval(judged.relative))) if judged else "",
-        _bounds(judged.difference, "+.5f") if judged else "",
-        f"{verdict.cost_events:,}",
-    )
-
-
-def rollbacks(run: Run) -> Table:
-    """List what people asked for, and what was decided."""
-    rows = tuple(_answered(one) for one in run.of(Decision) if one.request or one.rollback)
-    header = ("decided at", "asked for", "in their words", "granted", "in force from")
-    return Table("What people asked for", header, rows)
-
-
-def _answered(decision: Decision) -> tuple[str, ...]:
-    asked, back = decision.request, decision.rollback
-    version = "" if asked is None or asked.version is None else f" to version {asked.version}"
-    granted = f"no: {decision.declined}" if decision.declined is not None else "yes"
-    return (
-        f"{decision.count:,}",
-        f"{asked.action if asked else 'rollback'}{version}",
-        asked.reason if asked else "",
-        f"as version {back.version}" if back else granted,
-        f"{back.count:,}" if back else "",
-    )
-
-
-def alarms(run: Run) -> Table:
-    """List the alarms; they decide nothing."""
-    rows = tuple(
-        (
-            f"{one.count:,}",
-            one.detector.replace("_", " "),
-            one.feature or "",
-            f"{one.since:,}",
-            f"{one.statistic:.4g}",
-            f"{one.threshold:.4g}",
-            one.reason,
+    def _header(self) -> tuple[str, ...]:
+        """The heads of the columns of one model: each metric, and its interval."""
+        root = self.history.root.label
+        return tuple(
+            head for one in self.metrics for head in (one.label.format(root=root), _INTERVAL)
         )
-        for one in run.of(Alarm)
-    )
-    header = ("at event", "listens to", "feature", "since", "statistic", "threshold", "reason")
-    return without_gaps(Table("Drift, by what the evaluator sees", header, rows))
+
+    def _cells(self, known: Mapping[str, float], model: str) -> tuple[str, ...]:
+        """Write the metrics of a model, an empty cell for each that is not known."""
+        cells: list[str] = []
+        for metric in self.metrics:
+            name = f"{model}.{metric.name}"
+            low, high = known.get(f"{name}.low"), known.get(f"{name}.high")
+            cells.append(metric.write(known.get(name), known.get(f"{name}.error")))
+            cells.append("" if low is None or high is None else _bounds(low, high, metric.format))
+        return tuple(cells)
+
+    def scores(self) -> Iterator[TextTable]:
+        """Yield the scores over the whole run, as they were last, since each beginning there is."""
+        for one in self.history.lifetimes.values():
+            caption = f"Since event {one.begin + 1:,}, through {one.end:,}"
+            rows = tuple(self._by_model(one, ()))
+            yield TextTable(caption, ("model", *self._header), rows).without_gaps()
+
+    def segments(self) -> Iterator[TextTable]:
+        """Yield the scores by segment over the longest range on which all models are compared."""
+        lifetimes = [one for one in self.history.lifetimes.values() if one.segments]
+        last = max(lifetimes, key=lambda one: one.begin, default=None)
+        segments = last.segments if last else ()
+        for feature in dict.fromkeys(segment.feature for segment in segments):
+            rows = tuple(
+                row
+                for one in segments
+                if one.feature == feature
+                for row in self._by_model(
+                    one, (one.value, f"{one.events:,}", _share(one.click_rate))
+                )
+            )
+            header = (feature, "events", "click rate", "model", *self._header)
+            yield TextTable(f"By {feature}", header, rows).without_gaps()
+
+    def _by_model(
+        self, scores: Scores | Segment, before: tuple[str, ...]
+    ) -> Iterator[tuple[str, ...]]:
+        """Yield a row for each model of which anything is known."""
+        known = dict(figures(scores))
+        for model in scores.models:
+            if any(cells := self._cells(known, model)):
+                label = find_model(model, self.history.specs).label
+                yield (*before, label, *cells)
+
+    def happenings(self) -> TextTable:
+        """List in words what happened: rebuilds with cause and effect, rollbacks, alarms."""
+        columns: dict[str, Callable[[TimelineEntry], str]] = {
+            "at event": lambda one: f"{one.count:,}",
+            "what": lambda one: one.title,
+            "cause and effect": lambda one: one.text,
+        }
+        return TextTable.of("In the order of events", timeline(self.history), columns)
+
+    def rebuilds(self) -> TextTable:
+        """List every rebuild that ended, in figures."""
+        columns: dict[str, Callable[[Verdict], str]] = {
+            "rebuild": lambda one: str(one.rebuild.number),
+            "reason": lambda one: _REASONS.get(one.rebuild.reason, one.rebuild.reason),
+            "decided at": lambda one: f"{one.rebuild.decided:,}",
+            "dense snapshot at": lambda one: f"{one.rebuild.begin:,}",
+            "ended at": lambda one: f"{one.count:,}",
+            "verdict": lambda one: one.verdict,
+            "version": lambda one: "" if one.version is None else str(one.version),
+            "sparsity": lambda one: _share(one.sparsity),
+            "against the one in force": lambda one: (
+                _interval(one.judgement.relative, "+.2%") if one.judgement else ""
+            ),
+            "nats per event": lambda one: (
+                _interval(one.judgement.difference, "+.5f") if one.judgement else ""
+            ),
+            "cost in events": lambda one: f"{one.cost_events:,}",
+        }
+        return TextTable.of("Every rebuild", self.history.verdicts, columns).without_gaps()
+
+    def requests(self) -> TextTable:
+        """List what people asked for, and what was decided."""
+        decisions = (e.message for e in self.history.happened if isinstance(e.message, Decision))
+        columns: dict[str, Callable[[Decision], str]] = {
+            "decided at": lambda one: f"{one.count:,}",
+            "asked for": _asked,
+            "in their words": lambda one: one.request.reason if one.request else "",
+            "granted": _granted,
+            "in force from": lambda one: f"{one.rollback.count:,}" if one.rollback else "",
+        }
+        answers = [one for one in decisions if one.request or one.rollback]
+        return TextTable.of("What people asked for", answers, columns)
+
+    def alarms(self) -> TextTable:
+        """List the alarms; they decide nothing."""
+        alarms = [e.message for e in self.history.happened if isinstance(e.message, Alarm)]
+        columns: dict[str, Callable[[Alarm], str]] = {
+            "at event": lambda one: f"{one.count:,}",
+            "detector": lambda one: one.detector.replace("_", " "),
+            "feature": lambda one: one.feature or "",
+            "since": lambda one: f"{one.since:,}",
+            "statistic": lambda one: f"{one.statistic:.4g}",
+            "threshold": lambda one: f"{one.threshold:.4g}",
+            "reason": lambda one: one.reason,
+        }
+        return TextTable.of("Drift, by what the evaluator sees", alarms, columns).without_gaps()
+
+    def stability(self) -> TextTable:
+        """List for each feature how far it was at most from the window that it is compared with."""
+        columns: dict[str, Callable[[tuple[str, FeatureShift]], str]] = {
+            "feature": lambda one: one[0],
+            "largest": lambda one: f"{one[1].largest:.4f}",
+            "in the window that ends at": lambda one: f"{one[1].largest_end:,}",
+            "last": lambda one: f"{one[1].last:.4f}",
+        }
+        caption = "Population stability index of every feature"
+        return TextTable.of(caption, self.history.shifts.items(), columns)
+
+    def masks(self) -> Iterator[TextTable]:
+        """Yield sparsity and overlap: a row for each mask that took over, a column for a layer."""
+        promoted = [one for one in self.history.verdicts if one.verdict == "promoted"]
+        names = dict.fromkeys(name for verdict in promoted for name in verdict.layers)
+        kinds: dict[str, Callable[[Layer], float | None]] = {
+            "Sparsity: the share of a layer's weights that is removed": lambda one: one.sparsity,
+            "Overlap: the share of the kept weights that the mask before kept too": (
+                lambda one: one.overlap
+            ),
+        }
+        for caption, of in kinds.items():
+            rows = []
+            for one in promoted:
+                layers = (one.layers.get(name) for name in names)
+                shares = tuple(_share(of(layer) if layer else None) for layer in layers)
+                if any(shares):
+                    rows.append((str(one.version), f"{one.count + 1:,}", *shares))
+            yield TextTable(caption, ("version", "from event", *names), tuple(rows))
+
+    def windows(self) -> Iterator[TextTable]:
+        """Yield the windows of every size, one by one where they are not too many."""
+        for size, rows in self._rows():
+            if len(rows) <= MAX_ROWS:
+                yield self._windows(size, rows)
+
+    def left_out(self) -> tuple[str, ...]:
+        """Name the sizes of windows that are too many to be listed one by one."""
+        counts = {size: len(rows) for size, rows in self._rows()}
+        return tuple(f"{n:,} of {size:,} events" for size, n in counts.items() if n > MAX_ROWS)
+
+    def _rows(self) -> Iterator[tuple[int, list[WindowRow]]]:
+        for size in sorted(self.history.tables):
+            yield size, list(self.history.tables[size].rows())
+
+    def _windows(self, size: int, found: Sequence[WindowRow]) -> TextTable:
+        header = ["window", "first event", "last event", "click rate", "true drift", "truth CE"]
+        for model in self.history.models:
+            header += [f"{model.label} {head}" for head in self._header]
+        rows = []
+        for row in found:
+            cells = [
+                f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
+                f"{row.begin + 1:,}",
+                f"{row.end:,}",
+                _share(row.figures.get("click_rate")),
+                ", ".join(row.drift),
+                _figure(row.figures.get("bayes_ce")),
+            ]
+            for model in self.history.models:
+                cells += self._cells(row.figures, model.name)
+            rows.append(tuple(cells))
+        caption = f"{len(rows):,} window{'s' if len(rows) != 1 else ''} of {size:,} events"
+        return TextTable(caption, tuple(header), tuple(rows)).without_gaps()
+
+    def dead_letters(self) -> TextTable:
+        """Count the events that did not validate, by reason, with the first of each."""
+        columns: dict[str, Callable[[InvalidEvents], str]] = {
+            "reason": lambda one: one.first.reason,
+            "events": lambda one: f"{one.count:,}",
+            "the first at": lambda one: place(one.first),
+            "what was wrong with it": lambda one: one.first.detail,
+        }
+        found = sorted(
+            self.history.invalid.values(), key=lambda one: (-one.count, one.first.reason)
+        )
+        return TextTable.of("Events that did not validate", found, columns)
+
+    def results(self, min_clicks: int) -> TextTable:
+        """Return the table that a run closes with: the scores of all models on the same events."""
+        parts = self.history.whole_and_last_half(min_clicks)
+        metrics = [one for one in self.metrics if one.name in ("ce", "ne", "relative_ce")]
+        heads = [one.label.format(root=self.history.root.label) for one in metrics]
+        rows = []
+        for model in self.history.models:
+            cells = [
+                metric.write(part.models.get(model.name, {}).get(metric.name) if part else None)
+                for part in parts
+                for metric in metrics
+            ]
+            if any(cells):
+                rows.append((model.label, *cells))
+        whole = parts[0]
+        if whole and whole.bayes_ce is not None:
+            rows.append(("truth (Bayes)", _figure(whole.bayes_ce), *[""] * (2 * len(heads) - 1)))
+        caption = "On the same events: since the first mask took over, and the last half of these"
+        header = ("model", *heads, *(f"{head}, last half" for head in heads))
+        return TextTable(caption, header, tuple(rows))
 
 
-def stability(run: Run) -> Table:
-    """Say of each feature how far it was at most from the window that it is compared with."""
-    found = run.of(Stability)
-    rows = []
-    for feature in dict.fromkeys(name for one in found for name in one.psi):
-        known = [(one.psi[feature], one.end) for one in found if feature in one.psi]
-        most, end = max(known)
-        rows.append((feature, f"{most:.4f}", f"{end:,}", f"{known[-1][0]:.4f}"))
-    header = ("feature", "largest", "in the window that ends at", "last")
-    return Table("Population stability index of every feature", header, tuple(rows))
+def _asked(decision: Decision) -> str:
+    asked = decision.request
+    version = "" if asked is None or asked.version is None else f" to version {asked.version}"
+    return f"{asked.action if asked else 'rollback'}{version}"
 
 
-def masks(run: Run) -> Iterable[Table]:
-    """Yield sparsity and overlap, a row for each mask that took over and a column for a layer."""
-    promoted = [one for one in run.of(Verdict) if one.verdict == "promoted"]
-    names = dict.fromkeys(name for verdict in promoted for name in verdict.layers)
-    kinds: dict[str, Callable[[Layer], float | None]] = {
-        "Sparsity: the share of a layer's weights that is removed": lambda one: one.sparsity,
-        "Overlap: the share of the kept weights that the mask before kept too": (
-            lambda one: one.overlap
-        ),
-    }
-    for caption, of in kinds.items():
-        cells = [
-            [_share(of(verdict.layers[name]) if name in verdict.layers else None) for name in names]
-            for verdict in promoted
-        ]
-        rows = [
-            (str(verdict.version), f"{verdict.count + 1:,}", *shares)
-            for verdict, shares in zip(promoted, cells, strict=True)
-            if any(shares)
-        ]
-        yield Table(caption, ("version", "from event", *names), tuple(rows))
+def _granted(decision: Decision) -> str:
+    if decision.rollback:
+        return f"as version {decision.rollback.version}"
+    return "yes" if decision.declined is None else f"no: {decision.declined}"
 
 
-def windows(run: Run) -> Iterable[Table]:
-    """Yield the windows of every size, one by one where they are not too many."""
-    for size, found in run.windows.items():
-        if len(found) <= MOST_ROWS:
-            yield _windows(size, found)
-
-
-def left_out(run: Run) -> tuple[str, ...]:
-    """Name the sizes of windows that are too many to be told one by one."""
-    counts = {size: len(found) for size, found in run.windows.items()}
-    return tuple(f"{n:,} of {size:,} events" for size, n in counts.items() if n > MOST_ROWS)
-
-
-_OF_A_WINDOW: Final[tuple[str, ...]] = (
-    "window",
-    "first event",
-    "last event",
-    "click rate",
-    "true drift",
-    "truth CE",
-)
-
-
-def _windows(size: int, found: Sequence[Window]) -> Table:
-    models = tuple(dict.fromkeys(model for window in found for model in window.models))
-    header = _OF_A_WINDOW
-    for model in models:
-        header += tuple(f"{_name(model)} {name}" for name in (*_FIGURES.values(), *_BESIDE))
-    rows = tuple(_window(window, models) for window in found)
-    caption = f"{len(rows):,} window{'s' if len(rows) != 1 else ''} of {size:,} events"
-    return without_gaps(Table(caption, header, rows))
-
-
-def _window(window: Window, models: Iterable[str]) -> tuple[str, ...]:
-    cells = [
-        f"{window.number + 1:,}{' (partial)' if window.partial else ''}",
-        f"{window.begin + 1:,}",
-        f"{window.end:,}",
-        _share(window.click_rate),
-        ", ".join(window.drift),
-        _figure(window.bayes_ce),
-    ]
-    for model in models:
-        cells += [*_cells(window.models.get(model)), *_interval(window.relative_ce.get(model))]
-    return tuple(cells)
-
-
-def dead_letters(run: Run) -> Table:
-    """Count the events that did not validate, by reason, with the first of each."""
-    found = run.of(DeadLetter)
-    rows = []
-    for reason in dict.fromkeys(letter.reason for letter in found):
-        same = [letter for letter in found if letter.reason == reason]
-        rows.append((reason, f"{len(same):,}", _place(same[0]), same[0].detail))
-    rows.sort(key=lambda row: (-int(row[1].replace(",", "")), row[0]))
-    header = ("reason", "events", "the first at", "what was wrong with it")
-    return Table("Events that did not validate", header, tuple(rows))
-
-
-def _place(letter: DeadLetter) -> str:
+def place(letter: DeadLetter) -> str:
+    """Say where an invalid event came from."""
     if letter.file is not None and letter.line is not None:
         return f"{letter.file}:{letter.line}"
     return f"partition {letter.partition}, offset {letter.offset}, row {letter.row}"
 
 
-_BESIDE: Final = ("vs dense", "95 % interval")
-
-
-def _by_model(found: Scores) -> Iterable[tuple[str, ...]]:
-    for model, score in found.models.items():
-        yield (_name(model), *_cells(score), *_interval(found.relative_ce.get(model)))
-
-
-def _cells(score: ModelScore | None) -> tuple[str, ...]:
-    """Write the figures of a model, an empty cell for each that there is not."""
-    if score is None:
-        return ("",) * len(_FIGURES)
-    return tuple(
-        _bounded(getattr(score, name), getattr(score, f"{name}_error", None)) for name in _FIGURES
-    )
-
-
-def _interval(found: Interval | None) -> tuple[str, str]:
-    if found is None:
-        return "", ""
-    bounds = (
-        "" if found.low is None or found.high is None else f"[{found.low:+.2%}, {found.high:+.2%}]"
-    )
-    return f"{found.mean:+.2%}", bounds
-
-
-def _bounds(found: Interval, how: str) -> str:
+def _interval(found: Interval, how: str) -> str:
+    mean = f"{found.mean:{how}}"
     if found.low is None or found.high is None:
-        return f"{found.mean:{how}}"
-    return f"{found.mean:{how}} [{found.low:{how}}, {found.high:{how}}]"
+        return mean
+    return f"{mean} {_bounds(found.low, found.high, how)}"
+
+
+def _bounds(low: float, high: float, how: str) -> str:
+    return f"[{low:{how}}, {high:{how}}]"
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.{_DIGITS}f}"
-
-
-def _bounded(value: float | None, error: float | None) -> str:
-    """Write a figure, and how far off it may be; that is never rounded down.
-
-    >>> _bounded(0.75, 0.00151), _bounded(0.75, None)
-    ('0.7500 ± 0.0016', '0.7500')
-    """
-    if value is None or error is None:
-        return _figure(value)
-    return f"{_figure(value)} ± {ceil(error * 10**_DIGITS) / 10**_DIGITS:.{_DIGITS}f}"
+    return "" if value is None else f"{value:.4f}"
 
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
-
-
-def _name(model: str) -> str:
-    return _NAMES.get(model, model)
-
-
-def without_gaps(table: Table) -> Table:
-    """Leave out the columns in which nothing stands.
-
-    >>> without_gaps(Table("", ("model", "NE", "regret"), (("dense", "0.8", ""),))).header
-    ('model', 'NE')
-    """
-    if not table.rows:
-        return table
-    kept = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
-    rows = tuple(tuple(row[column] for column in kept) for row in table.rows)
-    return Table(table.caption, tuple(table.header[column] for column in kept), rows)

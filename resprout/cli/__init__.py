@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import click
 
+from evaluator.run import RunHistory
 from evaluator.run.plot import save
 from learner.export import export as export_model
 from learner.models import build
@@ -31,13 +33,15 @@ from resprout.cli.options import (
 from resprout.cli.report import report_command
 from resprout.cli.signals import logging_to, stoppable
 from resprout.folder import PLOT, RECORD, RunFolder
-from resprout.monitoring.console import ProgressLine, settings_toml, table
+from resprout.monitoring.console import ProgressLine, closing_table, settings_toml
 from resprout.run import Result, execute
 from resprout.settings import MODELS, Settings
 from resprout.spec import RunDefinition
 from stream.schema import FeatureSchema
+from stream.spec import MODELS as SPECS
 
-_COLOURS = {"dense": "blue", "sparse": "red", "never rebuilt": "bright_black"}
+_COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
+"""Of the names of models, by role."""
 
 
 HELP = """Keep a pruned click model good on a stream that never stands still.
@@ -228,7 +232,7 @@ def _run(plan: RunDefinition, state: Path, again: str) -> Result:
 
 def _plot(result: Result, state: Path) -> tuple[Path, Path]:
     """Write the plot, light and dark."""
-    return save([*result.windows, *result.ledger], state, PLOT)
+    return save(RunHistory.of([*result.ledger, *result.windows]), state, PLOT)
 
 
 def _show(request: CommandRequest, result: Result) -> None:
@@ -237,15 +241,12 @@ def _show(request: CommandRequest, result: Result) -> None:
             click.echo(remark, err=True)
         click.echo(result.summary.model_dump_json())
     else:
-        click.echo(_coloured(table(result.summary, result.remarks)))
+        click.echo(_coloured(closing_table(result)))
 
 
 def _coloured(text: str) -> str:
     """Paint the names of the models; click takes it out again where it does not belong."""
-    lines = []
-    for line in text.splitlines():
-        name = next((n for n in _COLOURS if line.startswith(n)), None)
-        lines.append(
-            line if name is None else click.style(name, _COLOURS[name]) + line[len(name) :]
-        )
-    return "\n".join(lines)
+    for model in SPECS:
+        coloured = click.style(model.label, _COLOURS[model.role])
+        text = re.sub(f"^{re.escape(model.label)}", coloured, text, flags=re.MULTILINE)
+    return text

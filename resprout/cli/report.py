@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,26 +12,24 @@ from typing import Any, get_args
 import click
 from pydantic_core import to_json
 
+from evaluator.run import LOGS, RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
-from evaluator.run.tables import Table, without_gaps
 from pruner import InputEnd
 from resprout import homes
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder
-from resprout.run import Cost, Dense, Half, Outcome, Pruned, Records, Result, Summary
+from resprout.run import Outcome, Result, Summary
 from resprout.settings import MODELS, SPARSE, Settings, with_defaults
 from resprout.spec import decisive
-from stream import topics
-from stream.follow import Deduplicator, read_all
 from stream.log import LogStore
-from stream.messages import AnyMessage, Progress, parse
 from stream.schema import FeatureSchema
+from stream.topics import CLICKS
 
 HELP = """Write a run as one page of HTML: pictures, tables, ledger, configuration.
 
-It needs no script and asks nobody for anything, so it can be kept and sent; --plots writes the
-picture for papers beside it. A run that is under way is told as far as it has come.
+It needs no script and loads nothing, so it can be kept and sent; --plots writes the picture for
+papers beside it. A run that is under way is reported as far as it has come.
 
 \b
 Examples:
@@ -71,18 +69,22 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
     with usage():
         width, height = more["size"]
         paper = Paper(width, height, more["dpi"], more["outlines"])
-        told = Told.of(RunFolder(run), request)
-        told.check()
+        recorded = RecordedRun.of(RunFolder(run), request)
+        recorded.check()
     page: Path = more["output"] or run / REPORT
     with failure():
-        with homes.look(told.settings.stream, told.folder) as logs:
-            messages = list(everything(logs))
-            about = told.about(title, Records.read(logs), told.total(logs))
-        written = report(messages, about)
+        with homes.look(recorded.settings.stream, recorded.folder) as logs:
+            history, total = RunHistory.read(logs), recorded.total(logs)
+        written = report(history, recorded.about(title, history, total))
         with _writing(page):
             page.parent.mkdir(parents=True, exist_ok=True)
             page.write_bytes(written)
-            plots = list(_plots(messages, page.parent, more["plots"], paper))
+            plots = [
+                path
+                for suffix in get_args(Suffix)
+                if more["plots"] in (suffix, "both")
+                for path in save(history, page.parent, PLOT, suffix, paper)
+            ]
     click.echo("\n".join(map(str, [page, *plots])))
 
 
@@ -98,35 +100,8 @@ def _writing(page: Path) -> Iterator[None]:
         ) from error
 
 
-def _plots(
-    messages: Sequence[AnyMessage], folder: Path, wanted: str | None, paper: Paper
-) -> Iterator[Path]:
-    for suffix in get_args(Suffix):
-        if wanted in (suffix, "both"):
-            yield from save(messages, folder, PLOT, suffix, paper)
-
-
-_LOGS = (topics.LEDGER, topics.WINDOWS, topics.DEAD_LETTERS)
-
-
-def everything(logs: LogStore) -> Iterator[AnyMessage]:
-    """Yield all that the logs say of a run, each message once, but for the wall clock's.
-
-    The ledger comes first: what the evaluator copied from it is a repeat.
-    """
-    seen = Deduplicator()
-    for log in _LOGS:
-        with closing(logs.reader(log)) as reader:
-            for stored in read_all(reader):
-                message = parse(stored.record.value)
-                if not isinstance(message, Progress) and seen.accept(
-                    message.key, stored.record.value
-                ):
-                    yield message
-
-
 @dataclass(frozen=True, slots=True)
-class Told:
+class RecordedRun:
     """What the state folder says of a run."""
 
     folder: RunFolder
@@ -135,8 +110,8 @@ class Told:
     schema: FeatureSchema
 
     @classmethod
-    def of(cls, folder: RunFolder, request: CommandRequest) -> Told:
-        """Read it; what was asked for may say where the servers are."""
+    def of(cls, folder: RunFolder, request: CommandRequest) -> RecordedRun:
+        """Read it; the command line may say where the servers are."""
         record = folder.record()
         settings = request.load((str(folder.path), record["settings"])).settings
         return cls(folder, record, settings, FeatureSchema.model_validate(record["schema"]))
@@ -144,22 +119,21 @@ class Told:
     def check(self) -> None:
         """See that there is something to read: a log that is missing would be made, empty."""
         if self.settings.stream.home == "embedded":
-            self.folder.require_logs(*_LOGS, topics.CLICKS)
+            self.folder.require_logs(*LOGS, CLICKS)
 
     def total(self, logs: LogStore) -> int | None:
         """Return the events of the whole input, None while that is not known."""
-        with closing(logs.reader(topics.CLICKS)) as reader:
+        with closing(logs.reader(CLICKS)) as reader:
             return InputEnd(reader, self.folder.snapshots, self.schema).total()
 
-    def about(self, title: str, records: Records, total: int | None) -> About:
+    def about(self, title: str, history: RunHistory, total: int | None) -> About:
         """Say what the messages do not."""
-        events = max((window.end for window in records.windows), default=0)
-        outcome = Outcome({}, total == events, Cost(0, 0.0))
-        result = Result(self.settings, outcome, records)
+        result = Result(self.settings, history, Outcome(finished=total == history.events))
+        results = RunTables.of(history).results(self.settings.evaluator.min_clicks)
         return About(
             title=title,
             facts=self._facts(result.summary, total),
-            results=results(result.summary),
+            results=results.without_gaps(),
             remarks=result.remarks,
             appendix=(
                 configuration(self.record["settings"], self.record.get("origins", {})),
@@ -188,16 +162,14 @@ class Told:
             facts["Dense began with"] = f"weights of SHA-256 {warm}"
         return facts
 
-    def _snapshots(self) -> Table:
-        models = (*MODELS, f"published-{SPARSE}", *self._candidates())
-        rows = tuple(
-            (name, model) for model in models for name in self.folder.snapshots.names(model)
+    def _snapshots(self) -> TextTable:
+        kept = self.folder.snapshots
+        candidates = sorted(
+            (path.name for path in kept.folder.glob("candidate-*")), key=lambda n: (len(n), n)
         )
-        return Table("Snapshots that are kept", ("snapshot", "model"), rows)
-
-    def _candidates(self) -> list[str]:
-        found = self.folder.snapshots.folder.glob("candidate-*")
-        return sorted((path.name for path in found), key=lambda name: (len(name), name))
+        models = (*MODELS, f"published-{SPARSE}", *candidates)
+        rows = tuple((name, model) for model in models for name in kept.names(model))
+        return TextTable("Snapshots that are kept", ("snapshot", "model"), rows)
 
 
 def _counted(summary: Summary) -> str:
@@ -208,34 +180,7 @@ def _counted(summary: Summary) -> str:
     return ", ".join(counts) or "none"
 
 
-_LABELS = {"dense": "dense", "sparse": "sparse", "never_rebuilt": "never rebuilt"}
-
-
-def results(summary: Summary) -> Table:
-    """Return the table that a run closes with."""
-    rows: list[tuple[str, ...]] = [
-        (label, *_cells(summary, name), *_cells(summary.last_half, name))
-        for name, label in _LABELS.items()
-        if getattr(summary, name) is not None
-    ]
-    if summary.bayes_ce is not None:
-        rows.append(("truth (Bayes)", f"{summary.bayes_ce:.4f}", *[""] * 5))
-    half = ("CE, last half", "NE, last half", "vs dense, last half")
-    caption = "On the same events: since the first mask took over, and the last half of these"
-    header = ("model", "CE", "NE", "vs dense", *half)
-    return without_gaps(Table(caption, header, tuple(rows)))
-
-
-def _cells(scores: Summary | Half, model: str) -> tuple[str, str, str]:
-    """CE, NE and relative CE of a model."""
-    score: Dense | None = getattr(scores, model)
-    if score is None:
-        return "", "", ""
-    relative = f"{score.relative_ce:+.2%}" if isinstance(score, Pruned) else ""
-    return f"{score.ce:.4f}", "" if score.ne is None else f"{score.ne:.4f}", relative
-
-
-def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
+def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> TextTable:
     """List every setting that decides anything, beside the default where it is another."""
     usual = dict(_flat(decisive(with_defaults({}))))
     rows = tuple(
@@ -248,7 +193,7 @@ def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> Ta
         for name, value in _flat(decisive(with_defaults(recorded)))
     )
     header = ("setting", "value", "default, where another", "set by")
-    return without_gaps(Table(f"Configuration, as in {RECORD}", header, rows))
+    return TextTable(f"Configuration, as in {RECORD}", header, rows).without_gaps()
 
 
 def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
@@ -259,10 +204,10 @@ def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
             yield at + name, to_json(value).decode()
 
 
-def _features(schema: FeatureSchema) -> Table:
+def _features(schema: FeatureSchema) -> TextTable:
     rows = [(one.name, "numeric", _described(one.model_dump())) for one in schema.numeric]
     rows += [(one.name, "categorical", _described(one.model_dump())) for one in schema.categorical]
-    return Table("Schema", ("feature", "kind", "how it becomes numbers"), tuple(rows))
+    return TextTable("Schema", ("feature", "kind", "how it becomes numbers"), tuple(rows))
 
 
 def _described(options: Mapping[str, Any]) -> str:

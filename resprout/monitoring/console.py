@@ -13,12 +13,14 @@ from typing import TextIO
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
-from evaluator.worker import EvaluatorStep
+from evaluator import EvaluatorStep
+from evaluator.run import RunTables
 from pruner import PruneStep
-from resprout.run import Dense, Pruned, Rebuild, RolledBack, Summary
+from resprout.run import RebuildSummary, Result, RollbackSummary
 from resprout.runner import Step
 from resprout.settings import Loaded, flat
 from stream.messages import Verdict, Window
+from stream.spec import find_model
 
 TERMINAL_SECONDS = 0.5
 """Pause between two states of the progress line on a terminal."""
@@ -35,7 +37,7 @@ class View:
     counts: dict[str, int] = field(default_factory=dict)
     """How far each worker has come, by name."""
     window_events: int | None = None
-    """Size of the windows to tell of; None: the smallest."""
+    """Size of the windows whose scores are shown; None: the smallest."""
     window: Window | None = None
     """The last whole window of that size."""
     verdict: Verdict | None = None
@@ -100,14 +102,15 @@ def line(view: View, rate: float, now: float) -> str:
 
 def _scores(window: Window | None) -> list[str]:
     """NE of every model of a window, relative CE beside it."""
-    found = []
-    for name, score in (window.models if window else {}).items():
-        if window is None or score is None or score.ne is None:
+    found: list[str] = []
+    for name in window.models if window else ():
+        entropy = window.metric(name, "ne") if window else None
+        if window is None or entropy is None:
             continue
-        relative = window.relative_ce.get(name)
-        beside = f" ({relative.mean:+.1%})" if relative else ""
-        label = "NE dense" if name == "dense" else name.replace("_", " ")
-        found.append(f"{label} {score.ne:.3f}{beside}")
+        relative = window.metric(name, "relative_ce")
+        beside = f" ({relative:+.1%})" if relative is not None else ""
+        before = "" if found else "NE "
+        found.append(f"{before}{find_model(name).label} {entropy:.3f}{beside}")
     return found
 
 
@@ -186,47 +189,28 @@ class ProgressLine:
         return "\r\x1b[K" if self._terminal else ""
 
 
-def table(summary: Summary, remarks: Sequence[str] = ()) -> str:
+def closing_table(result: Result) -> str:
     """Write the closing table: all models on the same events, the rebuilds, and remarks."""
-    rows = [("", "CE", "NE", "vs dense", "NE, last half", "vs dense")]
-    rows += [
-        (label, *_cells(getattr(summary, name)), *_cells(getattr(summary.last_half, name))[1:])
-        for name, label in _LABELS.items()
-        if getattr(summary, name) is not None
-    ]
-    if summary.bayes_ce is not None:
-        rows.append(("truth (Bayes)", f"{summary.bayes_ce:.4f}", "", "", "", ""))
-    lines = [*_aligned(rows), ""]
-    lines += [_rebuild_line(rebuild) for rebuild in summary.rebuilds]
-    lines += [_rollback_line(rollback) for rollback in summary.rollbacks]
-    lines += remarks
-    return "\n".join(lines).rstrip()
-
-
-_LABELS = {"dense": "dense", "sparse": "sparse", "never_rebuilt": "never rebuilt"}
-
-
-def _cells(score: Dense | None) -> tuple[str, str, str]:
-    """CE, NE and relative CE of a model."""
-    if score is None:
-        return "", "", ""
-    relative = f"{score.relative_ce:+.2%}" if isinstance(score, Pruned) else ""
-    return f"{score.ce:.4f}", "" if score.ne is None else f"{score.ne:.4f}", relative
+    results = RunTables.of(result.history).results(result.settings.evaluator.min_clicks)
+    # Of the last half the cross entropy would say little beside the rest.
+    shown = results.select([0, 1, 2, 3, 5, 6])
+    lines = [*_aligned([("", *shown.header[1:5], shown.header[3]), *shown.rows]), ""]
+    lines += [_rebuild_line(rebuild) for rebuild in result.summary.rebuilds]
+    lines += [_rollback_line(rollback) for rollback in result.summary.rollbacks]
+    return "\n".join([*lines, *result.remarks]).rstrip()
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Put cells under each other, names on the left and figures on the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *cells in rows:
+        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join((first.ljust(widths[0]), *right)).rstrip())
+    return lines
 
 
-def _rebuild_line(rebuild: Rebuild) -> str:
+def _rebuild_line(rebuild: RebuildSummary) -> str:
     name = "first mask" if rebuild.reason == "first" else f"rebuild {rebuild.number}"
     return (
         f"{name} decided at {rebuild.decided:,}, {rebuild.verdict} at {rebuild.count:,}: "
@@ -234,7 +218,7 @@ def _rebuild_line(rebuild: Rebuild) -> str:
     )
 
 
-def _rollback_line(rollback: RolledBack) -> str:
+def _rollback_line(rollback: RollbackSummary) -> str:
     never = "never: the input ended before"
     return (
         f"back to version {rollback.to_version} as version {rollback.version} decided at "

@@ -1,6 +1,6 @@
-"""The name of every metric, what it says, and the values that its labels can have.
+"""The name of every metric of Prometheus, what it says, and the values that its labels can have.
 
-No other file of the code names a metric.
+The evaluator's metrics bring their own; no other file of the code names one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from evaluator.metrics import Export, installed
 from pruner import FIRST, REQUEST, TRIGGERS
 from resprout.settings import EVALUATOR, PRUNER, WORKERS
 from stream.events import Reason
@@ -25,7 +26,7 @@ class Family:
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     text: str
-    told_by: str = EVERY
+    exported_by: str = EVERY
     """The worker whose process exports it."""
     buckets: tuple[float, ...] = ()
     """Upper bounds, of a histogram."""
@@ -75,27 +76,20 @@ OBSERVED_CLICKS = Family(
     "Clicks in the events scored, weighted",
     EVALUATOR,
 )
-PREDICTED_CLICKS = Family(
-    "resprout_predicted_clicks_total",
-    "counter",
-    ("model",),
-    "Clicks that the model expected in the events it was scored on, weighted",
-    EVALUATOR,
-)
-NORMALIZED_ENTROPY = Family(
-    "resprout_normalized_entropy_ratio",
-    "gauge",
-    ("model", "window"),
-    "Cross entropy over the entropy of the click rate, on the last full window",
-    EVALUATOR,
-)
-CROSS_ENTROPY = Family(
-    "resprout_cross_entropy_nats",
-    "gauge",
-    ("model", "window"),
-    "Cross entropy per event, on the last full window",
-    EVALUATOR,
-)
+
+
+def _family(export: Export) -> Family:
+    """Describe a metric of the evaluator."""
+    if export.is_total:
+        return Family(export.name, "counter", ("model",), export.text, EVALUATOR)
+    return Family(export.name, "gauge", ("model", "window"), export.text, EVALUATOR)
+
+
+_EXPORTED = tuple((one, _family(one.export)) for one in installed() if one.export)
+TOTALS = tuple(pair for pair in _EXPORTED if pair[1].kind == "counter")
+"""The evaluator's metrics that are counted over all events scored."""
+GAUGES = tuple(pair for pair in _EXPORTED if pair[1].kind == "gauge")
+"""Those that are shown for the last full window of each size."""
 DRIFT_ALARMS = Family(
     "resprout_drift_alarms_total", "counter", ("detector",), "Drift alarms raised", EVALUATOR
 )
@@ -147,9 +141,7 @@ FAMILIES = (
     LAST_PROGRESS,
     BUILD_INFO,
     OBSERVED_CLICKS,
-    PREDICTED_CLICKS,
-    NORMALIZED_ENTROPY,
-    CROSS_ENTROPY,
+    *(family for _, family in _EXPORTED),
     DRIFT_ALARMS,
     DEAD_LETTERS,
     REBUILDS,
@@ -163,7 +155,7 @@ FAMILIES = (
 OTHER = "other"
 """Stands for a value that is none of a fixed set, so that no set ever grows."""
 DETECTORS: tuple[str, ...] = get_args(DetectorName)
-"""What drift alarms listen to."""
+"""What drift alarms look at."""
 REBUILD_REASONS = (FIRST, *TRIGGERS, REQUEST, OTHER)
 DEAD_REASONS = (*(reason.value for reason in Reason), OTHER)
 OUTCOMES: tuple[str, ...] = get_args(VerdictName)
@@ -188,7 +180,7 @@ def markdown() -> str:
     rows = ["| metric | type | labels | exported by | what it says |", "|---|---|---|---|---|"]
     for one in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in one.labels)
-        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.told_by} | {one.text} |")
+        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.exported_by} | {one.text} |")
     rows += ["", "| label | values |", "|---|---|"]
     rows += [f"| `{label}` | {values} |" for label, values in LABELS.items()]
     return "\n".join(rows)

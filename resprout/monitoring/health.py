@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from resprout.monitoring.metrics import Metrics
 from resprout.runner import Step, Worker
-from stream.state import Closing
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from evaluator.page import WebServer
 
 STALE_SECONDS = 180.0
 """After this long in one step a worker counts as stuck; a broker may be away for shorter."""
-REQUEST_SECONDS = 10.0
-"""How long a client may take over its request."""
 
 Note = Callable[[], str | None]
 """Says in words what is amiss that no worker fails of, None where nothing is."""
@@ -151,11 +143,8 @@ class Health:
         self._failure = self._failure or f"{name} failed: {type(error).__name__}: {error}"
 
 
-class HealthServer(Closing):
-    """Answers ``/healthz`` and ``/metrics`` in threads of its own, until it is closed.
-
-    ``/healthz`` is 200 while the process is healthy and 503 otherwise, with :class:`State` as JSON;
-    ``/metrics`` is what Prometheus scrapes.
+def serve_health(host: str, port: int, metrics: Metrics, health: Health) -> WebServer:
+    """Answer ``/healthz`` and ``/metrics``, until the server is closed.
 
     Parameters
     ----------
@@ -164,50 +153,23 @@ class HealthServer(Closing):
     port
         0 takes any free one.
     metrics
-        What ``/metrics`` says.
+        What ``/metrics`` says: what Prometheus scrapes.
     health
-        What ``/healthz`` says.
+        What ``/healthz`` says: :class:`State` as JSON, with 200 while the process is healthy and
+        503 otherwise.
     """
+    # A web server is loaded by those who are asked how they are, and by nobody else.
+    from evaluator.page import WebServer, listen, probe_application
 
-    def __init__(self, host: str, port: int, metrics: Metrics, health: Health) -> None:
-        try:
-            self._server = _Server(host, port, pages(metrics, health))
-        except OSError as error:
-            raise OSError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}); set serve.host and "
-                "serve.port to a free address, or the port to 0 for any free one"
-            ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="health", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._server.server_address[1])
-
-    @property
-    def url(self) -> str:
-        """Where people find it, without a path."""
-        host = str(self._server.server_address[0])
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
-
-    def close(self) -> None:
-        """Stop listening, and hang up on whoever is still there."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    return WebServer(listen(host, port), probe_application(pages(metrics, health)), "health")
 
 
 Answer = tuple[HTTPStatus, bytes, str]
 """Status, content and its type."""
-Page = Callable[[str], Answer]
-"""Makes an answer from the formats that the client takes."""
 
 
-def pages(metrics: Metrics, health: Health) -> dict[str, Page]:
-    """Make what is answered, by path."""
+def pages(metrics: Metrics, health: Health) -> dict[str, Callable[[str], Answer]]:
+    """Make what is answered, by path, from the formats that the client takes."""
     return {
         "/healthz": lambda _: _healthz(health),
         "/metrics": lambda accept: (HTTPStatus.OK, *metrics.render(accept)),
@@ -218,77 +180,3 @@ def _healthz(health: Health) -> Answer:
     state = health.state()
     status = HTTPStatus.OK if state.status == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE
     return status, json.dumps(asdict(state), indent=1).encode() + b"\n", "application/json"
-
-
-class _Server(ThreadingMixIn, TCPServer):
-    """A thread for each request, and none that outlives the server."""
-
-    allow_reuse_address = True
-    request_queue_size = 32
-
-    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
-        self.pages = pages
-        self._clients: set[Any] = set()
-        self._changing = threading.Lock()
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._changing:
-            self._clients.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._changing:
-            self._clients.discard(request)
-            super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        """Hang up, so that the threads that wait for a client end, and wait for them."""
-        with self._changing:
-            for client in self._clients:
-                # It may have hung up by itself.
-                with suppress(OSError):
-                    client.shutdown(socket.SHUT_RDWR)
-        super().server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what went wrong with one request; the others go on."""
-        log.debug("request of %s", client_address, exc_info=True)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: _Server
-    timeout = REQUEST_SECONDS
-    server_version = "resprout"
-    sys_version = ""
-
-    def do_GET(self) -> None:
-        """Answer with the page."""
-        self._answer(with_content=True)
-
-    def do_HEAD(self) -> None:
-        """Answer as for GET, without the content."""
-        self._answer(with_content=False)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of every request to those who watch the log."""
-        log.debug(format, *args)
-
-    def _answer(self, *, with_content: bool) -> None:
-        page = self.server.pages.get(self.path.partition("?")[0], self._missing)
-        status, content, content_type = page(self.headers.get("Accept", ""))
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if with_content:
-            self.wfile.write(content)
-
-    def _missing(self, _: str) -> Answer:
-        known = ", ".join(self.server.pages)
-        text = f"there is no {self.path}; known: {known}\n"
-        return HTTPStatus.NOT_FOUND, text.encode(), "text/plain; charset=utf-8"

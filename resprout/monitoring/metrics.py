@@ -22,11 +22,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
-from evaluator.worker import EvaluatorStep
+from evaluator import EvaluatorStep
+from evaluator.metrics import ScoredEvents
 from pruner import FIRST, PruneStep
 from resprout.monitoring.families import (
     BUILD_INFO,
-    CROSS_ENTROPY,
     DEAD_LETTERS,
     DEAD_REASONS,
     DETECTORS,
@@ -34,21 +34,21 @@ from resprout.monitoring.families import (
     EVENTS,
     EVERY,
     FAMILIES,
+    GAUGES,
     LABELS,
     LAG_EVENTS,
     LAG_SECONDS,
     LAST_PROGRESS,
     LAYER_OVERLAP,
     LAYER_SPARSITY,
-    NORMALIZED_ENTROPY,
     OBSERVED_CLICKS,
     OUTCOMES,
-    PREDICTED_CLICKS,
     REBUILD_DURATION,
     REBUILD_LAST_SUCCESS,
     REBUILD_REASONS,
     REBUILDS,
     STEP_DURATION,
+    TOTALS,
     Family,
     markdown,
     one_of,
@@ -74,7 +74,7 @@ class Registry:
     Parameters
     ----------
     families
-        Those that it may be told of.
+        Those that it holds.
 
     Examples
     --------
@@ -157,7 +157,9 @@ def scored(step: EvaluatorStep, registry: Registry) -> None:
     if step.sums is not None:
         registry.count(OBSERVED_CLICKS, by=step.sums.on.clicks)
         for model, sums in step.sums.models.items():
-            registry.count(PREDICTED_CLICKS, model, by=sums.predicted)
+            for metric, family in TOTALS:
+                total = metric.value(ScoredEvents(step.sums.on, sums.terms))
+                registry.count(family, model, by=total if isinstance(total, float) else 0)
     for window in step.windows:
         if not window.partial:
             _closed(window, registry)
@@ -169,10 +171,9 @@ def scored(step: EvaluatorStep, registry: Registry) -> None:
 
 def _closed(window: Window, registry: Registry) -> None:
     """Show the last window of a size; what it does not know is not exported."""
-    for model, score in window.models.items():
-        labels = (model, str(window.size))
-        registry.show(CROSS_ENTROPY, labels, score.ce if score else None)
-        registry.show(NORMALIZED_ENTROPY, labels, score.ne if score else None)
+    for model in window.models:
+        for metric, family in GAUGES:
+            registry.show(family, (model, str(window.size)), window.metric(model, metric.name))
 
 
 LOOK_SECONDS = 5.0
@@ -219,7 +220,7 @@ class Lags:
             self._look(worker, self._ahead[worker]())
 
     def of(self, worker: str) -> tuple[int, float] | None:
-        """Tell how far a worker is behind, in events and in seconds.
+        """Return how far a worker is behind, in events and in seconds.
 
         None where that is not known, and before it has begun.
         """
@@ -361,7 +362,7 @@ class Metrics:
 
     def __init__(self, known: Known, clock: Callable[[], float] = time.time) -> None:
         self._known, self._clock = known, clock
-        self._families = [f for f in FAMILIES if f.told_by in (EVERY, *known.workers)]
+        self._families = [f for f in FAMILIES if f.exported_by in (EVERY, *known.workers)]
         self._registry = Registry(self._families)
         self._lags = Lags(known.workers, clock)
         self._rebuilds = Rebuilds(self._registry, known.models, clock)
@@ -369,9 +370,10 @@ class Metrics:
 
     def _begin(self) -> None:
         """Let every counter start at 0, for all values that its labels can have."""
+        models = [(model,) for model in self._known.models]
         values: dict[Family, Iterable[tuple[str, ...]]] = {
             EVENTS: [(worker,) for worker in self._known.workers],
-            PREDICTED_CLICKS: [(model,) for model in self._known.models],
+            **{family: models for _, family in TOTALS},
             DRIFT_ALARMS: [(detector,) for detector in DETECTORS],
             DEAD_LETTERS: [(reason,) for reason in DEAD_REASONS],
             REBUILDS: product(REBUILD_REASONS, OUTCOMES),
@@ -428,7 +430,7 @@ class Metrics:
         self._registry.count(EVENTS, name, by=step.events)
 
     def lag(self, worker: str) -> tuple[int, float] | None:
-        """Tell how far a worker is behind, in events and in seconds.
+        """Return how far a worker is behind, in events and in seconds.
 
         None where that is not known, and before it has begun.
         """

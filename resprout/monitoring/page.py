@@ -15,12 +15,10 @@ from resprout.monitoring.progress import last_told
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
 from stream.log import LogStore
 from stream.messages import Progress
-from stream.state import Closing
 from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
-    from evaluator.page.app import Probe
-    from evaluator.page.feed import Feed
+    from evaluator.page import PageFeed, Probe
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ PORT = 8_000
 """Of the page, where no other is set and this one is free."""
 
 
-class Page(Closing):
+class Page:
     """A page that is served, until it is closed.
 
     Parameters
@@ -49,20 +47,16 @@ class Page(Closing):
         settings: Settings,
         state: Path,
         probes: Mapping[str, Probe] | None = None,
-        feed: Feed | None = None,
+        feed: PageFeed | None = None,
     ) -> None:
         # A web server is loaded by those who show a page, and by nobody else.
-        from evaluator.page.app import Pages, PageServer
-        from evaluator.page.feed import Feed
+        from evaluator.page import PageFeed, Pages, serve_page
 
-        self._feed = feed or Feed(about=about(settings, state))
-        self._server = PageServer(listen(settings.serve), Pages(self._feed, probes or {}))
-        log.info("the page is at %s", self.url)
-
-    @property
-    def url(self) -> str:
+        self._feed = feed or PageFeed(about=about(settings, state))
+        self._server = serve_page(listen(settings.serve), Pages(self._feed, probes or {}))
+        self.url = self._server.url
         """Where people find it."""
-        return self._server.url
+        log.info("the page is at %s", self.url)
 
     def show(self, logs: LogStore) -> None:
         """Show what the logs hold, and what comes; close the page before them."""
@@ -75,11 +69,11 @@ class Page(Closing):
 
 @contextmanager
 def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
-    """Show a run of the past: all that its log holds, before anybody is told the address.
+    """Show a run of the past: all that its log holds, before anybody knows the address.
 
     Raises as reading the log does. A run that goes on in another process is followed.
     """
-    from evaluator.page.feed import Feed
+    from evaluator.page import PageFeed
 
     if settings.stream.home == "embedded":
         folder.require_logs(WINDOWS)
@@ -87,25 +81,25 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
         homes.logs(settings.stream, folder, makes=False) as logs,
         closing(logs.reader(WINDOWS)) as reader,
     ):
-        feed = Feed(reader, about(settings, folder.path), live=False)
+        feed = PageFeed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
-        for told in _last_words(logs):
-            feed.history.top_up(told)
-        with Page(settings, folder.path, feed=feed) as page:
+        for last in _last_reports(logs):
+            feed.history.complete(last)
+        with closing(Page(settings, folder.path, feed=feed)) as page:
             yield page
 
 
-def _last_words(logs: homes.Logs) -> list[Progress]:
-    """Return what the workers of a finished run told last; nothing while more may be copied."""
-    told = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
-    is_over = any(one.worker == EVALUATOR and one.done for one in told)
-    return told if is_over else []
+def _last_reports(logs: homes.Logs) -> list[Progress]:
+    """Return the last reports of the workers of a finished run; none while more may be copied."""
+    last = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
+    is_over = any(one.worker == EVALUATOR and one.done for one in last)
+    return last if is_over else []
 
 
 def listen(serve: ServeConfig) -> socket.socket:
     """Take the address that the settings name; without a port, the usual one or any free one."""
-    from evaluator.page.app import AddressTakenError
-    from evaluator.page.app import listen as take
+    from evaluator.page import AddressTakenError
+    from evaluator.page import listen as take
 
     if "port" in serve.model_fields_set:
         return take(serve.host, serve.port or 0)

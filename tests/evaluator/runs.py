@@ -1,11 +1,11 @@
-"""Windows and verdicts of a run that never took place, for those that tell of runs."""
+"""Windows and verdicts of a run that never took place."""
 
 from __future__ import annotations
 
 from stream.messages import (
+    AnyMessage,
     Decision,
     Interval,
-    Message,
     ModelScore,
     RebuildPlan,
     Rollback,
@@ -17,8 +17,21 @@ from stream.messages import (
 MODELS = ("dense", "sparse", "never_rebuilt")
 
 
-def score(ne: float | None, ce: float = 0.4) -> ModelScore:
-    return ModelScore(versions=(1,), ce=ce, ne=ne, ne_training=None, calibration=1.0)
+def score(
+    ne: float | None,
+    ce: float = 0.4,
+    relative: Interval | None = None,
+    versions: tuple[int, ...] = (1,),
+    **more: float | None,
+) -> ModelScore:
+    """Make the score of one model, with more metrics by name."""
+    intervals = {}
+    if relative is not None:
+        more["relative_ce"] = relative.mean
+        if relative.low is not None and relative.high is not None:
+            intervals["relative_ce"] = relative.low, relative.high
+    metrics = {"ce": ce, "ne": ne, "ne_training": None, "calibration": 1.0, **more}
+    return ModelScore(versions=versions, metrics=metrics, intervals=intervals)
 
 
 def window(
@@ -30,8 +43,8 @@ def window(
 ) -> Window:
     """Make a window of weight 2 an event; the normalised entropy is twice the cross entropy."""
     held = size if events is None else events
-    dense = ce["dense"]
-    lost = {m: ce[m] / dense - 1 if m in ce else None for m in MODELS[1:]}
+    lost = {m: Interval(mean=ce[m] / ce["dense"] - 1, low=None, high=None) for m in ce}
+    lost.pop("dense")
     return Window(
         size=size,
         number=number,
@@ -41,10 +54,7 @@ def window(
         weight=2.0 * held,
         clicks=0.4 * held,
         click_rate=0.2,
-        models={m: score(2 * ce[m], ce[m]) if m in ce else None for m in MODELS},
-        relative_ce={
-            m: None if r is None else Interval(mean=r, low=None, high=None) for m, r in lost.items()
-        },
+        models={m: score(2 * ce[m], ce[m], lost.get(m)) if m in ce else None for m in MODELS},
         bayes_ce=None,
         drift=drift,
     )
@@ -80,9 +90,9 @@ def rollback(count: int, effective: int, version: int = 4) -> Decision:
     return Decision(count=count, why_not="back to version 1", rollback=back)
 
 
-def drifting_run(size: int = 100, windows: int = 20, start: int = 800) -> list[Message]:
+def drifting_run(size: int = 100, windows: int = 20, start: int = 800) -> list[AnyMessage]:
     """Lay out a run that drifts behind its middle, with a rebuild promoted and one rejected."""
-    found: list[Message] = []
+    found: list[AnyMessage] = []
     for number in range(windows):
         ce = {"dense": 0.4 + 0.1 / (1 + number)}
         if number * size >= start:

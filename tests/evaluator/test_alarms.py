@@ -7,12 +7,15 @@ import pytest
 from pydantic import TypeAdapter
 
 from evaluator.config import AlarmsConfig, EvaluatorConfig
-from evaluator.drift import MOST_FIGURES, Alarms, AlarmsState
+from evaluator.drift import MAX_FIGURES, Alarms, AlarmsState
 from stream.batch import ClickBatch
-from stream.messages import Alarm, Interval, ModelScore, Stability, Window
+from stream.messages import Alarm, Interval, Stability, Window
 from stream.schema import FeatureSchema, NumericFeature
+from stream.spec import RunSpec
+from tests.evaluator.runs import score
 
 SCHEMA = FeatureSchema(numeric=(NumericFeature(name="price"), NumericFeature(name="age")))
+SPEC = RunSpec.small(schema=SCHEMA)
 SIZE = 10_000
 ERROR = 0.0009
 """Of the relative CE on one window, as on the default stream."""
@@ -20,10 +23,6 @@ ERROR = 0.0009
 
 def config(**told: object) -> EvaluatorConfig:
     return EvaluatorConfig(windows=(SIZE, 5 * SIZE), alarms=AlarmsConfig.model_validate(told))
-
-
-def score(ne: float | None, *versions: int) -> ModelScore:
-    return ModelScore(versions=versions, ce=0.4, ne=ne, ne_training=None, calibration=1.0)
 
 
 def window(
@@ -45,10 +44,9 @@ def window(
         clicks=rate * size,
         click_rate=rate,
         models={
-            "dense": score(ne, 1),
-            "sparse": None if relative is None else score(ne, *versions),
+            "dense": score(ne),
+            "sparse": None if interval is None else score(ne, 0.4, interval, versions),
         },
-        relative_ce={"sparse": interval},
         bayes_ce=None,
         drift=(),
         size=size,
@@ -92,8 +90,8 @@ def ripple(number: int) -> float:
 
 
 def heard(windows: list[Window], told: EvaluatorConfig | None = None) -> list[Alarm]:
-    alarms = Alarms(told or config(detectors=("dense_loss", "relative_loss", "click_rate")), SCHEMA)
-    return [alarm for one in windows for alarm in alarms.listen([one])[1]]
+    alarms = Alarms(told or config(detectors=("dense_loss", "relative_loss", "click_rate")), SPEC)
+    return [alarm for one in windows for alarm in alarms.close([one])[1]]
 
 
 def test_without_drift_there_is_no_alarm_in_60_million_events() -> None:
@@ -117,9 +115,9 @@ def test_a_jump_is_told_by_the_detector_that_listens_to_it_and_by_no_other(
 def test_reasons_say_what_changed_from_what_to_what() -> None:
     found = {d: heard(stream(0, d))[0].reason for d in ("dense_loss", "relative_loss")}
     assert found["dense_loss"].startswith("normalised entropy of dense rose from 0.7")
-    assert "behind 1,500,000 events; ADWIN: " in found["dense_loss"]
+    assert "after 1,500,000 events; ADWIN: " in found["dense_loss"]
     assert found["relative_loss"].startswith("CE of sparse against dense rose from +0.1")
-    assert " % behind 1,500,000 events; Page-Hinkley: " in found["relative_loss"]
+    assert " % after 1,500,000 events; Page-Hinkley: " in found["relative_loss"]
 
 
 def test_a_loss_that_falls_is_no_alarm_but_a_click_rate_that_falls_is() -> None:
@@ -130,7 +128,7 @@ def test_a_loss_that_falls_is_no_alarm_but_a_click_rate_that_falls_is() -> None:
     (alarm,) = heard(falls)
     assert alarm.detector == "click_rate"
     assert alarm.reason.startswith("click rate fell from 0.2040 to 0.1")
-    assert " behind 510,000 events; ADWIN: " in alarm.reason
+    assert " after 510,000 events; ADWIN: " in alarm.reason
 
 
 def test_after_a_fall_a_rise_back_is_heard() -> None:
@@ -166,7 +164,7 @@ def test_exact_figures_of_twins_are_no_change() -> None:
     """A sparse model that predicts as dense does has an interval of no width."""
     none = Interval(mean=0.0, low=0.0, high=0.0)
     same = [
-        window(n, relative=0.0).model_copy(update={"relative_ce": {"sparse": none}})
+        window(n).model_copy(update={"models": {"sparse": score(0.75, 0.4, none)}})
         for n in range(50)
     ]
     assert heard(same) == []
@@ -211,12 +209,12 @@ def played(
 ) -> tuple[tuple[Stability, ...], tuple[Alarm, ...]]:
     """Let a window pass whose input jumps behind the fourth."""
     for at in range(20):
-        alarms.look(batch(100 * number + at, price=2.0 if number >= 4 else 0.0))
-    return alarms.listen([one])
+        alarms.add(batch(100 * number + at, price=2.0 if number >= 4 else 0.0))
+    return alarms.close([one])
 
 
 def test_a_feature_that_jumps_is_named_and_every_window_tells_how_far_each_is() -> None:
-    alarms = Alarms(config(), SCHEMA)
+    alarms = Alarms(config(), SPEC)
     told = [played(alarms, number, window(number)) for number in range(7)]
     (alarm,) = [alarm for _, found in told for alarm in found]
     assert (alarm.detector, alarm.feature, alarm.count) == ("input", "price", 5 * SIZE)
@@ -237,10 +235,10 @@ def test_restarted_behind_every_window_it_raises_the_same_alarms() -> None:
         one.model_copy(update={"click_rate": one.click_rate + 0.05})
         for one in stream(1, "relative_loss", at=140)[70:170]
     ]
-    whole, state = Alarms(config(), SCHEMA), Alarms(config(), SCHEMA).state
+    whole, state = Alarms(config(), SPEC), Alarms(config(), SPEC).state
     raised = 0
     for number, one in enumerate(windows):
-        alarms = Alarms(config(), SCHEMA, adapter.validate_json(adapter.dump_json(state)))
+        alarms = Alarms(config(), SPEC, adapter.validate_json(adapter.dump_json(state)))
         expected = played(whole, number, one)
         assert played(alarms, number, one) == expected
         raised += len(expected[1])
@@ -250,7 +248,7 @@ def test_restarted_behind_every_window_it_raises_the_same_alarms() -> None:
 
 
 def test_a_long_run_keeps_no_more_figures_than_it_needs() -> None:
-    alarms = Alarms(config(detectors=("click_rate",)), SCHEMA)
-    for number in range(3 * MOST_FIGURES):
-        alarms.listen([window(number)])
-        assert len(alarms.state.series["click_rate"].values) <= MOST_FIGURES
+    alarms = Alarms(config(detectors=("click_rate",)), SPEC)
+    for number in range(3 * MAX_FIGURES):
+        alarms.close([window(number)])
+        assert len(alarms.state.series["click_rate"].values) <= MAX_FIGURES

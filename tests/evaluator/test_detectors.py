@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluator.detectors import Adwin, Change, Detector, PageHinkley
+from evaluator.drift import Adwin, Change, Detector, PageHinkley
 
 
 def adwin() -> Detector:

@@ -38,7 +38,7 @@ class Bench:
         while self.join.count < count:
             self.join.next(("dense", "sparse"))
             if self.judging.may_begin(self.join.count):
-                self.judging.mark(self.join.cursor)
+                self.judging.remember(self.join.cursor)
 
     def candidate(self, one: RebuildPlan, end: int | None = None) -> None:
         self.stage.predict(one.candidate, chance(one.candidate, N), one.end - 20, end or one.end)
@@ -50,8 +50,8 @@ class Bench:
         return [judgement.rebuild for _, judgement in steps if judgement]
 
     @property
-    def marks(self) -> list[int]:
-        return list(self.judging.state.marks)
+    def starts(self) -> list[int]:
+        return list(self.judging.state.starts)
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def test_a_judgement_may_begin_where_a_rebuild_decided_on_some_window_is_judged(
 
 def test_a_place_is_kept_until_its_window_is_decided(bench: Bench) -> None:
     bench.walk(250)
-    assert bench.marks == [100, 140, 180, 220]
+    assert bench.starts == [100, 140, 180, 220]
     bench.stage.decisions(120, FIRST)
     assert bench.judged() == []
-    assert bench.marks == [220]
+    assert bench.starts == [220]
 
 
 def test_the_first_mask_is_not_judged(bench: Bench) -> None:
@@ -93,7 +93,7 @@ def test_a_rebuild_is_judged_wherever_scoring_stands_when_it_is_decided(
     bench.walk(390)
     assert found + bench.judged() == [2]
     assert bench.judging.is_idle(bench.ledger, 390)
-    assert bench.judging.state.judge is None
+    assert bench.judging.state.plan is None
 
 
 def test_it_is_idle_only_as_long_as_no_judgement_could_begin(bench: Bench) -> None:
@@ -139,8 +139,8 @@ def test_it_goes_on_from_its_state_in_the_middle_of_a_judgement(bench: Bench) ->
     bench.candidate(SECOND, SECOND.end - 10)
     bench.judged()
     state = bench.judging.state
-    assert state.judge is not None
-    assert state.judge.sums is not None
+    assert state.plan is not None
+    assert state.sums is not None
     bench.judging.close()
     bench.judging = bench.opened(state)
     bench.candidate(SECOND.model_copy(update={"end": SECOND.end + 10}), SECOND.end)
@@ -157,15 +157,15 @@ def test_repeats_of_a_candidate_that_differ_are_counted(bench: Bench) -> None:
     assert bench.judging.conflicts == 1
 
 
-def test_marks_survive_in_the_state(bench: Bench) -> None:
+def test_starts_survive_in_the_state(bench: Bench) -> None:
     bench.walk(150)
     state = bench.judging.state
     assert bench.opened(state).state == state
-    assert replace(state, marks={}) == JudgingState()
+    assert replace(state, starts={}) == JudgingState()
 
 
 @pytest.mark.parametrize("predicted", [0, 10, 20], ids=["nothing", "some", "everything"])
-def test_a_rebuild_that_was_overruled_is_not_judged_however_far_it_had_come(
+def test_a_rebuild_that_was_superseded_is_not_judged_however_far_it_had_come(
     bench: Bench, predicted: int
 ) -> None:
     bench.walk(390)
@@ -177,21 +177,21 @@ def test_a_rebuild_that_was_overruled_is_not_judged_however_far_it_had_come(
     assert bench.judging.is_idle(bench.ledger, 390)
 
 
-def test_a_judgement_under_way_ends_where_its_rebuild_is_overruled(bench: Bench) -> None:
+def test_a_judgement_under_way_ends_where_its_rebuild_is_superseded(bench: Bench) -> None:
     bench.walk(390)
     bench.stage.decisions(160, FIRST, SECOND)
     bench.candidate(SECOND, SECOND.end - 10)
     assert bench.judged() == []
-    assert bench.judging.state.judge is not None
+    assert bench.judging.state.plan is not None
     bench.stage.decide(rollback(200))
     assert bench.judged() == []
     after = bench.judging.state
-    assert after.judge is None
+    assert after.plan is None
     assert after.judged == 2
     assert bench.judging.is_idle(bench.ledger, 390)
 
 
-def test_the_rebuild_after_an_overruled_one_is_judged_though_the_other_had_not_ended(
+def test_the_rebuild_after_an_superseded_one_is_judged_though_the_other_had_not_ended(
     bench: Bench,
 ) -> None:
     """Rebuild 2 would have ended at 240; rebuild 3, decided at 200, ends at 280."""
@@ -209,7 +209,7 @@ def test_the_rebuild_after_an_overruled_one_is_judged_though_the_other_had_not_e
     assert bench.judged() == [3]
 
 
-def test_what_was_overruled_while_nobody_looked_is_not_taken_up_again(bench: Bench) -> None:
+def test_what_was_superseded_while_nobody_looked_is_not_taken_up_again(bench: Bench) -> None:
     bench.walk(390)
     bench.stage.decisions(160, FIRST, SECOND)
     bench.candidate(SECOND, SECOND.end - 10)
@@ -220,4 +220,4 @@ def test_what_was_overruled_while_nobody_looked_is_not_taken_up_again(bench: Ben
     bench.stage.decide(rollback(200))
     bench.candidate(SECOND)
     assert bench.judged() == []
-    assert bench.judging.state.judge is None
+    assert bench.judging.state.plan is None

@@ -129,22 +129,22 @@ def test_a_ledger_that_was_made_again_is_refused(stage: Stage) -> None:
         ledger(stage, LogPosition("before", 0))
 
 
-def test_a_rollback_overrules_the_rebuild_that_is_open(stage: Stage) -> None:
+def test_a_rollback_supersedes_the_rebuild_that_is_open(stage: Stage) -> None:
     tail = ledger(stage)
     stage.decisions(200, FIRST, SECOND)
     stage.decide(verdict(FIRST, "promoted", 1), rollback(240))
     assert tail.poll()[-1] == rollback(240)
-    assert tail.overruled == {2}
+    assert tail.superseded == {2}
     assert not tail.complete(240)
     stage.decide(verdict(SECOND, "rejected"))
     tail.poll()
     assert tail.complete(240)
 
 
-def test_a_rollback_with_no_rebuild_open_overrules_none(stage: Stage) -> None:
+def test_a_rollback_with_no_rebuild_open_supersedes_none(stage: Stage) -> None:
     tail = ledger(stage)
     stage.decisions(160, FIRST)
     stage.decide(verdict(FIRST, "promoted", 1), rollback(200))
     tail.poll()
-    assert tail.overruled == set()
+    assert tail.superseded == set()
     assert tail.complete(200)

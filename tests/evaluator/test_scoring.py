@@ -6,16 +6,18 @@ from pydantic import TypeAdapter
 
 from evaluator.config import AlarmsConfig, EvaluatorConfig
 from evaluator.join import JoinedBatch, Predicted
-from evaluator.windows import Scoring, ScoringState, Told
+from evaluator.windows import Scoring, ScoringMessage, ScoringState
 from stream.batch import ClickBatch
-from stream.messages import dump
+from stream.messages import Alarm, Window, dump
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
+from stream.spec import RunSpec
 from tests.evaluator.stage import drawn
 
 SCHEMA = FeatureSchema(
     numeric=(NumericFeature(name="price"),),
     categorical=(CategoricalFeature(name="site", buckets=30),),
 )
+SPEC = RunSpec.small(schema=SCHEMA)
 CONFIG = EvaluatorConfig(
     windows=(100, 200, 500),
     models=("dense", "sparse"),
@@ -56,60 +58,61 @@ def batch(begin: int) -> JoinedBatch:
     return JoinedBatch(begin, CLICKED[rows], WEIGHT[rows], models, clicks=clicks)
 
 
-def values(told: Told) -> list[bytes]:
-    return [dump(message) for message in told.messages]
+def values(told: tuple[ScoringMessage, ...]) -> list[bytes]:
+    return [dump(message) for message in told]
 
 
 def test_everything_that_follows_from_a_batch_is_told_in_one_order() -> None:
-    scoring = Scoring(CONFIG, SCHEMA, ScoringState())
+    scoring = Scoring(CONFIG, SPEC)
     told = [scoring.add(batch(begin))[1] for begin in range(0, 4_000, STEP)]
     at_1000 = told[1_000 // STEP - 1]
-    assert [message.key for message in at_1000.messages] == [
+    assert [message.key for message in at_1000] == [
         "window/100/9",
         "window/200/4",
         "window/500/1",
         "lifetime/0/1000",
         "stability/1000",
     ]
-    assert told[0] == Told()
-    assert {segment.value for segment in at_1000.windows[0].segments} >= {"rest"}
-    features = {alarm.feature for one in told for alarm in one.alarms}
+    assert told[0] == ()
+    assert isinstance(at_1000[0], Window)
+    assert {segment.value for segment in at_1000[0].segments} >= {"rest"}
+    features = {alarm.feature for one in told for alarm in one if isinstance(alarm, Alarm)}
     assert "price" in features
-    keys = [message.key for one in told for message in one.messages]
+    keys = [message.key for one in told for message in one]
     assert len(keys) == len(set(keys))
 
 
 def test_restarted_behind_every_batch_it_tells_the_same_bytes() -> None:
     adapter = TypeAdapter(ScoringState)
-    whole = Scoring(CONFIG, SCHEMA, ScoringState())
+    whole = Scoring(CONFIG, SPEC)
     state = whole.state
     heard = set()
     for begin in range(0, N, STEP):
-        part = Scoring(CONFIG, SCHEMA, adapter.validate_json(adapter.dump_json(state)))
+        part = Scoring(CONFIG, SPEC, adapter.validate_json(adapter.dump_json(state)))
         one = batch(begin)
         _, expected = whole.add(one)
         assert values(part.add(one)[1]) == values(expected)
-        heard |= {alarm.detector for alarm in expected.alarms}
+        heard |= {alarm.detector for alarm in expected if isinstance(alarm, Alarm)}
         state = part.state
     assert adapter.dump_json(state) == adapter.dump_json(whole.state)
     assert heard == {"dense_loss", "relative_loss", "click_rate", "input"}
-    part = Scoring(CONFIG, SCHEMA, state)
+    part = Scoring(CONFIG, SPEC, state)
     assert values(part.finish()) == values(whole.finish())
 
 
 @pytest.mark.parametrize("segments", [(), ("site",)])
 def test_sums_hold_segments_only_where_they_are_asked_for(segments: tuple[str, ...]) -> None:
-    scoring = Scoring(CONFIG.model_copy(update={"segments": segments}), SCHEMA, ScoringState())
+    scoring = Scoring(CONFIG.model_copy(update={"segments": segments}), SPEC)
     sums = [scoring.add(batch(begin))[0] for begin in range(0, 200, STEP)]
     assert [len(one.segments) for one in sums] == [0] * 5 + [len(segments)] * 5
 
 
 def test_the_end_of_the_input_tells_partial_windows_and_raises_no_alarm() -> None:
-    scoring = Scoring(CONFIG, SCHEMA, ScoringState())
+    scoring = Scoring(CONFIG, SPEC)
     for begin in range(0, 1_240, STEP):
         scoring.add(batch(begin))
     told = scoring.finish()
-    assert [message.key for message in told.messages] == [
+    assert [message.key for message in told] == [
         "window/100/12",
         "window/200/6",
         "window/500/2",

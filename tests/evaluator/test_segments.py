@@ -14,8 +14,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from evaluator.config import EvaluatorConfig
 from evaluator.join import JoinedBatch, Predicted
-from evaluator.sums import EventSums, Segments, SegmentsState, Sums
-from evaluator.windows import scores
+from evaluator.metrics.metric import EventSums
+from evaluator.windows import Scorer, Segments, SegmentsState, Sums
 from stream.batch import ClickBatch
 from stream.messages import Segment
 from stream.schema import CategoricalFeature, FeatureSchema
@@ -74,7 +74,7 @@ def summed(told: EvaluatorConfig, step: int = 100) -> Sums:
 
 
 def scored(told: EvaluatorConfig) -> tuple[Segment, ...]:
-    found: tuple[Segment, ...] = scores(told, summed(told), EventSums())["segments"]
+    found: tuple[Segment, ...] = Scorer(told).score(summed(told), EventSums())["segments"]
     return found
 
 
@@ -92,15 +92,17 @@ def held(segment: Segment, rows: np.ndarray) -> None:
         p, score = chance(name, N)[rows], segment.models[name]
         assert score is not None
         ces[name] = log_loss(label, p, sample_weight=weight)
-        assert score.ce == pytest.approx(ces[name], rel=1e-9)
-        assert score.ne == pytest.approx(ces[name] / scipy.stats.entropy([rate, 1 - rate]))
-        assert score.calibration == pytest.approx((weight @ p) / (weight @ label))
-        assert score.roc_auc_error is not None
+        assert score.metrics["ce"] == pytest.approx(ces[name], rel=1e-9)
+        assert score.metrics["ne"] == pytest.approx(
+            ces[name] / scipy.stats.entropy([rate, 1 - rate])
+        )
+        assert score.metrics["calibration"] == pytest.approx((weight @ p) / (weight @ label))
+        assert score.errors["roc_auc"] is not None
         exact = roc_auc_score(label, p, sample_weight=weight)
-        assert score.roc_auc == pytest.approx(exact, abs=score.roc_auc_error)
+        assert score.metrics["roc_auc"] == pytest.approx(exact, abs=score.errors["roc_auc"])
         divergence = truth * np.log(truth / p) + (1 - truth) * np.log((1 - truth) / (1 - p))
-        assert score.regret == pytest.approx(np.average(divergence, weights=weight))
-    relative = segment.relative_ce["sparse"]
+        assert score.metrics["regret"] == pytest.approx(np.average(divergence, weights=weight))
+    relative = segment.interval("sparse", "relative_ce")
     assert relative is not None
     assert relative.mean == pytest.approx(ces["sparse"] / ces["dense"] - 1)
     assert relative.low is not None
@@ -159,7 +161,6 @@ def test_a_segment_without_events_has_no_scores() -> None:
     assert [segment.events for segment in told][-1] == 0
     assert told[-1].click_rate is None
     assert told[-1].models == {"dense": None, "sparse": None}
-    assert told[-1].relative_ce == {"sparse": None}
     assert told[-1].bayes_ce is None
 
 
@@ -168,9 +169,9 @@ def test_without_the_truth_a_segment_has_no_regret() -> None:
     segments = Segments(SCHEMA, told, SegmentsState(LOOK, chosen=((3,),)))
     batch = joined(0, 200)
     blind = JoinedBatch(0, batch.label, batch.weight, batch.models, clicks=batch.clicks)
-    found = scores(told, Sums.of(blind, segments.of(blind.clicks)), EventSums())["segments"]
+    found = Scorer(told).score(Sums.of(blind, segments.of(blind.clicks)), EventSums())["segments"]
     assert {segment.bayes_ce for segment in found} == {None}
-    assert {segment.models["dense"].regret for segment in found} == {None}
+    assert {segment.models["dense"].metrics["regret"] for segment in found} == {None}
 
 
 @settings(deadline=None, max_examples=25)
@@ -186,10 +187,12 @@ def test_segments_of_parts_add_up_to_those_of_the_whole(cuts: set[int]) -> None:
         left, right = left + one, other + right
     whole = Sums.of(joined(0, 300), segments.of(joined(0, 300).clicks)).segments[0]
     for found in (left, right):
-        assert found.on.values == pytest.approx(whole.on.values, rel=1e-12, abs=1e-12)
-        for name in MODELS:
-            expected = whole.models[name].values
-            assert found.models[name].values == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        for name, cells in whole.on.items():
+            assert found.on[name].values == pytest.approx(cells.values, rel=1e-12, abs=1e-12)
+        for model in MODELS:
+            for name, cells in whole.models[model].items():
+                values = found.models[model][name].values
+                assert values == pytest.approx(cells.values, rel=1e-9, abs=1e-12)
 
 
 def test_a_model_that_did_not_predict_everything_is_left_out() -> None:
@@ -198,7 +201,7 @@ def test_a_model_that_did_not_predict_everything_is_left_out() -> None:
     del alone.models["sparse"]
     merged = Sums.of(both, segments.of(both.clicks)) + Sums.of(alone, segments.of(alone.clicks))
     assert list(merged.segments[0].models) == ["dense"]
-    told = scores(config("site"), merged, EventSums())["segments"]
+    told = Scorer(config("site")).score(merged, EventSums())["segments"]
     assert [segment.models["sparse"] for segment in told] == [None] * 3
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from evaluator.stability import (
+from evaluator.drift import (
     SAMPLE,
-    InputWatch,
+    InputComparison,
     Shift,
     StabilityState,
     chance,
@@ -51,11 +51,11 @@ def clicks(n: int, seed: int, **changed: np.ndarray) -> ClickBatch:
     )
 
 
-def watch(state: StabilityState | None = None, window: int = WINDOW) -> InputWatch:
-    return InputWatch(SCHEMA, window, threshold=0.2, state=state)
+def watch(state: StabilityState | None = None, window: int = WINDOW) -> InputComparison:
+    return InputComparison(SCHEMA, window, threshold=0.2, state=state)
 
 
-def close(watched: InputWatch, number: int, **changed: np.ndarray) -> tuple[Shift, ...]:
+def close(watched: InputComparison, number: int, **changed: np.ndarray) -> tuple[Shift, ...]:
     """Let a window pass, the number saying which."""
     for begin in range(0, WINDOW, 100):
         watched.add(clicks(WINDOW, number, **changed)[begin : begin + 100])
@@ -178,7 +178,7 @@ def test_a_watch_goes_on_from_its_state_as_if_nothing_had_happened() -> None:
 
 def test_a_stream_without_numbers_is_watched_too() -> None:
     schema = FeatureSchema(categorical=SCHEMA.categorical[:1])
-    watched = InputWatch(schema, WINDOW, threshold=0.2)
+    watched = InputComparison(schema, WINDOW, threshold=0.2)
     for number, site in enumerate((5, 5, 6)):
         drawn = clicks(WINDOW, 0, site=np.full(WINDOW, site))
         watched.add(

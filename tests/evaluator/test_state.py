@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from evaluator.metrics.interval import RatioSums
+from evaluator.metrics.relative_ce import RatioSums
 from evaluator.worker import EvaluatorState, load, save
 from stream.state import Checkpoints
 from tests.evaluator.stage import full_run, run
@@ -32,7 +32,7 @@ def test_a_state_in_the_middle_of_everything_comes_back_whole(tmp_path: Path) ->
     evaluator.close()
     state = load(Checkpoints(tmp_path / "state"))
     assert state.cursor is not None
-    assert state.judging.judge is not None
+    assert state.judging.plan is not None
     again = Checkpoints(tmp_path / "again")
     save(again, 270, state)
     assert load(again) == state

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from evaluator.join import JoinedBatch, Predicted
-from evaluator.sums import EventSums, Sums, weighted_losses
+from evaluator.metrics.metric import EventSums
+from evaluator.windows import Sums
 from tests.evaluator.stage import chance, drawn
 
 N = 200
@@ -32,8 +33,8 @@ def test_sums_are_those_of_scikit_learn_and_numpy() -> None:
     for name in ("dense", "sparse"):
         p = chance(name, N)
         expected = log_loss(LABEL, p, sample_weight=WEIGHT, normalize=False)
-        assert sums.models[name].loss == pytest.approx(expected, rel=1e-12)
-        assert sums.models[name].predicted == pytest.approx(np.dot(WEIGHT, p))
+        assert sums.models[name].terms["loss"] == pytest.approx(expected, rel=1e-12)
+        assert sums.models[name].terms["predicted_clicks"] == pytest.approx(np.dot(WEIGHT, p))
     bayes = log_loss(LABEL, chance("bayes", N), sample_weight=WEIGHT, normalize=False)
     assert sums.bayes == pytest.approx(bayes)
     assert sums.on == EventSums(N, int(LABEL.sum()), WEIGHT.sum(), np.dot(WEIGHT, LABEL))
@@ -44,11 +45,7 @@ def flat(sums: Sums) -> list[float]:
     """Lay all numbers of sums in a row."""
     found: list[float] = [sums.on.events, sums.on.clicked, sums.on.weight, sums.on.clicks]
     for model in sums.models.values():
-        found += [model.loss, model.predicted]
-        if model.relative is not None:
-            relative = model.relative
-            found += [relative.events, relative.a, relative.b]
-            found += [relative.aa, relative.ab, relative.bb]
+        found += [value for _, value in sorted(model.terms.items())]
     return [*found, sums.bayes or 0.0]
 
 
@@ -111,7 +108,7 @@ def test_an_infinite_loss_is_refused_by_name() -> None:
     with pytest.raises(
         ValueError, match="'sparse' gave probability 0 or 1 to an event of 21 to 30"
     ):
-        weighted_losses(batch)
+        Sums.of(batch)
 
 
 def test_enough_of_both_kinds_counts_events_and_not_their_weight() -> None:

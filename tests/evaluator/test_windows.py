@@ -9,10 +9,9 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from evaluator.config import EvaluatorConfig
 from evaluator.join import JoinedBatch, Predicted
-from evaluator.metrics.calibration import expected_calibration_error
-from evaluator.metrics.ranking import histogram
-from evaluator.sums import Sums
-from evaluator.windows import TumblingWindows, WindowsState
+from evaluator.metrics.ece import expected_calibration_error
+from evaluator.metrics.metric import histogram
+from evaluator.windows import Sums, TumblingWindows, WindowsState
 from stream.messages import Lifetime, ModelScore, Window
 from tests.evaluator.stage import chance, drawn
 
@@ -70,14 +69,16 @@ def test_scores_of_a_window_are_those_of_scikit_learn_and_scipy() -> None:
         p = chance(name, N)[rows]
         ces[name] = log_loss(label, p, sample_weight=weight)
         constant = log_loss(label, np.full(50, before), sample_weight=weight)
-        assert score.ce == pytest.approx(ces[name], rel=1e-12)
-        assert score.ne == pytest.approx(ces[name] / scipy.stats.entropy([rate, 1 - rate]))
-        assert score.ne_training == pytest.approx(ces[name] / constant)
-        assert score.calibration == pytest.approx((weight @ p) / (weight @ label))
-    relative = window.relative_ce["sparse"]
+        assert score.metrics["ce"] == pytest.approx(ces[name], rel=1e-12)
+        assert score.metrics["ne"] == pytest.approx(
+            ces[name] / scipy.stats.entropy([rate, 1 - rate])
+        )
+        assert score.metrics["ne_training"] == pytest.approx(ces[name] / constant)
+        assert score.metrics["calibration"] == pytest.approx((weight @ p) / (weight @ label))
+    relative = window.interval("sparse", "relative_ce")
     assert relative is not None
     assert relative.mean == pytest.approx(ces["sparse"] / ces["dense"] - 1)
-    assert list(window.relative_ce) == ["sparse"]
+    assert "relative_ce" not in dense(window).metrics
 
 
 def test_the_other_scores_of_a_window_are_those_of_scikit_learn_and_scipy() -> None:
@@ -86,16 +87,16 @@ def test_the_other_scores_of_a_window_are_those_of_scikit_learn_and_scipy() -> N
     p = chance("dense", N)
     joined = JoinedBatch(0, LABEL, WEIGHT, {"dense": Predicted(1, p)}, truth)
     score = dense(windows.add(Sums.of(joined))[0])
-    assert score.predicted_clicks == pytest.approx(WEIGHT @ p)
+    assert score.metrics["predicted_clicks"] == pytest.approx(WEIGHT @ p)
     regret = rel_entr(truth, p) + rel_entr(1 - truth, 1 - p)
-    assert score.regret == pytest.approx(np.average(regret, weights=WEIGHT))
-    assert score.roc_auc_error is not None
-    assert score.roc_auc_error < 0.02
+    assert score.metrics["regret"] == pytest.approx(np.average(regret, weights=WEIGHT))
+    assert score.errors["roc_auc"] is not None
+    assert score.errors["roc_auc"] < 0.02
     exact = roc_auc_score(LABEL, p, sample_weight=WEIGHT)
-    assert score.roc_auc == pytest.approx(exact, abs=score.roc_auc_error)
+    assert score.metrics["roc_auc"] == pytest.approx(exact, abs=score.errors["roc_auc"])
     exact = average_precision_score(LABEL, p, sample_weight=WEIGHT)
-    assert score.pr_auc == pytest.approx(exact, abs=score.pr_auc_error)
-    assert score.ece == expected_calibration_error(histogram(p, LABEL, WEIGHT))
+    assert score.metrics["pr_auc"] == pytest.approx(exact, abs=score.errors["pr_auc"])
+    assert score.metrics["ece"] == expected_calibration_error(histogram(p, LABEL, WEIGHT))
 
 
 def test_predicting_the_click_rate_of_the_window_scores_one() -> None:
@@ -104,8 +105,8 @@ def test_predicting_the_click_rate_of_the_window_scores_one() -> None:
     windows = TumblingWindows(EvaluatorConfig(windows=(20,), models=("dense",), min_clicks=2))
     closed = windows.add(Sums.of(JoinedBatch(0, LABEL[:20], WEIGHT[:20], constant)))
     score = dense(closed[0])
-    assert score.ne == pytest.approx(1, abs=1e-12)
-    assert score.calibration == pytest.approx(1, abs=1e-12)
+    assert score.metrics["ne"] == pytest.approx(1, abs=1e-12)
+    assert score.metrics["calibration"] == pytest.approx(1, abs=1e-12)
 
 
 def test_a_model_that_starts_late_is_none_until_a_window_begins_after_its_start() -> None:
@@ -121,7 +122,7 @@ def test_a_model_that_starts_late_is_none_until_a_window_begins_after_its_start(
         "window/50/1": True,
     }
     assert all(window.models["dense"] for window in found)
-    missing = [window.relative_ce["sparse"] is None for window in found]
+    missing = [window.interval("sparse", "relative_ce") is None for window in found]
     assert missing == [not there for there in (scored[window.key] for window in found)]
 
 
@@ -130,25 +131,27 @@ def test_normalized_entropy_is_none_with_too_few_clicks() -> None:
     label[[3, 25, 27]] = 1
     windows = TumblingWindows(CONFIG)
     found = [w for at in range(0, 60, 10) for w in windows.add(batch(at, at + 10, label=label))]
-    ne = {window.key: dense(window).ne is None for window in found}
+    ne = {window.key: dense(window).metrics["ne"] is None for window in found}
     assert ne == {
         "window/20/0": True,
         "window/20/1": False,
         "window/20/2": True,
         "window/50/0": False,
     }
-    assert [dense(window).ne_training for window in found] == [None] * 4
-    for name in ("ece", "roc_auc", "roc_auc_error", "pr_auc", "pr_auc_error"):
-        assert {w.key: getattr(dense(w), name) is None for w in found} == ne
-    assert dense(found[-1]).calibration is None
+    assert [dense(window).metrics["ne_training"] for window in found] == [None] * 4
+    for name in ("ece", "roc_auc", "pr_auc"):
+        assert {w.key: dense(w).metrics[name] is None for w in found} == ne
+    for name in ("roc_auc", "pr_auc"):
+        assert {w.key: name not in dense(w).errors for w in found} == ne
+    assert dense(found[-1]).metrics["calibration"] is None
 
 
 def test_the_rate_before_a_window_is_that_of_all_events_before_it() -> None:
     first, *_, last = fed(TumblingWindows(CONFIG), 0, 200)
-    assert dense(first).ne_training is None
+    assert dense(first).metrics["ne_training"] is None
     before = np.average(LABEL[:150], weights=WEIGHT[:150])
     constant = log_loss(LABEL[150:200], np.full(50, before), sample_weight=WEIGHT[150:200])
-    assert dense(last).ne_training == pytest.approx(dense(last).ce / constant)
+    assert dense(last).metrics["ne_training"] == pytest.approx(dense(last).metrics["ce"] / constant)
 
 
 def test_the_end_of_the_input_closes_what_is_open_as_partial() -> None:
@@ -209,11 +212,13 @@ def test_scores_so_far_are_of_all_events() -> None:
     for name in ("dense", "sparse"):
         p, score = chance(name, N)[rows], last.models[name]
         assert score is not None
-        assert score.ce == pytest.approx(log_loss(label, p, sample_weight=weight), rel=1e-12)
-        assert score.ne_training is None
-        assert score.roc_auc_error is not None
+        assert score.metrics["ce"] == pytest.approx(
+            log_loss(label, p, sample_weight=weight), rel=1e-12
+        )
+        assert score.metrics["ne_training"] is None
+        assert score.errors["roc_auc"] is not None
         exact = roc_auc_score(label, p, sample_weight=weight)
-        assert score.roc_auc == pytest.approx(exact, abs=score.roc_auc_error)
+        assert score.metrics["roc_auc"] == pytest.approx(exact, abs=score.errors["roc_auc"])
 
 
 def test_models_that_begin_late_have_a_lifetime_of_their_own_beside_dense() -> None:
@@ -226,16 +231,15 @@ def test_models_that_begin_late_have_a_lifetime_of_their_own_beside_dense() -> N
     ]
     whole, later = found[-2:]
     assert whole.models["sparse"] is None
-    assert whole.relative_ce == {"sparse": None}
     ces = {}
     for name in ("dense", "sparse"):
         score = later.models[name]
         assert score is not None
         p = chance(name, N)[30:100]
         ces[name] = log_loss(LABEL[30:100], p, sample_weight=WEIGHT[30:100])
-        assert score.ce == pytest.approx(ces[name], rel=1e-12)
-        assert score.ne_training is not None
-    relative = later.relative_ce["sparse"]
+        assert score.metrics["ce"] == pytest.approx(ces[name], rel=1e-12)
+        assert score.metrics["ne_training"] is not None
+    relative = later.interval("sparse", "relative_ce")
     assert relative is not None
     assert relative.mean == pytest.approx(ces["sparse"] / ces["dense"] - 1)
 

@@ -72,7 +72,7 @@ def test_a_finished_run_leaves_every_window_judgement_and_copy(stage: Stage) -> 
     assert steps[-1].count == EVENTS
     assert sum(step.events for step in steps) == EVENTS
     assert [w for step in steps for w in step.windows] == windows(stage)
-    assert [j for step in steps for j in step.judgements] == judgements(stage)
+    assert [m for s in steps for m in s.messages if isinstance(m, Judgement)] == judgements(stage)
     assert [j.rebuild for j in judgements(stage)] == [2, 3]
     ledger = stage.messages(LEDGER)
     copies = [m for m in stage.messages(WINDOWS) if isinstance(m, Decision | Verdict)]
@@ -93,17 +93,20 @@ def test_steps_tell_the_sums_and_the_dead_letters_of_what_they_scored(stage: Sta
     assert sum(one.on.events for one in sums) == EVENTS
     assert sum(one.on.clicks for one in sums) == pytest.approx(np.dot(WEIGHT, LABEL))
     expected = np.dot(WEIGHT, chance("dense", EVENTS))
-    assert sum(one.models["dense"].predicted for one in sums) == pytest.approx(expected)
+    assert sum(one.models["dense"].terms["predicted_clicks"] for one in sums) == pytest.approx(
+        expected
+    )
     assert [one for step in steps for one in step.dead_letters] == stage.messages(DEAD_LETTERS)
 
 
 def test_scores_so_far_and_alarms_are_told_beside_the_windows(stage: Stage) -> None:
     steps = run(stage.evaluator())
     told = stage.messages(WINDOWS)
-    for kind, name in ((Lifetime, "lifetimes"), (Stability, "stability"), (Alarm, "alarms")):
-        assert [m for step in steps for m in getattr(step, name)] == [
+    for kind in (Lifetime, Stability, Alarm):
+        assert [m for step in steps for m in step.messages if isinstance(m, kind)] == [
             message for message in told if isinstance(message, kind)
         ]
+    assert [m for step in steps for m in step.alarms] == [m for m in told if isinstance(m, Alarm)]
     lives = [(one.begin, one.end) for one in told if isinstance(one, Lifetime)]
     ends = [*range(40, 401, 40), 407]
     assert [end for begin, end in lives if begin == 0] == ends
@@ -138,10 +141,10 @@ def test_every_window_equals_brute_force(stage: Stage) -> None:
                 assert (name, window.begin < FIRST.end) == ("sparse", True)
                 continue
             ce, ne, calibration = brute_force(window, name)
-            assert score.ce == pytest.approx(ce, rel=1e-12)
-            assert score.ne in (None, pytest.approx(ne, rel=1e-12))
-            assert score.calibration == pytest.approx(calibration, rel=1e-12)
-        relative = window.relative_ce["sparse"]
+            assert score.metrics["ce"] == pytest.approx(ce, rel=1e-12)
+            assert score.metrics["ne"] in (None, pytest.approx(ne, rel=1e-12))
+            assert score.metrics["calibration"] == pytest.approx(calibration, rel=1e-12)
+        relative = window.interval("sparse", "relative_ce")
         if relative is not None:
             dense, sparse = (brute_force(window, name)[0] for name in ("dense", "sparse"))
             assert relative.mean == pytest.approx(sparse / dense - 1, rel=1e-9)
@@ -304,7 +307,7 @@ def test_judging_goes_on_while_scoring_waits(tmp_path: Path) -> None:
         (0, None),
         (0, Waiting("predictions.sparse")),
     ]
-    assert steps[0].judgements == tuple(judgements(stage))
+    assert steps[0].messages == tuple(judgements(stage))
 
 
 def test_dense_alone_needs_no_ledger(tmp_path: Path) -> None:
@@ -323,7 +326,7 @@ def test_the_twin_is_scored_from_the_same_start(tmp_path: Path) -> None:
     for window in windows(stage):
         started = window.begin >= FIRST.end
         assert (window.models["never_rebuilt"] is not None) == started
-        assert (window.relative_ce["never_rebuilt"] is not None) == started
+        assert (window.metric("never_rebuilt", "relative_ce") is not None) == started
 
 
 def test_an_input_that_ends_before_the_first_mask_is_on_dense_alone(tmp_path: Path) -> None:

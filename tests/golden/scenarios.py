@@ -36,6 +36,7 @@ from stream.messages import (
     Interval,
     Judgement,
     Lifetime,
+    ModelScore,
     PredictionBatch,
     Scores,
     Stability,
@@ -261,36 +262,27 @@ def _scores(one: Scores) -> tuple[Any, ...]:
     return (*at, one.weight, one.clicks, one.click_rate, one.drift, _figures(one), segments)
 
 
+EXACT = ("ce", "ne", "ne_training", "calibration", "predicted_clicks", "ece")
+BOUNDED = ("roc_auc", "pr_auc")
+
+
 def _figures(one: Any) -> dict[str, Any]:
     """Return what is known of each model."""
     found: dict[str, Any] = {"bayes": one.bayes_ce}
     for model, score in one.models.items():
-        relative = one.relative_ce.get(model)
-        found[model] = (
-            None
-            if score is None
-            else {
-                "versions": score.versions,
-                "relative": _interval(relative) if relative else None,
-                **{
-                    name: getattr(score, name)
-                    for name in (
-                        "ce",
-                        "ne",
-                        "ne_training",
-                        "calibration",
-                        "predicted_clicks",
-                        "ece",
-                        "roc_auc",
-                        "roc_auc_error",
-                        "pr_auc",
-                        "pr_auc_error",
-                        "regret",
-                    )
-                },
-            }
-        )
+        found[model] = None if score is None else _score(score)
     return found
+
+
+def _score(score: ModelScore) -> dict[str, Any]:
+    relative = score.interval("relative_ce")
+    figures: dict[str, Any] = {"versions": score.versions}
+    figures["relative"] = _interval(relative) if relative else None
+    for name in (*EXACT, *BOUNDED, "regret"):
+        figures[name] = score.metrics[name]
+    for name in BOUNDED:
+        figures[f"{name}_error"] = score.errors.get(name)
+    return figures
 
 
 def _interval(one: Interval) -> tuple[float | None, ...]:

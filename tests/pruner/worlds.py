@@ -24,6 +24,7 @@ from stream.messages import (
     Interval,
     Judgement,
     Message,
+    ModelScore,
     PredictionBatch,
     Verdict,
     Window,
@@ -87,7 +88,7 @@ def dense() -> OnlineModel:
 
 def window(end: int, relative: float | None = None, *, size: int = WINDOW) -> Window:
     """Make a window on which the sparse model was so far behind, in percent."""
-    percent = None if relative is None else Interval(mean=relative / 100, low=None, high=None)
+    percent = {"relative_ce": None if relative is None else relative / 100}
     return Window(
         size=size,
         number=end // size - 1,
@@ -97,8 +98,7 @@ def window(end: int, relative: float | None = None, *, size: int = WINDOW) -> Wi
         weight=size,
         clicks=1.0,
         click_rate=1 / size,
-        models={},
-        relative_ce={"sparse": percent},
+        models={"sparse": ModelScore(versions=(1,), metrics=percent)},
         bayes_ce=None,
         drift=(),
     )

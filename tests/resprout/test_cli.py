@@ -81,13 +81,13 @@ def test_a_run_ends_with_one_line_of_json(home: Path) -> None:
         "seed",
         "windows",
         "bayes_ce",
-        "dense",
-        "sparse",
-        "never_rebuilt",
         "last_half",
         "rebuilds",
         "rollbacks",
         "dead_letters",
+        "dense",
+        "sparse",
+        "never_rebuilt",
     ]
     assert (found["events"], found["seed"]) == (16_000, 4)
     assert len(result.stdout.splitlines()) == 1

@@ -5,12 +5,12 @@ import io
 from evaluator.worker import EvaluatorStep
 from learner import LearnerStep
 from pruner import PruneStep
-from resprout.monitoring.console import ProgressLine, View, line, table
-from resprout.run import Cost, Outcome, Records, Result, summarise
+from resprout.monitoring.console import ProgressLine, View, closing_table, line
+from resprout.run import Outcome, Result
 from resprout.settings import Settings
-from stream.messages import DeadLetter, Decision, Interval, Verdict, Window
+from stream.messages import AnyMessage, DeadLetter, Decision, Verdict, Window
 from stream.spec import Waiting
-from tests.resprout.test_summary import back, score, verdict, window
+from tests.resprout.test_summary import back, history_of, score, verdict, window
 
 
 class Terminal(io.StringIO):
@@ -21,11 +21,10 @@ class Terminal(io.StringIO):
 def scored(ne_dense: float, ne_sparse: float, relative: float) -> Window:
     given = window(0, dense=0.3, sparse=0.3)
     models = {
-        name: score(0.3).model_copy(update={"ne": ne})
-        for name, ne in (("dense", ne_dense), ("sparse", ne_sparse))
+        "dense": score(0.3, ne=ne_dense),
+        "sparse": score(0.3, ne=ne_sparse, relative_ce=relative),
     }
-    interval = Interval(mean=relative, low=None, high=None)
-    return given.model_copy(update={"models": models, "relative_ce": {"sparse": interval}})
+    return given.model_copy(update={"models": models})
 
 
 def test_the_line_says_how_the_run_goes() -> None:
@@ -123,9 +122,13 @@ def test_the_rate_is_that_of_this_process() -> None:
     assert out.getvalue() == "1.00M events  50/s  lag 0\n"
 
 
+def of(*messages: AnyMessage, finished: bool = True) -> Result:
+    return Result(Settings(), history_of(*messages), Outcome(finished=finished))
+
+
 def test_the_table_sets_models_side_by_side() -> None:
     rows = [window(n, bayes=0.1, dense=0.5, sparse=0.55, never_rebuilt=0.6) for n in range(4)]
-    text = table(summarise(rows, [verdict(1, 0)], Cost(0, 0.0), Settings(), 0))
+    text = closing_table(of(verdict(1, 0), *rows))
     lines = text.splitlines()
     assert lines[0].split() == ["CE", "NE", "vs", "dense", "NE,", "last", "half", "vs", "dense"]
     assert lines[2].split() == ["sparse", "0.5500", "0.7935", "+10.00%", "0.7935", "+10.00%"]
@@ -135,12 +138,12 @@ def test_the_table_sets_models_side_by_side() -> None:
 
 
 def test_the_table_of_a_run_without_a_mask_is_of_dense_alone() -> None:
-    text = table(summarise([window(0, dense=0.5)], [], Cost(0, 0.0), Settings(), 0))
+    text = closing_table(of(window(0, dense=0.5), finished=False))
     assert [row.split()[0] for row in text.splitlines()] == ["CE", "dense"]
 
 
 def test_a_run_of_nothing_has_a_table_of_nothing() -> None:
-    (heading,) = table(summarise([], [], Cost(0, 0.0), Settings(), 0)).splitlines()
+    (heading,) = closing_table(of(finished=False)).splitlines()
     assert heading.split()[:2] == ["CE", "NE"]
 
 
@@ -164,13 +167,12 @@ def ran(
     finished: bool = True,
 ) -> Result:
     windows = (window(0, size=events, dense=0.5),) if events else ()
-    outcome = Outcome({}, finished, Cost(events, 1.0))
-    return Result(Settings(), outcome, Records(windows, (), verdicts, letters))
+    return of(*verdicts, *windows, *letters, finished=finished)
 
 
 def told(result: Result) -> list[str]:
-    """The lines of the table behind the models."""
-    return table(result.summary, result.remarks).partition("\n\n")[2].splitlines()
+    """The lines of the table after the models."""
+    return closing_table(result).partition("\n\n")[2].splitlines()
 
 
 def test_the_table_says_that_the_input_ended_before_the_first_mask() -> None:
@@ -226,7 +228,7 @@ def test_remarks_are_no_part_of_the_json() -> None:
 def test_the_table_tells_of_rollbacks_and_whether_they_came_to_anything() -> None:
     rows = [window(n, dense=0.5, sparse=0.5) for n in range(3)]
     ledger: list[Decision | Verdict] = [verdict(1, 0), back(200, 1, 3, 300), back(250, 2, 4, 350)]
-    lines = table(summarise(rows, ledger, Cost(0, 0.0), Settings(), 0)).splitlines()
+    lines = closing_table(of(*ledger, *rows)).splitlines()
     assert lines[-2:] == [
         "back to version 1 as version 3 decided at 200, in force at 300: clicks fell",
         "back to version 2 as version 4 decided at 250, in force never: the input ended before "

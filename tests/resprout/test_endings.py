@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import resprout
+from evaluator.run import RunHistory
 from resprout.folder import RunFolder
-from resprout.run import Records, Result, execute
+from resprout.run import Outcome, Result, execute
 from resprout.runner import Step
-from resprout.settings import DENSE, EVALUATOR, MODELS, NEVER_REBUILT, SPARSE
+from resprout.settings import DENSE, EVALUATOR, MODELS, NEVER_REBUILT, SPARSE, Settings
 from resprout.spec import RunDefinition
 from stream import topics
 from stream.columnar import predictions_from_bytes
@@ -41,8 +42,9 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def longer(whole: RunFolder) -> Records:
-    return Records.read(whole.home)
+def longer(whole: RunFolder) -> Result:
+    history = RunHistory.read(whole.home, keeps_messages=True)
+    return Result(Settings(), history, Outcome())
 
 
 def test_every_event_is_learned_from_and_scored(ended: Ended) -> None:
@@ -73,7 +75,7 @@ def test_until_its_end_it_is_the_beginning_of_a_longer_run(ended: Ended, whole: 
 
 
 def test_what_is_decided_until_its_end_is_decided_as_in_a_longer_run(
-    ended: Ended, longer: Records
+    ended: Ended, longer: Result
 ) -> None:
     """A rebuild that the input leaves open is unfinished, and that is the last word."""
     result, _ = ended
@@ -94,7 +96,7 @@ def test_what_is_decided_until_its_end_is_decided_as_in_a_longer_run(
 
 
 def test_the_last_window_is_partial_if_it_is_short_and_decides_nothing(
-    ended: Ended, longer: Records
+    ended: Ended, longer: Result
 ) -> None:
     result, _ = ended
     total = result.settings.stream.generator.events or 0

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
@@ -14,8 +15,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from evaluator.page import WebServer
 from learner import LearnerStep
-from resprout.monitoring.health import Health, HealthServer
+from resprout.monitoring.health import Health, serve_health
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.runner import Runner, Step, Worker
 from stream.spec import Waiting
@@ -54,15 +56,23 @@ def ask(url: str, method: str = "GET", accept: str = "*/*") -> Answer:
             return Answer(error.code, error.headers, error.read())
 
 
+def served(port: int = 0, host: str = "127.0.0.1") -> WebServer:
+    return serve_health(host, port, Metrics(KNOWN), Health(KNOWN.workers))
+
+
+def port_of(server: WebServer) -> int:
+    return int(server.url.rstrip("/").rpartition(":")[2])
+
+
 @dataclass(frozen=True)
 class Process:
     clock: Clock
     health: Health
     metrics: Metrics
-    server: HealthServer
+    server: WebServer
 
     def ask(self, path: str, method: str = "GET", accept: str = "*/*") -> Answer:
-        return ask(self.server.url + path, method, accept)
+        return ask(self.server.url.rstrip("/") + path, method, accept)
 
 
 @pytest.fixture
@@ -72,7 +82,7 @@ def process() -> Iterator[Process]:
         KNOWN.workers, {"store": lambda: next(away, None)}, stale_seconds=60, clock=clock
     )
     metrics = Metrics(KNOWN)
-    with HealthServer("127.0.0.1", 0, metrics, health) as server:
+    with closing(serve_health("127.0.0.1", 0, metrics, health)) as server:
         yield Process(clock, health, metrics, server)
 
 
@@ -192,27 +202,24 @@ def test_nothing_can_be_posted(process: Process) -> None:
 
 
 def test_a_taken_port_is_told_with_the_setting(process: Process) -> None:
-    port = process.server.port
+    port = port_of(process.server)
     message = (
         f"cannot listen on 127.0.0.1:{port} (Address already in use); set serve.host and serve.port"
     )
     with pytest.raises(OSError, match=re.escape(message)):
-        HealthServer("127.0.0.1", port, process.metrics, process.health)
+        serve_health("127.0.0.1", port, process.metrics, process.health)
 
 
 def test_a_host_of_somebody_else_is_told_with_the_setting() -> None:
     with pytest.raises(OSError, match=r"cannot listen on 192\.0\.2\.1:0 \(Cannot assign"):
-        HealthServer("192.0.2.1", 0, Metrics(KNOWN), Health(KNOWN.workers))
+        served(host="192.0.2.1")
 
 
 def test_a_free_port_is_found_and_named() -> None:
-    with (
-        HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers)) as one,
-        HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers)) as two,
-    ):
-        assert one.port != two.port
-        assert one.url == f"http://127.0.0.1:{one.port}"
-        assert [ask(f"{server.url}/healthz").status for server in (one, two)] == [200, 200]
+    with closing(served()) as one, closing(served()) as two:
+        assert port_of(one) != port_of(two)
+        assert one.url == f"http://127.0.0.1:{port_of(one)}/"
+        assert [ask(f"{server.url}healthz").status for server in (one, two)] == [200, 200]
 
 
 def test_it_listens_on_ipv6_too() -> None:
@@ -220,27 +227,27 @@ def test_it_listens_on_ipv6_too() -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with HealthServer("::1", 0, Metrics(KNOWN), Health(KNOWN.workers)) as server:
-        assert server.url == f"http://[::1]:{server.port}"
-        assert ask(f"{server.url}/healthz").status == 200
+    with closing(served(host="::1")) as server:
+        assert server.url == f"http://[::1]:{port_of(server)}/"
+        assert ask(f"{server.url}healthz").status == 200
 
 
 def test_a_client_that_says_nothing_keeps_nobody_waiting(process: Process) -> None:
-    with socket.create_connection(("127.0.0.1", process.server.port)):
+    with socket.create_connection(("127.0.0.1", port_of(process.server))):
         assert process.ask("/healthz").status == 200
 
 
 def test_closing_frees_the_port_and_hangs_up_on_who_is_there() -> None:
     threads = set(threading.enumerate())
-    server = HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
+    server = served()
+    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=10) as silent:
         # The silent client's turn has begun once a later one was answered.
-        assert ask(f"{server.url}/healthz").status == 200
+        assert ask(f"{server.url}healthz").status == 200
         server.close()
         assert silent.recv(1) == b""
     assert set(threading.enumerate()) <= threads
-    with HealthServer("127.0.0.1", server.port, Metrics(KNOWN), Health(KNOWN.workers)) as again:
-        assert ask(f"{again.url}/healthz").status == 200
+    with closing(served(port_of(server))) as again:
+        assert ask(f"{again.url}healthz").status == 200
 
 
 def test_many_may_ask_at_once_while_workers_step(process: Process) -> None:

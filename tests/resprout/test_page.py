@@ -129,7 +129,7 @@ def test_who_wants_no_page_gets_none(
 
 def test_a_page_is_there_before_its_logs_are(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with Page(small(serve__port=0), tmp_path) as page:
+    with closing(Page(small(serve__port=0), tmp_path)) as page:
         assert ask(f"{page.url}api/run")["identity"] == ""
         page.show(folder.home)
         assert ask(f"{page.url}api/run")["identity"] != ""
@@ -141,7 +141,7 @@ def test_a_past_run_is_shown_as_it_was(whole: RunFolder) -> None:
         found = ask(f"{page.url}api/run")
         assert (found["state"], found["live"], found["events"]) == ("finished", False, TOTAL)
         assert found["sizes"] == [500, 1_000]
-        outcomes = [one["outcome"] for one in found["marks"] if one["kind"] == "rebuild"]
+        outcomes = [one["outcome"] for one in found["timeline"] if one["kind"] == "rebuild"]
         assert outcomes == ["promoted", "promoted", "promoted", "rejected", "unfinished"]
         workers = ask(f"{page.url}api/workers")["workers"]
         assert sorted(one["name"] for one in workers) == sorted(WORKERS)
@@ -195,7 +195,7 @@ def test_who_looks_on_is_told_all_to_the_very_end(
     reply = json.loads(last["data"])
     assert (reply["state"], reply["live"], reply["events"]) == ("finished", False, 16_000)
     assert reply["offset"] == int(written[-1])
-    assert reply["marks"][-1]["outcome"] != "open"
+    assert reply["timeline"][-1]["outcome"] != "open"
 
 
 def test_a_run_that_was_stopped_may_still_be_under_way(tmp_path: Path) -> None:

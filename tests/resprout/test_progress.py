@@ -6,7 +6,7 @@ from learner import LearnerStep
 from resprout.monitoring.progress import EVERY_SECONDS, ProgressLogs, last_told
 from stream.follow import read_all
 from stream.log.local import LocalLogStore
-from stream.messages import Progress, parse
+from stream.messages import Judgement, Progress, parse
 from stream.spec import Waiting
 from tests.evaluator.stage import EVENTS, full_run, run
 
@@ -60,7 +60,7 @@ def test_what_an_evaluator_judges_is_no_more_events_a_second(tmp_path: Path) -> 
     stage = full_run(tmp_path / "stage")
     logs = ProgressLogs(home, ("evaluator",))
     steps = run(stage.evaluator())
-    assert any(step.judgements for step in steps)
+    assert any(isinstance(one, Judgement) for step in steps for one in step.messages)
     for step in steps:
         logs("evaluator", step)
     logs.close()

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from evaluator.run import RunHistory, RunTables
 from resprout.cli import main
-from resprout.cli.report import configuration, results
+from resprout.cli.report import configuration
 from resprout.folder import RunFolder
-from resprout.run import Cost, Records, execute, summarise
+from resprout.run import execute
 from resprout.runner import Step
-from resprout.settings import Settings
 from resprout.spec import RunDefinition
 from stream.log.kafka.config import KafkaConfig
 from stream.messages import Window
@@ -54,9 +54,9 @@ def mean(windows: Iterable[Window], model: str) -> float:
     """Return a model's cross entropy over windows, event by event."""
     total, weight = 0.0, 0.0
     for one in windows:
-        score = one.models[model]
-        assert score is not None
-        total, weight = total + one.weight * score.ce, weight + one.weight
+        ce = one.metric(model, "ce")
+        assert ce is not None
+        total, weight = total + one.weight * ce, weight + one.weight
     return total / weight
 
 
@@ -67,8 +67,9 @@ def test_a_finished_run_is_told_whole(whole: RunFolder, tmp_path: Path) -> None:
     assert told["Rebuilds"] == "3 promoted, 1 rejected, 1 unfinished"
     assert (told["Seed"], told["Criterion"]) == ("2", "aux, to 80%")
     assert "State" not in told
-    records = Records.read(whole.home)
-    scored = [one for one in records.windows if one.size == 500 and one.begin >= 7_000]
+    history = RunHistory.read(whole.home, keeps_messages=True)
+    windows = history.of_kind(Window)
+    scored = [one for one in windows if one.size == 500 and one.begin >= 7_000]
     caption = "On the same events: since the first mask took over, and the last half of these"
     header, *rows = tables(found)[caption]
     ce = {row[0]: dict(zip(header, row, strict=True))["CE"] for row in rows}
@@ -77,7 +78,7 @@ def test_a_finished_run_is_told_whole(whole: RunFolder, tmp_path: Path) -> None:
     lost = {row[0]: dict(zip(header, row, strict=True))["vs dense"] for row in rows}
     assert lost["sparse"] == f"{mean(scored, 'sparse') / mean(scored, 'dense') - 1:+.2%}"
     verdicts = tables(found)["Every rebuild"][1:]
-    assert len(verdicts) == len(records.verdicts) == 5
+    assert len(verdicts) == len(history.verdicts) == 5
     snapshots = {row[0] for row in tables(found)["Snapshots that are kept"][1:]}
     kept = [path for path in whole.snapshots.folder.glob("*/[!.]*") if path.is_dir()]
     assert snapshots == {str(path.relative_to(whole.snapshots.folder)) for path in kept}
@@ -231,8 +232,7 @@ def test_no_setting_is_missing_but_those_that_decide_nothing(
 
 
 def test_without_a_score_there_is_no_row_of_results() -> None:
-    summary = summarise((), (), Cost(0, 0.0), Settings(), 0)
-    assert results(summary).rows == ()
+    assert RunTables.of(RunHistory()).results(min_clicks=10).rows == ()
 
 
 def test_a_run_on_a_broker_is_told_like_one_in_its_folder(

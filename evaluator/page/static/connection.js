@@ -54,7 +54,7 @@ function farewell({ state: how }) {
   ].join(" ");
 }
 
-// What stands there already is not written again: a screen reader would say it again.
+// What is there already is not written again: a screen reader would say it again.
 function write(host, text) {
   if (host.textContent !== text) host.textContent = text;
 }

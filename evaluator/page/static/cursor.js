@@ -3,14 +3,14 @@
 import { state } from "./state.js";
 import { show } from "./view.js";
 
-// Where a stretch is looked at closely, it moves to what lies outside.
+// Where a part of the run is shown closely, it moves to what is outside.
 export async function pointAt(count) {
-  const { stretch } = state.view;
+  const { zoom } = state.view;
   const at = Math.min(count, state.run.events);
-  if (stretch && !(stretch[0] <= at && at <= stretch[1])) {
-    const width = stretch[1] - stretch[0];
+  if (zoom && !(zoom[0] <= at && at <= zoom[1])) {
+    const width = zoom[1] - zoom[0];
     const begin = Math.max(Math.min(at - width / 2, state.run.events - width), 0);
-    await show({ stretch: [begin, begin + width] });
+    await show({ zoom: [begin, begin + width] });
   }
   for (const { plot } of state.panels) plot?.setCursor({ left: plot.valToPos(at, "x"), top: 0 });
 }

@@ -7,7 +7,7 @@ import * as plots from "./plots.js";
 import { keepLifetime, keepWindow, state } from "./state.js";
 import { follow } from "./stream.js";
 import * as tables from "./tables.js";
-import { tell } from "./tiles.js";
+import { showNewest } from "./tiles.js";
 import { offerSizes, show, showFitting } from "./view.js";
 import { get } from "./words.js";
 import * as workers from "./workers.js";
@@ -23,7 +23,7 @@ function later() {
   requestAnimationFrame(() => {
     drawing = false;
     for (const one of state.panels) { one.plot?.setData(one.data); plots.read(one); }
-    tell();
+    showNewest();
   });
 }
 
@@ -35,7 +35,7 @@ function grow(window) {
   later();
   if (window.partial) return;
   keepWindow(window);
-  if (!run.sizes.includes(window.size) || !run.models.length) again();
+  if (!run.sizes.includes(window.size)) again();
   state.panels.forEach((one) => lines.append(one, window));
   if (state.panels[0].data[0].length > MOST_LIVE) show({}, true);
 }
@@ -46,7 +46,7 @@ function lengthen({ begin, end, drift }) {
   else state.run.bands.push({ begin, end, drift });
 }
 
-// What is told of the run in words is the server's to say; where it is away, so is the stream,
+// What is said of the run in words is the server's to say; where it is away, so is the stream,
 // and it is asked for again when that comes back.
 let waiting = null;
 function again() {
@@ -59,12 +59,13 @@ function again() {
 }
 
 function adopt(run) {
-  const isNew = `${run.sizes}/${run.models}` !== `${state.run.sizes}/${state.run.models}`;
+  const shape = ({ sizes, models }) => JSON.stringify([sizes, models]);
+  const isNew = shape(run) !== shape(state.run);
   Object.assign(state.run, run);
-  workers.settle(state.run.state === "live");
+  workers.setRun(state.run);
   offerSizes();
   if (isNew) showFitting();
-  tables.showMarks(run.marks, pointAt);
+  tables.showTimeline(run, pointAt);
   connection.show();
   workers.draw();
   later();
@@ -78,9 +79,9 @@ function addMask(verdict) {
 
 const TAKE = {
   window: grow,
-  lifetime: (told) => { keepLifetime(told); later(); },
-  stability: (told) => { state.panels.forEach((one) => lines.amend(one, told)); later(); },
-  progress: (told) => { workers.take(told); workers.draw(); },
+  lifetime: (message) => { keepLifetime(message); later(); },
+  stability: (message) => { state.panels.forEach((one) => lines.amend(one, message)); later(); },
+  progress: (message) => { workers.take(message); workers.draw(); },
   decision: (made) => { if (made.rebuild || made.rollback || made.declined) again(); },
   verdict: addMask,
   alarm: again,

@@ -6,11 +6,10 @@ import { pointAt } from "./cursor.js";
 import * as keys from "./keys.js";
 import * as lines from "./lines.js";
 import * as live from "./live.js";
-import { ALARMS } from "./plots.js";
 import { state } from "./state.js";
 import * as tables from "./tables.js";
 import * as theme from "./theme.js";
-import { tell } from "./tiles.js";
+import { showNewest } from "./tiles.js";
 import { drawPlots, offerSizes, show, showFitting, showWhole } from "./view.js";
 import { $, get } from "./words.js";
 import * as workers from "./workers.js";
@@ -29,11 +28,12 @@ function switchTheme() {
 }
 
 // Says which run this is, and makes its panels.
-function make({ about }) {
+function make(run) {
+  const { about } = run;
   $("about").textContent = Object.entries(about).map(([name, value]) => `${name} ${value}`).join(" · ");
-  $("alarms").textContent = Object.values(ALARMS).map(({ sign, name }) => `${sign}\u00a0${name}`).join(", ");
+  $("alarms").textContent = Object.entries(run.signs).map(([detector, sign]) => `${sign}\u00a0${detector.replaceAll("_", " ")}`).join(", ");
   document.title = `resprout ${about.run ?? ""}`.trim();
-  state.panels = lines.make((figure) => show({ figure }));
+  state.panels = lines.make(run, (figure) => show({ figure }));
   const [sections, after] = [state.panels.map((one) => one.section), [tables.scores, tables.sparsity, tables.overlap].map((one) => one.section)];
   $("panels").append(...sections, ...after, workers.make(), tables.segments.section);
 }
@@ -42,16 +42,17 @@ async function begin() {
   theme.begin(draw);
   const [run, layers] = await Promise.all([get("/api/run"), get("/api/layers")]);
   Object.assign(state, { run, layers });
-  await workers.load(run.state === "live");
+  workers.setRun(run);
+  await workers.load();
   make(run);
   offerSizes();
   tables.showLayers(layers, run);
-  tables.showMarks(run.marks, pointAt);
-  await showFitting();
+  tables.showTimeline(run, pointAt);
+  await showFitting({ figure: run.choice });
   draw();
   if (run.live) {
     live.goOn();
-    setInterval(() => { workers.draw(); tell(); }, LOOK_MS);
+    setInterval(() => { workers.draw(); showNewest(); }, LOOK_MS);
   } else connection.show();
   document.documentElement.dataset.offset = run.offset;
   document.documentElement.dataset.ready = "true";

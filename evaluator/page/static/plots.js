@@ -1,21 +1,15 @@
 // Plots over the count of events: lines, and beside them true drift, rebuilds, alarms and levels.
 
 import { colour, css } from "./theme.js";
-import { exact, label, modelOf, number, ticks, within } from "./words.js";
+import { exact, number, ticks, write as written, writeWithin } from "./words.js";
 
-const SOLID = ["dense", "sparse"];
 const FAINT = ["rejected", "failed", "unfinished"];
-const UNDRAWN = ["open", "overruled"];
+const UNDRAWN = ["open", "superseded"];
 const SIGNS = { rebuild: "▼", rollback: "↶", alarm: "◇", declined: "·", dead_letters: "✕" };
-export const ALARMS = {
-  dense_loss: { sign: "◇", name: "dense loss" },
-  relative_loss: { sign: "◆", name: "relative loss" },
-  click_rate: { sign: "◈", name: "click rate" },
-  input: { sign: "❖", name: "input" },
-};
 const LABELS = 100;                // pixels right of the plot, for the names at line ends
 const ROW = 13;                    // pixels of a line of small text
-const REBUILDS = 15;               // pixels over the plot for rebuilds; alarms stand above
+const REBUILDS = 15;               // pixels over the plot for rebuilds; alarms are above
+const WIDTH = 1.6;                 // pixels of a line
 
 function hatch(context, x, y, width, height) {
   const step = 7 * devicePixelRatio;
@@ -40,17 +34,18 @@ function underneath(plot, panel, run) {
   context.beginPath();
   context.rect(box.left, box.top, box.width, box.height);
   context.clip();
-  for (const band of run.bands) {
-    const left = plot.valToPos(band.begin, "x", true);
-    const width = Math.max(plot.valToPos(band.end, "x", true) - left, 2 * devicePixelRatio);
+  for (const drift of run.bands) {
+    const left = plot.valToPos(drift.begin, "x", true);
+    const width = Math.max(plot.valToPos(drift.end, "x", true) - left, 2 * devicePixelRatio);
     hatch(context, left, box.top, width, box.height);
   }
-  const levels = panel.level == null ? [] : panel.band ? [panel.level, panel.level - panel.band, panel.level + panel.band] : [panel.level];
+  const { level: middle, band } = panel.spec;
+  const levels = middle == null ? [] : band ? [middle, middle - band, middle + band] : [middle];
   context.strokeStyle = css("--muted");
   context.lineWidth = devicePixelRatio;
   for (const level of levels) {
     const y = plot.valToPos(level, "y", true);
-    context.setLineDash(level === panel.level ? [] : [2 * devicePixelRatio, 4 * devicePixelRatio]);
+    context.setLineDash(level === middle ? [] : [2 * devicePixelRatio, 4 * devicePixelRatio]);
     context.globalAlpha = 0.6;
     context.beginPath();
     context.moveTo(box.left, y);
@@ -73,37 +68,37 @@ function rebuilds(plot, context, run) {
   const { bbox: box } = plot;
   context.setLineDash([]);
   context.textAlign = "center";
-  for (const mark of run.marks) {
-    const x = plot.valToPos(Math.min(mark.count, run.events), "x", true);
-    const drawn = ["rebuild", "rollback"].includes(mark.kind) && !UNDRAWN.includes(mark.outcome);
+  for (const entry of run.timeline) {
+    const x = plot.valToPos(Math.min(entry.count, run.events), "x", true);
+    const drawn = ["rebuild", "rollback"].includes(entry.kind) && !UNDRAWN.includes(entry.outcome);
     if (!drawn || !isInside(x, box)) continue;
-    context.globalAlpha = FAINT.includes(mark.outcome) ? 0.4 : 1;
+    context.globalAlpha = FAINT.includes(entry.outcome) ? 0.4 : 1;
     context.strokeStyle = context.fillStyle = css("--muted");
     context.lineWidth = devicePixelRatio;
     context.beginPath();
     context.moveTo(x, box.top);
     context.lineTo(x, box.top + box.height);
     context.stroke();
-    context.fillText(SIGNS[mark.kind], x, box.top - 3 * devicePixelRatio);
+    context.fillText(SIGNS[entry.kind], x, box.top - 3 * devicePixelRatio);
   }
   context.globalAlpha = 1;
 }
 
-// Alarms stand in a row for each detector, with its name at the end; those that would run into
-// each other stand as one with their number.
+// Alarms are in a row for each detector, with its name at the end; those that would run into
+// each other are one with their number.
 function alarms(plot, panel, context, run) {
   const { bbox: box } = plot;
   context.textAlign = "left";
-  panel.alarms.forEach((detector, i) => {
-    const { sign, name } = ALARMS[detector];
+  panel.spec.alarms.forEach((detector, i) => {
+    const [sign, label] = [run.signs[detector], detector.replaceAll("_", " ")];
     const half = context.measureText(sign).width / 2;
-    const y = box.top - (REBUILDS + ROW * (panel.alarms.length - 1 - i)) * devicePixelRatio;
-    const at = run.marks.filter((mark) => mark.kind === "alarm" && mark.outcome === detector)
-      .map((mark) => plot.valToPos(mark.count, "x", true)).filter((x) => isInside(x, box)).sort((a, b) => a - b);
+    const y = box.top - (REBUILDS + ROW * (panel.spec.alarms.length - 1 - i)) * devicePixelRatio;
+    const at = run.timeline.filter((entry) => entry.kind === "alarm" && entry.outcome === detector)
+      .map((entry) => plot.valToPos(entry.count, "x", true)).filter((x) => isInside(x, box)).sort((a, b) => a - b);
     context.fillStyle = css("--muted");
     for (const { text, left } of together(at, half, sign, context)) context.fillText(text, left, y);
     context.fillStyle = css("--ink");
-    context.fillText(`${sign} ${name}`, box.left + box.width + 9 * devicePixelRatio, y);
+    context.fillText(`${sign} ${label}`, box.left + box.width + 9 * devicePixelRatio, y);
   });
 }
 
@@ -124,9 +119,9 @@ function ends(plot, panel, context) {
   const { bbox: box } = plot;
   const height = ROW * devicePixelRatio;
   const found = panel.drawn.map((column, i) => {
-    if (isEdge(column)) return null;
+    const line = lineOf(panel, column);
     const value = plot.data[i + 1].findLast((one) => one != null);
-    return value == null ? null : { column, y: plot.valToPos(value, "y", true) };
+    return !line || value == null ? null : { line, y: plot.valToPos(value, "y", true) };
   }).filter(Boolean).sort((a, b) => a.y - b.y);
   let lowest = box.top + height / 2;
   for (const end of found) {
@@ -142,28 +137,27 @@ function ends(plot, panel, context) {
   context.textBaseline = "middle";
   const left = box.left + box.width + 5 * devicePixelRatio;
   for (const end of found) {
-    const model = modelOf(end.column);
-    context.strokeStyle = colour(model);
+    context.strokeStyle = colour(end.line.colour);
     context.lineWidth = 2 * devicePixelRatio;
-    context.setLineDash(dash(panel, end.column).map((one) => one * 0.6 * devicePixelRatio));
+    context.setLineDash(dash(panel, end.line).map((one) => one * 0.6 * devicePixelRatio));
     context.beginPath();
     context.moveTo(left, end.y);
     context.lineTo(left + 12 * devicePixelRatio, end.y);
     context.stroke();
     context.fillStyle = css("--ink");
-    context.fillText(label(end.column), left + 16 * devicePixelRatio, end.y);
+    context.fillText(end.line.label, left + 16 * devicePixelRatio, end.y);
   }
   context.setLineDash([]);
 }
 
 function worst(plot, panel, context) {
-  const i = panel.drawn.findIndex((column) => modelOf(column) === panel.worst);
+  const i = panel.drawn.indexOf(panel.spec.highlight);
   const values = i < 0 ? [] : plot.data[i + 1];
   let at = -1;
   values.forEach((value, j) => { if (value != null && (at < 0 || value > values[at])) at = j; });
   if (at < 0 || !(values[at] > 0)) return;
   const { bbox: box } = plot;
-  const text = `worst ${panel.format(values[at])}`;
+  const text = `worst ${written(panel.spec.format, values[at])}`;
   const half = context.measureText(text).width / 2;
   const x = Math.min(Math.max(plot.valToPos(plot.data[0][at], "x", true), box.left + half), box.left + box.width - half);
   context.fillStyle = css("--ink");
@@ -180,53 +174,55 @@ function above(plot, panel, run) {
   rebuilds(plot, context, run);
   alarms(plot, panel, context, run);
   ends(plot, panel, context);
-  if (panel.worst) worst(plot, panel, context);
+  if (panel.spec.highlight) worst(plot, panel, context);
   context.restore();
 }
 
 function range(panel) {
   return (_, least, greatest) => {
-    if (least == null) return panel.band ? [-2 * panel.band, 2 * panel.band] : [0, 1];
+    const { level, band } = panel.spec;
+    if (least == null) return band ? [-2 * band, 2 * band] : [0, 1];
     let [low, high] = [least, greatest];
-    if (panel.band) [low, high] = [Math.min(low, -1.2 * panel.band), Math.max(high, 1.2 * panel.band)];
-    else if (panel.level != null && high > panel.level - 0.06 && low < panel.level + 0.06) [low, high] = [Math.min(low, panel.level), Math.max(high, panel.level)];
+    if (band) [low, high] = [Math.min(low, -1.2 * band), Math.max(high, 1.2 * band)];
+    else if (level != null && high > level - 0.06 && low < level + 0.06) [low, high] = [Math.min(low, level), Math.max(high, level)];
     const pad = (high - low) * 0.07 || Math.abs(high) * 0.05 || 0.01;
     return [low - pad, high + pad];
   };
 }
 
-// The edges of an interval are not drawn as lines.
-const isEdge = (column) => /\.(low|high)$/.test(column);
+// The bounds of an interval are not drawn as lines.
+const lineOf = ({ spec }, column) => spec.lines.find((line) => line.column === column);
 
-// The only line of a panel needs nothing to be told apart by.
-function dash({ drawn }, column) {
-  const model = modelOf(column);
-  if (SOLID.includes(model) || drawn.length === 1) return [];
-  return model === "" ? [2, 3] : [6, 4];
+// The only line of a panel needs no dash: there is no other.
+const dash = ({ spec }, line) => (spec.lines.length === 1 ? [] : line.dash.map((length) => WIDTH * length));
+
+function intervals(panel) {
+  const { spec, drawn } = panel;
+  const [high, low] = ["high", "low"].map((edge) => drawn.indexOf(`${spec.highlight}.${edge}`) + 1);
+  return high && low ? [{ series: [high, low], fill: `${colour(lineOf(panel, spec.highlight).colour)}2e` }] : [];
 }
 
-function intervals({ drawn }) {
-  return drawn.filter((column) => column.endsWith(".high")).map((high) => ({
-    series: [drawn.indexOf(high) + 1, drawn.indexOf(high.replace(/high$/, "low")) + 1], fill: `${colour(modelOf(high))}2e`,
-  }));
+function series(panel, column) {
+  const line = lineOf(panel, column);
+  return {
+    stroke: line ? colour(line.colour) : "transparent", width: WIDTH, spanGaps: false, points: { show: false },
+    dash: line ? dash(panel, line) : [],
+  };
 }
 
-// The whole run, or the stretch that is looked at closely: the same in all panels.
-const spanned = (panel, run) => panel.stretch ?? [0, Math.max(run.events, 1)];
+// The whole run, or the part that is shown closely: the same in all panels.
+const spanned = (panel, run) => panel.zoom ?? [0, Math.max(run.events, 1)];
 
 function options(panel, run, chosen) {
   const axis = { stroke: css("--muted"), grid: { stroke: css("--faint"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
   return {
-    width: panel.host.clientWidth, height: panel.height, padding: [REBUILDS + ROW * Math.max(panel.alarms.length, 1), LABELS, 0, 0],
+    width: panel.host.clientWidth, height: panel.height, padding: [REBUILDS + ROW * Math.max(panel.spec.alarms.length, 1), LABELS, 0, 0],
     scales: { x: { time: false, range: () => spanned(panel, run) }, y: { range: range(panel) } },
     axes: [
       { ...axis, values: (_, values) => values.map(exact), size: 24, gap: 4 },
-      { ...axis, values: (_, values) => values.map(ticks(panel.format)), size: 56 },
+      { ...axis, values: (_, values) => values.map(ticks(panel.spec.format)), size: 56 },
     ],
-    series: [{}, ...panel.drawn.map((column) => ({
-      stroke: isEdge(column) ? "transparent" : colour(modelOf(column)), width: 1.6, spanGaps: false, points: { show: false },
-      dash: dash(panel, column),
-    }))],
+    series: [{}, ...panel.drawn.map((column) => series(panel, column))],
     bands: intervals(panel),
     cursor: { y: false, sync: { key: "events" }, drag: { x: true, y: false, setScale: false } },
     legend: { show: false },
@@ -244,16 +240,16 @@ function options(panel, run, chosen) {
   };
 }
 
-export const signOf = (mark) => (mark.kind === "alarm" && ALARMS[mark.outcome]?.sign) || SIGNS[mark.kind];
+export const signOf = (entry, { signs }) => (entry.kind === "alarm" && signs[entry.outcome]) || SIGNS[entry.kind];
 
-// Draws a panel anew; `chosen` is told of a stretch that somebody dragged over.
+// Draws a panel anew; `chosen` is called with a part that somebody dragged over.
 export function draw(panel, run, chosen) {
   panel.plot?.destroy();
   panel.plot = new uPlot(options(panel, run, chosen), panel.data, panel.host);
   read(panel);
 }
 
-// Says in words what stands under the cursor, or at the end.
+// Says in words what is under the cursor, or at the end.
 export function read(panel) {
   const [x, ...columns] = panel.data;
   panel.host.dataset.windows = x.length;
@@ -265,10 +261,10 @@ const lacking = (panel, columns) => (columns.some((values) => values.some((one) 
 function said(panel, x, columns) {
   const at = Math.min(panel.plot?.cursor.idx ?? x.length - 1, x.length - 1);
   const value = (column) => columns[panel.drawn.indexOf(column)]?.[at];
-  const name = (column) => (panel.drawn.length > 1 || modelOf(column) ? `${label(column)} ` : "");
-  const known = panel.drawn.filter((column) => !isEdge(column) && value(column) != null).map((column) => {
-    const [mean, low, high] = ["", ".low", ".high"].map((edge) => value(`${column}${edge}`));
-    return `${name(column)}${within({ mean, low, high }, panel.format)}`;
+  const name = ({ column, label }) => (panel.spec.lines.length > 1 || column.includes(".") ? `${label} ` : "");
+  const known = panel.spec.lines.filter(({ column }) => value(column) != null).map((line) => {
+    const [error, low, high] = ["error", "low", "high"].map((edge) => value(`${line.column}.${edge}`));
+    return `${name(line)}${writeWithin(panel.spec.format, { value: value(line.column), error, low, high })}`;
   });
   return `${known.join(", ") || "nothing"} at ${number(x[at])}`;
 }

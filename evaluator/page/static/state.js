@@ -1,13 +1,11 @@
 // What the page knows of the run, and what it shows of it.
 
-import { FIRST } from "./lines.js";
-
 export const state = {
   run: null, layers: null, panels: [],
   newest: [],                      // the last windows that came by the stream
   last: new Map(),                 // the last whole window of each size
   lifetimes: new Map(),            // scores so far, by where they begin
-  view: { size: null, stretch: null, figure: FIRST },
+  view: { size: null, zoom: null, figure: null },
 };
 
 export function keepWindow(window) {

@@ -1,5 +1,5 @@
-// The messages of the log behind an offset, each once, in their order. A connection that breaks is
-// made anew, until it is told that nothing more comes.
+// The messages of the log after an offset, each once, in their order. A connection that breaks is
+// made anew, until the server says that nothing more comes.
 
 const RETRY_MS = 2000;
 

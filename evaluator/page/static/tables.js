@@ -1,19 +1,18 @@
 // What is not a plot over the count: scores so far, segments, layers, and what happened.
 
 import { signOf } from "./plots.js";
-import { $, arrange, cell, named, node, number, panel, plain, share, short, within } from "./words.js";
+import { $, arrange, cell, node, number, panel, plain, share, short, writeWithin } from "./words.js";
 
-const against = (interval) => within(interval ?? {});
-// A bound is rounded up.
-const bounded = (value, error) => (value == null || error == null ? plain(4)(value) : `${plain(4)(value)} ± ${plain(4)(Math.ceil(1e4 * error) / 1e4)}`);
-const SCORES = [
-  ["NE", (score) => plain(4)(score.ne)],
-  ["against dense", (_, interval) => against(interval)],
-  ["calibration", (score) => plain(3)(score.calibration)],
-  ["ROC AUC", (score) => bounded(score.roc_auc, score.roc_auc_error)],
-  ["PR AUC", (score) => bounded(score.pr_auc, score.pr_auc_error)],
-  ["regret", (score) => plain(4)(score.regret)],
-];
+const NONE = "–";
+
+// A metric of one model, with its error or its interval.
+function text(metric, score) {
+  const [low, high] = score?.intervals[metric.name] ?? [];
+  return writeWithin(metric.format, { value: score?.metrics[metric.name], error: score?.errors[metric.name], low, high });
+}
+
+export const metricsOf = ({ panels }) => panels.filter((one) => one.of_models);
+const labelOf = ({ models }, name) => models.find((model) => model.name === name)?.label ?? name;
 
 // What scrolls stays, with its focus and where it was scrolled to.
 function fill(host, head, rows) {
@@ -37,24 +36,28 @@ export function link(size) {
 }
 
 // The scores of all models on the same events, since the last of them began.
-export function showScores(lifetimes) {
+export function showScores(lifetimes, run) {
   const last = lifetimes.reduce((found, one) => (!found || one.begin >= found.begin ? one : found), null);
   scores.summary.textContent = last ? `events ${number(last.begin + 1)} to ${number(last.end)}, the same for all` : "no window yet";
   if (!last) return;
   const models = Object.entries(last.models).filter(([, score]) => score);
-  const rows = SCORES.map(([name, write]) => [name, models.map(([model, score]) => write(score, last.relative_ce[model]))]);
-  const known = rows.filter(([, texts]) => texts.some((text) => text !== "–"));
-  fill(scores.body, ["", ...models.map(([model]) => named(model))], known.map(([name, texts]) => row(name, texts)));
+  const rows = metricsOf(run).map((metric) => [metric.label, models.map(([, score]) => text(metric, score))]);
+  const known = rows.filter(([, texts]) => texts.some((one) => one !== NONE));
+  fill(scores.body, ["", ...models.map(([name]) => labelOf(run, name))], known.map(([name, texts]) => row(name, texts)));
 }
 
-export function showSegments(window) {
+// Of the most important metrics, without models that serve as comparisons alone.
+export function showSegments(window, run) {
   segments.section.hidden = !window?.segments.length;
   if (segments.section.hidden) return;
   segments.summary.textContent = `events ${number(window.begin + 1)} to ${number(window.end)}; the most frequent values, and the rest`;
+  const models = run.models.filter(({ role }) => role !== "comparison");
+  const columns = metricsOf(run).filter(({ view }) => view === "main").flatMap((metric) =>
+    models.filter(({ role }) => role !== "root" || !metric.compares).map((model) => ({ model, metric })));
   const rows = window.segments.map((one) => row(`${one.feature} = ${one.value}`, [
-    number(one.events), plain(4)(one.click_rate), plain(4)(one.models.dense?.ne), plain(4)(one.models.sparse?.ne), against(one.relative_ce.sparse),
+    number(one.events), plain(4)(one.click_rate), ...columns.map(({ model, metric }) => text(metric, one.models[model.name])),
   ]));
-  fill(segments.body, ["", "events", "click rate", "NE dense", "NE sparse", "sparse against dense"], rows);
+  fill(segments.body, ["", "events", "click rate", ...columns.map(({ model, metric }) => `${model.label} ${metric.label}`)], rows);
 }
 
 function heat(made, { counts, layers }, key, shade) {
@@ -89,19 +92,19 @@ sparsity.says = "% of each layer's weights removed, by rebuild";
 overlap.says = "% of the kept weights that the mask before kept too";
 
 const shadeOfShare = (value) => 0.06 + 0.5 * value ** 2;
-const targetOf = ({ criterion = "" }) => { const said = criterion.match(/@ ([\d.]+) %/); return said && Number(said[1]) / 100; };
+const targetOf = ({ criterion = "" }) => { const found = criterion.match(/@ ([\d.]+) %/); return found && Number(found[1]) / 100; };
 
-// A mask that took over, as the log tells of it.
-export function addMask(reply, { verdict, count, rebuild, sparsity: removed, layers: told }) {
+// A mask that took over, as the log says it.
+export function addMask(reply, { verdict, count, rebuild, sparsity: removed, layers: known }) {
   if (verdict !== "promoted" || count <= (reply.counts.at(-1) ?? -1)) return;
   const blank = Array(reply.counts.length).fill(null);
-  const known = reply.layers.map((layer) => layer.name);
-  const fresh = Object.keys(told).filter((name) => !known.includes(name));
+  const names = reply.layers.map((layer) => layer.name);
+  const fresh = Object.keys(known).filter((name) => !names.includes(name));
   reply.layers.push(...fresh.map((name) => ({ name, sparsity: [...blank], overlap: [...blank] })));
   reply.counts.push(count);
   reply.numbers.push(rebuild.number);
   reply.kept.push(removed == null ? null : 1 - removed);
-  for (const layer of reply.layers) for (const key of ["sparsity", "overlap"]) layer[key].push(told[layer.name]?.[key] ?? null);
+  for (const layer of reply.layers) for (const key of ["sparsity", "overlap"]) layer[key].push(known[layer.name]?.[key] ?? null);
 }
 
 export function showLayers(reply, { about }) {
@@ -114,26 +117,26 @@ export function showLayers(reply, { about }) {
 // What happened is known again by where it began, though it goes on and ends.
 const idOf = ({ kind, outcome, begin, count }) => (kind === "alarm" ? `${kind}/${outcome}/${count}` : `${kind}/${begin}`);
 
-function entry(pointAt) {
+function item(pointAt) {
   const button = node("button", { type: "button" });
   button.addEventListener("click", () => pointAt(Number(button.dataset.count)));
   return node("li", {}, button);
 }
 
-function write(button, mark) {
+function fillButton(button, entry, run) {
   button.replaceChildren(
-    node("span", { className: "sign", textContent: signOf(mark), ariaHidden: "true" }),
-    cell("span", number(mark.count), { className: "count" }),
-    node("span", {}, node("b", { textContent: mark.title }), ` ${mark.text}`));
-  Object.assign(button.dataset, { kind: mark.kind, outcome: mark.outcome, count: mark.count });
+    node("span", { className: "sign", textContent: signOf(entry, run), ariaHidden: "true" }),
+    cell("span", number(entry.count), { className: "count" }),
+    node("span", {}, node("b", { textContent: entry.title }), ` ${entry.text}`));
+  Object.assign(button.dataset, { kind: entry.kind, outcome: entry.outcome, count: entry.count });
 }
 
 let entries = new Map();
-export function showMarks(marks, pointAt) {
-  entries = new Map(marks.toReversed().map((mark) => {
-    const id = idOf(mark);
-    const shown = entries.get(id) ?? entry(pointAt);
-    write(shown.firstElementChild, mark);
+export function showTimeline(run, pointAt) {
+  entries = new Map(run.timeline.toReversed().map((entry) => {
+    const id = idOf(entry);
+    const shown = entries.get(id) ?? item(pointAt);
+    fillButton(shown.firstElementChild, entry, run);
     return [id, shown];
   }));
   $("happened-summary").textContent = entries.size ? "the last thing first; choose one to see it in the plots" : "nothing yet";

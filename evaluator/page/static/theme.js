@@ -4,7 +4,8 @@ const root = document.documentElement;
 const system = matchMedia("(prefers-color-scheme: dark)");
 
 export const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-export const colour = (model) => ({ dense: css("--dense"), sparse: css("--sparse") })[model] ?? css("--muted");
+// Of a line; the server gives one to some models.
+export const colour = (own) => own ?? css("--muted");
 export const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
 
 // A browser that keeps nothing still shows the page.

@@ -1,10 +1,10 @@
-// What the page tells at a glance, of the run as it stands now: the tiles, and the tables that go
-// with them.
+// What the page shows at a glance, of the run as it is now: the tiles, and the tables that go with
+// them.
 
 import { figure } from "./lines.js";
 import { state } from "./state.js";
 import * as tables from "./tables.js";
-import { $, cell, node, number, percent, plain, short } from "./words.js";
+import { $, cell, node, number, short, write } from "./words.js";
 import * as workers from "./workers.js";
 
 function fill(shown) {
@@ -12,16 +12,22 @@ function fill(shown) {
     node("div", {}, cell("dt", name), cell("dd", value, { className: badge ?? "" }))));
 }
 
-export function tell() {
+function scores(run, window) {
+  const shown = run.models.filter(({ role }) => role === "served").flatMap((model) =>
+    tables.metricsOf(run).filter(({ view }) => view === "main").map((metric) => [
+      `${model.label} ${metric.label}`, [write(metric.format, window ? figure(window, `${model.name}.${metric.name}`) : null)],
+    ]));
+  return Object.fromEntries(shown);
+}
+
+export function showNewest() {
   const { run, layers } = state;
   const window = state.last.get(state.view.size);
-  const newest = (column) => (window ? figure(window, column) : null);
-  const rebuilds = run.marks.filter((mark) => mark.kind === "rebuild" && mark.outcome === "promoted");
+  const rebuilds = run.timeline.filter((entry) => entry.kind === "rebuild" && entry.outcome === "promoted");
   const silent = workers.stale();
   const rate = workers.rateOf("evaluator");
   const shown = {
-    "NE sparse": [plain(4)(newest("sparse.ne"))],
-    "against dense": [percent(newest("sparse.relative_ce"))],
+    ...scores(run, window),
     "weights kept": [tables.kept(layers)],
     events: [number(run.events)],
     "events/s": [rate === null ? "–" : short(rate)],
@@ -30,6 +36,6 @@ export function tell() {
   };
   if (silent.length) shown.stale = [silent.map((worker) => worker.name).join(", "), "stale"];
   fill(shown);
-  tables.showScores([...state.lifetimes.values()]);
-  tables.showSegments(window);
+  tables.showScores([...state.lifetimes.values()], run);
+  tables.showSegments(window, run);
 }

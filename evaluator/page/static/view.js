@@ -1,16 +1,16 @@
-// What is looked at: windows of which size, which stretch of the run, which figure.
+// What is shown: windows of which size, which part of the run, which figure.
 
 import * as connection from "./connection.js";
 import * as lines from "./lines.js";
 import * as plots from "./plots.js";
 import { keepLifetime, keepWindow, state } from "./state.js";
 import * as tables from "./tables.js";
-import { tell } from "./tiles.js";
+import { showNewest } from "./tiles.js";
 import { $, arrange, get, node, short } from "./words.js";
 
 let wanted = { ...state.view };    // what was chosen last, whether or not it has come
 
-// What is looked at changes when all of it has come; where that fails, it stays. An answer that
+// What is shown changes when all of it has come; where that fails, it stays. An answer that
 // comes after something else was chosen is dropped.
 let asking = 0;
 export async function show(change = {}, anew = false) {
@@ -42,24 +42,24 @@ function commit(view, scores, ...found) {
     if (found[i].drawn) plots.draw(one, state.run, look);
   });
   tables.link(view.size);
-  tell();
+  showNewest();
 }
 
 // Shows what is chosen.
-function choose({ size, stretch, figure }) {
-  $("whole").hidden = !stretch;
+function choose({ size, zoom, figure }) {
+  $("whole").hidden = !zoom;
   for (const input of $("sizes").querySelectorAll("input")) input.checked = Number(input.value) === size;
   for (const { select } of state.panels) if (select) select.value = figure;
 }
 
-// All plots tell of a stretch that was dragged over in one.
+// All plots show a part that was dragged over in one.
 let looking = null;
 function look([begin, end]) {
   clearTimeout(looking);
-  looking = setTimeout(() => show({ stretch: [Math.max(begin, 0), Math.max(end, 0)] }));
+  looking = setTimeout(() => show({ zoom: [Math.max(begin, 0), Math.max(end, 0)] }));
 }
 
-export const showWhole = () => show({ stretch: null });
+export const showWhole = () => show({ zoom: null });
 export const drawPlots = () => state.panels.forEach((one) => plots.draw(one, state.run, look));
 
 const offered = new Map();
@@ -74,11 +74,11 @@ export function offerSizes() {
   choose(wanted);
 }
 
-// The smallest windows of which there are not too many to tell apart.
+// The smallest windows of which there are not too many to draw.
 const fitting = ({ sizes, events }) => sizes.find((size) => events / size <= 400) ?? sizes.at(-1) ?? null;
 
 // Shows what there is now, in the size chosen if there is that.
-export const showFitting = () => show(state.run.sizes.includes(wanted.size) ? {} : { size: fitting(state.run) });
+export const showFitting = (change = {}) => show(state.run.sizes.includes(wanted.size) ? change : { ...change, size: fitting(state.run) });
 
 export function showNextSize() {
   const { sizes } = state.run;

@@ -1,20 +1,35 @@
 // How things are written, and how they are put on the page.
 
-const NAMES = { never_rebuilt: "never rebuilt", bayes_ce: "true probability", psi: "worst feature" };
 const grouped = new Intl.NumberFormat("en-US");
 
 export const number = (value) => (value == null ? "–" : grouped.format(Math.round(value)));
 export const plain = (digits) => (value) => (value == null ? "–" : value.toFixed(digits));
 export const share = (value) => (value == null ? "–" : `${(100 * value).toFixed(0)} %`);
-export const percent = (value) => (value == null ? "–" : `${value > 0 ? "+" : ""}${(100 * value).toFixed(2)} %`);
-// An interval, or as much of it as is known.
-export function within({ mean, low, high }, format = percent) {
-  if (mean == null || low == null || high == null) return format(mean);
-  const half = (high - low) / 2;
-  return `${format(mean)} ± ${format === percent ? (100 * half).toFixed(2) : format(half)}`;
+
+// The server says how a figure is written as Python does: ".4f", "+.2%".
+function parsed(format) {
+  const [, sign, digits, kind] = format.match(/^(\+?)\.(\d+)([f%])$/) ?? [format, "", "4", "f"];
+  return { sign, digits: Number(digits), factor: kind === "%" ? 100 : 1, unit: kind === "%" ? " %" : "" };
 }
 
-export const ticks = (format) => (format === percent ? (v) => `${+(100 * v).toFixed(2)} %` : (v) => `${+v.toFixed(5)}`);
+export function write(format, value) {
+  const { sign, digits, factor, unit } = parsed(format);
+  return value == null ? "–" : `${sign && value > 0 ? "+" : ""}${(factor * value).toFixed(digits)}${unit}`;
+}
+
+// A value and how far away it may be: the bound of an error is rounded up, half an interval is not.
+export function writeWithin(format, { value, error, low, high }) {
+  const { digits, factor } = parsed(format);
+  if (value == null) return "–";
+  if (error != null) return `${write(format, value)} ± ${(Math.ceil(error * factor * 10 ** digits) / 10 ** digits).toFixed(digits)}`;
+  if (low != null && high != null) return `${write(format, value)} ± ${(factor * (high - low) / 2).toFixed(digits)}`;
+  return write(format, value);
+}
+
+export const ticks = (format) => (value) => {
+  const { factor, unit } = parsed(format);
+  return `${+(factor * value).toFixed(unit ? 2 : 5)}${unit}`;
+};
 
 export function short(n) {
   if (n == null) return "–";
@@ -35,10 +50,6 @@ export function seconds(value) {
   if (value < 600) return `${Math.round(value)} s`;
   return value < 7200 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
 }
-
-export const modelOf = (column) => (column.includes(".") ? column.split(".")[0] : "");
-export const named = (name) => NAMES[name] ?? name.replaceAll("_", " ");
-export const label = (column) => named(modelOf(column) || column);
 
 export const $ = (id) => document.getElementById(id);
 

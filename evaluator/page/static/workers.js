@@ -1,17 +1,21 @@
-// Panel 7: how fast each worker goes and how far it is behind, over the wall clock.
+// How fast each worker is and how far it is behind, over the wall clock.
 
 import { css } from "./theme.js";
-import { get, named, node, number, panel, seconds, short } from "./words.js";
+import { get, node, number, panel, seconds, short } from "./words.js";
 
-const ORDER = ["source", "dense", "sparse", "never_rebuilt", "pruner", "evaluator"];
 const POINTS = 400;
 const STALE_MS = 20_000;           // ten times as long as a worker is silent at most
 const DRAW_MS = 900;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400].map((s) => 1000 * s);
 const FIGURES = ["events_per_second", "lag_events"];
-const state = { workers: new Map(), skew: 0, live: true, rows: new Map(), made: null };
+const state = { workers: new Map(), models: [], skew: 0, live: true, rows: new Map(), made: null };
 
-const rank = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
+// In the order of what they wait for.
+function rank(worker) {
+  const order = ["source", ...state.models.map(({ name }) => name), "pruner", "evaluator"];
+  return order.includes(worker) ? order.indexOf(worker) : order.length;
+}
+const named = (worker) => state.models.find(({ name }) => name === worker)?.label ?? worker.replaceAll("_", " ");
 const sorted = () => [...state.workers.values()].sort((a, b) => rank(a.name) - rank(b.name));
 const now = () => Date.now() - state.skew;
 const age = (worker) => now() - worker.last.time_ms;
@@ -26,36 +30,36 @@ export function lagOf(name) {
   return worker && lags(worker) ? worker.last.lag_events : null;
 }
 
-export function settle(live) {
-  state.live = live;
+export function setRun(run) {
+  state.live = run.state === "live";
+  state.models = run.models;
 }
 
-export async function load(live) {
+export async function load() {
   const found = await get(`/api/workers?points=${POINTS}`);
   state.skew = Date.now() - found.now_ms;
-  state.live = live;
   state.workers = new Map(found.workers.map((one) => [one.name, one]));
 }
 
 // One more message of the log; the rate is since the one before, in the same life.
-export function take(told) {
-  const worker = state.workers.get(told.worker);
+export function take(report) {
+  const worker = state.workers.get(report.worker);
   if (!worker) {
-    const columns = { count: [told.count], events_per_second: [null], lag_events: [told.lag_events], lag_seconds: [told.lag_seconds] };
-    state.workers.set(told.worker, { name: told.worker, last: told, time_ms: [told.time_ms], columns });
+    const columns = { count: [report.count], events_per_second: [null], lag_events: [report.lag_events], lag_seconds: [report.lag_seconds] };
+    state.workers.set(report.worker, { name: report.worker, last: report, time_ms: [report.time_ms], columns });
     return undefined;
   }
   const before = worker.last;
-  if (told.time_ms <= before.time_ms) return undefined;
-  const goesOn = told.wall_seconds > before.wall_seconds && told.events >= before.events;
-  worker.time_ms.push(told.time_ms);
-  worker.columns.count.push(told.count);
-  worker.columns.events_per_second.push(goesOn ? (1000 * (told.events - before.events)) / (told.time_ms - before.time_ms) : null);
-  worker.columns.lag_events.push(told.lag_events);
-  worker.columns.lag_seconds.push(told.lag_seconds);
-  worker.last = told;
+  if (report.time_ms <= before.time_ms) return undefined;
+  const goesOn = report.wall_seconds > before.wall_seconds && report.events >= before.events;
+  worker.time_ms.push(report.time_ms);
+  worker.columns.count.push(report.count);
+  worker.columns.events_per_second.push(goesOn ? (1000 * (report.events - before.events)) / (report.time_ms - before.time_ms) : null);
+  worker.columns.lag_events.push(report.lag_events);
+  worker.columns.lag_seconds.push(report.lag_seconds);
+  worker.last = report;
   // Where that fails, the next message asks again.
-  return worker.time_ms.length > 2 * POINTS ? load(state.live).catch(() => undefined) : undefined;
+  return worker.time_ms.length > 2 * POINTS ? load().catch(() => undefined) : undefined;
 }
 
 export function make() {
@@ -127,7 +131,7 @@ export function draw(atOnce = false) {
   if (!atOnce && performance.now() - drawn < DRAW_MS) return;
   drawn = performance.now();
   const workers = sorted();
-  state.made.summary.textContent = workers.length ? "events a second (left) and events behind (right) by the clock, from the start" : "nothing told yet";
+  state.made.summary.textContent = workers.length ? "events a second (left) and events behind (right) by the clock, from the start" : "nothing reported yet";
   if (!workers.length) return;
   if (workers.length !== state.rows.size) {
     state.rows.forEach((made) => made.plots.forEach((plot) => plot.destroy()));

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from evaluator.page.app import Pages, PageServer, Probe, listen
-from evaluator.page.feed import Feed
-from evaluator.page.history import PageHistory
+from evaluator.page import PageFeed, Pages, Probe, WebServer, listen, serve_page
+from evaluator.page.feed import RECENT
 from stream.log import LogWriter, Record
 from stream.log.local import LocalLogStore
 from stream.messages import Message, dump
+from stream.spec import MODELS, ModelSpec
 from stream.topics import WINDOWS
 
 SECONDS = 20.0
@@ -49,9 +49,9 @@ class Sent(NamedTuple):
 class Site:
     """A page that is served, and the log that it shows."""
 
-    server: PageServer
+    server: WebServer
     writer: LogWriter
-    feed: Feed
+    feed: PageFeed
     streams: list[http.client.HTTPConnection] = field(default_factory=list)
 
     @property
@@ -93,17 +93,17 @@ def served(
     folder: Path,
     *messages: Message,
     live: bool = True,
-    recent: int | None = None,
+    recent: int = RECENT,
+    models: Sequence[ModelSpec] = MODELS,
     probes: Mapping[str, Probe] | None = None,
 ) -> Iterator[Site]:
     """Serve a log that holds some messages, all of which the page knows."""
     home = LocalLogStore(folder)
-    history = PageHistory() if recent is None else PageHistory(recent)
     with closing(home.writer(WINDOWS)) as writer:
         writer.append([Record(dump(message)) for message in messages])
-        feed = Feed(home.reader(WINDOWS), {"run": "x"}, live=live, history=history)
+        feed = PageFeed(home.reader(WINDOWS), {"run": "x"}, live=live, recent=recent, models=models)
         feed.catch_up()
-        server = PageServer(listen("127.0.0.1", 0), Pages(feed, probes or {}))
+        server = serve_page(listen("127.0.0.1", 0), Pages(feed, probes or {}))
         site = Site(server, writer, feed)
         try:
             yield site

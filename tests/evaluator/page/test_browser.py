@@ -25,10 +25,10 @@ from resprout.spec import RunDefinition
 from stream.follow import read_all
 from stream.messages import AnyMessage, Interval, Segment, Verdict, Window, parse
 from stream.topics import WINDOWS
+from tests.evaluator.messages import alarm, letters, lifetime, masked, progress
 from tests.evaluator.page.browser import View, chromium
 from tests.evaluator.page.cable import Cable
 from tests.evaluator.page.site import served
-from tests.evaluator.page.told import alarm, letters, lifetime, masked, progress
 from tests.evaluator.runs import drifting_run, score, window
 from tests.resprout.small import small
 
@@ -166,7 +166,7 @@ def it_goes_on(view: View, run: Held) -> None:
     assert view.windows() > begun
     rebuild = '#events button[data-kind="rebuild"][data-outcome="promoted"]'
     expect(view.page.locator(rebuild).last).to_contain_text("first mask promoted")
-    assert "sparse" in view.says("relative")
+    assert "sparse" in view.says("relative_ce")
     view.page.wait_for_selector("#sparsity td.heat")
     expect(view.page.locator("#workers strong")).to_have_count(6)
 
@@ -262,8 +262,10 @@ def test_what_workers_alarms_and_dead_letters_tell_is_shown(
         weight=40,
         clicks=8,
         click_rate=0.2,
-        models={"dense": score(0.75), "sparse": score(0.8)},
-        relative_ce={"sparse": Interval(mean=0.01, low=0.005, high=0.015)},
+        models={
+            "dense": score(0.75),
+            "sparse": score(0.8, relative=Interval(mean=0.01, low=0.005, high=0.015)),
+        },
         bayes_ce=None,
     )
     last = window(100, 20, {"dense": 0.4, "sparse": 0.5}).model_copy(
@@ -296,7 +298,10 @@ def test_what_workers_alarms_and_dead_letters_tell_is_shown(
         )
         expect(view.page.locator("#scores th[scope=col]")).to_have_text(["", "dense", "sparse"])
         expect(view.page.locator("#scores tbody tr")).to_have_text(
-            ["NE0.80001.0000", "against dense–+25.00 %", "calibration1.0001.000"]
+            [
+                *("NE0.80001.0000", "vs dense–+25.00 %", "calibration1.0001.000"),
+                "CE0.40000.5000",
+            ]
         )
         expect(view.page.locator("#sparsity tbody tr").last).to_contain_text("all together")
         view.keep(pictures, "told")
@@ -435,15 +440,15 @@ def test_the_cursor_moves_by_keys_in_all_plots_at_once(view: View) -> None:
     press("ArrowLeft")
     assert view.says("ne").endswith(" at 16,000")
     press("ArrowLeft")
-    for panel in ("ne", "relative", "calibration", "click_rate", "figure"):
+    for panel in ("ne", "relative_ce", "calibration", "click_rate", "figure"):
         assert view.says(panel).endswith(" at 15,000"), panel
     press("ArrowRight")
     assert view.says("ne").endswith(" at 16,000")
     view.page.locator("#ne .plot").focus()
     press("Home")
-    assert view.says("relative").endswith(" at 1,000")
+    assert view.says("relative_ce").endswith(" at 1,000")
     press("End")
-    assert view.says("relative").endswith(" at 16,000")
+    assert view.says("relative_ce").endswith(" at 16,000")
 
 
 def test_choosing_what_happened_moves_the_cursor_there(view: View) -> None:
@@ -495,7 +500,7 @@ def test_every_panel_gives_its_data_as_csv(view: View) -> None:
         answer = view.page.request.get(f"{view.page.url.rstrip('/')}{path}")
         assert answer.ok, path
         assert "," in answer.text().splitlines()[0]
-    main = view.page.locator("#relative a").get_attribute("href")
+    main = view.page.locator("#relative_ce a").get_attribute("href")
     answer = view.page.request.get(f"{view.page.url.rstrip('/')}{main}")
     names = answer.text().splitlines()[0].split(",")
     assert names[:4] == ["end", *(f"sparse.relative_ce{one}" for one in ("", ".low", ".high"))]

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from stream.messages import Message, Window
+from tests.evaluator.messages import alarm, decided, stability
 from tests.evaluator.page.browser import View, chromium
 from tests.evaluator.page.cable import Cable
 from tests.evaluator.page.site import Site, served
-from tests.evaluator.page.told import alarm, decided, stability
 from tests.evaluator.runs import verdict, window
 
 EVENTS = 1_600
@@ -162,10 +162,10 @@ def closer(view: View, begin: float, end: float) -> None:
 
 def test_the_figures_on_top_are_of_the_end_of_the_run_wherever_it_is_looked_at(view: View) -> None:
     tiles = view.page.locator("#tiles")
-    expect(tiles).to_contain_text("NE sparse0.8300against dense+3.75 %")
+    expect(tiles).to_contain_text("sparse NE0.8300sparse vs dense+3.75 %")
     closer(view, 0.1, 0.5)
     assert not view.says("ne").endswith(" at 1,600")
-    expect(tiles).to_contain_text("NE sparse0.8300against dense+3.75 %")
+    expect(tiles).to_contain_text("sparse NE0.8300sparse vs dense+3.75 %")
 
 
 def test_what_happened_outside_of_a_stretch_that_is_looked_at_is_moved_to(view: View) -> None:

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from stream.messages import Interval, Message, Window
+from tests.evaluator.messages import alarm, lifetime, masked
 from tests.evaluator.page.browser import Text, View, chromium
 from tests.evaluator.page.site import served
-from tests.evaluator.page.told import alarm, lifetime, masked
-from tests.evaluator.runs import verdict, window
+from tests.evaluator.runs import score, verdict, window
 
 SIGNS = {"dense_loss": "◇", "relative_loss": "◆", "click_rate": "◈", "input": "❖"}
 EVENTS = 4_000
@@ -29,9 +29,9 @@ def browser() -> Iterator[Browser]:
 
 def scored(number: int) -> Window:
     """Make a window with an interval about the relative CE."""
-    plain = window(100, number, {"dense": 0.4, "sparse": 0.41})
     interval = Interval(mean=0.025, low=0.02, high=0.03)
-    return plain.model_copy(update={"relative_ce": {"sparse": interval}})
+    models = {"dense": score(0.8), "sparse": score(0.82, 0.41, interval)}
+    return window(100, number, {"dense": 0.4}).model_copy(update={"models": models})
 
 
 def run() -> list[Message]:
@@ -52,10 +52,11 @@ def is_sign(one: Text) -> bool:
 
 @pytest.fixture(params=[1_280, 390], ids=["wide", "narrow"])
 def view(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[View]:
-    bounds = {"roc_auc": 0.8, "roc_auc_error": 0.00171, "pr_auc": 0.5, "pr_auc_error": 0.0052}
-    so_far = lifetime(0, EVENTS)
-    models = {name: one and one.model_copy(update=bounds) for name, one in so_far.models.items()}
-    with served(tmp_path, *run(), so_far.model_copy(update={"models": models})) as site:
+    rich = score(0.8, roc_auc=0.8, pr_auc=0.5)
+    rich = rich.model_copy(update={"errors": {"roc_auc": 0.00171, "pr_auc": 0.0052}})
+    models = {"dense": rich, "sparse": rich}
+    so_far = lifetime(0, EVENTS).model_copy(update={"models": models})
+    with served(tmp_path, *run(), so_far) as site:
         view = View(browser.new_page(viewport={"width": request.param, "height": 844}))
         view.open(site.url)
         yield view
@@ -68,14 +69,14 @@ def test_every_detector_has_a_sign_and_stands_where_it_belongs(view: View) -> No
         listed = view.page.locator(f'#events button[data-outcome="{detector}"] .sign')
         assert set(listed.all_inner_texts()) == {sign}
         expect(view.page.locator("footer")).to_contain_text(f"{sign} {detector.replace('_', ' ')}")
-    assert {one.text[0] for one in view.texts("relative") if is_sign(one)} == set(SIGNS.values())
+    assert {one.text[0] for one in view.texts("relative_ce") if is_sign(one)} == set(SIGNS.values())
     for panel, signs in OWN.items():
         assert {one.text[0] for one in view.texts(panel) if is_sign(one)} == set(signs), panel
 
 
 def test_no_sign_of_an_alarm_runs_into_another(view: View) -> None:
     """Where there is no room for each, they stand as one with their number."""
-    found = [one for one in view.texts("relative") if is_sign(one)]
+    found = [one for one in view.texts("relative_ce") if is_sign(one)]
     for row in {one.y for one in found}:
         stand = sorted(one for one in found if one.y == row)
         assert {one.text[0] for one in stand} == {stand[0].text[0]}
@@ -101,7 +102,7 @@ def test_names_at_line_ends_are_dashed_as_their_lines(view: View) -> None:
 
 
 def test_how_far_a_figure_may_be_off_is_said(view: View) -> None:
-    assert view.says("relative") == "sparse +2.50 % ± 0.50 at 4,000"
+    assert view.says("relative_ce") == "sparse +2.50 % ± 0.50 at 4,000"
     rows = view.page.locator("#scores tbody tr")
     expect(rows.filter(has_text="ROC AUC")).to_have_text("ROC AUC0.8000 ± 0.00180.8000 ± 0.0018")
     expect(rows.filter(has_text="PR AUC")).to_have_text("PR AUC0.5000 ± 0.00520.5000 ± 0.0052")

@@ -9,14 +9,44 @@ from typing import Any
 
 import pytest
 
-from evaluator.page.feed import Feed
-from evaluator.page.history import PageHistory
+from evaluator.page.feed import PageFeed
 from stream.log import LogReader, LogUnreachableError, Record, StoredRecord
 from stream.log.local import LocalLogStore
-from stream.messages import Message, Progress, dump
+from stream.messages import AnyMessage, Message, Progress, dump
 from stream.topics import WINDOWS
-from tests.evaluator.page.told import progress
+from tests.evaluator.messages import progress
 from tests.evaluator.runs import window
+
+CE = {"dense": 0.4, "sparse": 0.5}
+
+
+def taken(*messages: AnyMessage, recent: int = 100) -> PageFeed:
+    """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
+    feed = PageFeed(recent=recent)
+    for number, message in enumerate(messages):
+        offset = 10 + 3 * number
+        feed.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
+    return feed
+
+
+def test_a_repeat_is_passed_over() -> None:
+    feed = taken(window(100, 0, CE), window(100, 0, CE), window(100, 1, CE))
+    assert len(feed.history.tables[100]) == 2
+    assert [entry.offset for entry in feed.recent(-1)] == [10, 16]
+    assert (feed.repeats, feed.offset) == ({13}, 16)
+
+
+def test_progress_may_repeat_for_it_is_of_the_wall_clock() -> None:
+    assert not taken(progress("dense", 2.0, 500), progress("dense", 2.0, 600)).repeats
+
+
+def test_only_the_last_records_are_kept_as_they_are() -> None:
+    feed = taken(*(window(100, number, CE) for number in range(5)), recent=2)
+    assert feed.forgotten == 16
+    assert [entry.offset for entry in feed.recent(16)] == [19, 22]
+    assert [entry.offset for entry in feed.recent(19)] == [22]
+    assert feed.recent(22) == []
+    assert feed.recent(19)[0].value == dump(window(100, 4, CE))
 
 
 class Away:
@@ -41,10 +71,10 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
     home = LocalLogStore(tmp_path)
 
     async def look() -> list[int]:
-        feed = Feed(Away(home.reader(WINDOWS), reads=3))
+        feed = PageFeed(Away(home.reader(WINDOWS), reads=3))
         following = asyncio.create_task(feed.follow())
         seen = []
-        async for entry in feed.behind(-1):
+        async for entry in feed.after(-1):
             seen.append(entry.offset)
             if len(seen) == 2:
                 await feed.close()
@@ -62,10 +92,10 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
 
 def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        feed = Feed(LocalLogStore(tmp_path).reader(WINDOWS))
+        feed = PageFeed(LocalLogStore(tmp_path).reader(WINDOWS))
 
         async def wait() -> list[int]:
-            return [entry.offset async for entry in feed.behind(-1)]
+            return [entry.offset async for entry in feed.after(-1)]
 
         waiting = [asyncio.create_task(wait()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -82,11 +112,11 @@ def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> N
     home = LocalLogStore(tmp_path)
 
     async def look(write: Callable[[int], None]) -> list[int]:
-        feed = Feed(home.reader(WINDOWS), history=PageHistory(recent=2))
+        feed = PageFeed(home.reader(WINDOWS), recent=2)
         following = asyncio.create_task(feed.follow())
 
         async def wait(offset: int) -> list[int]:
-            return [entry.offset async for entry in feed.behind(offset)]
+            return [entry.offset async for entry in feed.after(offset)]
 
         waiting = [asyncio.create_task(wait(offset)) for offset in (-1, 3)]
         await asyncio.sleep(0.05)
@@ -107,9 +137,9 @@ def test_what_came_just_before_the_end_reaches_who_looks_on(tmp_path: Path) -> N
 
 def test_a_feed_that_cannot_be_read_at_the_end_lets_go_all_the_same(tmp_path: Path) -> None:
     async def look() -> list[int]:
-        feed = Feed(Away(LocalLogStore(tmp_path).reader(WINDOWS), reads=9))
+        feed = PageFeed(Away(LocalLogStore(tmp_path).reader(WINDOWS), reads=9))
         await feed.close()
-        found = [entry.offset async for entry in feed.behind(-1)]
+        found = [entry.offset async for entry in feed.after(-1)]
         await feed.release()
         return found
 
@@ -136,7 +166,7 @@ def test_the_log_says_whether_a_run_has_ended_and_the_server_whether_more_may_co
     home = LocalLogStore(tmp_path)
 
     async def look() -> list[tuple[str, bool]]:
-        feed = Feed(home.reader(WINDOWS), live=live)
+        feed = PageFeed(home.reader(WINDOWS), live=live)
         feed.catch_up()
         before = (feed.state, feed.live)
         await feed.close()
@@ -153,11 +183,11 @@ def test_who_looks_at_a_run_that_another_process_writes_is_let_go_at_its_end(
     home = LocalLogStore(tmp_path)
 
     async def look(write: Callable[[Message], None]) -> list[str]:
-        feed = Feed(home.reader(WINDOWS), live=False)
+        feed = PageFeed(home.reader(WINDOWS), live=False)
         following = asyncio.create_task(feed.follow())
         seen = []
         write(window(100, 0, {"dense": 0.4}))
-        async for entry in feed.behind(-1):
+        async for entry in feed.after(-1):
             seen.append(entry.kind)
             if entry.kind == "window":
                 write(DONE[0])

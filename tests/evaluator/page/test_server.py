@@ -8,21 +8,21 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evaluator.page.app import Pages, PageServer, listen
-from evaluator.page.feed import Feed
+from evaluator.page import PageFeed, Pages, listen, serve_page
 from stream.log import Record
 from stream.log.local import LocalLogStore
-from stream.messages import Interval, Lifetime, ModelScore, Segment, Window, dump, parse
+from stream.messages import Lifetime, ModelScore, Segment, Window, dump, parse
 from stream.topics import WINDOWS
+from tests.evaluator.messages import alarm, lifetime, masked, progress
 from tests.evaluator.page.json_schema import complaints
 from tests.evaluator.page.site import Answer, Sent, Site, served
-from tests.evaluator.page.told import alarm, lifetime, masked, progress
 from tests.evaluator.runs import drifting_run, score, window
 
 RUN = [
@@ -75,11 +75,14 @@ def test_the_run_is_summed_up(site: Site) -> None:
         "offset": len(RUN) - 1,
         "events": 2_000,
         "sizes": [100],
-        "models": ["dense", "sparse", "never_rebuilt"],
         "bands": [{"begin": 1_000, "end": 2_000, "drift": ["gradual"]}],
     }
     assert {name: found[name] for name in expected} == expected
-    titles = [mark["title"] for mark in found["marks"]]
+    assert [one["name"] for one in found["models"]] == ["dense", "sparse", "never_rebuilt"]
+    assert [one["name"] for one in found["panels"]][:4] == [
+        *("ne", "relative_ce", "calibration", "click_rate")
+    ]
+    titles = [entry["title"] for entry in found["timeline"]]
     assert titles[:3] == [
         "first mask promoted",
         "rebuild 2 (divergence) promoted",
@@ -127,9 +130,13 @@ def test_scores_so_far_are_told_in_full(site: Site) -> None:
 def test_scores_and_segments_are_there_as_csv_with_the_bounds_of_their_errors(
     tmp_path: Path,
 ) -> None:
-    rich = score(0.8).model_copy(update={"roc_auc": 0.75, "roc_auc_error": 0.0015})
-    relative: dict[str, Interval | None] = {"sparse": Interval(mean=0.02, low=0.01, high=0.03)}
-    models: dict[str, ModelScore | None] = {"dense": rich, "sparse": None}
+    rich = score(0.8, roc_auc=0.75).model_copy(update={"errors": {"roc_auc": 0.0015}})
+    relative = ModelScore(
+        versions=(1,),
+        metrics={"relative_ce": 0.02},
+        intervals={"relative_ce": (0.01, 0.03)},
+    )
+    models: dict[str, ModelScore | None] = {"dense": rich, "sparse": relative}
     segment = Segment(
         feature="site",
         value="7",
@@ -138,10 +145,9 @@ def test_scores_and_segments_are_there_as_csv_with_the_bounds_of_their_errors(
         clicks=8,
         click_rate=0.2,
         models=models,
-        relative_ce=relative,
         bayes_ce=None,
     )
-    more = {"models": models, "relative_ce": relative, "segments": (segment,)}
+    more = {"models": models, "segments": (segment,)}
     with served(
         tmp_path, window(100, 0, {"dense": 0.4}).model_copy(update=more), lifetime(0, 100)
     ) as site:
@@ -149,7 +155,7 @@ def test_scores_and_segments_are_there_as_csv_with_the_bounds_of_their_errors(
             rows(site.get(f"/api/{n}.csv?size=100")) for n in ("scores", "segments")
         )
         plain = site.get("/api/scores?size=100").json["window"]["models"]["dense"]
-    assert (plain["roc_auc"], plain["roc_auc_error"]) == (0.75, 0.0015)
+    assert (plain["metrics"]["roc_auc"], plain["errors"]["roc_auc"]) == (0.75, 0.0015)
     assert scores[0] == ["model", "figure", "value", "error", "low", "high", "on", "begin", "end"]
     assert scores[1:6] == [
         ["dense", "ce", "0.4", "", "", "", "window", "0", "100"],
@@ -200,7 +206,7 @@ def test_workers_are_told_by_the_wall_clock(site: Site) -> None:
 
 
 def test_what_happened_is_there_as_csv(site: Site) -> None:
-    head, *body = rows(site.get("/api/marks.csv"))
+    head, *body = rows(site.get("/api/timeline.csv"))
     assert head == ["count", "begin", "kind", "outcome", "title", "text"]
     assert ["1500", "1300", "alarm", "click_rate", "the click rate has changed", "it moved"] in body
 
@@ -259,11 +265,11 @@ def test_an_id_that_is_none_of_ours_is_refused(site: Site) -> None:
 def test_a_run_of_which_nothing_is_known_is_shown_too(tmp_path: Path) -> None:
     with served(tmp_path) as site:
         found = site.get("/api/run").json
-        assert (found["offset"], found["sizes"], found["marks"]) == (-1, [], [])
+        assert (found["offset"], found["sizes"], found["timeline"]) == (-1, [], [])
         assert site.get("/api/windows").json["columns"] == {}
         assert site.get("/api/windows?columns=dense.ne").json["columns"] == {"dense.ne": []}
         assert site.get("/api/scores").json == {"window": None, "lifetimes": []}
-        for path in ("windows", "scores", "segments", "layers", "workers", "marks"):
+        for path in ("windows", "scores", "segments", "layers", "workers", "timeline"):
             assert len(rows(site.get(f"/api/{path}.csv"))) == 1
 
 
@@ -355,7 +361,7 @@ def test_viewers_are_let_go_when_the_server_closes(tmp_path: Path) -> None:
             told = json.loads(last.data)
             assert (told["state"], told["live"], told["events"]) == ("finished", False, 2_100)
             assert told["offset"] == len(RUN) + 1
-            assert told["marks"]
+            assert told["timeline"]
     assert {thread.name for thread in threading.enumerate()} == before
     listen("127.0.0.1", port).close()
 
@@ -415,7 +421,7 @@ def test_the_address_is_one_that_people_can_open(host: str, shown: str, tmp_path
     if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     reader = LocalLogStore(tmp_path).reader(WINDOWS)
-    with PageServer(listen(host, 0), Pages(Feed(reader))) as server:
+    with closing(serve_page(listen(host, 0), Pages(PageFeed(reader)))) as server:
         assert server.url.startswith(f"http://{shown}:")
 
 

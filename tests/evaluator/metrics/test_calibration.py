@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from evaluator.arrays import ArraySums
-from evaluator.metrics.calibration import calibration, expected_calibration_error
-from evaluator.metrics.ranking import BINS, histogram
+from evaluator.metrics.calibration import calibration
+from evaluator.metrics.ece import expected_calibration_error
+from evaluator.metrics.metric import BINS, histogram
 
 
 def test_promising_twice_the_clicks_that_come_is_a_calibration_of_two() -> None:
@@ -70,4 +70,4 @@ def test_chance_leaves_what_the_formula_says() -> None:
 
 
 def test_no_event_has_no_error() -> None:
-    assert expected_calibration_error(ArraySums(np.zeros((3, BINS)))) is None
+    assert expected_calibration_error(np.zeros((3, BINS))) is None

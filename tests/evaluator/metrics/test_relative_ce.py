@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from evaluator.metrics.interval import RatioSums, block_bootstrap
+from evaluator.metrics.relative_ce import RatioSums
 
 Floats = NDArray[np.float64]
 
@@ -79,56 +79,3 @@ def test_equal_models_have_an_interval_of_no_width() -> None:
 def test_one_event_has_a_mean_but_no_interval() -> None:
     found = RatioSums.of(np.array([1.0]), np.array([4.0])).interval()
     assert (found.mean, found.low, found.high) == (0.25, None, None)
-
-
-def correlated(rng: np.random.Generator, n: int) -> Floats:
-    """Draw windows whose neighbours correlate by 0.8, as under drift; their mean is 1."""
-    values = np.empty(n)
-    values[0] = rng.normal()
-    for i in range(1, n):
-        values[i] = 0.8 * values[i - 1] + 0.6 * rng.normal()
-    return 1 + values
-
-
-def coverage(block: int) -> float:
-    rng = np.random.default_rng(5)
-    covered = 0
-    for _ in range(300):
-        found = block_bootstrap(correlated(rng, 200), block, rng, resamples=400)
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 1 <= found.high
-    return covered / 300
-
-
-def test_blocks_cover_the_mean_of_correlated_windows_where_single_windows_do_not() -> None:
-    assert coverage(block=20) > 0.88
-    assert coverage(block=1) < 0.6
-
-
-def test_the_bootstrap_of_single_windows_has_the_error_of_the_mean() -> None:
-    values = np.random.default_rng(6).normal(size=100)
-    found = block_bootstrap(values, 1, np.random.default_rng(7))
-    assert found.low is not None
-    assert found.high is not None
-    oracle = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", rng=np.random.default_rng(8)
-    ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), abs=0.01)
-
-
-def test_the_bootstrap_draws_the_same_with_the_same_seed() -> None:
-    values = np.random.default_rng(9).normal(size=30)
-    first, second = (block_bootstrap(values, 3, np.random.default_rng(1)) for _ in range(2))
-    assert first == second
-
-
-def test_one_stretch_and_a_half_says_nothing_about_the_error() -> None:
-    found = block_bootstrap(np.array([1.0, 2.0, 3.0]), 2, np.random.default_rng(0))
-    assert (found.mean, found.low, found.high) == (2, None, None)
-
-
-@pytest.mark.parametrize("block", [0, 4])
-def test_a_block_must_fit_into_the_values(block: int) -> None:
-    with pytest.raises(ValueError, match=f"block is {block}; use 1 to 3"):
-        block_bootstrap(np.ones(3), block, np.random.default_rng(0))

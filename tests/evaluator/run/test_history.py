@@ -3,20 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluator.page.history import PageHistory, WindowTable, columns_of
-from stream.log import Record, StoredRecord
-from stream.messages import Message, dump
-from tests.evaluator.page.told import alarm, decided, letters, lifetime, progress, stability
+from evaluator.metrics import METRICS
+from evaluator.page.feed import columns_of
+from evaluator.run.history import RunHistory, WindowTable
+from stream.messages import AnyMessage
+from stream.spec import MODELS
+from tests.evaluator.messages import alarm, decided, letters, lifetime, progress, stability
 from tests.evaluator.runs import rollback, verdict, window
 
 
-def taken(*messages: Message, recent: int = 100) -> PageHistory:
-    """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
-    history = PageHistory(recent)
-    for number, message in enumerate(messages):
-        offset = 10 + 3 * number
-        history.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
-    return history
+def taken(*messages: AnyMessage) -> RunHistory:
+    return RunHistory.of(messages)
 
 
 CE = {"dense": 0.4, "sparse": 0.5}
@@ -26,8 +23,8 @@ def test_figures_stand_in_columns_by_size() -> None:
     history = taken(
         window(100, 0, {"dense": 0.4}), window(100, 1, CE), window(200, 0, {"dense": 0.45})
     )
-    assert (history.sizes, history.events, history.offset) == ((100, 200), 200, 16)
-    assert history.models == ("dense", "sparse", "never_rebuilt")
+    assert (history.sizes, history.events, history.windows) == ((100, 200), 200, 3)
+    assert history.models == MODELS
     found = history.tables[100].lines(
         ["dense.ce", "sparse.ne", "sparse.relative_ce", "click_rate"], (0, 1_000), 10
     )
@@ -62,7 +59,7 @@ def test_of_no_columns_there_are_all_that_have_figures() -> None:
         "dense.ne",
         "dense.calibration",
     ]
-    assert set(found.columns) < set(columns_of(("dense", "sparse")))
+    assert set(found.columns) < set(columns_of(MODELS[:2], METRICS))
 
 
 def test_the_worst_feature_stands_beside_its_window() -> None:
@@ -79,24 +76,14 @@ def test_the_worst_feature_stands_beside_its_window() -> None:
 def test_a_repeat_is_passed_over() -> None:
     history = taken(window(100, 0, CE), window(100, 0, CE), window(100, 1, CE))
     assert len(history.tables[100]) == 2
-    assert [entry.offset for entry in history.after(-1)] == [10, 16]
-    assert (history.repeats, history.offset) == ({13}, 16)
+    assert not history.take(window(100, 1, CE))
 
 
 def test_progress_may_repeat_for_it_is_of_the_wall_clock() -> None:
     again = progress("dense", 2.0, 600)
     history = taken(progress("dense", 2.0, 500), again)
     assert history.workers["dense"].last == again
-    assert not history.repeats
-
-
-def test_only_the_last_records_are_kept_as_they_stand() -> None:
-    history = taken(*(window(100, number, CE) for number in range(5)), recent=2)
-    assert history.forgotten == 16
-    assert [entry.offset for entry in history.after(16)] == [19, 22]
-    assert [entry.offset for entry in history.after(19)] == [22]
-    assert history.after(22) == []
-    assert history.after(19)[0].value == dump(window(100, 4, CE))
+    assert history.take(again)
 
 
 def test_drift_of_neighbouring_windows_is_one_band() -> None:
@@ -112,7 +99,7 @@ def test_drift_of_neighbouring_windows_is_one_band() -> None:
 def test_what_happened_is_kept_and_what_did_not_is_not() -> None:
     nothing = decided(1, 100).model_copy(update={"rebuild": None, "why_not": "maturing"})
     history = taken(nothing, decided(1, 200), verdict(1, 300), alarm(300), rollback(400, 500))
-    assert [event.offset for event in history.happened] == [13, 16, 19, 22]
+    assert [event.message.count for event in history.happened] == [200, 300, 300, 400]
 
 
 def test_dead_letters_of_neighbouring_stretches_are_one() -> None:
@@ -152,7 +139,7 @@ def test_figures_before_and_behind_a_count_are_those_of_whole_windows() -> None:
         0.2,
         0.4,
     ]
-    assert [table.first_from("dense.ce", count, 100) for count in (0, 100, 150, 301)] == [
+    assert [table.first_from("dense.ce", count) for count in (0, 100, 150, 301)] == [
         0.1,
         0.2,
         0.3,
@@ -162,9 +149,9 @@ def test_figures_before_and_behind_a_count_are_those_of_whole_windows() -> None:
 
 
 def test_memory_grows_by_figures_not_by_messages() -> None:
-    """Nothing but the last records and the newest window holds a message."""
-    history = taken(*(window(10, n, CE) for n in range(2_000)), recent=5)
-    assert len(history.after(history.forgotten)) == 5
+    """Nothing but the newest window holds a message."""
+    history = taken(*(window(10, n, CE) for n in range(2_000)))
+    assert history.messages == []
     table = history.tables[10]
     assert len(table) == 2_000
     assert (

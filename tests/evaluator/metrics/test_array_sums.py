@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from evaluator.arrays import ArraySums
+from evaluator.metrics.metric import ArraySums
 
 ADAPTER = TypeAdapter(ArraySums)
 

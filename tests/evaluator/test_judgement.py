@@ -9,10 +9,11 @@ from pydantic import TypeAdapter
 from sklearn.metrics import log_loss
 
 from evaluator.join import Join, JoinCursor
-from evaluator.judging import Judge, JudgeState
+from evaluator.judging import Judging, JudgingState, LedgerState
 from stream.messages import Judgement
 from stream.spec import RunSpec
-from tests.evaluator.stage import SCHEMA, Floats, Stage, chance, drawn, plan
+from stream.topics import LEDGER
+from tests.evaluator.stage import SCHEMA, Floats, Stage, chance, drawn, plan, verdict
 
 N = 400
 LABEL, WEIGHT = drawn(N)
@@ -43,17 +44,35 @@ def at_begin(stage: Stage) -> JoinCursor:
     return join.cursor
 
 
-def opened(stage: Stage, state: JudgeState | None = None) -> Judge:
-    state = state or JudgeState(PLAN, BEGIN, at_begin(stage))
-    return Judge(Join(stage.home, SPEC, state.cursor), state)
+class OneJudge:
+    """The judging of one rebuild, with or without a verdict in its ledger."""
+
+    def __init__(self, stage: Stage, state: JudgingState | None = None) -> None:
+        def open_join(cursor: JoinCursor) -> Join:
+            return Join(stage.home, SPEC, cursor)
+
+        self.judging = Judging(
+            open_join, SPEC, state or JudgingState(starts={BEGIN: at_begin(stage)})
+        )
+        self.ledger = LedgerState(stage.home.reader(LEDGER), SPEC)
+        self.ledger.plans[PLAN.number] = PLAN
+
+    def step(self, *, has_verdict: bool) -> tuple[int, Judgement | None]:
+        if has_verdict:
+            self.ledger.verdicts[PLAN.number] = verdict(PLAN, "failed")
+        return self.judging.step(self.ledger)
+
+    @property
+    def done(self) -> bool:
+        return self.judging.state.judged == PLAN.number
 
 
 def judged(stage: Stage) -> Judgement:
-    judge = opened(stage)
+    judge = OneJudge(stage)
     for _ in range(6):
-        events, judgement = judge.step(settled=False)
+        events, judgement = judge.step(has_verdict=False)
         assert events == 10
-    assert judge.over
+    assert judge.done
     assert judgement is not None
     return judgement
 
@@ -99,37 +118,37 @@ def test_the_interval_of_the_relative_difference_is_that_of_its_residuals(tmp_pa
 def test_it_goes_on_from_its_state_to_the_same_bits(tmp_path: Path) -> None:
     stage = laid_out(tmp_path)
     whole = judged(stage)
-    adapter = TypeAdapter(JudgeState)
-    state, judgement = JudgeState(PLAN, BEGIN, at_begin(stage)), None
+    adapter = TypeAdapter(JudgingState)
+    state, judgement = JudgingState(starts={BEGIN: at_begin(stage)}), None
     for _ in range(6):
-        judge = opened(stage, adapter.validate_json(adapter.dump_json(state)))
-        _, judgement = judge.step(settled=False)
-        state = judge.state
-        judge.close()
+        judge = OneJudge(stage, adapter.validate_json(adapter.dump_json(state)))
+        _, judgement = judge.step(has_verdict=False)
+        state = judge.judging.state
+        judge.judging.close()
     assert judgement == whole
 
 
 def test_it_waits_for_a_candidate_that_may_still_predict(tmp_path: Path) -> None:
     stage = laid_out(tmp_path, through=160)
-    judge = opened(stage)
-    assert [judge.step(settled=False)[0] for _ in range(3)] == [10, 10, 0]
-    assert not judge.over
+    judge = OneJudge(stage)
+    assert [judge.step(has_verdict=False)[0] for _ in range(3)] == [10, 10, 0]
+    assert not judge.done
     stage.predict("candidate-2", chance("candidate-2", N), 160, END)
-    assert [judge.step(settled=False)[0] for _ in range(4)] == [10, 10, 10, 10]
-    assert judge.over
+    assert [judge.step(has_verdict=False)[0] for _ in range(4)] == [10, 10, 10, 10]
+    assert judge.done
 
 
 def test_it_gives_up_a_candidate_with_a_verdict_once_it_has_seen_all_its_predictions(
     tmp_path: Path,
 ) -> None:
-    judge = opened(laid_out(tmp_path, through=160))
-    found = [(judge.step(settled=True), judge.over) for _ in range(3)]
+    judge = OneJudge(laid_out(tmp_path, through=160))
+    found = [(judge.step(has_verdict=True), judge.done) for _ in range(3)]
     assert found == [((10, None), False), ((10, None), False), ((0, None), True)]
 
 
 def test_a_complete_candidate_is_judged_even_if_it_has_a_verdict(tmp_path: Path) -> None:
-    judge = opened(laid_out(tmp_path))
-    found = [judge.step(settled=True)[1] for _ in range(6)]
+    judge = OneJudge(laid_out(tmp_path))
+    found = [judge.step(has_verdict=True)[1] for _ in range(6)]
     assert found[-1] is not None
 
 
@@ -138,6 +157,6 @@ def test_it_waits_for_the_incumbent_whatever_the_verdict(tmp_path: Path) -> None
     stage.clicks(LABEL, WEIGHT)
     stage.predict("dense", chance("dense", N))
     stage.predict("sparse", chance("sparse", N), 0, BEGIN)
-    judge = opened(stage)
-    assert judge.step(settled=True) == (0, None)
-    assert not judge.over
+    judge = OneJudge(stage)
+    assert judge.step(has_verdict=True) == (0, None)
+    assert not judge.done

@@ -1,62 +1,11 @@
-"""Cross entropy, the entropy of a click rate, and their ratio; pure functions, all in nats."""
+"""Normalised entropy: cross entropy over that of predicting nothing but a click rate."""
 
 from __future__ import annotations
 
 import math
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
-
-
-def losses(label: Floats, probability: Floats) -> Floats:
-    r"""Return each event's loss, :math:`-\ln p` of what happened.
-
-    No epsilon hides in it: certainty that turns out wrong costs infinity.
-
-    Parameters
-    ----------
-    label
-        Shape (n,), 0 or 1.
-    probability
-        Shape (n,), predicted chance of a click, 0 to 1.
-
-    Returns
-    -------
-    Shape (n,), nats, 0 to infinity.
-
-    Examples
-    --------
-    >>> losses(np.array([1.0, 0.0, 0.0]), np.array([0.5, 0.5, 1.0]))
-    array([0.693, 0.693, inf])
-    """
-    with np.errstate(divide="ignore"):
-        return np.asarray(-np.log(np.where(label == 1, probability, 1 - probability)))
-
-
-def cross_entropy(label: Floats, probability: Floats, weight: Floats | None = None) -> float:
-    """Return the mean loss, in nats per event.
-
-    Parameters
-    ----------
-    label
-        Shape (n,), 0 or 1.
-    probability
-        Shape (n,), predicted chance of a click, 0 to 1.
-    weight
-        Shape (n,), positive; None weighs all events alike.
-
-    Examples
-    --------
-    >>> cross_entropy(np.array([1.0, 0.0]), np.array([0.8, 0.2]))
-    0.2231
-    """
-    if not len(label):
-        raise ValueError("cross entropy of 0 events is not defined; pass at least 1")
-    loss = losses(label, probability)
-    weight = np.ones_like(loss) if weight is None else weight
-    return float((weight * loss).sum() / weight.sum())
+from evaluator.metrics.metric import Export, Metric, ScoredEvents, Term
 
 
 def background(rate: float, predicted: float) -> float:
@@ -127,3 +76,42 @@ def normalized_entropy(ce: float, rate: float, predicted: float | None = None) -
     """
     reference = background(rate, rate if predicted is None else predicted)
     return ce / reference if 0 < reference < math.inf else None
+
+
+_TERMS: Final[dict[str, Term]] = {"loss": lambda events: events.loss}
+
+
+def _value(scored: ScoredEvents) -> float | None:
+    return normalized_entropy(scored.terms["loss"] / scored.on.weight, scored.on.click_rate)
+
+
+def _training_value(scored: ScoredEvents) -> float | None:
+    if scored.rate_before is None:
+        return None
+    ce = scored.terms["loss"] / scored.on.weight
+    return normalized_entropy(ce, scored.on.click_rate, scored.rate_before)
+
+
+NORMALIZED_ENTROPY = Metric(
+    name="ne",
+    label="NE",
+    title="Normalised entropy",
+    terms=_TERMS,
+    value=_value,
+    needs_both=True,
+    view="main",
+    level=1.0,
+    export=Export(
+        "resprout_normalized_entropy_ratio",
+        "Cross entropy over the entropy of the click rate, on the last full window",
+    ),
+)
+NE_TRAINING = Metric(
+    name="ne_training",
+    label="NE by the click rate so far",
+    title="NE by the click rate so far",
+    terms=_TERMS,
+    value=_training_value,
+    needs_both=True,
+    level=1.0,
+)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from evaluator.run.plot import PALETTES, Palette
+from stream.spec import MODELS, find_model
 
 
 def luminance(colour: str) -> float:
@@ -19,7 +20,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_lines_and_words_can_be_told_from_the_ground(palette: Palette) -> None:
-    for model in ("dense", "sparse", "never_rebuilt"):
+    for model in MODELS:
         assert contrast(palette.of(model), palette.ground) >= 3
     assert contrast(palette.muted, palette.ground) >= 4.5
     assert contrast(palette.ink, palette.ground) >= 7
@@ -27,6 +28,7 @@ def test_lines_and_words_can_be_told_from_the_ground(palette: Palette) -> None:
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
 def test_only_dense_and_sparse_have_a_hue(palette: Palette) -> None:
-    assert palette.of("dense") == "#0072B2"
-    assert palette.of("sparse") == "#D55E00"
-    assert palette.of("never_rebuilt") == palette.of("anything else") == palette.muted
+    dense, sparse, never_rebuilt = MODELS
+    assert palette.of(dense) == "#0072B2"
+    assert palette.of(sparse) == "#D55E00"
+    assert palette.of(never_rebuilt) == palette.of(find_model("anything else")) == palette.muted

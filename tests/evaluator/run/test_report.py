@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from evaluator.run.history import RunHistory
 from evaluator.run.plot import PALETTES
 from evaluator.run.report import About, report
-from evaluator.run.tables import MOST_ROWS, Table
+from evaluator.run.tables import MAX_ROWS, TextTable
 from stream.messages import (
     Alarm,
     AnyMessage,
@@ -23,6 +24,7 @@ from stream.messages import (
     Verdict,
     Window,
 )
+from stream.spec import MODELS
 from tests.evaluator.runs import drifting_run as laid_out
 from tests.evaluator.runs import rollback, score, verdict, window
 from tests.html_page import Element, check, read, tables
@@ -31,9 +33,9 @@ HOSTILE = "<script>alert(1)</script>&\"'</td><img src=x onerror=y>"
 ABOUT = About(
     title="A run",
     facts={"Seed": "7"},
-    results=Table("Results of all models", ("model", "CE"), (("dense", "0.4000"),)),
+    results=TextTable("Results of all models", ("model", "CE"), (("dense", "0.4000"),)),
     remarks=("The input was short.",),
-    appendix=(Table("Configuration", ("setting", "value"), (("seed", "7"),)),),
+    appendix=(TextTable("Configuration", ("setting", "value"), (("seed", "7"),)),),
 )
 
 
@@ -42,7 +44,7 @@ def drifting_run() -> list[AnyMessage]:
 
 
 def page(*messages: AnyMessage, about: About = ABOUT) -> Element:
-    return read(report(messages, about))
+    return read(report(RunHistory.of(messages), about))
 
 
 def letter(reason: str, row: int, detail: str = "no", file: str | None = None) -> DeadLetter:
@@ -79,7 +81,8 @@ def asked(count: int, declined: str | None) -> Decision:
 
 def test_equal_runs_give_equal_bytes_and_repeats_are_passed_over() -> None:
     run = drifting_run()
-    assert report(run, ABOUT) == report([*run, *run], ABOUT)
+    once, twice = RunHistory.of(run), RunHistory.of([*run, *run])
+    assert report(once, ABOUT) == report(twice, ABOUT)
 
 
 def test_it_stands_alone_and_everybody_can_read_it() -> None:
@@ -111,9 +114,9 @@ def test_names_from_outside_are_shown_and_do_nothing() -> None:
     about = About(
         HOSTILE,
         {HOSTILE: HOSTILE},
-        Table(HOSTILE, (HOSTILE,), ((HOSTILE,),)),
+        TextTable(HOSTILE, (HOSTILE,), ((HOSTILE,),)),
         (HOSTILE,),
-        (Table(HOSTILE + "2", (HOSTILE,), ((HOSTILE,),)),),
+        (TextTable(HOSTILE + "2", (HOSTILE,), ((HOSTILE,),)),),
     )
     found = page(*run, about=about)
     check(found)
@@ -138,8 +141,8 @@ def test_the_picture_has_no_colour_of_its_own_but_those_of_the_page() -> None:
     assert {"ground", "ink", "dense", "sparse"} <= used
     light, dark = style.split("prefers-color-scheme: dark")
     for name in used:
-        assert f"--{name}: {getattr(PALETTES['light'], name).upper()};" in light
-        assert f"--{name}: {getattr(PALETTES['dark'], name).upper()};" in dark
+        assert f"--{name}: {PALETTES['light'].hues(MODELS)[name]};" in light
+        assert f"--{name}: {PALETTES['dark'].hues(MODELS)[name]};" in dark
     assert "sparse +0.40 % against dense" in picture.one("title").text
 
 
@@ -184,8 +187,8 @@ def test_every_window_stands_there_with_the_figures_that_there_are() -> None:
 
 
 def test_windows_that_are_too_many_are_left_out_and_named() -> None:
-    many = [window(10, n, {"dense": 0.4}) for n in range(MOST_ROWS + 1)]
-    few = [window(1_000, n, {"dense": 0.4}) for n in range(MOST_ROWS // 100)]
+    many = [window(10, n, {"dense": 0.4}) for n in range(MAX_ROWS + 1)]
+    few = [window(1_000, n, {"dense": 0.4}) for n in range(MAX_ROWS // 100)]
     found = page(*many, *few)
     assert "Too many to be shown here: 2,001 of 10 events." in found.text
     assert "20 windows of 1,000 events" in tables(found)
@@ -260,20 +263,22 @@ def test_alarms_and_dead_letters_are_told_by_kind() -> None:
 def test_the_whole_run_and_its_segments_are_told_as_they_stood_last(known: bool) -> None:
     rich = ModelScore(
         versions=(1,),
-        ce=0.41,
-        ne=0.82,
-        ne_training=0.83,
-        calibration=1.01,
-        ece=0.002,
-        roc_auc=0.75 if known else None,
-        roc_auc_error=0.00151 if known else None,
-        pr_auc=0.3,
-        pr_auc_error=0.004,
-        regret=0.01,
+        metrics={
+            "ce": 0.41,
+            "ne": 0.82,
+            "ne_training": 0.83,
+            "calibration": 1.01,
+            "ece": 0.002,
+            "roc_auc": 0.75 if known else None,
+            "pr_auc": 0.3,
+            "regret": 0.01,
+            "relative_ce": 0.025,
+        },
+        errors={"pr_auc": 0.004} | ({"roc_auc": 0.00151} if known else {}),
+        intervals={"relative_ce": (0.02, 0.03)},
     )
 
     def lifetime(end: int) -> Lifetime:
-        relative: dict[str, Interval | None] = {"sparse": Interval(mean=0.025, low=0.02, high=0.03)}
         models: dict[str, ModelScore | None] = {"dense": score(0.8), "sparse": rich}
         segment = Segment(
             feature="site",
@@ -283,7 +288,6 @@ def test_the_whole_run_and_its_segments_are_told_as_they_stood_last(known: bool)
             clicks=0.2 * end,
             click_rate=0.2,
             models=models,
-            relative_ce=relative,
             bayes_ce=None,
         )
         return Lifetime(
@@ -293,7 +297,6 @@ def test_the_whole_run_and_its_segments_are_told_as_they_stood_last(known: bool)
             clicks=0.2 * end,
             click_rate=0.2,
             models=models,
-            relative_ce=relative,
             bayes_ce=None,
             drift=(),
             segments=(segment,),

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from evaluator.metrics.entropy import background, cross_entropy, entropy, losses, normalized_entropy
+from evaluator.metrics.cross_entropy import cross_entropy, losses
+from evaluator.metrics.normalized_entropy import background, entropy, normalized_entropy
 
 RNG = np.random.default_rng(3)
 

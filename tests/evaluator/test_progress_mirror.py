@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from evaluator.join import LogPosition
-from evaluator.publishing import LOOK_SECONDS, ProgressMirror
+from evaluator.publishing import POLL_SECONDS, ProgressMirror
 from stream.codec import columnar_record, end_record
 from stream.log import LogIdentityError, Record
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Progress, dump
 from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS, progress
-from tests.evaluator.page.told import progress as told
+from tests.evaluator.messages import progress as told
 from tests.evaluator.stage import (
     EVENTS,
     SCHEMA,
@@ -51,7 +51,7 @@ def test_progress_is_looked_for_every_now_and_then(tmp_path: Path) -> None:
     assert seconds(copies.poll()) == [("dense", 1), ("sparse", 1)]
     write(home, told("dense", 3, 900))
     assert copies.poll() == []
-    now[0] = LOOK_SECONDS
+    now[0] = POLL_SECONDS
     assert seconds(copies.poll()) == [("dense", 3)]
     write(home, told("dense", 5, 1_200))
     assert seconds(copies.poll(at_once=True)) == [("dense", 5)]
