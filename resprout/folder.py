@@ -16,7 +16,7 @@ from learner.snapshots import SnapshotStore
 from resprout.settings import WORKERS, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
 from stream.log.local import LocalLogStore
-from stream.state import Checkpoints, StateFolder, sync_folder
+from stream.state import Checkpoints, StateFolder, sync
 
 LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
 _DRAFT = ".draft-"
@@ -76,7 +76,7 @@ class RunFolder:
 
     def require_logs(self, *names: str) -> None:
         """See that logs are there to be read; :class:`FileNotFoundError` names what lacks."""
-        missing = [name for name in names if not self.home.holds(name)]
+        missing = [name for name in names if not self.home.exists(name)]
         if missing:
             raise FileNotFoundError(
                 f"{self.path} holds no log {missing[0]!r}: either its run has not begun, or what "
@@ -178,7 +178,7 @@ class RunFolder:
         with suppress(FileExistsError):
             os.link(draft, self.path / name)
         draft.unlink()
-        sync_folder(self.path)
+        sync(self.path)
 
     def clear(self) -> None:
         """Delete the run; a folder that holds anything else, or no run at all, is refused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from pruner.config import StoreConfig
 from pruner.masks.store import DiskMaskStore, MaskStore, MemoryMaskStore
@@ -31,17 +31,10 @@ LOOK_SECONDS = 5.0
 ``stream.kafka.gone_seconds`` is not set."""
 
 
-class Logs(LogStore, Protocol):
-    """A home of logs that tells which of them are there."""
-
-    def holds(self, name: str) -> bool:
-        """Tell whether a log is there; a reader would make it."""
-
-
 @contextmanager
 def logs(
-    config: StreamConfig, folder: RunFolder, worker: str | None = None, *, makes: bool = True
-) -> Iterator[Logs]:
+    config: StreamConfig, folder: RunFolder, worker: str | None = None, *, writable: bool = True
+) -> Iterator[LogStore]:
     """Open the home of the logs: the state folder, or a broker.
 
     Parameters
@@ -52,7 +45,7 @@ def logs(
         Holds them, if they are embedded.
     worker
         Under whose name lag monitors see on the broker how far the readers have come.
-    makes
+    writable
         Whether a topic that is not there is made when it is opened, or refused by its name.
     """
     if config.home == "embedded":
@@ -61,16 +54,16 @@ def logs(
     # Whoever does without a broker need not load its client.
     from stream.log.kafka.store import KafkaLogStore
 
-    with closing(KafkaLogStore(config.kafka, worker, makes=makes)) as home:
+    with closing(KafkaLogStore(config.kafka, worker, writable=writable)) as home:
         yield home
 
 
-def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[Logs]:
+def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogStore]:
     """Open the home of the logs for a command that a person waits for.
 
     It soon gives up, and makes no topic on a broker: only runs and workers do.
     """
-    return logs(hurried(config), folder, makes=False)
+    return logs(hurried(config), folder, writable=False)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:

@@ -101,6 +101,31 @@ class SkippingLogStore:
     home: LogStore
     offsets: Mapping[int, int]
 
+    @property
+    def writable(self) -> bool:
+        """That of the whole."""
+        return self.home.writable
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a log is there."""
+        return self.home.exists(name)
+
+    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
+        """Make the logs that are not there."""
+        return self.home.create(logs)
+
+    def trim(self, name: str, partition: int, offset: int) -> None:
+        """Allow everything before ``offset`` to be deleted."""
+        self.home.trim(name, partition, offset)
+
+    def describe(self) -> str:
+        """Say where the logs are."""
+        return self.home.describe()
+
+    def close(self) -> None:
+        """Release what the whole holds."""
+        self.home.close()
+
     def reader(self, name: str) -> LogReader:
         """Open a log for reading."""
         log = self.home.reader(name)

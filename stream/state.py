@@ -103,9 +103,9 @@ def hold(path: Path, name: str) -> FileLock:
     return FileLock(descriptor)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed or deleted in a folder survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or what was created, renamed or deleted in a folder, survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -178,7 +178,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     draft = path.with_name(f"{_DRAFT}{path.name}")
     _write_synced(draft, [content])
     draft.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
@@ -205,10 +205,10 @@ def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
     draft.mkdir()
     for name, content in files.items():
         _write_synced(draft / name, content)
-    sync_folder(draft)
+    sync(draft)
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _holds(path: Path, files: Mapping[str, Content]) -> bool:

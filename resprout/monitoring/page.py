@@ -84,7 +84,7 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     if settings.stream.home == "embedded":
         folder.require_logs(WINDOWS)
     with (
-        homes.logs(settings.stream, folder, makes=False) as logs,
+        homes.logs(settings.stream, folder, writable=False) as logs,
         closing(logs.reader(WINDOWS)) as reader,
     ):
         feed = Feed(reader, about(settings, folder.path), live=False)
@@ -95,9 +95,9 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
             yield page
 
 
-def _last_words(logs: homes.Logs) -> list[Progress]:
+def _last_words(logs: LogStore) -> list[Progress]:
     """Return what the workers of a finished run told last; nothing while more may be copied."""
-    told = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
+    told = last_told(logs, [one for one in WORKERS if logs.exists(progress(one))])
     is_over = any(one.worker == EVALUATOR and one.done for one in told)
     return told if is_over else []
 

@@ -2,15 +2,15 @@
 
 A log has partitions; a partition is a sequence of records, each with an offset. Offsets grow but
 may have holes, so a reader never counts: the log tells it where the next record begins
-(:attr:`StoredRecord.next_offset`). The protocol has two homes: a folder of segment files
-(:mod:`stream.log.local`) and the topics of a Kafka broker (:mod:`stream.log.kafka`).
+(:attr:`StoredRecord.next_offset`). The protocol has two implementations: a folder of SQLite
+databases (:mod:`stream.log.local`) and the topics of a Kafka broker (:mod:`stream.log.kafka`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 Headers = tuple[tuple[str, bytes], ...]
 """Header names and values, in order; a name may stand more than once."""
@@ -25,6 +25,7 @@ class LogError(Exception):
         ├── LogAccessError       the broker does not let us in, or not to this log
         ├── LogCorruptError      a record in the middle of a log does not match its checksum
         ├── LogDeletedError      the log was deleted while it was in use
+        ├── LogFormatError       the log was written by a release with another format
         ├── LogIdentityError     the log was deleted and made again since a position was taken
         ├── LogLockedError       another writer holds the log
         ├── LogLostError         the log ends before a position that was taken in it
@@ -45,6 +46,10 @@ class LogCorruptError(LogError):
 
 class LogDeletedError(LogError):
     """The log was deleted while it was in use."""
+
+
+class LogFormatError(LogError):
+    """The log was written by a release of another format."""
 
 
 class LogIdentityError(LogError):
@@ -75,8 +80,7 @@ class LogUnreachableError(LogError):
     """The broker has been away for longer than allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What a producer hands to a log."""
 
     value: bytes
@@ -85,8 +89,7 @@ class Record:
     """Event time, milliseconds since 1970-01-01 UTC."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRecord:
+class StoredRecord(NamedTuple):
     """A record and where it stands."""
 
     partition: int
@@ -149,18 +152,60 @@ class LogWriter(Protocol):
     def flush(self) -> None:
         """Return once all that was appended survives a crash."""
 
-    def trim(self, partition: int, offset: int) -> None:
-        """Allow everything before ``offset`` to be deleted."""
-
     def close(self) -> None:
         """Flush, and let the next writer in."""
 
 
 class LogStore(Protocol):
-    """Where logs live: a folder, or a broker."""
+    """Where logs are kept: a folder, or a broker."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether a log that is not there is made, empty, when it is opened."""
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a log is there."""
+
+    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
+        """Make the logs that are not there, each with so many partitions.
+
+        Returns
+        -------
+        What the store calls them, all of them: folders, or topics.
+        """
 
     def reader(self, name: str) -> LogReader:
-        """Open a log for reading; made empty if it is not there yet."""
+        """Open a log for reading.
+
+        One that is not there is made, with one partition, where the store is :attr:`writable`; else
+        this raises :class:`LogError`.
+        """
 
     def writer(self, name: str) -> LogWriter:
-        """Open a log for writing. Raises :class:`LogLockedError` if somebody else writes it."""
+        """Open a log for writing, as :meth:`reader` does for reading.
+
+        Raises :class:`LogLockedError` if somebody else writes it.
+        """
+
+    def trim(self, name: str, partition: int, offset: int) -> None:
+        """Allow everything before ``offset`` to be deleted."""
+
+    def describe(self) -> str:
+        """Say in words where the logs are."""
+
+    def close(self) -> None:
+        """Release what the store holds."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def check_name(name: str) -> str:
+    """Return the name of a log; refuse one that no folder and no topic could have.
+
+    >>> check_name("predictions.dense")
+    'predictions.dense'
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"log name {name!r}; use letters, digits, '_', '-' and '.' inside")
+    return name

@@ -113,7 +113,9 @@ def partitions(_: Mapping[str, Any], state: Path) -> dict[str, str]:
         with closing(source.attach(whole)) as feed:
             while feed.step() is not None:
                 pass
-        _deal(whole, LocalLogStore(state / "logs", partitions={topics.CLICKS: PARTITIONS}))
+        dealt = LocalLogStore(state / "logs")
+        dealt.create({topics.CLICKS: PARTITIONS})
+        _deal(whole, dealt)
     plan = RunDefinition(asked, ExternalSource(source.schema))
     execute(plan, state)
     return _hashes(plan, state)

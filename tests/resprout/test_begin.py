@@ -75,11 +75,11 @@ def clicks(events: ClickBatch) -> list[Record]:
 
 
 def write(folder: Path, made: Sequence[Record], trim: int = 0) -> None:
-    """Write clicks, each in a segment of its own, and trim some."""
-    with closing(LocalLogStore(folder / "logs", segment_bytes=1).writer(topics.CLICKS)) as writer:
-        for record in made:
-            writer.append([record])
-        writer.trim(0, trim)
+    """Write clicks, and trim some."""
+    store = LocalLogStore(folder / "logs")
+    with closing(store.writer(topics.CLICKS)) as writer:
+        writer.append(made)
+    store.trim(topics.CLICKS, 0, trim)
 
 
 def plan(begin: Any = None) -> RunDefinition:
@@ -290,7 +290,7 @@ def test_a_topic_that_has_lost_its_head_is_learned_from_what_it_keeps(
     with closing(kafka_home.writer(topics.CLICKS)) as writer:
         writer.append(earlier(events) + clicks(events))
         writer.flush()
-        writer.trim(0, 4)
+    kafka_home.trim(topics.CLICKS, 0, 4)
     on_broker = {"stream__home": "kafka", "stream__kafka__bootstrap": kafka_config.bootstrap}
     on_broker["stream__kafka__prefix"] = kafka_config.prefix
 

@@ -230,4 +230,4 @@ def test_logs_that_are_to_be_read_are_not_made(tmp_path: Path) -> None:
     folder.require_logs("windows")
     with pytest.raises(FileNotFoundError, match="holds no log 'ledger'"):
         folder.require_logs("windows", "ledger")
-    assert not folder.home.holds("ledger")
+    assert not folder.home.exists("ledger")

@@ -208,7 +208,7 @@ def trimming_keeps_everything_from_the_offset_on(home: LogStore) -> None:
     reader = home.reader("clicks")
     stored = everything(reader)
     end = reader.end(0)
-    writer.trim(0, stored[10].offset)
+    home.trim("clicks", 0, stored[10].offset)
     assert stored[0].offset <= reader.begin(0) <= stored[10].offset
     assert list(home.reader("clicks").read(0, stored[10].offset)) == stored[10:]
     writer.append(numbered(1, start=20))
@@ -224,7 +224,7 @@ def what_was_trimmed_is_refused(home: LogStore) -> None:
     writer.flush()
     reader = home.reader("clicks")
     oldest = reader.begin(0)
-    writer.trim(0, reader.end(0))
+    home.trim("clicks", 0, reader.end(0))
     if reader.begin(0) > oldest:
         with pytest.raises(LogTrimmedError, match=f"offset {oldest} has been trimmed away"):
             home.reader("clicks").read(0, oldest)
@@ -330,7 +330,7 @@ def a_partition_has_an_end_a_last_record_and_times_of_its_own(home: LogStore) ->
 def trimming_one_partition_leaves_the_others(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     written = parted(writer)
-    writer.trim(1, reader.end(1))
+    home.trim("clicks", 1, reader.end(1))
     for partition in (0, 2):
         assert records(everything(reader, partition=partition)) == written[partition]
     writer.close()

@@ -29,7 +29,9 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
         kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create({topics.CLICKS: PARTITIONS})
         return kafka
-    return LocalLogStore(tmp_path, segment_bytes=1, partitions={topics.CLICKS: PARTITIONS})
+    local = LocalLogStore(tmp_path)
+    local.create({topics.CLICKS: PARTITIONS})
+    return local
 
 
 def write(home: LogStore, partition: int, *records: Record, trim: int | None = None) -> None:
@@ -38,8 +40,8 @@ def write(home: LogStore, partition: int, *records: Record, trim: int | None = N
         for record in records:
             writer.append([record], partition)
         writer.flush()
-        if trim is not None:
-            writer.trim(partition, trim)
+    if trim is not None:
+        home.trim(topics.CLICKS, partition, trim)
 
 
 def second(number: float) -> datetime:

@@ -94,11 +94,11 @@ def test_a_tail_resumes_from_its_offset(tmp_path: Path) -> None:
 
 
 def test_a_new_tail_begins_with_the_oldest_record_kept(tmp_path: Path) -> None:
-    home = LocalLogStore(tmp_path, segment_bytes=1)
+    home = LocalLogStore(tmp_path)
     writer = home.writer("ledger")
     for record in numbered(5):
         writer.append([record])
-    writer.trim(0, 3)
+    home.trim("ledger", 0, 3)
     assert records(LogFollower(home.reader("ledger")).poll()) == numbered(2, start=3)
     writer.close()
 

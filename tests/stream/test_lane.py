@@ -48,12 +48,10 @@ class Holes:
 
 def trimmed(folder: Path) -> LocalLogStore:
     """Make a log that has lost its first ten events."""
-    home = LocalLogStore(folder, segment_bytes=1)
+    home = LocalLogStore(folder)
     append(home, [columnar(0, 10)])
     append(home, [columnar(10, 10), END])
-    writer = home.writer(topics.CLICKS)
-    writer.trim(0, 1)
-    writer.close()
+    home.trim(topics.CLICKS, 0, 1)
     return home
 
 

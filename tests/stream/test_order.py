@@ -41,7 +41,8 @@ class World:
     home: LocalLogStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = LocalLogStore(self.folder, partitions={topics.CLICKS: self.partitions})
+        self.home = LocalLogStore(self.folder)
+        self.home.create({topics.CLICKS: self.partitions})
 
     def write(self, partition: int, *records: Record) -> None:
         append(self.home, records, partition)

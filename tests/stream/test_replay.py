@@ -389,7 +389,8 @@ def test_a_path_may_be_a_text(tmp_path: Path) -> None:
 
 
 def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
-    home = LocalLogStore(tmp_path / "logs", partitions={topics.CLICKS: 2})
+    home = LocalLogStore(tmp_path / "logs")
+    home.create({topics.CLICKS: 2})
     source = FileSource(write_csv(tmp_path / "clicks.csv"), SCHEMA)
     with pytest.raises(ValueError, match="has 2 partitions; a file is replayed into one of partit"):
         source.attach(home)

@@ -28,7 +28,7 @@ class KafkaLogStore:
     worker
         Under what name lag monitors see how far the readers have come (group
         ``resprout.<worker>``); None tells them nothing.
-    makes
+    writable
         Whether a log that is not there is made when it is opened; else that is a
         :class:`stream.log.LogError`.
 
@@ -41,22 +41,24 @@ class KafkaLogStore:
     """
 
     def __init__(
-        self, config: KafkaConfig, worker: str | None = None, *, makes: bool = True
+        self, config: KafkaConfig, worker: str | None = None, *, writable: bool = True
     ) -> None:
         self._connector = Connector(config)
         self._worker = worker
         self._admin = self._connector.admin()
-        self._topics = Topics(self._connector, self._admin, makes=makes)
+        self._topics = Topics(self._connector, self._admin, makes=writable)
+        self.writable = writable
         self._guard = threading.Lock()
         self._open: list[KafkaLogReader | KafkaLogWriter | KafkaSubscription] = []
 
-    def create(self, topics: Mapping[str, int]) -> None:
-        """Make the topics of logs that are not there, with so many partitions each."""
-        self._topics.create(topics)
+    def exists(self, name: str) -> bool:
+        """Tell whether a log is there."""
+        return self._topics.exists(name)
 
-    def holds(self, name: str) -> bool:
-        """Tell whether a log is there; a reader would make it."""
-        return self._topics.holds(name)
+    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
+        """Make the topics of logs that are not there; return the names of all topics."""
+        self._topics.create(logs)
+        return tuple(map(self._topics.name, logs))
 
     def reader(self, name: str) -> KafkaLogReader:
         """Open a log for reading; made with one partition if it is not there yet.
@@ -108,6 +110,14 @@ class KafkaLogStore:
         with self._guard:
             self._open.append(subscription)
         return subscription
+
+    def trim(self, name: str, partition: int, offset: int) -> None:
+        """Delete the records before ``offset``."""
+        self._topics.trim(self._topics.open(name), partition, offset)
+
+    def describe(self) -> str:
+        """Say where the logs are."""
+        return f"Kafka at {self._connector.config.bootstrap}"
 
     def close(self) -> None:
         """Close all readers and writers, and leave the broker."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,13 +13,12 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource
 
-from stream.log import LogDeletedError, LogError, LogIdentityError, LogSettingsError
+from stream.log import LogDeletedError, LogError, LogIdentityError, LogSettingsError, check_name
 from stream.log.kafka.connection import PAUSE_SECONDS, Connector
 from stream.topics import DEAD_LETTERS
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _ANY_TIME: Final = str(2**63 - 1)
 _KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
 """Settings that say what is deleted and when."""
@@ -106,7 +104,7 @@ class Topics:
         self._check(topic)
         return topic
 
-    def holds(self, log: str) -> bool:
+    def exists(self, log: str) -> bool:
         """Tell whether the topic of a log is there."""
         return self._describe(log) is not None
 
@@ -134,9 +132,7 @@ class Topics:
 
     def name(self, log: str) -> str:
         """Return the topic of a log."""
-        if not _NAME.fullmatch(log):
-            raise ValueError(f"log name {log!r}; use letters, digits, '_', '-' and '.' inside")
-        return self._config.prefix + log
+        return self._config.prefix + check_name(log)
 
     def _made(self, log: str) -> dict[str, Any]:
         """Make a topic that is not there, with one partition, and look it up."""

@@ -153,10 +153,6 @@ class KafkaLogWriter:
         self._lease.check()
         self._topics.verify(self.topic)
 
-    def trim(self, partition: int, offset: int) -> None:
-        """Delete the records before ``offset``."""
-        self._topics.trim(self.topic, partition, offset)
-
     def close(self) -> None:
         """Flush, and let the next writer in."""
         if self._closed:
