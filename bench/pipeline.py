@@ -42,8 +42,8 @@ from resprout.settings import DENSE, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.batch import ClickBatch
+from stream.config import KafkaConfig
 from stream.log import LogReader, LogStore
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.local import LocalLogStore
 from stream.reader import ClickReader

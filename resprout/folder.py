@@ -74,15 +74,6 @@ class RunFolder:
         """The folder of the masks, where they are kept on disk."""
         return self.path / "masks"
 
-    def require_logs(self, *names: str) -> None:
-        """See that logs are there to be read; :class:`FileNotFoundError` names what lacks."""
-        missing = [name for name in names if not self.home.exists(name)]
-        if missing:
-            raise FileNotFoundError(
-                f"{self.path} holds no log {missing[0]!r}: either its run has not begun, or what "
-                f"was in {self.home.folder} is gone; name a state folder that is whole"
-            )
-
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it."""

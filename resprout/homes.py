@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from pruner.config import StoreConfig
 from pruner.masks.store import DiskMaskStore, MaskStore, MemoryMaskStore
 from resprout.folder import RunFolder
-from resprout.settings import MODELS, WORKERS, StreamConfig
+from resprout.settings import MODELS, WORKERS
 from stream import topics
+from stream.config import StreamConfig, open_logs
 from stream.log import LogIdentityError, LogStore
 from stream.start import Begin, SkippingLogStore, offsets_at
 from stream.topics import CLICKS
@@ -31,39 +31,12 @@ LOOK_SECONDS = 5.0
 ``stream.kafka.gone_seconds`` is not set."""
 
 
-@contextmanager
-def logs(
-    config: StreamConfig, folder: RunFolder, worker: str | None = None, *, writable: bool = True
-) -> Iterator[LogStore]:
-    """Open the home of the logs: the state folder, or a broker.
-
-    Parameters
-    ----------
-    config
-        Says which.
-    folder
-        Holds them, if they are embedded.
-    worker
-        Under whose name lag monitors see on the broker how far the readers have come.
-    writable
-        Whether a topic that is not there is made when it is opened, or refused by its name.
-    """
-    if config.home == "embedded":
-        yield folder.home
-        return
-    # Whoever does without a broker need not load its client.
-    from stream.log.kafka.store import KafkaLogStore
-
-    with closing(KafkaLogStore(config.kafka, worker, writable=writable)) as home:
-        yield home
-
-
 def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogStore]:
     """Open the home of the logs for a command that a person waits for.
 
     It soon gives up, and makes no topic on a broker: only runs and workers do.
     """
-    return logs(hurried(config), folder, writable=False)
+    return open_logs(hurried(config), folder.home.folder, writable=False)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:
@@ -101,29 +74,9 @@ def masks(config: StoreConfig, folder: RunFolder, run: str) -> MaskStore:
     return RedisMaskStore(config, run)
 
 
-def where(config: StreamConfig, folder: RunFolder) -> str:
-    """Say in words where the logs live."""
-    if config.home == "embedded":
-        return str(folder.home.folder)
-    return f"Kafka at {config.kafka.bootstrap}"
-
-
-def make_topics(config: StreamConfig, partitions: int) -> tuple[str, ...]:
-    """Make the topics that are not there yet, with their settings, and name all of them.
-
-    Parameters
-    ----------
-    config
-        Names the broker.
-    partitions
-        Of the clicks; all other topics have one.
-    """
-    from stream.log.kafka.store import KafkaLogStore
-
-    wanted = {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
-    with closing(KafkaLogStore(hurried(config).kafka)) as home:
-        home.create(wanted)
-    return tuple(config.kafka.prefix + name for name in wanted)
+def every_log(partitions: int = 1) -> dict[str, int]:
+    """Name all logs of a run, with their partitions: of the clicks as many as asked for."""
+    return {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
 
 
 log = logging.getLogger(__name__)

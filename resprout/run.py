@@ -17,7 +17,6 @@ from torch import nn
 
 from evaluator.metrics.entropy import normalized_entropy
 from evaluator.sums import EventSums
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, pages
 from resprout.monitoring.metrics import Known, Metrics
@@ -28,6 +27,7 @@ from resprout.settings import EVALUATOR, Settings
 from resprout.spec import RunDefinition
 from resprout.wiring import Wiring
 from stream import topics
+from stream.config import open_logs
 from stream.follow import Deduplicator, read_all
 from stream.log import LogStore
 from stream.messages import (
@@ -487,7 +487,7 @@ def execute(
     with ExitStack() as opened:
         opened.enter_context(folder.lock())
         folder.begin(plan)
-        logs = opened.enter_context(homes.logs(plan.settings.stream, folder))
+        logs = opened.enter_context(open_logs(plan.settings.stream, folder.home.folder))
         wiring = opened.enter_context(Wiring(plan, folder, logs))
         workers = wiring.every()
         names = tuple(worker.name for worker in workers)

@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,9 +24,7 @@ from pydantic_settings import (
 from evaluator.config import EvaluatorConfig
 from learner.config import LearnerConfig, ModelConfig
 from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
-from stream.log.kafka.config import KafkaConfig
-from stream.sources.truth import GeneratorConfig
-from stream.start import Begin, parse_begin
+from stream.config import StreamConfig
 
 DENSE, SPARSE, NEVER_REBUILT = MODELS = ("dense", "sparse", "never_rebuilt")
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
@@ -37,31 +35,6 @@ DELIMITER = "__"
 
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from, in words, and the values by section."""
-
-
-class StreamConfig(BaseModel):
-    """Where the logs live, and how clicks are made and cut into batches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    home: Literal["embedded", "kafka"] = "embedded"
-    """Where the logs live: in the state folder, or on a broker."""
-    batch_events: int = Field(default=500, gt=0)
-    """Events a batch, for all models: whatever is counted in events is a multiple of it."""
-    ahead_events: int = Field(default=20_000, gt=0)
-    """How far the source may run ahead of the dense learner."""
-    begin: Begin | None = None
-    """Where a run begins in clicks that somebody else writes: a time with its zone, or an offset
-    for each partition; null: with the first event."""
-    generator: GeneratorConfig = GeneratorConfig()
-    """The synthetic stream, where no file is given."""
-    kafka: KafkaConfig = KafkaConfig()
-    """The broker, where it has the logs."""
-
-    @field_validator("begin", mode="before")
-    @classmethod
-    def _begin(cls, given: object) -> Begin | None:
-        return parse_begin(given)
 
 
 class ServeConfig(BaseModel):

@@ -15,7 +15,7 @@ from pruner.config import StoreConfig
 from pruner.decisions import Rules
 from pruner.pruning import recipe
 from resprout.settings import WORKERS, Settings
-from stream.log.kafka.config import KafkaConfig
+from stream.config import KafkaConfig
 from stream.schema import FeatureSchema
 from stream.sources import Source
 from stream.sources.generator import GeneratorSource

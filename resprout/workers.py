@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from pruner.decisions import LedgerFollower
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, HealthServer, pages
 from resprout.monitoring.metrics import Known, Metrics
@@ -22,6 +21,7 @@ from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
 from stream import topics
+from stream.config import open_logs
 from stream.log import LogStore
 from stream.sources.files import FileSource
 from stream.spec import Waiting
@@ -46,6 +46,8 @@ class WorkerOutcome:
     events: int
     finished: bool
     """False if it was stopped before the end of its input."""
+    logs: str
+    """Where the logs are, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class WorkerProcess:
 
     worker: Worker
     watch: Watch
+    logs: str
+    """Where the logs are, in words."""
 
     def work(self, stop: threading.Event) -> WorkerOutcome:
         """Work until the input has ended, or ``stop`` is set.
@@ -61,7 +65,7 @@ class WorkerProcess:
         A stop comes after the batch: what was published is flushed, and where it stands is kept.
         """
         finished = Runner([self.worker], self.watch, stop).run()
-        return WorkerOutcome(self.watch.events, finished)
+        return WorkerOutcome(self.watch.events, finished, self.logs)
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
         health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
         metrics = Metrics(Known.of(settings, [name]))
         page = _answer(name, settings, folder, (metrics, health), opened)
-        logs = opened.enter_context(homes.logs(settings.stream, folder, name))
+        logs = opened.enter_context(open_logs(settings.stream, folder.home.folder, name))
         if page is not None:
             page.show(logs)
             opened.callback(page.close)
@@ -110,7 +114,8 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
         # The others are processes of their own: say which of them to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
-        yield WorkerProcess(worker, Watch(name, (health, metrics, progress, Waits()), tell))
+        watch = Watch(name, (health, metrics, progress, Waits()), tell)
+        yield WorkerProcess(worker, watch, logs.describe())
 
 
 def _answer(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream.log.kafka.config import KafkaConfig
+from stream.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import any_broker, forget
 

@@ -72,7 +72,6 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
         width, height = more["size"]
         paper = Paper(width, height, more["dpi"], more["outlines"])
         told = Told.of(RunFolder(run), request)
-        told.check()
     page: Path = more["output"] or run / REPORT
     with failure():
         with homes.look(told.settings.stream, told.folder) as logs:
@@ -140,11 +139,6 @@ class Told:
         record = folder.record()
         settings = request.load((str(folder.path), record["settings"])).settings
         return cls(folder, record, settings, FeatureSchema.model_validate(record["schema"]))
-
-    def check(self) -> None:
-        """See that there is something to read: a log that is missing would be made, empty."""
-        if self.settings.stream.home == "embedded":
-            self.folder.require_logs(*_LOGS, topics.CLICKS)
 
     def total(self, logs: LogStore) -> int | None:
         """Return the events of the whole input, None while that is not known."""

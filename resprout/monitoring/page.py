@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.progress import last_told
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
+from stream.config import open_logs
 from stream.log import LogStore
 from stream.messages import Progress
 from stream.state import Closing
@@ -81,10 +81,8 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     """
     from evaluator.page.feed import Feed
 
-    if settings.stream.home == "embedded":
-        folder.require_logs(WINDOWS)
     with (
-        homes.logs(settings.stream, folder, writable=False) as logs,
+        open_logs(settings.stream, folder.home.folder, writable=False) as logs,
         closing(logs.reader(WINDOWS)) as reader,
     ):
         feed = Feed(reader, about(settings, folder.path), live=False)

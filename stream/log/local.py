@@ -159,8 +159,8 @@ class LocalLogStore:
         if not self.exists(name):
             if not self.writable:
                 raise LogError(
-                    f"there is no log {name!r} in {self.folder}: either its run has not begun, or "
-                    "what was there is gone; name a state folder that is whole"
+                    f"{self.folder} holds no log {name!r}: either its run has not begun, or what "
+                    "was there is gone; name a state folder that is whole"
                 )
             self.create({name: 1})
         return self._file(name)
@@ -421,6 +421,8 @@ class LocalLogWriter:
         self._closed = True
         try:
             self.flush()
+            # So that all is in one file, however many readers stay.
+            self._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self._database.close()
             self._lock.close()

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from learner.online import ADAGRAD, FROZEN, MASK
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.run import execute
 from resprout.runner import Step
@@ -26,6 +25,7 @@ from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.codec import end_record
 from stream.columnar import predictions_from_bytes
+from stream.config import open_logs
 from stream.follow import Deduplicator, read_all
 from stream.log import LogStore
 from stream.log.local import LocalLogStore
@@ -197,7 +197,7 @@ def _killed(plan: RunDefinition, state: Path) -> None:
 def _hashes(plan: RunDefinition, state: Path) -> dict[str, str]:
     """Hash all that a run has left."""
     folder = RunFolder(state)
-    with homes.logs(plan.settings.stream, folder) as logs:
+    with open_logs(plan.settings.stream, folder.home.folder) as logs:
         said = list(_messages(logs, topics.WINDOWS))
         found = {
             "predictions": digest(_predictions(logs)),
@@ -329,7 +329,7 @@ def _letter(one: DeadLetter) -> tuple[Any, ...]:
 
 def _check_that_much_happened(folder: RunFolder, plan: RunDefinition) -> None:
     """See that the hashes are of a run with rebuilds in it."""
-    with homes.logs(plan.settings.stream, folder) as logs:
+    with open_logs(plan.settings.stream, folder.home.folder) as logs:
         ended = [one for one in _messages(logs, topics.LEDGER) if isinstance(one, Verdict)]
     verdicts = [one.verdict for one in ended]
     sys.stderr.write(f"verdicts: {verdicts}\n")

@@ -13,8 +13,8 @@ from resprout.runner import Step
 from resprout.settings import DENSE, SOURCE
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import Wiring
+from stream.config import KafkaConfig
 from stream.follow import read_all
-from stream.log.kafka.config import KafkaConfig
 from stream.log.local import LocalLogStore
 from stream.messages import Progress, parse
 from stream.schema import NumericFeature

@@ -23,8 +23,8 @@ from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
+from stream.config import KafkaConfig
 from stream.log import LogIdentityError, LogTrimmedError, Record
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, Position, parse

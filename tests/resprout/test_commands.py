@@ -16,7 +16,7 @@ from resprout.cli import main
 from resprout.folder import RunFolder
 from resprout.settings import load
 from resprout.spec import RunDefinition
-from stream.log.kafka.config import KafkaConfig
+from stream.config import KafkaConfig
 from tests.resprout.small import SMALL, write_toml
 from tests.resprout.test_cli import SCHEMA, write_clicks
 

@@ -219,15 +219,3 @@ def test_a_file_is_no_state_folder(tmp_path: Path) -> None:
     for take in (folder.clear, folder.lock().__enter__, lambda: folder.lock_worker("dense")):
         with pytest.raises(OSError, match=r"no run can be kept in .*README\.md \(.*with --state"):
             take()
-
-
-def test_logs_that_are_to_be_read_are_not_made(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match=r"run holds no log 'windows': either its run has"):
-        folder.require_logs("windows")
-    assert not folder.path.exists()
-    folder.home.writer("windows").close()
-    folder.require_logs("windows")
-    with pytest.raises(FileNotFoundError, match="holds no log 'ledger'"):
-        folder.require_logs("windows", "ledger")
-    assert not folder.home.exists("ledger")

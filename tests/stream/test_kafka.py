@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from kafka import TopicPartition
 
+from stream.config import KafkaConfig
 from stream.log import (
     LogDeletedError,
     LogError,
@@ -25,7 +26,6 @@ from stream.log import (
     LogUnreachableError,
     Record,
 )
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger, until, values
 from tests.stream.log_contract import everything, numbered, records
@@ -426,7 +426,7 @@ def test_more_than_fits_in_memory_is_waited_for(home: KafkaLogStore) -> None:
 
 HOLD = """
 import sys
-from stream.log.kafka.config import KafkaConfig
+from stream.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.log import Record
 writer = KafkaLogStore(KafkaConfig.model_validate_json(sys.argv[1])).writer("clicks")

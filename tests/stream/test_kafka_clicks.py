@@ -11,8 +11,8 @@ import pytest
 from stream import topics
 from stream.codec import Invalid
 from stream.columnar import predictions_to_bytes
+from stream.config import KafkaConfig
 from stream.log import Record
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.messages import PredictionBatch
 from stream.ordering import LOG, Recorded, Resumed

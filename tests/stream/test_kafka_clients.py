@@ -11,8 +11,8 @@ import pytest
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
+from stream.config import KafkaConfig
 from stream.log import LogAccessError, LogUnreachableError, Record
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.connection import NotYetError, RetryPolicy
 from stream.log.kafka.reader import Fetch
 from stream.log.kafka.store import KafkaLogStore

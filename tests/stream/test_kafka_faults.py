@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from kafka.admin import MemberToRemove
 
+from stream.config import KafkaConfig
 from stream.log import LogCorruptError, LogLockedError, LogUnreachableError, Record, StoredRecord
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import Broker, started
 from tests.stream.kafka_tools import Stranger, until, values

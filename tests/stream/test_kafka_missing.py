@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
+from stream.config import KafkaConfig
 from stream.log import LogError
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger
 from tests.stream.log_contract import everything, numbered, records

@@ -103,7 +103,7 @@ def test_a_store_says_where_it_is(tmp_path: Path) -> None:
 def test_a_missing_log_is_refused_where_none_is_made(tmp_path: Path) -> None:
     store = LocalLogStore(tmp_path, writable=False)
     for opened in (store.reader, store.writer):
-        with pytest.raises(LogError, match=r"no log 'clicks' in .*: either its run has not begun"):
+        with pytest.raises(LogError, match=r"holds no log 'clicks': either its run has not begun"):
             opened("clicks")
     assert os.listdir(tmp_path) == []
     filled(LocalLogStore(tmp_path), 1)
@@ -300,6 +300,14 @@ def test_an_append_that_finds_the_disk_full_leaves_nothing_behind(tmp_path: Path
     assert str(database(store)) in done.stdout
     assert "what was to be written is not in the log: look at its disk" in done.stdout
     assert records(everything(store.reader("clicks"))) == [Record(b"before"), Record(b"after")]
+
+
+def test_a_closed_log_is_one_file_though_readers_stay(tmp_path: Path) -> None:
+    store = LocalLogStore(tmp_path)
+    reader = store.reader("clicks")
+    filled(store, 100)
+    assert len(everything(reader)) == 100
+    assert database(store).with_name("log.db-wal").stat().st_size == 0
 
 
 # Damage: what no crash explains.

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 
+from stream.config import KafkaConfig
 from stream.log import LogAccessError, LogError, LogUnreachableError
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.network import Network
 
 

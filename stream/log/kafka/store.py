@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from stream.log.kafka.config import KafkaConfig
+from stream.config import KafkaConfig
 from stream.log.kafka.connection import Connector
 from stream.log.kafka.lease import Lease
 from stream.log.kafka.reader import Fetch, KafkaLogReader, OffsetCommitter
@@ -112,8 +112,9 @@ class KafkaLogStore:
         return subscription
 
     def trim(self, name: str, partition: int, offset: int) -> None:
-        """Delete the records before ``offset``."""
-        self._topics.trim(self._topics.open(name), partition, offset)
+        """Delete the records before ``offset``, where ``allow_trim`` says so; else do nothing."""
+        if self._connector.config.allow_trim:
+            self._topics.trim(self._topics.open(name), partition, offset)
 
     def describe(self) -> str:
         """Say where the logs are."""

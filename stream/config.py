@@ -1,0 +1,193 @@
+"""The settings of the stream: where the logs are, how clicks are made, cut and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from stream import plugins
+from stream.log import LogStore
+from stream.log.local import LocalLogStore
+from stream.sources.truth import GeneratorConfig
+from stream.start import Begin, parse_begin
+
+
+class KafkaConfig(BaseModel):
+    """How to reach a Kafka broker, and what its topics are made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap: str = "localhost:9092"
+    """``host:port`` of one broker or, with commas, of several."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """Needed where the protocol begins with SASL."""
+    username: str | None = None
+    password: SecretStr | None = None
+    cafile: Path | None = None
+    """Certificates (PEM) of the authorities to trust; None = those of the machine."""
+    certfile: Path | None = None
+    """Our own certificate (PEM), where the broker asks for one."""
+    keyfile: Path | None = None
+    """The key of ``certfile``, without a password, where that does not hold it."""
+    prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Put before the name of a log to give its topic."""
+    gone_seconds: float = Field(default=120, ge=1)
+    """How long the broker may be away before that is an error."""
+    session_seconds: float = Field(default=10, ge=1)
+    """How long a writer that crashed keeps the next one out; brokers ask for 6 at least."""
+    max_record_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    """``max.message.bytes`` of the topics made here."""
+    retention_bytes: int = Field(default=8 * 1024**3, ge=-1)
+    """``retention.bytes`` of the topics made here, a partition; -1 = they may fill the disk."""
+    replication_factor: int = Field(default=-1, ge=-1)
+    """Copies of the topics made here; -1 = what the broker has as its default."""
+    allow_retention: bool = False
+    """Accept topics that delete by event time: right where event time is the wall clock."""
+    allow_trim: bool = False
+    """Delete from the topics what ``stream.retention`` says is no longer needed; else only their
+    own settings, such as ``retention_bytes``, delete. Others who read them lose it, too."""
+    compression: Literal["none", "lz4", "zstd"] = "lz4"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        protocol, credentials = (
+            self.security_protocol,
+            (self.sasl_mechanism, self.username, self.password),
+        )
+        if protocol.startswith("SASL") and None in credentials:
+            raise ValueError(
+                f"security_protocol {protocol} needs sasl_mechanism, username and password"
+            )
+        if not protocol.startswith("SASL") and any(credentials):
+            raise ValueError(
+                "sasl_mechanism, username and password are not used with security_protocol "
+                f"{protocol}; use SASL_SSL or SASL_PLAINTEXT"
+            )
+        if protocol.endswith("PLAINTEXT") and (self.cafile or self.certfile):
+            raise ValueError(
+                f"cafile and certfile are not used with security_protocol {protocol}; use SSL or "
+                "SASL_SSL"
+            )
+        if self.keyfile and not self.certfile:
+            raise ValueError("keyfile is the key of certfile; name that, too")
+        return self
+
+
+class RetentionConfig(BaseModel):
+    """What the logs keep; what they do not keep is deleted once no worker needs it.
+
+    The ledger, the requests and the dead letters are always kept whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clicks: Literal["needed", "all"] = "needed"
+    """Of the clicks what a worker may still read, or all of them."""
+    predictions: Literal["needed", "all"] = "needed"
+    """The same of the predictions of every model."""
+    truth: Literal["needed", "all"] = "needed"
+    """The same of the true probabilities of a synthetic stream."""
+    windows_events: int | None = Field(default=None, gt=0)
+    """Of the log ``windows``, which page and report are made of, the windows of so many last
+    events; None: all of them."""
+    progress_records: int = Field(default=1_000, gt=0)
+    """Records of the progress of each worker."""
+
+
+class StreamConfig(BaseModel):
+    """Where the logs are, how clicks are made and cut into batches, and what is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: str = "embedded"
+    """Where the logs are: ``embedded`` in the state folder, ``kafka`` on a broker, or a name from
+    the entry-point group ``resprout.logs``."""
+    home_options: dict[str, Any] = {}
+    """For a home from that group."""
+    batch_events: int = Field(default=500, gt=0)
+    """Events a batch, for all models: whatever is counted in events is a multiple of it."""
+    ahead_events: int = Field(default=20_000, gt=0)
+    """How far the source may run ahead of the dense learner."""
+    begin: Begin | None = None
+    """Where a run begins in clicks that somebody else writes: a time with its zone, or an offset
+    for each partition; null: with the first event."""
+    source: str = "generator"
+    """What makes the clicks, where no file is given: ``generator``, or a name from the entry-point
+    group ``resprout.sources``."""
+    source_options: dict[str, Any] = {}
+    """For a source from that group."""
+    generator: GeneratorConfig = GeneratorConfig()
+    """The synthetic stream of the source ``generator``."""
+    kafka: KafkaConfig = KafkaConfig()
+    """The broker, where it has the logs."""
+    retention: RetentionConfig = RetentionConfig()
+    """What the logs keep."""
+
+    @field_validator("begin", mode="before")
+    @classmethod
+    def _begin(cls, given: object) -> Begin | None:
+        return parse_begin(given)
+
+    @field_validator("home")
+    @classmethod
+    def _home(cls, name: str) -> str:
+        plugins.find(LOGS, _STORES, name)
+        return name
+
+
+LOGS: Final = "resprout.logs"
+"""The entry-point group of functions that open a store of logs."""
+OpenLogs = Callable[..., LogStore]
+"""``open(config: StreamConfig, folder: Path, worker: str | None, *, writable: bool)``; as of
+:func:`open_logs`."""
+
+
+def _embedded(_: StreamConfig, folder: Path, __: str | None, *, writable: bool) -> LogStore:
+    return LocalLogStore(folder, writable)
+
+
+def _kafka(config: StreamConfig, _: Path, worker: str | None, *, writable: bool) -> LogStore:
+    # The client is loaded by those who use it only.
+    from stream.log.kafka.store import KafkaLogStore
+
+    return KafkaLogStore(config.kafka, worker, writable=writable)
+
+
+_STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _kafka}
+
+
+@contextmanager
+def open_logs(
+    config: StreamConfig, folder: Path, worker: str | None = None, *, writable: bool = True
+) -> Iterator[LogStore]:
+    """Open the store that holds the logs of a run, and close it at the end of the block.
+
+    Parameters
+    ----------
+    config
+        Says which store it is.
+    folder
+        The folder of embedded logs.
+    worker
+        The worker in whose name a broker is told how far the logs have been read, for lag
+        monitors; None tells it nothing.
+    writable
+        Whether a log that is not there is made when it is opened, or refused by its name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with open_logs(StreamConfig(), Path(tempfile.mkdtemp()), writable=False) as logs:
+    ...     logs.exists("clicks")
+    False
+    """
+    store: LogStore = plugins.find(LOGS, _STORES, config.home)(
+        config, folder, worker, writable=writable
+    )
+    with closing(store):
+        yield store
