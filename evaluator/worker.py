@@ -8,11 +8,12 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from evaluator.config import EvaluatorConfig
-from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition
+from evaluator.join import Join, JoinCursor, JoinedBatch
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.publishing import DeadLetterWriter, IdempotentWriter, ProgressMirror
 from evaluator.sums import Sums
 from evaluator.windows import Scoring, ScoringState, Told
+from stream.follow import LogPosition
 from stream.log import LogStore
 from stream.messages import Alarm, DeadLetter, Judgement, Lifetime, Position, Stability, Window
 from stream.spec import RunSpec, Waiting

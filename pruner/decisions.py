@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from learner.registry import Answer, Continue, NoModel, RollBackTo, Swap, Wait
 from pruner.triggers import Fire, Score, Seen, Trigger
-from stream.follow import Deduplicator, LogFollower
+from stream.follow import LogFollower, MessageLog
 from stream.log import LogReader
-from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict, parse
+from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict
 from stream.spec import RunSpec, Waiting
 from stream.topics import LEDGER
 
@@ -133,20 +133,16 @@ class LedgerFollower:
 
     def __init__(self, reader: LogReader, versions: int = 3) -> None:
         self.history = History(versions=versions)
-        self._tail = LogFollower(reader)
-        self._first = Deduplicator()
+        self._tail: LogFollower[Decision | Verdict]
+        self._tail = MessageLog(reader, LEDGER).follow(Decision, Verdict)
 
     def poll(self) -> list[Decision | Verdict]:
         """Read everything that is new into :attr:`history`, and return it."""
         new: list[Decision | Verdict] = []
-        while records := self._tail.poll():
-            for stored in records:
-                message = parse(stored.record.value)
-                if not isinstance(message, Decision | Verdict):
-                    continue
-                if self._first.accept(message.key, stored.record.value):
-                    self.history = self.history.after(message)
-                    new.append(message)
+        while found := self._tail.poll():
+            new += found
+        for message in new:
+            self.history = self.history.after(message)
         return new
 
 

@@ -32,9 +32,9 @@ from pruner.rebuild import Rebuild, RebuildContext
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
 from stream.codec import END, kind_of
-from stream.follow import Deduplicator, LogFollower
+from stream.follow import LogFollower, MessageLog
 from stream.log import LogReader, LogWriter, Record
-from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump, parse
+from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump
 from stream.reader import nothing_follows
 from stream.schema import FeatureSchema
 from stream.spec import Waiting
@@ -107,19 +107,13 @@ class WindowFollower:
         """The windows on which the sparse model was scored, oldest first."""
         self._window_events = window_events
         self._judgements: dict[int, Judgement] = {}
-        self._tail = LogFollower(reader)
-        self._first = Deduplicator()
+        self._tail: LogFollower[Window | Judgement]
+        self._tail = MessageLog(reader, WINDOWS).follow(Window, Judgement)
 
     def poll(self) -> None:
         """Read some of what is new."""
-        for stored in self._tail.poll():
-            message = parse(stored.record.value)
-            if not isinstance(message, Window | Judgement):
-                continue
-            if isinstance(message, Window) and not self._counts(message):
-                continue
-            if self._first.accept(message.key, stored.record.value):
-                self._take(message)
+        for message in self._tail.poll():
+            self._take(message)
 
     def judgement(self, rebuild: int) -> Judgement | None:
         """Return the judgement on a rebuild's candidate, None while there is none."""
@@ -129,12 +123,11 @@ class WindowFollower:
         """Drop the windows that began before a swap."""
         self.scores = [score for score in self.scores if score.begin >= count]
 
-    def _counts(self, window: Window) -> bool:
-        return window.size == self._window_events and not window.partial
-
     def _take(self, message: Window | Judgement) -> None:
         if isinstance(message, Judgement):
             self._judgements[message.rebuild] = message
+            return
+        if message.size != self._window_events or message.partial:
             return
         self.closed = message.end
         relative = message.relative_ce.get(_SPARSE)

@@ -28,19 +28,16 @@ from resprout.spec import RunDefinition
 from resprout.wiring import Wiring
 from stream import topics
 from stream.config import open_logs
-from stream.follow import Deduplicator, read_all
+from stream.follow import MessageLog
 from stream.log import LogStore
 from stream.messages import (
-    AnyMessage,
     DeadLetter,
     Decision,
     Interval,
     Judgement,
-    Progress,
     Verdict,
     VerdictName,
     Window,
-    parse,
 )
 from stream.sources import Source
 
@@ -308,32 +305,20 @@ class Records:
     @classmethod
     def read(cls, home: LogStore) -> Records:
         """Read the logs of a home."""
-        windows = list(_messages(home, topics.WINDOWS))
-        dead = _messages(home, topics.DEAD_LETTERS)
-        ledger = _messages(home, topics.LEDGER)
+        ledger: Iterator[Decision | Verdict]
+        ledger = MessageLog(home, topics.LEDGER).read(Decision, Verdict)
+        windows = list(MessageLog(home, topics.WINDOWS).read(Window, Judgement))
         return cls(
             tuple(one for one in windows if isinstance(one, Window)),
             tuple(one for one in windows if isinstance(one, Judgement)),
-            tuple(one for one in ledger if isinstance(one, Decision | Verdict)),
-            tuple(one for one in dead if isinstance(one, DeadLetter)),
+            tuple(ledger),
+            tuple(MessageLog(home, topics.DEAD_LETTERS).read(DeadLetter)),
         )
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """How each rebuild ended."""
         return tuple(one for one in self.ledger if isinstance(one, Verdict))
-
-
-def _messages(home: LogStore, log: str) -> Iterator[AnyMessage]:
-    """Yield what a log holds, each once, but for what belongs to the wall clock."""
-    reader, seen = home.reader(log), Deduplicator()
-    for stored in read_all(reader):
-        message = parse(stored.record.value)
-        if isinstance(message, Progress):
-            continue
-        if seen.accept(message.key, stored.record.value):
-            yield message
-    reader.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -486,6 +486,7 @@ AnyMessage = (
     | Alarm
     | Stability
     | Judgement
+    | Request
     | Decision
     | Verdict
     | DeadLetter

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from evaluator.page.history import Entry, PageHistory
-from stream.follow import LogFollower
+from stream.follow import LogFollower, MessageLog
 from stream.log import LogError, LogReader, StoredRecord
-from stream.messages import parse
+from stream.messages import Message, parse
+from stream.topics import WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Feed:
     ) -> None:
         self.about, self._is_of_run = dict(about), live
         self.history = history or PageHistory()
-        self._tail = LogFollower(reader) if reader else None
+        self._tail = _follow(reader) if reader else None
         self._reading = asyncio.Lock()
         self._more = asyncio.Event()
         self._closed = False
@@ -79,13 +80,13 @@ class Feed:
 
     def attach(self, reader: LogReader) -> None:
         """Follow a log from now on; called in any thread, and once."""
-        self._tail = LogFollower(reader)
+        self._tail = _follow(reader)
 
     def catch_up(self) -> None:
         """Take in all that is there, before anybody looks on."""
-        while self._tail and (records := self._tail.poll(_RECORDS)):
-            for stored in records:
-                self.history.take(stored)
+        while self._tail and (found := self._tail.poll_logged(_RECORDS)):
+            for one in found:
+                self.history.take(one)
 
     async def follow(self) -> None:
         """Take in what comes, until closed; a log that cannot be read is tried again."""
@@ -136,12 +137,12 @@ class Feed:
         if self._tail is None:
             return False
         async with self._reading:
-            records = await asyncio.to_thread(self._tail.poll, _RECORDS)
-        for stored in records:
-            self.history.take(stored)
-        if records:
+            found = await asyncio.to_thread(self._tail.poll_logged, _RECORDS)
+        for one in found:
+            self.history.take(one)
+        if found:
             self._tell()
-        return bool(records)
+        return bool(found)
 
     def _tell(self) -> None:
         self._more.set()
@@ -155,7 +156,7 @@ class Feed:
             found = [
                 Entry(stored.offset, parse(stored.record.value).kind, stored.record.value)
                 for stored in records
-                if stored.offset not in self.history.repeats
+                if stored.offset not in self._tail.repeats
             ]
             if found or not records:
                 return found
@@ -166,3 +167,7 @@ class Feed:
         """Read some of the records from an offset on that the history has taken in."""
         begin, end = max(offset, reader.begin(0)), self.history.offset
         return [one for one in reader.read(0, begin, _RECORDS) if one.offset <= end]
+
+
+def _follow(reader: LogReader) -> LogFollower[Message]:
+    return MessageLog(reader, WINDOWS).follow()

@@ -6,15 +6,14 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluator.config import DENSE
 from evaluator.run.history import Band, drift_on
-from stream.follow import Deduplicator
-from stream.log import StoredRecord
+from stream.follow import LoggedMessage
 from stream.messages import (
     Alarm,
     AnyMessage,
@@ -26,7 +25,6 @@ from stream.messages import (
     Stability,
     Verdict,
     Window,
-    parse,
 )
 
 Floats = NDArray[np.float64]
@@ -305,8 +303,6 @@ class PageHistory:
         Of the last record taken; -1 before the first.
     forgotten
         Of the last record that is not kept as it stands any more.
-    repeats
-        Offsets of records that repeat an earlier one.
     tables
         Whole windows by size.
     lifetimes
@@ -320,7 +316,6 @@ class PageHistory:
 
     Examples
     --------
-    >>> from stream.log import Record
     >>> from stream.messages import Alarm, dump
     >>> alarm = Alarm(
     ...     detector="click_rate",
@@ -332,7 +327,7 @@ class PageHistory:
     ...     reason="it fell",
     ... )
     >>> history = PageHistory()
-    >>> history.take(StoredRecord(0, 7, 8, Record(dump(alarm))))
+    >>> history.take(LoggedMessage(7, alarm, dump(alarm)))
     >>> history.offset, history.happened[0].message.count
     (7, 500)
     """
@@ -340,7 +335,6 @@ class PageHistory:
     def __init__(self, recent: int = RECENT) -> None:
         self.offset = -1
         self.forgotten = -1
-        self.repeats: set[int] = set()
         self.events = 0
         self.models: tuple[str, ...] = ()
         self.tables: dict[int, WindowTable] = {}
@@ -349,7 +343,6 @@ class PageHistory:
         self.happened: list[Event] = []
         self.letters: list[DeadLetters] = []
         self._recent: deque[Entry] = deque(maxlen=recent)
-        self._first = Deduplicator()
         self._time_ms: int | None = None
         self._untimed: list[int] = []
 
@@ -371,21 +364,16 @@ class PageHistory:
         """Stretches of true drift, by the smallest windows."""
         return self.tables[self.sizes[0]].bands if self.tables else []
 
-    def take(self, stored: StoredRecord) -> None:
-        """Take a record in; a repeat is passed over."""
-        value = stored.record.value
-        message = parse(value)
-        self.offset = stored.offset
+    def take(self, logged: LoggedMessage[Any]) -> None:
+        """Take a message in."""
+        self.offset, message, value = logged
         if isinstance(message, Progress):
             self._told(message)
-        elif self._first.accept(message.key, value):
-            self._sort_in(stored.offset, message)
         else:
-            self.repeats.add(stored.offset)
-            return
+            self._sort_in(self.offset, message)
         if len(self._recent) == self._recent.maxlen:
             self.forgotten = self._recent[0].offset
-        self._recent.append(Entry(stored.offset, message.kind, value))
+        self._recent.append(Entry(self.offset, message.kind, value))
 
     def top_up(self, last: Progress) -> None:
         """Take in what a worker told last, where the log lacks it.

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeVar
 
 from evaluator.page.history import PageHistory
 from evaluator.page.marks import marks
-from stream.log import Record, StoredRecord
+from stream.follow import LoggedMessage
 from stream.messages import (
     Alarm,
     AnyMessage,
@@ -106,7 +106,7 @@ class Run:
         """Return the run as the page knows it."""
         made = PageHistory()
         for offset, message in enumerate(self.messages):
-            made.take(StoredRecord(0, offset, offset + 1, Record(dump(message))))
+            made.take(LoggedMessage(offset, message, dump(message)))
         return made
 
 

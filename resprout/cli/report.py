@@ -23,9 +23,9 @@ from resprout.run import Cost, Dense, Half, Outcome, Pruned, Records, Result, Su
 from resprout.settings import MODELS, Settings, with_defaults
 from resprout.spec import decisive
 from stream import topics
-from stream.follow import Deduplicator, read_all
+from stream.follow import MessageLog
 from stream.log import LogStore
-from stream.messages import AnyMessage, Progress, parse
+from stream.messages import AnyMessage, Decision, Progress, Verdict
 from stream.schema import FeatureSchema
 
 HELP = """Write a run as one page of HTML: pictures, tables, ledger, configuration.
@@ -111,17 +111,15 @@ _LOGS = (topics.LEDGER, topics.WINDOWS, topics.DEAD_LETTERS)
 def everything(logs: LogStore) -> Iterator[AnyMessage]:
     """Yield all that the logs say of a run, each message once, but for the wall clock's.
 
-    The ledger comes first: what the evaluator copied from it is a repeat.
+    The ledger comes first; what the evaluator copied from it is left out.
     """
-    seen = Deduplicator()
+    told: Iterator[AnyMessage]
     for log in _LOGS:
-        with closing(logs.reader(log)) as reader:
-            for stored in read_all(reader):
-                message = parse(stored.record.value)
-                if not isinstance(message, Progress) and seen.accept(
-                    message.key, stored.record.value
-                ):
-                    yield message
+        told = MessageLog(logs, log).read()
+        for message in told:
+            copied = log == topics.WINDOWS and isinstance(message, Decision | Verdict)
+            if not (copied or isinstance(message, Progress)):
+                yield message
 
 
 @dataclass(frozen=True, slots=True)

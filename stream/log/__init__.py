@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 Headers = tuple[tuple[str, bytes], ...]
 """Header names and values, in order; a name may stand more than once."""
@@ -156,6 +156,7 @@ class LogWriter(Protocol):
         """Flush, and let the next writer in."""
 
 
+@runtime_checkable
 class LogStore(Protocol):
     """Where logs are kept: a folder, or a broker."""
 

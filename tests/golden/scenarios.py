@@ -26,7 +26,7 @@ from stream import topics
 from stream.codec import end_record
 from stream.columnar import predictions_from_bytes
 from stream.config import open_logs
-from stream.follow import Deduplicator, read_all
+from stream.follow import MessageLog, read_all
 from stream.log import LogStore
 from stream.log.local import LocalLogStore
 from stream.messages import (
@@ -41,7 +41,6 @@ from stream.messages import (
     Stability,
     Verdict,
     Window,
-    parse,
 )
 from stream.schema import CategoricalFeature, Columns, FeatureSchema, NumericFeature
 from stream.sources.files import FileSource
@@ -228,12 +227,8 @@ def _of_kind(tensors: Mapping[str, Any], prefix: str) -> Iterator[bytes | str]:
 
 def _messages(logs: LogStore, name: str) -> Iterator[Any]:
     """Yield the messages of a log, each once, but for those of the wall clock."""
-    seen = Deduplicator()
-    with closing(logs.reader(name)) as reader:
-        for stored in read_all(reader):
-            message = parse(stored.record.value)
-            if message.kind != "progress" and seen.accept(message.key, stored.record.value):
-                yield message
+    found: Iterator[Any] = MessageLog(logs, name).read()
+    return (message for message in found if message.kind != "progress")
 
 
 def _predictions(logs: LogStore) -> Iterator[Any]:

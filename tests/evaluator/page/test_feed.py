@@ -60,6 +60,27 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
     ]
 
 
+def test_a_repeat_is_passed_over_by_all_who_look_on(tmp_path: Path) -> None:
+    """Also by those who come late, for whom old records are read again."""
+    home = LocalLogStore(tmp_path)
+
+    async def look() -> list[int]:
+        feed = Feed(home.reader(WINDOWS), history=PageHistory(recent=1), live=False)
+        feed.catch_up()
+        assert len(feed.history.tables[100]) == 2
+        assert feed.history.workers["dense"].last == progress("dense", 2.0, 600)
+        await feed.close()
+        found = [entry.offset async for entry in feed.behind(-1)]
+        await feed.release()
+        return found
+
+    told = [progress("dense", 2.0, 500), progress("dense", 2.0, 600)]
+    windows = [window(100, n, {"dense": 0.4}) for n in (0, 0, 1)]
+    with closing(home.writer(WINDOWS)) as writer:
+        writer.append([Record(dump(message)) for message in (*windows, *told)])
+    assert asyncio.run(look()) == [0, 2, 3, 4]
+
+
 def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> None:
     async def look() -> list[int]:
         feed = Feed(LocalLogStore(tmp_path).reader(WINDOWS))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluator.page.history import PageHistory, WindowTable, columns_of
-from stream.log import Record, StoredRecord
+from stream.follow import LoggedMessage
 from stream.messages import Message, dump
 from tests.evaluator.page.told import alarm, decided, letters, lifetime, progress, stability
 from tests.evaluator.runs import rollback, verdict, window
@@ -14,8 +14,7 @@ def taken(*messages: Message, recent: int = 100) -> PageHistory:
     """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
     history = PageHistory(recent)
     for number, message in enumerate(messages):
-        offset = 10 + 3 * number
-        history.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
+        history.take(LoggedMessage(10 + 3 * number, message, dump(message)))
     return history
 
 
@@ -74,20 +73,6 @@ def test_the_worst_feature_stands_beside_its_window() -> None:
         stability(0, 250, price=9.0),
     )
     assert history.tables[100].lines(["psi"], (0, 300), 10).columns["psi"] == [None, 0.4, None]
-
-
-def test_a_repeat_is_passed_over() -> None:
-    history = taken(window(100, 0, CE), window(100, 0, CE), window(100, 1, CE))
-    assert len(history.tables[100]) == 2
-    assert [entry.offset for entry in history.after(-1)] == [10, 16]
-    assert (history.repeats, history.offset) == ({13}, 16)
-
-
-def test_progress_may_repeat_for_it_is_of_the_wall_clock() -> None:
-    again = progress("dense", 2.0, 600)
-    history = taken(progress("dense", 2.0, 500), again)
-    assert history.workers["dense"].last == again
-    assert not history.repeats
 
 
 def test_only_the_last_records_are_kept_as_they_stand() -> None:
