@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
@@ -13,7 +14,7 @@ from resprout.settings import MODELS, WORKERS
 from stream import topics
 from stream.config import StreamConfig, open_logs
 from stream.log import LogIdentityError, LogStore
-from stream.start import Begin, SkippingLogStore, offsets_at
+from stream.start_position import StartPosition, clicks_from, start_offsets
 from stream.topics import CLICKS
 
 ONE_PARTITION = (
@@ -82,7 +83,7 @@ def every_log(partitions: int = 1) -> dict[str, int]:
 log = logging.getLogger(__name__)
 
 
-def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
+def begun(logs: LogStore, begin: StartPosition | None, folder: RunFolder) -> tuple[LogStore, Mapping[int, int]]:
     """Let workers see the clicks from where their run begins.
 
     Whoever comes first finds the place and writes it into the state folder. So a time is looked
@@ -96,12 +97,16 @@ def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
         The setting; None is the first event.
     folder
         Of the run, which all its workers share.
+
+    Returns
+    -------
+    The store, and by partition the offset with which the run begins; empty: the first.
     """
     if begin is None:
-        return logs
+        return logs, {}
 
     def find() -> dict[str, Any]:
-        offsets = offsets_at(clicks, begin)
+        offsets = start_offsets(clicks, begin)
         told = ", ".join(f"offset {offset} of partition {p}" for p, offset in offsets.items())
         log.info("the run begins in the clicks with %s", told)
         return {"log": clicks.identity, "offsets": offsets}
@@ -113,4 +118,5 @@ def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
                 f"the run in {folder.path} began in the clicks log {place['log']}, this one is "
                 f"{clicks.identity}: it was deleted and made again; begin with a new state folder"
             )
-    return SkippingLogStore(logs, {int(p): offset for p, offset in place["offsets"].items()})
+    offsets = {int(p): offset for p, offset in place["offsets"].items()}
+    return clicks_from(logs, offsets), offsets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +29,6 @@ from stream.ordering import open_order
 from stream.sources import Feed
 from stream.sources.generator import GeneratorFeed
 from stream.spec import Waiting
-from stream.start import SkippingLogStore
 from stream.state import Closing
 
 SLACK_SECONDS = 1.0
@@ -164,11 +163,16 @@ class Wiring(Closing):
         caller.
     logs
         Where the logs live.
+
+    Attributes
+    ----------
+    begins
+        By partition the offset of the clicks with which the run begins; empty: the first.
     """
 
     def __init__(self, plan: RunDefinition, folder: RunFolder, logs: LogStore) -> None:
         self._plan, self._folder = plan, folder
-        self._logs = begun(logs, plan.settings.stream.begin, folder)
+        self._logs, self.begins = begun(logs, plan.settings.stream.begin, folder)
         self._learners: dict[str, DenseLearner | SparseLearner] = {}
         self._projections: dict[str, Projection] = {}
         self._shared: MaskStore | None = None
@@ -177,11 +181,6 @@ class Wiring(Closing):
     def close(self) -> None:
         """Close the logs."""
         self._opened.close()
-
-    @property
-    def begins(self) -> Mapping[int, int]:
-        """By partition the offset of the clicks with which the run begins; empty: the first."""
-        return self._logs.offsets if isinstance(self._logs, SkippingLogStore) else {}
 
     @property
     def models(self) -> dict[str, OnlineModel]:

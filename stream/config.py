@@ -13,7 +13,7 @@ from stream import plugins
 from stream.log import LogStore
 from stream.log.local import LocalLogStore
 from stream.sources.truth import GeneratorConfig
-from stream.start import Begin, parse_begin
+from stream.start_position import StartPosition, parse_start_position
 
 
 class KafkaConfig(BaseModel):
@@ -113,7 +113,7 @@ class StreamConfig(BaseModel):
     """Events a batch, for all models: whatever is counted in events is a multiple of it."""
     ahead_events: int = Field(default=20_000, gt=0)
     """How far the source may run ahead of the dense learner."""
-    begin: Begin | None = None
+    begin: StartPosition | None = None
     """Where a run begins in clicks that somebody else writes: a time with its zone, or an offset
     for each partition; null: with the first event."""
     source: str = "generator"
@@ -130,8 +130,8 @@ class StreamConfig(BaseModel):
 
     @field_validator("begin", mode="before")
     @classmethod
-    def _begin(cls, given: object) -> Begin | None:
-        return parse_begin(given)
+    def _begin(cls, given: object) -> StartPosition | None:
+        return parse_start_position(given)
 
     @field_validator("home")
     @classmethod

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from typing import Final
 
 import numpy as np
 
 from stream.batch import ClickBatch
-from stream.codec import (
-    COLUMNAR,
-    JSON,
-    Decoded,
-    Invalid,
-    decode_columnar,
-    decode_json,
-    decode_record,
-    kind_of,
-)
-from stream.log import LogReader, LogTrimmedError, StoredRecord
+from stream.codec import Decoded, Invalid
+from stream.log import LogReader, LogTrimmedError
 from stream.messages import Position, PositionRange
 from stream.schema import FeatureSchema
-from stream.start import SETTING, oldest
+from stream.sharing import decoder_of
+from stream.start_position import SETTING, describe_begin
 
-_READ_COLUMNAR: Final = 4
-"""Records a read where each holds many events: few, so that they stay in the processor's cache."""
-_READ_JSON: Final = 1024
-"""Records a read where each holds one event."""
 _DETAIL: Final = 120
 """Characters that are kept of what is wrong: it may quote a name that the event itself brings."""
 _MOST_INVALID: Final = 10_000
@@ -87,10 +74,9 @@ class PartitionReader:
         self.met: OnInvalid = _look_away
         self._log = log
         self._partition = partition
-        self._schema = schema
+        self._clicks = decoder_of(log, schema)
         self._start = start
         self._offset: int | None = None if start is None else start.offset
-        self._read_records = _READ_COLUMNAR
         self._chunks: deque[Decoded] = deque()
         self._taken = 0
         self._gaps: deque[InvalidRun] = deque()
@@ -162,16 +148,15 @@ class PartitionReader:
         """Read and decode some more records; say whether there were any."""
         if self._offset is None:
             self._offset = _first(self._log, self._partition)
-        records = self._log.read(self._partition, self._offset, self._read_records)
-        for decoded in _decode(records, self._schema):
+        chunk = self._clicks.fetch(self._partition, self._offset)
+        if chunk is None:
+            return False
+        for _, decoded in chunk.pieces:
             self._queue(decoded)
             if self.ended:
                 break
-        if records:
-            self._offset = records[-1].next_offset
-            is_json = kind_of(records[-1]) == JSON
-            self._read_records = _READ_JSON if is_json else _READ_COLUMNAR
-        return bool(records)
+        self._offset = chunk.end
+        return True
 
     def _queue(self, decoded: Decoded) -> None:
         """Keep what was decoded, without what stands before the start."""
@@ -215,23 +200,12 @@ def _first(log: LogReader, partition: int) -> int:
     begin = log.begin(partition)
     if begin > 0:
         raise LogTrimmedError(
-            f"the clicks log begins with {oldest(log, partition)}: what stood before has been "
-            f"trimmed away, and a run begins with the first event; say with {SETTING} from which "
-            "time or offsets on it is to read, or give it a log that still has all, and let that "
-            "log keep more"
+            f"the clicks log begins with {describe_begin(log, partition)}: what stood before has "
+            f"been trimmed away, and a run begins with the first event; say with {SETTING} from "
+            "which time or offsets on it is to read, or give it a log that still has all, and let "
+            "that log keep more"
         )
     return begin
-
-
-def _decode(records: Sequence[StoredRecord], schema: FeatureSchema) -> Iterator[Decoded]:
-    """Decode records, those that hold events all of a kind together that stand together."""
-    for kind, run in groupby(records, kind_of):
-        if kind == JSON:
-            yield decode_json(list(run), schema)
-        elif kind == COLUMNAR:
-            yield decode_columnar(list(run), schema)
-        else:
-            yield from (decode_record(stored, schema) for stored in run)
 
 
 def _place(decoded: Decoded, at: int) -> Position:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, Position, parse
 from stream.reader import ClickReader
 from stream.sources.files import FileSource
-from stream.start import SkippingLogStore, parse_begin
+from stream.start_position import parse_start_position
 from tests.resprout.crew import LEARNERS, crew
 from tests.resprout.eventful import BATCH, PLAN, TOTAL, eventful
 from tests.resprout.left import Left
@@ -166,10 +166,8 @@ def test_processes_begin_where_one_process_does(
     check(Learned.by(Left.by(RunFolder(team.state))), expected)
 
 
-def opened(folder: RunFolder, begin: object) -> SkippingLogStore:
-    found = begun(folder.home, parse_begin(begin), folder)
-    assert isinstance(found, SkippingLogStore)
-    return found
+def found_in(folder: RunFolder, begin: object) -> Mapping[int, int]:
+    return begun(folder.home, parse_start_position(begin), folder)[1]
 
 
 def test_the_place_of_a_time_is_found_once_for_all_workers(
@@ -178,9 +176,9 @@ def test_the_place_of_a_time_is_found_once_for_all_workers(
     """Nothing has come to that time yet: who starts later finds more there."""
     folder = RunFolder(tmp_path)
     write(tmp_path, columnar(events[:RECORD]))
-    assert opened(folder, "2027-01-01T00:00:00Z").offsets == {0: 1}
+    assert found_in(folder, "2027-01-01T00:00:00Z") == {0: 1}
     write(tmp_path, columnar(events[RECORD : 3 * RECORD]))
-    assert opened(folder, "2027-01-01T00:00:00Z").offsets == {0: 1}
+    assert found_in(folder, "2027-01-01T00:00:00Z") == {0: 1}
     assert {file.name for file in tmp_path.iterdir()} == {"begin.json", "logs"}
 
 
@@ -188,9 +186,9 @@ def test_a_place_that_has_been_trimmed_away_since_stays_the_place(tmp_path: Path
     """Whoever has gone on from there does not need it any more."""
     folder = RunFolder(tmp_path)
     write(tmp_path, [FOREIGN] * 8)
-    assert opened(folder, {0: 2}).offsets == {0: 2}
+    assert found_in(folder, {0: 2}) == {0: 2}
     write(tmp_path, [FOREIGN], trim=5)
-    assert opened(folder, {0: 2}).offsets == {0: 2}
+    assert found_in(folder, {0: 2}) == {0: 2}
     with pytest.raises(ValueError, match="2 in partition 0: it has been trimmed away"):
         begun(folder.home, {0: 2}, RunFolder(tmp_path / "another run"))
 
@@ -203,7 +201,7 @@ def test_a_damaged_place_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(
         ValueError, match=r"begin\.json is damaged .*; name another folder, or write"
     ):
-        opened(folder, {0: 2})
+        found_in(folder, {0: 2})
 
 
 def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -> None:
@@ -213,7 +211,7 @@ def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -
 
     def begin(offset: int) -> None:
         gate.wait()
-        found.append(opened(folder, {0: offset}).offsets)
+        found.append(found_in(folder, {0: offset}))
 
     threads = [threading.Thread(target=begin, args=(offset,)) for offset in range(8)]
     for thread in threads:
@@ -226,7 +224,7 @@ def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -
 
 def test_a_run_whose_clicks_were_made_again_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [FOREIGN])
-    opened(RunFolder(tmp_path), {0: 1})
+    found_in(RunFolder(tmp_path), {0: 1})
     other = LocalLogStore(tmp_path / "made again")
     with pytest.raises(LogIdentityError, match=r"began in the clicks log \w+, this one is \w+: it"):
         begun(other, {0: 1}, RunFolder(tmp_path))
@@ -256,7 +254,7 @@ def test_a_run_that_is_cleared_may_begin_elsewhere(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(plan(TIME))
     write(tmp_path, [FOREIGN])
-    opened(folder, {0: 1})
+    found_in(folder, {0: 1})
     folder.clear()
     assert {file.name for file in tmp_path.iterdir()} == {"lock", "workers"}
 
