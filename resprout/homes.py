@@ -83,7 +83,9 @@ def every_log(partitions: int = 1) -> dict[str, int]:
 log = logging.getLogger(__name__)
 
 
-def begun(logs: LogStore, begin: StartPosition | None, folder: RunFolder) -> tuple[LogStore, Mapping[int, int]]:
+def begun(
+    logs: LogStore, begin: StartPosition | None, folder: RunFolder
+) -> tuple[LogStore, Mapping[int, int]]:
     """Let workers see the clicks from where their run begins.
 
     Whoever comes first finds the place and writes it into the state folder. So a time is looked

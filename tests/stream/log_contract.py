@@ -231,6 +231,33 @@ def what_was_trimmed_is_refused(home: LogStore) -> None:
     writer.close()
 
 
+def a_log_is_there_once_it_was_made(home: LogStore) -> None:
+    assert home.writable
+    assert not home.exists("clicks")
+    names = home.create({"clicks": 3, "truth": 1})
+    assert len(set(names)) == 2
+    assert all(log in name for log, name in zip(("clicks", "truth"), names, strict=True))
+    assert home.exists("clicks")
+    assert home.reader("clicks").partitions == (0, 1, 2)
+    assert not home.exists("ledger")
+    home.reader("ledger")
+    assert home.exists("ledger")
+
+
+def what_is_there_stays_as_it_is(home: LogStore) -> None:
+    writer = home.writer("clicks")
+    writer.append(numbered(1))
+    writer.close()
+    assert home.create({"clicks": 3}) == home.create({"clicks": 1})
+    assert home.reader("clicks").partitions == (0,)
+    assert records(everything(home.reader("clicks"))) == numbered(1)
+
+
+def a_store_says_in_words_where_it_is(home: LogStore) -> None:
+    assert len(home.describe()) > 3
+    assert isinstance(home, LogStore)
+
+
 def a_partition_that_is_not_there_is_refused(home: LogStore) -> None:
     reader, writer = home.reader("clicks"), home.writer("clicks")
     with pytest.raises(ValueError, match="'clicks' has no partition 7"):
@@ -354,6 +381,9 @@ CHECKS: list[Check] = [
     readers_do_not_disturb_each_other,
     trimming_keeps_everything_from_the_offset_on,
     what_was_trimmed_is_refused,
+    a_log_is_there_once_it_was_made,
+    what_is_there_stays_as_it_is,
+    a_store_says_in_words_where_it_is,
     a_partition_that_is_not_there_is_refused,
     a_closed_writer_refuses_more,
     readers_in_many_threads_see_every_record_while_it_is_written,

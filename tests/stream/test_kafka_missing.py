@@ -24,7 +24,6 @@ def looking(kafka_config: KafkaConfig) -> Iterator[KafkaLogStore]:
 OPENING: dict[str, Callable[[KafkaLogStore], object]] = {
     "reader": lambda home: home.reader("clicks"),
     "writer": lambda home: home.writer("clicks"),
-    "subscription": lambda home: home.subscribe("clicks", "scorers"),
 }
 
 

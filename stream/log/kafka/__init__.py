@@ -29,8 +29,6 @@ settings that delete or change events  ``LogSettingsError`` when the topic is op
 by their time
 second writer                          ``LogLockedError`` with who it is
                                        (:mod:`stream.log.kafka.lease`)
-stateless readers come and go          the others take over; what was not committed comes again
-                                       (:mod:`stream.log.kafka.subscription`)
 committing positions fails             a line in the log: only lag monitors read them
 =====================================  ==========================================================
 """

@@ -16,8 +16,7 @@ from kafka.structs import OffsetAndMetadata
 from stream.log import LogCorruptError, LogLostError, LogTrimmedError, StoredRecord
 from stream.log.kafka.connection import Connector, NotYetError, RetryPolicy
 from stream.log.kafka.network import fetch_ahead
-from stream.log.kafka.records import from_kafka
-from stream.log.kafka.topics import Topic, Topics
+from stream.log.kafka.topics import Topic, Topics, from_kafka
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from stream.config import KafkaConfig
 from stream.log.kafka.connection import Connector
 from stream.log.kafka.lease import Lease
 from stream.log.kafka.reader import Fetch, KafkaLogReader, OffsetCommitter
-from stream.log.kafka.subscription import KafkaSubscription
 from stream.log.kafka.topics import Topics
 from stream.log.kafka.writer import KafkaLogWriter
 
@@ -49,7 +48,7 @@ class KafkaLogStore:
         self._topics = Topics(self._connector, self._admin, makes=writable)
         self.writable = writable
         self._guard = threading.Lock()
-        self._open: list[KafkaLogReader | KafkaLogWriter | KafkaSubscription] = []
+        self._open: list[KafkaLogReader | KafkaLogWriter] = []
 
     def exists(self, name: str) -> bool:
         """Tell whether a log is there."""
@@ -102,14 +101,6 @@ class KafkaLogStore:
         with self._guard:
             self._open.append(writer)
         return writer
-
-    def subscribe(self, name: str, group: str) -> KafkaSubscription:
-        """Read a log together with others; for readers without a state only."""
-        topic = self._topics.open(name)
-        subscription = KafkaSubscription(topic, self._connector, self._topics, group)
-        with self._guard:
-            self._open.append(subscription)
-        return subscription
 
     def trim(self, name: str, partition: int, offset: int) -> None:
         """Delete the records before ``offset``, where ``allow_trim`` says so; else do nothing."""

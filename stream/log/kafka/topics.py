@@ -13,7 +13,16 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource
 
-from stream.log import LogDeletedError, LogError, LogIdentityError, LogSettingsError, check_name
+from stream.log import (
+    Headers,
+    LogDeletedError,
+    LogError,
+    LogIdentityError,
+    LogSettingsError,
+    Record,
+    StoredRecord,
+    check_name,
+)
 from stream.log.kafka.connection import PAUSE_SECONDS, Connector
 from stream.topics import DEAD_LETTERS
 
@@ -22,6 +31,12 @@ logger = logging.getLogger(__name__)
 _ANY_TIME: Final = str(2**63 - 1)
 _KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
 """Settings that say what is deleted and when."""
+_TIME_HEADER: Final = "resprout-time-ms"
+"""Holds an event time that Kafka cannot: one before 1970."""
+_RECORD_BYTES: Final = 61 + 36
+"""The heads of a batch and of a record, at most."""
+_HEADER_BYTES: Final = 10
+"""The lengths of a header's name and value, at most."""
 _SURE: Final = 10
 """Times that a topic must be missing to count as deleted."""
 
@@ -232,6 +247,39 @@ class Topics:
                 f"{topic.settings['message.timestamp.type']}: the broker would replace event times;"
                 f" {_alter('message.timestamp.type=CreateTime')}"
             )
+
+
+def to_kafka(record: Record) -> tuple[int, list[tuple[str, bytes]]]:
+    """Return the timestamp and the headers with which a record is sent.
+
+    >>> to_kafka(Record(b"", (("kind", b"json"),), time_ms=-7))
+    (0, [('kind', b'json'), ('resprout-time-ms', b'-7')])
+    """
+    headers = list(record.headers)
+    if record.time_ms >= 0:
+        return record.time_ms, headers
+    return 0, [*headers, (_TIME_HEADER, b"%d" % record.time_ms)]
+
+
+def from_kafka(one: Any, partition: int) -> StoredRecord:
+    """Turn a record of a consumer into ours; what is null to Kafka is empty to us."""
+    headers: Headers = tuple((name, value or b"") for name, value in one.headers)
+    time_ms = one.timestamp
+    if headers and headers[-1][0] == _TIME_HEADER:
+        time_ms = int(headers[-1][1])
+        headers = headers[:-1]
+    record = Record(one.value or b"", headers, time_ms)
+    return StoredRecord(partition, one.offset, one.offset + 1, record)
+
+
+def wire_bytes(record: Record) -> int:
+    """Return at most how large a record is on the wire, alone in its batch and not compressed.
+
+    >>> wire_bytes(Record(b"x" * 1000, (("kind", b"json"),)))
+    1115
+    """
+    headers = sum(_HEADER_BYTES + len(name.encode()) + len(value) for name, value in record.headers)
+    return _RECORD_BYTES + len(record.value) + headers
 
 
 def _alter(setting: str) -> str:

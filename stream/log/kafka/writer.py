@@ -15,8 +15,7 @@ from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
 from stream.log.kafka.connection import Connector, NotYetError, RetryPolicy, explain
 from stream.log.kafka.lease import Lease
 from stream.log.kafka.network import discard
-from stream.log.kafka.records import to_kafka, wire_bytes
-from stream.log.kafka.topics import Topic, Topics
+from stream.log.kafka.topics import Topic, Topics, to_kafka, wire_bytes
 
 
 class Debouncer:
