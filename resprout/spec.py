@@ -15,7 +15,7 @@ from pruner.config import StoreConfig
 from pruner.decisions import Rules
 from pruner.pruning import recipe
 from resprout.settings import WORKERS, Settings
-from stream.config import KafkaConfig
+from stream.config import KafkaConfig, make_source
 from stream.schema import FeatureSchema
 from stream.sources import Source
 from stream.sources.generator import GeneratorSource
@@ -26,6 +26,8 @@ _DEPLOYMENT = (
     "stream.ahead_events",
     "stream.generator.events",
     "stream.generator.rate",
+    "stream.home_options",
+    "stream.retention",
     *(f"stream.kafka.{name}" for name in KafkaConfig.model_fields if name != "prefix"),
     *(
         f"store.{name}"
@@ -60,7 +62,7 @@ class RunDefinition:
     @classmethod
     def generated(cls, settings: Settings) -> Self:
         """Plan to learn from generated clicks."""
-        return cls(settings, GeneratorSource(settings.stream.generator, settings.seed))
+        return cls(settings, make_source(settings.stream, settings.seed))
 
     def check(self) -> None:
         """See at the start that it can be carried out: build once what the settings name."""

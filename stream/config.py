@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from stream import plugins
 from stream.log import LogStore
 from stream.log.local import LocalLogStore
+from stream.sources import Source
+from stream.sources.generator import GeneratorSource
 from stream.sources.truth import GeneratorConfig
 from stream.start_position import StartPosition, parse_start_position
 
@@ -133,32 +135,41 @@ class StreamConfig(BaseModel):
     def _begin(cls, given: object) -> StartPosition | None:
         return parse_start_position(given)
 
-    @field_validator("home")
-    @classmethod
-    def _home(cls, name: str) -> str:
-        plugins.find(LOGS, _STORES, name)
-        return name
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for setting, group, ours, options in (
+            ("home", _LOGS, _STORES, self.home_options),
+            ("source", _SOURCES, _GENERATED, self.source_options),
+        ):
+            name = getattr(self, setting)
+            plugins.find(group, ours, name)
+            if options and name in ours:
+                raise ValueError(f"{setting}_options are not for {name!r}; leave them out")
+        return self
 
 
-LOGS: Final = "resprout.logs"
-"""The entry-point group of functions that open a store of logs."""
-OpenLogs = Callable[..., LogStore]
-"""``open(config: StreamConfig, folder: Path, worker: str | None, *, writable: bool)``; as of
+_LOGS: Final = "resprout.logs"
+_SOURCES: Final = "resprout.sources"
+OpenLogs = Callable[[StreamConfig, Path, str | None, bool], LogStore]
+"""What an entry point of ``resprout.logs`` names: ``open(config, folder, worker, writable)``, as of
 :func:`open_logs`."""
+MakeSource = Callable[[Mapping[str, Any], int], Source]
+"""What an entry point of ``resprout.sources`` names: ``make(source_options, seed)``."""
 
 
-def _embedded(_: StreamConfig, folder: Path, __: str | None, *, writable: bool) -> LogStore:
+def _embedded(_: StreamConfig, folder: Path, __: str | None, writable: bool) -> LogStore:
     return LocalLogStore(folder, writable)
 
 
-def _kafka(config: StreamConfig, _: Path, worker: str | None, *, writable: bool) -> LogStore:
-    # The client is loaded by those who use it only.
+def _kafka(config: StreamConfig, _: Path, worker: str | None, writable: bool) -> LogStore:
+    # The client is loaded only by those who use it.
     from stream.log.kafka.store import KafkaLogStore
 
     return KafkaLogStore(config.kafka, worker, writable=writable)
 
 
 _STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _kafka}
+_GENERATED = {"generator": GeneratorSource}
 
 
 @contextmanager
@@ -186,8 +197,18 @@ def open_logs(
     ...     logs.exists("clicks")
     False
     """
-    store: LogStore = plugins.find(LOGS, _STORES, config.home)(
-        config, folder, worker, writable=writable
-    )
-    with closing(store):
+    opened: OpenLogs = plugins.find(_LOGS, _STORES, config.home)
+    with closing(opened(config, folder, worker, writable)) as store:
         yield store
+
+
+def make_source(config: StreamConfig, seed: int) -> Source:
+    """Make the source of clicks that the settings name.
+
+    >>> make_source(StreamConfig(generator={"numeric": 5}), seed=0).schema.numeric_count
+    5
+    """
+    if config.source in _GENERATED:
+        return GeneratorSource(config.generator, seed)
+    make: MakeSource = plugins.find(_SOURCES, {}, config.source)
+    return make(config.source_options, seed)

@@ -17,11 +17,10 @@ from learner.trainer import NonFiniteError
 from pruner.masks.store import StoreError
 from resprout.settings import Layer, Loaded, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
+from stream.config import make_source
 from stream.log import LogError
 from stream.schema import FeatureSchema, load_schema
-from stream.sources import Source
 from stream.sources.files import FileSource
-from stream.sources.generator import GeneratorSource
 from stream.state import StateLockedError
 
 FAULTS = (
@@ -84,10 +83,9 @@ class CommandRequest:
 
     def share(self, settings: Settings) -> RunDefinition:
         """Say what the run is of which a process is one worker: who feeds it is another's part."""
-        source: Source | ExternalSource = GeneratorSource(settings.stream.generator, settings.seed)
         if self.features is not None:
-            source = ExternalSource(self.features)
-        return RunDefinition(settings, source, self.init_from)
+            return RunDefinition(settings, ExternalSource(self.features), self.init_from)
+        return RunDefinition(settings, make_source(settings.stream, settings.seed), self.init_from)
 
     def folder(self, otherwise: str) -> Path:
         """Return the state folder that was named, or the one to use otherwise."""
