@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from learner.snapshots import SnapshotStore
 from resprout.settings import WORKERS, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
 from stream.log.local import LocalLogStore
-from stream.state import Checkpoints, StateFolder, sync
+from stream.state import Checkpoints, FileLock, lock_folder, sync
 
 LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
 _DRAFT = ".draft-"
@@ -78,18 +78,18 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it."""
         with ExitStack() as held:
-            held.enter_context(self._take(self.path, "resprout"))
+            held.enter_context(closing(self._take(self.path, "resprout")))
             for worker in WORKERS:
-                held.enter_context(self.lock_worker(worker, holder="resprout"))
+                held.enter_context(closing(self.lock_worker(worker, holder="resprout")))
             yield
 
-    def lock_worker(self, worker: str, holder: str | None = None) -> StateFolder:
+    def lock_worker(self, worker: str, holder: str | None = None) -> FileLock:
         """Take what belongs to one worker; the others may be processes of their own."""
         return self._take(self.path / LOCKS / worker, holder or worker)
 
-    def _take(self, path: Path, holder: str) -> StateFolder:
+    def _take(self, path: Path, holder: str) -> FileLock:
         try:
-            return StateFolder.lock(path, name=holder)
+            return lock_folder(path, name=holder)
         except OSError as error:
             raise self._refused(error) from error
 

@@ -473,14 +473,15 @@ def execute(
         opened.enter_context(folder.lock())
         folder.begin(plan)
         logs = opened.enter_context(open_logs(plan.settings.stream, folder.home.folder))
-        wiring = opened.enter_context(Wiring(plan, folder, logs))
+        wiring = opened.enter_context(closing(Wiring(plan, folder, logs)))
         workers = wiring.every()
         names = tuple(worker.name for worker in workers)
         metrics = Metrics(Known.of(plan.settings, names))
         health = Health(names, {"masks": wiring.away})
         progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
         if show and plan.settings.serve.port is not None:
-            page = opened.enter_context(Page(plan.settings, state, pages(metrics, health)))
+            shown = Page(plan.settings, state, pages(metrics, health))
+            page = opened.enter_context(closing(shown))
             page.show(logs)
         looking_on: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
         watch = Watch(EVALUATOR, looking_on)

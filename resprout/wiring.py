@@ -29,7 +29,6 @@ from stream.ordering import open_order
 from stream.sources import Feed
 from stream.sources.generator import GeneratorFeed
 from stream.spec import Waiting
-from stream.state import Closing
 
 SLACK_SECONDS = 1.0
 """How far a source may be behind its rate and still catch up."""
@@ -148,7 +147,7 @@ class RateLimit:
         return SourceStep(self._count, events or 0, done=events is None)
 
 
-class Wiring(Closing):
+class Wiring:
     """Opens logs and stores, and makes the workers that use them; closing it closes the logs.
 
     Every worker runs in a thread of its own or in a process of its own, so each has its own

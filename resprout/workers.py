@@ -93,7 +93,7 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
     folder, settings = RunFolder(state), plan.settings
     plan.check()
     with ExitStack() as opened:
-        opened.enter_context(folder.lock_worker(name))
+        opened.enter_context(closing(folder.lock_worker(name)))
         if isinstance(plan.source, FileSource):
             check(plan, folder)
         else:
@@ -108,7 +108,7 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
             page.show(logs)
             opened.callback(page.close)
         opened.enter_context(one_thread_each())
-        made.append(opened.enter_context(Wiring(plan, folder, logs)))
+        made.append(opened.enter_context(closing(Wiring(plan, folder, logs))))
         _bring_up_to_date(metrics, name, logs, made[0].begins, opened)
         worker = health.watched(metrics.timed(made[0].one(name)))
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
@@ -130,10 +130,10 @@ def _answer(
         return None
     if name != EVALUATOR:
         address = settings.serve.host, settings.serve.port
-        server = opened.enter_context(HealthServer(*address, *told))
+        server = opened.enter_context(closing(HealthServer(*address, *told)))
         log.info("%s answers at %s/healthz and %s/metrics", name, server.url, server.url)
         return None
-    page = opened.enter_context(Page(settings, folder.path, pages(*told)))
+    page = opened.enter_context(closing(Page(settings, folder.path, pages(*told))))
     url = page.url.rstrip("/")
     log.info("%s answers at %s/healthz and %s/metrics", name, url, url)
     return page

@@ -41,7 +41,6 @@ from evaluator.page.replies import (
     workers_reply,
 )
 from evaluator.page.sheet import SCORES_HEAD, SEGMENTS_HEAD, score_rows, segment_rows
-from stream.state import Closing
 
 STATIC: Final = Path(__file__).parent / "static"
 POINTS: Final = 1_000
@@ -299,7 +298,7 @@ _GRACE_SECONDS: Final = 3
 _LOOK_SECONDS: Final = 0.01
 
 
-class PageServer(Closing):
+class PageServer:
     """Serves a page in a thread of its own, until it is closed; the feed is closed with it.
 
     Parameters

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from resprout.monitoring.metrics import Metrics
 from resprout.runner import Step, Worker
-from stream.state import Closing
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +150,7 @@ class Health:
         self._failure = self._failure or f"{name} failed: {type(error).__name__}: {error}"
 
 
-class HealthServer(Closing):
+class HealthServer:
     """Answers ``/healthz`` and ``/metrics`` in threads of its own, until it is closed.
 
     ``/healthz`` is 200 while the process is healthy and 503 otherwise, with :class:`State` as JSON;

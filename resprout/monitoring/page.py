@@ -15,7 +15,6 @@ from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
 from stream.config import open_logs
 from stream.log import LogStore
 from stream.messages import Progress
-from stream.state import Closing
 from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ PORT = 8_000
 """Of the page, where no other is set and this one is free."""
 
 
-class Page(Closing):
+class Page:
     """A page that is served, until it is closed.
 
     Parameters
@@ -89,7 +88,7 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
         feed.catch_up()
         for told in _last_words(logs):
             feed.history.top_up(told)
-        with Page(settings, folder.path, feed=feed) as page:
+        with closing(Page(settings, folder.path, feed=feed)) as page:
             yield page
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def test_of_many_who_begin_at_once_one_writes_the_record_and_all_check_it(tmp_pa
 
 def test_workers_share_a_folder_and_each_is_there_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with folder.lock_worker("dense"), folder.lock_worker("sparse"):
+    with closing(folder.lock_worker("dense")), closing(folder.lock_worker("sparse")):
         with pytest.raises(StateLockedError, match=r"workers/dense is in use by dense \(process"):
             folder.lock_worker("dense")
         with pytest.raises(StateLockedError, match=r"is in use by dense \("), folder.lock():

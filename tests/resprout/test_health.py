@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
@@ -72,7 +73,7 @@ def process() -> Iterator[Process]:
         KNOWN.workers, {"store": lambda: next(away, None)}, stale_seconds=60, clock=clock
     )
     metrics = Metrics(KNOWN)
-    with HealthServer("127.0.0.1", 0, metrics, health) as server:
+    with closing(HealthServer("127.0.0.1", 0, metrics, health)) as server:
         yield Process(clock, health, metrics, server)
 
 
@@ -207,8 +208,8 @@ def test_a_host_of_somebody_else_is_told_with_the_setting() -> None:
 
 def test_a_free_port_is_found_and_named() -> None:
     with (
-        HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers)) as one,
-        HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers)) as two,
+        closing(HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers))) as one,
+        closing(HealthServer("127.0.0.1", 0, Metrics(KNOWN), Health(KNOWN.workers))) as two,
     ):
         assert one.port != two.port
         assert one.url == f"http://127.0.0.1:{one.port}"
@@ -220,7 +221,7 @@ def test_it_listens_on_ipv6_too() -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with HealthServer("::1", 0, Metrics(KNOWN), Health(KNOWN.workers)) as server:
+    with closing(HealthServer("::1", 0, Metrics(KNOWN), Health(KNOWN.workers))) as server:
         assert server.url == f"http://[::1]:{server.port}"
         assert ask(f"{server.url}/healthz").status == 200
 
@@ -239,7 +240,9 @@ def test_closing_frees_the_port_and_hangs_up_on_who_is_there() -> None:
         server.close()
         assert silent.recv(1) == b""
     assert set(threading.enumerate()) <= threads
-    with HealthServer("127.0.0.1", server.port, Metrics(KNOWN), Health(KNOWN.workers)) as again:
+    with closing(
+        HealthServer("127.0.0.1", server.port, Metrics(KNOWN), Health(KNOWN.workers))
+    ) as again:
         assert ask(f"{again.url}/healthz").status == 200
 
 

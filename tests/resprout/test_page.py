@@ -129,7 +129,7 @@ def test_who_wants_no_page_gets_none(
 
 def test_a_page_is_there_before_its_logs_are(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with Page(small(serve__port=0), tmp_path) as page:
+    with closing(Page(small(serve__port=0), tmp_path)) as page:
         assert ask(f"{page.url}api/run")["identity"] == ""
         page.show(folder.home)
         assert ask(f"{page.url}api/run")["identity"] != ""

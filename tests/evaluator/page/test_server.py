@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -415,7 +416,7 @@ def test_the_address_is_one_that_people_can_open(host: str, shown: str, tmp_path
     if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     reader = LocalLogStore(tmp_path).reader(WINDOWS)
-    with PageServer(listen(host, 0), Pages(Feed(reader))) as server:
+    with closing(PageServer(listen(host, 0), Pages(Feed(reader)))) as server:
         assert server.url.startswith(f"http://{shown}:")
 
 
