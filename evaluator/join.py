@@ -298,7 +298,7 @@ class Join:
         at = cursor.clicks if cursor else None
         self._clicks = ClickReader(self._log, spec.schema, spec.batch_events, at, order)
         if met is not None:
-            self._clicks.hand_out(met)
+            self._clicks.on_invalid(met)
         self._at = self._clicks.cursor
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}

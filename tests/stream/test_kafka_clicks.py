@@ -94,7 +94,7 @@ def test_dense_leads_and_others_follow_through_holes_and_restarts(
     with closing(home.reader(topics.CLICKS)) as clicks, closing(home.reader(LOG)) as log:
         follower = ClickReader(clicks, SCHEMA, SIZE, None, Recorded(log))
         met: list[Invalid] = []
-        follower.hand_out(met.extend)
+        follower.on_invalid(met.extend)
         batches, cursors = [], [follower.cursor]
         while (batch := follower.next()) is not None:
             batches.append(batch)

@@ -111,7 +111,7 @@ def read(home: LocalLogStore, schema: FeatureSchema = SCHEMA) -> tuple[ClickBatc
     """Return all valid events as one batch, and the others."""
     reader = ClickReader(home.reader(topics.CLICKS), schema, 10_000)
     invalid: list[Invalid] = []
-    reader.hand_out(invalid.extend)
+    reader.on_invalid(invalid.extend)
     found = reader.next()
     assert reader.ended
     nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)

@@ -153,7 +153,7 @@ class Read:
         self.reader = ClickReader(self.log, schema, size, cursor, RoundRobin())
         self.batches: list[Any] = []
         self.invalid: list[Invalid] = []
-        self.reader.hand_out(self.invalid.extend)
+        self.reader.on_invalid(self.invalid.extend)
 
     def next(self) -> bool:
         found = self.reader.next()

@@ -151,7 +151,7 @@ def test_what_stands_before_is_not_read_even_if_it_is_no_event(home: LogStore) -
     with closing(later.reader(topics.CLICKS)) as clicks:
         reader = ClickReader(clicks, SCHEMA, 5, None, RoundRobin())
         met: list[Invalid] = []
-        reader.hand_out(met.extend)
+        reader.on_invalid(met.extend)
         found = reader.next()
         assert found is not None
         assert ([one.offset for one in met], found.skipped) == ([4], {"unparsable": 1})

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from stream.config import KafkaConfig
 from stream.log.kafka.connection import Connector
 from stream.log.kafka.lease import Lease
-from stream.log.kafka.reader import Fetch, KafkaLogReader, OffsetCommitter
+from stream.log.kafka.reader import KafkaLogReader, OffsetCommitter
 from stream.log.kafka.topics import Topics
 from stream.log.kafka.writer import KafkaLogWriter
 
@@ -17,7 +17,7 @@ from stream.log.kafka.writer import KafkaLogWriter
 class KafkaLogStore:
     """The topics of a broker, as logs.
 
-    Connects at once, so that a wrong address or password is told here. Several threads may open
+    It connects at once, so a wrong address or password is an error here. Several threads may open
     logs.
 
     Parameters
@@ -25,8 +25,8 @@ class KafkaLogStore:
     config
         How to reach the broker, and what topics are made of.
     worker
-        Under what name lag monitors see how far the readers have come (group
-        ``resprout.<worker>``); None tells them nothing.
+        Lag monitors see under this name how far the readers have come (group
+        ``resprout.<worker>``); None: they see nothing.
     writable
         Whether a log that is not there is made when it is opened; else that is a
         :class:`stream.log.LogError`.
@@ -45,7 +45,7 @@ class KafkaLogStore:
         self._connector = Connector(config)
         self._worker = worker
         self._admin = self._connector.admin()
-        self._topics = Topics(self._connector, self._admin, makes=writable)
+        self._topics = Topics(self._connector, self._admin, writable=writable)
         self.writable = writable
         self._guard = threading.Lock()
         self._open: list[KafkaLogReader | KafkaLogWriter] = []
@@ -65,16 +65,14 @@ class KafkaLogStore:
         Raises
         ------
         LogError
-            It is not there, and this home makes none.
+            It is not there, and the store is not writable.
         LogSettingsError
             The topic would lose records because of their event time, or change that.
         """
         topic = self._topics.open(name)
-        progress = (
-            OffsetCommitter(self._admin, f"resprout.{self._worker}") if self._worker else None
-        )
-        fetch = Fetch(topic, self._connector, self._topics)
-        reader = KafkaLogReader(topic, fetch, progress)
+        group = f"resprout.{self._worker}"
+        committer = OffsetCommitter(self._admin, group) if self._worker else None
+        reader = KafkaLogReader(topic, self._connector, self._topics, committer)
         with self._guard:
             self._open.append(reader)
         return reader
@@ -85,7 +83,7 @@ class KafkaLogStore:
         Raises
         ------
         LogError
-            It is not there, and this home makes none.
+            It is not there, and the store is not writable.
         LogLockedError
             Somebody else writes it.
         LogSettingsError
@@ -112,7 +110,7 @@ class KafkaLogStore:
         return f"Kafka at {self._connector.config.bootstrap}"
 
     def close(self) -> None:
-        """Close all readers and writers, and leave the broker."""
+        """Close all readers and writers, and disconnect."""
         with self._guard, ExitStack() as closing:
             closing.callback(self._admin.close)
             while self._open:

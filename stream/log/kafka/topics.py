@@ -1,4 +1,4 @@
-"""The topics behind the logs: made, looked up, and refused where they would lose records."""
+"""The topics that hold the logs: made, looked up, and refused where they would lose records."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Topic:
     """A topic, as it was when its log was opened."""
 
     log: str
-    """The name that we know it by."""
+    """The name of its log."""
     name: str
     """Its name on the broker."""
     identity: str
-    """The id that the broker gave it: made again under its old name, it has another."""
+    """Its id: a topic made again under its old name has another."""
     partitions: tuple[int, ...]
     settings: Mapping[str, str]
     """Names and values as Kafka has them."""
@@ -76,20 +76,17 @@ class Topics:
     Parameters
     ----------
     connector
-        How to reach the broker.
+        Connects to the broker.
     admin
         The client that asks.
-    makes
+    writable
         Whether a topic that is not there is made when it is opened, or refused.
     """
 
-    def __init__(
-        self, connector: Connector, admin: KafkaAdminClient, *, makes: bool = True
-    ) -> None:
-        self._connector = connector
-        self._config = connector.config
+    def __init__(self, connector: Connector, admin: KafkaAdminClient, *, writable: bool) -> None:
+        self._connector, self._config = connector, connector.config
         self._admin = admin
-        self._makes = makes
+        self._writable = writable
 
     def create(self, logs: Mapping[str, int]) -> None:
         """Make the topics that are not there, with so many partitions each."""
@@ -106,9 +103,9 @@ class Topics:
         LogSettingsError
             Its settings would delete records because of their event time, or change that.
         """
-        described = self._describe(log) if self._makes else self._surely(log)
+        described = self._describe(log) if self._writable else self._describe_surely(log)
         if described is None:
-            described = self._made(log)
+            described = self._make(log)
         topic = Topic(
             log,
             self.name(log),
@@ -125,7 +122,7 @@ class Topics:
 
     def verify(self, topic: Topic) -> None:
         """Raise where a topic is no longer what it was when it was opened."""
-        described = self._surely(topic.log)
+        described = self._describe_surely(topic.log)
         if described is None:
             raise LogDeletedError(
                 f"log {topic.log!r} (topic {topic.name!r}) was deleted while it was in use; begin "
@@ -141,7 +138,7 @@ class Topics:
     def trim(self, topic: Topic, partition: int, offset: int) -> None:
         """Delete the records before an offset."""
         before = {topic.at(partition): offset}
-        self._connector.patiently(
+        self._connector.retried(
             f"trimming log {topic.log!r}", lambda: self._admin.delete_records(before)
         )
 
@@ -149,9 +146,9 @@ class Topics:
         """Return the topic of a log."""
         return self._config.prefix + check_name(log)
 
-    def _made(self, log: str) -> dict[str, Any]:
+    def _make(self, log: str) -> dict[str, Any]:
         """Make a topic that is not there, with one partition, and look it up."""
-        if not self._makes:
+        if not self._writable:
             raise LogError(
                 f"there is no log {log!r} (topic {self.name(log)!r}) on the broker at "
                 f"{self._config.bootstrap}: either its run has not begun, or the topic is gone; "
@@ -159,9 +156,9 @@ class Topics:
                 f"(now: {self._config.prefix!r})"
             )
         self._create(log, 1)
-        return self._connector.patiently(f"making log {log!r}", lambda: self._find(log))
+        return self._connector.retried(f"making log {log!r}", lambda: self._find(log))
 
-    def _surely(self, log: str) -> dict[str, Any] | None:
+    def _describe_surely(self, log: str) -> dict[str, Any] | None:
         """Return what the broker knows about a topic; None where there surely is none."""
         found = self._describe(log)
         # A broker that has just started may not know all its topics yet.
@@ -179,7 +176,7 @@ class Topics:
                 return self._find(log)
             return None
 
-        return self._connector.patiently(f"looking up log {log!r}", ask)
+        return self._connector.retried(f"looking up log {log!r}", ask)
 
     def _find(self, log: str) -> dict[str, Any]:
         [found] = self._admin.describe_topics([self.name(log)])
@@ -196,7 +193,7 @@ class Topics:
             found = self._admin.describe_configs([resource], config_filter="all")
             return {key: data["value"] for key, data in found["topic"][name].items()}
 
-        return self._connector.patiently(f"looking up the settings of log {log!r}", ask)
+        return self._connector.retried(f"looking up the settings of log {log!r}", ask)
 
     def _create(self, log: str, partitions: int) -> None:
         # A dead letter holds the bytes of a whole record as base64, and says why.
@@ -224,7 +221,7 @@ class Topics:
                 logger.info("made topic %s: partitions=%d, %s", name, partitions, kept)
             self._admin.wait_for_topics([name])
 
-        self._connector.patiently(f"making log {log!r}", make)
+        self._connector.retried(f"making log {log!r}", make)
 
     def _check(self, topic: Topic) -> None:
         """Refuse settings that would lose records, or change their times."""
