@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from stream.batch import ClickBatch, encode_valid
 from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
 from stream.events import ClickEvent, Fault, Reason, explain
-from stream.log import Headers, Record, StoredRecord
+from stream.log.api import Headers, Record, StoredRecord
 from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
 
@@ -135,9 +135,9 @@ def decode_json(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decod
             rows.append(row)
         except ValidationError as error:
             faults.append(Fault(row, *explain(error)))
-    batch, unfit = encode_valid(events, schema)
-    faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in unfit]
-    skipped = {fault.row for fault in unfit}
+    batch, bad = encode_valid(events, schema)
+    faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
+    skipped = {fault.row for fault in bad}
     kept = [records[row].offset for at, row in enumerate(rows) if at not in skipped]
     return Decoded(
         batch=batch,

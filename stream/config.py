@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from stream import plugins
-from stream.log import LogStore
+from stream.log.api import LogStore
 from stream.log.local import LocalLogStore
 from stream.sources import Source
 from stream.sources.generator import GeneratorSource
@@ -116,7 +116,7 @@ class StreamConfig(BaseModel):
     ahead_events: int = Field(default=20_000, gt=0)
     """How far the source may run ahead of the dense learner."""
     begin: StartPosition | None = None
-    """Where a run begins in clicks that somebody else writes: a time with its zone, or an offset
+    """Where a run starts in clicks that another process writes: a time with its zone, or an offset
     for each partition; null: with the first event."""
     source: str = "generator"
     """What makes the clicks, where no file is given: ``generator``, or a name from the entry-point
@@ -144,7 +144,7 @@ class StreamConfig(BaseModel):
             name = getattr(self, setting)
             plugins.find(group, ours, name)
             if options and name in ours:
-                raise ValueError(f"{setting}_options are not for {name!r}; leave them out")
+                raise ValueError(f"{setting}_options are not for {name!r}; remove them")
         return self
 
 
@@ -185,8 +185,8 @@ def open_logs(
     folder
         The folder of embedded logs.
     worker
-        The worker in whose name a broker is told how far the logs have been read, for lag
-        monitors; None tells it nothing.
+        The worker under whose name lag monitors see on a broker how far the logs have been read;
+        None: they see nothing.
     writable
         Whether a log that is not there is made when it is opened, or refused by its name.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from stream.log import LogIdentityError, LogReader, LogStore, StoredRecord
+from stream.log.api import LogIdentityError, LogReader, LogStore, StoredRecord
 from stream.messages import AnyMessage, Message, Progress, parse
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def resume(log: LogReader, name: str, position: LogPosition | None) -> int:
 
 
 class Deduplicator:
-    """Tells the first message of a key from its repeats, and reports a repeat that differs.
+    """Accepts the first message of each key, and reports a repeat that differs from it.
 
     After a crash a worker publishes again what it had published since its last checkpoint: the
     same keys, and the same bytes. Only an 8-byte digest of each message is kept.

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from stream import topics
 from stream.columnar import predictions_from_bytes
-from stream.log import LogReader, LogStore, StoredRecord
+from stream.log.api import LogReader, LogStore, StoredRecord
 from stream.messages import PositionRange, PredictionBatch
 from stream.partitions import PartitionReader, PartitionReaders
 from stream.spec import Waiting

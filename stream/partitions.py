@@ -12,7 +12,7 @@ import numpy as np
 
 from stream.batch import ClickBatch
 from stream.codec import Decoded, Invalid
-from stream.log import LogReader, LogTrimmedError
+from stream.log.api import LogReader, LogTrimmedError
 from stream.messages import Position, PositionRange
 from stream.schema import FeatureSchema
 from stream.sharing import decoder_of

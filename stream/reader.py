@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from stream.batch import ClickBatch
-from stream.log import LogIdentityError, LogReader
+from stream.log.api import LogIdentityError, LogReader
 from stream.messages import Position, PositionRange
 from stream.ordering import ReadOrder, RoundRobin
 from stream.partitions import OnInvalid, PartitionReader

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from stream import topics
 from stream.config import RetentionConfig
 from stream.follow import LogFollower, MessageLog
-from stream.log import LogReader, LogStore
+from stream.log.api import LogReader, LogStore
 from stream.messages import Window
 
 Needed = Mapping[str, Mapping[int, int]]

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Final, NamedTuple, Protocol
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -21,8 +22,7 @@ from stream.codec import (
     decode_record,
     kind_of,
 )
-from stream.log import LogReader, LogStore, LogUnreachableError, StoredRecord
-from stream.log.views import LogStoreView
+from stream.log.api import LogReader, LogStore, LogStoreView, LogUnreachableError, StoredRecord
 from stream.schema import FeatureSchema
 from stream.topics import CLICKS
 
@@ -87,13 +87,6 @@ class Chunk:
         return replace(self, begin=offset, pieces=tuple(pieces))
 
 
-class ClickDecoder(Protocol):
-    """Reads clicks and decodes them."""
-
-    def fetch(self, partition: int, offset: int) -> Chunk | None:
-        """Return the next events of a partition; None where there are none yet."""
-
-
 class RecordDecoder:
     """Decodes the records of a log for one reader.
 
@@ -121,17 +114,17 @@ class RecordDecoder:
 
 
 def _decode(records: Sequence[StoredRecord], schema: FeatureSchema) -> Iterator[_Piece]:
-    """Decode records, those that hold events all of a kind together that stand together."""
+    """Decode records; those that hold events of one kind and follow each other, together."""
     for kind, run in groupby(records, kind_of):
-        if kind == JSON:
-            together = list(run)
-            yield _Piece(together[0].offset, decode_json(together, schema))
-        elif kind == COLUMNAR:
-            together = list(run)
-            yield _Piece(together[0].offset, decode_columnar(together, schema))
+        decode = _TOGETHER.get(kind)
+        if decode is None:
+            yield from (_Piece(stored.offset, decode_record(stored, schema)) for stored in run)
         else:
-            for stored in run:
-                yield _Piece(stored.offset, decode_record(stored, schema))
+            together = list(run)
+            yield _Piece(together[0].offset, decode(together, schema))
+
+
+_TOGETHER = {JSON: decode_json, COLUMNAR: decode_columnar}
 
 
 def share_clicks(
@@ -242,8 +235,7 @@ class _SharedClicks:
         return chunk
 
 
-def _begin(chunk: Chunk) -> int:
-    return chunk.begin
+_begin = attrgetter("begin")
 
 
 class SharedClickReader:
@@ -311,8 +303,8 @@ class SharedClickReader:
         return self._own
 
 
-def decoder_of(log: LogReader, schema: FeatureSchema) -> ClickDecoder:
-    """Return who decodes the clicks of a log: the log itself, where readers share that work."""
+def decoder_of(log: LogReader, schema: FeatureSchema) -> RecordDecoder | SharedClickReader:
+    """Return what decodes the clicks of a log: the log itself, where readers share that work."""
     if isinstance(log, SharedClickReader) and log.schema == schema:
         return log
     return RecordDecoder(log, schema)

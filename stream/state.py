@@ -21,7 +21,7 @@ _MANIFEST = "manifest.json"
 
 
 class FileLockedError(Exception):
-    """Somebody else holds the lock; the message names the holder and its process."""
+    """Another holder has the lock; the message names it and its process."""
 
 
 class FileLock:
@@ -30,7 +30,7 @@ class FileLock:
     Parameters
     ----------
     descriptor
-        The open file that bears the lock; use :func:`hold`.
+        The open file that has the lock; use :func:`hold`.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -27,7 +27,7 @@ from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
-from stream.log import (
+from stream.log.api import (
     Headers,
     LogCorruptError,
     LogError,

@@ -1,4 +1,4 @@
-"""How the truth behind a synthetic stream moves: drift kinds, composable and scheduled by count.
+"""The kinds of drift of a synthetic stream: composable, and scheduled by count.
 
 A drift changes the :class:`World` that the generator draws its events from. Drifts compose: each
 takes the world that the one before it left. All are pure functions of the count, so any block of
@@ -109,7 +109,7 @@ class Abrupt(_Options):
 
 
 class Recurring(_Options):
-    """The truth leaves for the next network and comes back, once every ``period_events``.
+    """The truth jumps to the next network and back, once every ``period_events``.
 
     Examples
     --------

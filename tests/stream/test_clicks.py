@@ -238,7 +238,9 @@ def test_a_cursor_of_a_log_that_was_made_again_is_refused(tmp_path: Path) -> Non
 
 
 def test_several_partitions_without_an_order_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"has partitions \(0, 1\).*that the dense learner records"):
+    with pytest.raises(
+        ValueError, match=r"has partitions \(0, 1\).*that the dense learner records"
+    ):
         ClickReader(ManyPartitions(), SCHEMA, 5)
 
 

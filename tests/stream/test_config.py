@@ -99,8 +99,8 @@ def test_the_generator_is_made_of_its_settings_and_the_seed() -> None:
     [
         ({"home": "kafak"}, "unknown home of logs 'kafak'; known: embedded, kafka"),
         ({"source": "genrator"}, "unknown source 'genrator'; known: generator"),
-        ({"home_options": {"x": 1}}, "home_options are not for 'embedded'; leave them out"),
-        ({"source_options": {"x": 1}}, "source_options are not for 'generator'; leave them out"),
+        ({"home_options": {"x": 1}}, "home_options are not for 'embedded'; remove them"),
+        ({"source_options": {"x": 1}}, "source_options are not for 'generator'; remove them"),
         ({"begin": "yesterday"}, "it is neither a time, such as"),
         ({"retention": {"clicks": "some"}}, "Input should be 'needed' or 'all'"),
         ({"retention": {"progress_records": 0}}, "Input should be greater than 0"),

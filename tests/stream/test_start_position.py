@@ -10,10 +10,9 @@ import pytest
 
 from stream import topics
 from stream.codec import Invalid
-from stream.log import LogStore, LogTrimmedError, Record
+from stream.log import LogStore, LogStoreView, LogTrimmedError, Record
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.local import LocalLogStore
-from stream.log.views import LogStoreView
 from stream.ordering import RoundRobin
 from stream.reader import ClickReader, nothing_follows
 from stream.start_position import clicks_from, parse_start_position, start_offsets

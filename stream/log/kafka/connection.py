@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
 from stream.config import KafkaConfig
-from stream.log import LogAccessError, LogError, LogUnreachableError
+from stream.log.api import LogAccessError, LogError, LogUnreachableError
 from stream.log.kafka.network import Network
 
 log = logging.getLogger(__name__)

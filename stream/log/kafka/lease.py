@@ -21,7 +21,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 
-from stream.log import LogLockedError
+from stream.log.api import LogLockedError
 from stream.log.kafka.connection import (
     ATTEMPT_MS,
     PAUSE_SECONDS,

@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
-from stream.log import LogCorruptError, LogLostError, LogTrimmedError, StoredRecord
+from stream.log.api import LogCorruptError, LogLostError, LogTrimmedError, StoredRecord
 from stream.log.kafka.connection import Connector, NotYetError, RetryPolicy
 from stream.log.kafka.network import fetch_ahead
 from stream.log.kafka.topics import Topic, Topics, from_kafka

@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource
 
-from stream.log import (
+from stream.log.api import (
     Headers,
     LogDeletedError,
     LogError,

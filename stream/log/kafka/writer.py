@@ -11,7 +11,7 @@ from typing import Final
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
+from stream.log.api import LogError, LogRefusedError, LogUnreachableError, Record
 from stream.log.kafka.connection import Connector, NotYetError, RetryPolicy, explain
 from stream.log.kafka.lease import Lease
 from stream.log.kafka.network import discard
