@@ -302,6 +302,33 @@ def test_an_append_that_finds_the_disk_full_leaves_nothing_behind(tmp_path: Path
     assert records(everything(store.reader("clicks"))) == [Record(b"before"), Record(b"after")]
 
 
+def test_a_log_torn_anywhere_by_a_crash_of_the_machine_ends_with_a_whole_append(
+    tmp_path: Path,
+) -> None:
+    """What was not flushed may be lost from any byte on."""
+    store = LocalLogStore(tmp_path / "whole")
+    writer = store.writer("clicks")
+    writer.append(numbered(3))
+    writer.flush()
+    for group in range(1, 5):
+        writer.append(numbered(3, start=3 * group))
+    ahead = database(store).with_name("log.db-wal")
+    sizes = set()
+    for cut in [*range(0, ahead.stat().st_size, 1_111), ahead.stat().st_size]:
+        left = copied(store, f"cut-{cut}")
+        database(left).with_name("log.db-shm").unlink()
+        os.truncate(database(left).with_name("log.db-wal"), cut)
+        reader = left.reader("clicks")
+        found = records(everything(reader))
+        assert found == numbered(len(found))
+        with closing(left.writer("clicks")) as again:
+            again.append(numbered(2, start=len(found)))
+        assert records(everything(reader)) == numbered(len(found) + 2)
+        sizes.add(len(found))
+    writer.close()
+    assert sizes == {0, 3, 6, 9, 12, 15}
+
+
 def test_a_closed_log_is_one_file_though_readers_stay(tmp_path: Path) -> None:
     store = LocalLogStore(tmp_path)
     reader = store.reader("clicks")
