@@ -35,9 +35,11 @@ LOOK_SECONDS = 5.0
 def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogStore]:
     """Open the home of the logs for a command that a person waits for.
 
-    It soon gives up, and makes no topic on a broker: only runs and workers do.
+    It soon gives up, and makes no topic on a broker: only runs and workers do. In the state folder
+    of a run that has just begun, a log that is not there yet is an empty one.
     """
-    return open_logs(hurried(config), folder.home.folder, writable=False)
+    is_own = config.home == "embedded"
+    return open_logs(hurried(config), folder.home.folder, writable=is_own)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:

@@ -23,6 +23,7 @@ from resprout.run import Cost, Dense, Half, Outcome, Pruned, Records, Result, Su
 from resprout.settings import MODELS, Settings, with_defaults
 from resprout.spec import decisive
 from stream import topics
+from stream.config import open_logs
 from stream.follow import MessageLog
 from stream.log import LogStore
 from stream.messages import AnyMessage, Decision, Progress, Verdict
@@ -74,7 +75,8 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
         told = Told.of(RunFolder(run), request)
     page: Path = more["output"] or run / REPORT
     with failure():
-        with homes.look(told.settings.stream, told.folder) as logs:
+        stream, folder = homes.hurried(told.settings.stream), told.folder.home.folder
+        with open_logs(stream, folder, writable=False) as logs:
             messages = list(everything(logs))
             about = told.about(title, Records.read(logs), told.total(logs))
         written = report(messages, about)
