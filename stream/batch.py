@@ -232,7 +232,8 @@ def _buckets(
     seen = _memory(feature)
     width = feature.max_values
     if width == 1:
-        alone = [seen[_only(value) if isinstance(value, list) else value] for value in values]
+        firsts = [next(iter(v), None) if isinstance(v, list) else v for v in values]
+        alone = [seen[value] for value in firsts]
         return np.array(alone, np.int32).reshape(len(values), 1)
     rows = []
     for value in values:
@@ -242,8 +243,3 @@ def _buckets(
         else:
             rows.append([seen[value]] + [PADDING] * (width - 1))
     return np.array(rows, np.int32).reshape(len(values), width)
-
-
-def _only(values: list[str]) -> str | None:
-    """Return the value of a list that holds one at most."""
-    return values[0] if values else None

@@ -255,9 +255,10 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
     >>> letter.key, letter.reason, letter.raw
     ('dead_letter/0/7/2', 'label', 'Mg==')
     """
+    detail = invalid.detail
     return DeadLetter(
         reason=invalid.reason.value,
-        detail=_short(invalid.detail),
+        detail=detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…",
         partition=invalid.partition,
         offset=invalid.offset,
         row=invalid.row,
@@ -270,7 +271,3 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
 
 def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
-
-
-def _short(detail: str) -> str:
-    return detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…"

@@ -122,14 +122,9 @@ class Recurring(_Options):
 
     def apply(self, world: World, count: int) -> World:
         """Add one network in the first half of each period."""
-        away = self.begin <= count and not self._over(count) and self._half(count) % 2 == 0
+        runs = self.begin <= count and (self.end is None or count < self.end)
+        away = runs and self.elapsed(count) // (self.period_events // 2) % 2 == 0
         return replace(world, concept=world.concept + away)
-
-    def _over(self, count: int) -> bool:
-        return self.end is not None and count >= self.end
-
-    def _half(self, count: int) -> int:
-        return self.elapsed(count) // (self.period_events // 2)
 
 
 class Churn(_Options):

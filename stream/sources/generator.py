@@ -200,7 +200,8 @@ class GeneratorFeed:
 
     def _encode(self, block: Block) -> ClickBatch:
         n = len(block.label)
-        columns = [self._buckets(block, i)[block.contexts.item[:, i]] for i in range(self._fields)]
+        fields = range(self.source.config.fields)
+        columns = [self._buckets(block, i)[block.contexts.item[:, i]] for i in fields]
         return ClickBatch(
             label=block.label,
             weight=np.ones(n, np.float32),
@@ -208,10 +209,6 @@ class GeneratorFeed:
             numeric=block.contexts.numeric,
             categorical=np.stack(columns, axis=1),
         )
-
-    @property
-    def _fields(self) -> int:
-        return self.source.config.fields
 
     def _buckets(self, block: Block, i: int) -> NDArray[np.int32]:
         """Bucket of each item of field ``i``, as the schema hashes its name."""
