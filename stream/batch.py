@@ -232,8 +232,7 @@ def _buckets(
     seen = _memory(feature)
     width = feature.max_values
     if width == 1:
-        firsts = [next(iter(v), None) if isinstance(v, list) else v for v in values]
-        alone = [seen[value] for value in firsts]
+        alone = [seen[(v[0] if v else None) if isinstance(v, list) else v] for v in values]
         return np.array(alone, np.int32).reshape(len(values), 1)
     rows = []
     for value in values:
