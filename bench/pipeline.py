@@ -41,8 +41,7 @@ from resprout.settings import DENSE, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.batch import ClickBatch
-from stream.log import LogReader, LogStore
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, LogReader, LogStore
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.local import LocalLogStore
 from stream.reader import ClickReader

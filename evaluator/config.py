@@ -6,8 +6,8 @@ from typing import Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from stream import model_of
 from stream.messages import DetectorName
-from stream.spec import model_of
 
 DETECTORS: Final[tuple[DetectorName, ...]] = get_args(DetectorName)
 _MAX_COUNTED: Final = 10_000

@@ -19,10 +19,8 @@ from scipy.special import chdtri, stdtrit
 from evaluator.config import AlarmsConfig, EvaluatorConfig
 from evaluator.metrics.metric import ArraySums, Ints
 from evaluator.metrics.relative_ce import CONFIDENCE
-from stream.batch import ClickBatch
+from stream import ClickBatch, FeatureSchema, RunSpec, find_model
 from stream.messages import Alarm, DetectorName, Stability, Window
-from stream.schema import FeatureSchema
-from stream.spec import RunSpec, find_model
 
 MAX_FIGURES: Final = 1_000
 """With more, a detector is made anew with the last half of them."""

@@ -9,44 +9,26 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.batch import ClickBatch
-from stream.columnar import TruthBatch, predictions_from_bytes, truth_from_bytes
-from stream.follow import Deduplicator
-from stream.log import LogIdentityError, LogReader, LogStore, StoredRecord
+from stream import (
+    ClickBatch,
+    ClickCursor,
+    ClickReader,
+    CountedBatch,
+    Deduplicator,
+    LogPosition,
+    OnInvalid,
+    Recorded,
+    RunSpec,
+    TruthBatch,
+    Waiting,
+    open_order,
+    predictions_from_bytes,
+    resume,
+    truth_from_bytes,
+)
+from stream.log import LogReader, LogStore, StoredRecord
 from stream.messages import DriftSpan, Position, PredictionBatch
-from stream.ordering import Recorded, open_order
-from stream.partitions import OnInvalid
-from stream.reader import ClickCursor, ClickReader, CountedBatch
-from stream.spec import RunSpec, Waiting
 from stream.topics import CLICKS, TRUTH, predictions
-
-
-@dataclass(frozen=True, slots=True)
-class LogPosition:
-    """A place in a log, and which log that is."""
-
-    identity: str
-    offset: int
-    """The next record to read."""
-
-
-def resume(log: LogReader, name: str, position: LogPosition | None) -> int:
-    """Return the offset to read on from; None begins with the oldest record.
-
-    Raises
-    ------
-    LogIdentityError
-        If the position was taken in another log of that name.
-    """
-    if position is None:
-        return log.begin(0)
-    if position.identity != log.identity:
-        raise LogIdentityError(
-            f"the position is in the log {name} {position.identity}, this one is {log.identity}: "
-            "it was deleted and made again; begin with a new state folder"
-        )
-    return position.offset
-
 
 Floats = NDArray[np.float64]
 
@@ -324,7 +306,7 @@ class Join:
         at = cursor.clicks if cursor else None
         self._clicks = ClickReader(self._log, spec.schema, spec.batch_events, at, order)
         if on_invalid is not None:
-            self._clicks.hand_out(on_invalid)
+            self._clicks.on_invalid(on_invalid)
         self._at = self._clicks.cursor
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}

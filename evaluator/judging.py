@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from evaluator.join import Join, JoinCursor, JoinedBatch, LogPosition, resume
+from evaluator.join import Join, JoinCursor, JoinedBatch
 from evaluator.metrics.cross_entropy import weighted_losses
 from evaluator.metrics.metric import added
 from evaluator.metrics.relative_ce import RatioSums
-from stream.follow import Deduplicator, LogFollower
-from stream.log import LogReader
-from stream.messages import Decision, Judgement, RebuildPlan, Verdict, parse
-from stream.spec import RunSpec, Waiting
+from stream import LogFollower, LogPosition, MessageLog, RunSpec, Waiting, resume
+from stream.log import LogReader, StoredRecord
+from stream.messages import Decision, Judgement, RebuildPlan, Verdict
 from stream.topics import CLICKS, LEDGER, predictions
 
 FIRST = "first"
@@ -52,20 +51,20 @@ class LedgerState:
         self.decided = 0
         self.start: int | None = None
         self._log = log
-        self._tail = LogFollower(log)
-        self._first = Deduplicator()
+        self._tail: LogFollower[Decision | Verdict]
+        self._tail = MessageLog(log, LEDGER).follow(Decision, Verdict, on_other=_refuse)
         self._spec = spec
         self._copied = resume(log, LEDGER, copied)
 
     @property
     def position(self) -> LogPosition:
         """The position after all that :meth:`poll` has returned, since this start or before."""
-        return LogPosition(self._log.identity, max(self._copied, self._tail.offset))
+        return LogPosition(self._log.identity, max(self._copied, self._tail.position.offset))
 
     @property
     def conflicts(self) -> int:
         """Repeats that differed from the first."""
-        return self._first.conflicts
+        return self._tail.conflicts
 
     @property
     def opened(self) -> RebuildPlan | None:
@@ -75,17 +74,10 @@ class LedgerState:
     def poll(self) -> list[Decision | Verdict]:
         """Take in all that has come, and return what needs a copy; repeats are left out."""
         found = []
-        while records := self._tail.poll():
-            for stored in records:
-                message = parse(stored.record.value)
-                if not isinstance(message, Decision | Verdict):
-                    raise ValueError(
-                        f"record {stored.offset} of the ledger is a {message.kind}; only decisions "
-                        "and verdicts belong there"
-                    )
-                if self._first.accept(message.key, stored.record.value):
-                    self._take(message)
-                    found += [message] if stored.offset >= self._copied else []
+        while messages := self._tail.poll_logged():
+            for one in messages:
+                self._take(one.message)
+                found += [one.message] if one.offset >= self._copied else []
         return found
 
     def required(self, models: Sequence[str], count: int) -> tuple[str, ...]:
@@ -137,6 +129,12 @@ class LedgerState:
             )
         if plan is not None:
             self.plans[plan.number] = plan
+
+
+def _refuse(stored: StoredRecord, what: str) -> None:
+    raise ValueError(
+        f"record {stored.offset} of the ledger is {what}; only decisions and verdicts belong there"
+    )
 
 
 @dataclass(frozen=True, slots=True)

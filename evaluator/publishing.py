@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from evaluator.join import LogPosition, resume
-from stream.codec import Invalid, dead_letter
-from stream.follow import Deduplicator, LogFollower
+from stream import Invalid, LogFollower, LogPosition, MessageLog, dead_letter
 from stream.log import LogStore, Record
-from stream.messages import AnyMessage, DeadLetter, Position, Progress, dump, parse
+from stream.messages import AnyMessage, DeadLetter, Message, Position, Progress, dump
 from stream.topics import progress
 
 M = TypeVar("M", bound=AnyMessage)
@@ -55,16 +53,11 @@ class IdempotentWriter:
     def __init__(self, home: LogStore, name: str, position: LogPosition | None = None) -> None:
         self._writer = home.writer(name)
         self._log = home.reader(name)
-        self._published = Deduplicator()
         self.copied: Counter[str] = Counter()
-        tail = LogFollower(self._log, resume(self._log, name, position))
-        while records := tail.poll():
-            for stored in records:
-                message = parse(stored.record.value)
-                if isinstance(message, Progress):
-                    self.copied[message.worker] += 1
-                else:
-                    self._published.accept(message.key, stored.record.value)
+        tail: LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
+        while found := tail.poll():
+            self.copied.update(one.worker for one in found if isinstance(one, Progress))
+        self._published = tail.seen
 
     @property
     def position(self) -> LogPosition:
@@ -135,11 +128,12 @@ class ProgressMirror:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._due = clock, clock()
-        self._tails: dict[str, LogFollower] = {}
+        self._tails: dict[str, LogFollower[Progress]] = {}
         for worker in workers:
             name = progress(worker)
-            log = home.reader(name)
-            self._tails[name] = tail = LogFollower(log, resume(log, name, positions.get(name)))
+            self._tails[name] = tail = MessageLog(home, name).follow(
+                Progress, position=positions.get(name)
+            )
             left = copied.get(worker, 0)
             while left > 0 and (found := tail.poll(left)):
                 left -= len(found)
@@ -147,10 +141,7 @@ class ProgressMirror:
     @property
     def positions(self) -> dict[str, LogPosition]:
         """By log, the position after all that :meth:`poll` has returned."""
-        return {
-            name: LogPosition(tail.reader.identity, tail.offset)
-            for name, tail in self._tails.items()
-        }
+        return {name: tail.position for name, tail in self._tails.items()}
 
     def poll(self, *, at_once: bool = False) -> list[Progress]:
         """Return what has come; nothing where it was read a moment ago.
@@ -166,15 +157,14 @@ class ProgressMirror:
         self._due = now + POLL_SECONDS
         found = []
         for tail in self._tails.values():
-            while records := tail.poll():
-                messages = (parse(stored.record.value) for stored in records)
-                found += [message for message in messages if isinstance(message, Progress)]
+            while messages := tail.poll():
+                found += messages
         return found
 
     def close(self) -> None:
         """Release the logs."""
         for tail in self._tails.values():
-            tail.reader.close()
+            tail.close()
 
 
 _BEFORE: Final = Position(-1, 0)

@@ -35,7 +35,7 @@ from evaluator.metrics.metric import (
     histograms,
     terms_of,
 )
-from stream.batch import ClickBatch
+from stream import MISSING, PADDING, ClickBatch, FeatureSchema, RunSpec
 from stream.messages import (
     Alarm,
     DeadLetters,
@@ -46,8 +46,6 @@ from stream.messages import (
     Stability,
     Window,
 )
-from stream.schema import MISSING, PADDING, FeatureSchema
-from stream.spec import RunSpec
 
 SEGMENT_BINS: Final = 128
 """Of the histogram of a segment: eight bins of the whole's in one."""

@@ -8,13 +8,13 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from evaluator.config import EvaluatorConfig
-from evaluator.join import Join, JoinCursor, LogPosition
+from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.publishing import DeadLetterWriter, IdempotentWriter, ProgressMirror
 from evaluator.windows import Scoring, ScoringMessage, ScoringState, Sums
+from stream import LogPosition, RunSpec, Waiting
 from stream.log import LogStore
 from stream.messages import Alarm, DeadLetter, Judgement, Position, Window
-from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 

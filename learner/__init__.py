@@ -17,6 +17,7 @@ from learner.config import LearnerConfig, MaskingConfig, ModelConfig
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER, Masking
 from learner.online import ForwardPass, OnlineModel
 from learner.registry import (
+    Answer,
     Continue,
     MaskSource,
     ModelRegistry,
@@ -27,7 +28,16 @@ from learner.registry import (
     SwitchTo,
     Wait,
 )
-from learner.snapshots import LearnerState, SnapshotError, SnapshotStore, count_of, masks_of
+from learner.snapshots import (
+    LearnerState,
+    SnapshotError,
+    SnapshotStore,
+    count_of,
+    dump_tensors,
+    from_parts,
+    load_tensors,
+    masks_of,
+)
 from learner.trainer import (
     Gradients,
     LearnerStep,
@@ -38,9 +48,10 @@ from learner.trainer import (
     TrainerOptions,
 )
 
-__all__ = ["ADAGRAD", "FROZEN", "MASK", "UPDATER", "Continue", "ForwardPass", "Gradients"]
-__all__ += ["LearnerConfig", "LearnerState", "LearnerStep", "MaskSource", "MaskUpdater", "Masking"]
-__all__ += ["MaskingConfig", "ModelConfig", "ModelRegistry", "ModelVersion", "NoModel"]
-__all__ += ["NonFiniteError", "OnlineModel", "Ports", "Publication", "RollBackTo", "SnapshotError"]
-__all__ += ["SnapshotStore", "StreamTrainer", "SwitchTo", "TrainerOptions", "Wait", "count_of"]
+__all__ = ["ADAGRAD", "FROZEN", "MASK", "UPDATER", "Answer", "Continue", "ForwardPass"]
+__all__ += ["Gradients", "LearnerConfig", "LearnerState", "LearnerStep", "MaskSource"]
+__all__ += ["MaskUpdater", "Masking", "MaskingConfig", "ModelConfig", "ModelRegistry"]
+__all__ += ["ModelVersion", "NoModel", "NonFiniteError", "OnlineModel", "Ports", "Publication"]
+__all__ += ["RollBackTo", "SnapshotError", "SnapshotStore", "StreamTrainer", "SwitchTo"]
+__all__ += ["TrainerOptions", "Wait", "count_of", "dump_tensors", "from_parts", "load_tensors"]
 __all__ += ["masks_of"]

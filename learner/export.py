@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from learner.online import check_tensors, own_tensors
 from learner.snapshots import LearnerState, dump_tensors
-from stream.schema import FeatureSchema
+from stream import FeatureSchema
 from stream.state import write_atomic
 
 TOLERANCE = 1e-4

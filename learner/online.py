@@ -16,7 +16,7 @@ from torch.nn import functional
 from learner.config import LearnerConfig
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER, Masking
 from learner.optim import Adagrad
-from stream.batch import ClickBatch
+from stream import ClickBatch
 
 _UNLIKELIEST = 1e-15
 """No prediction is closer to 0 or 1 than this."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream.spec import Waiting
+from stream import Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,7 @@ from learner.config import LearnerConfig, ModelConfig
 from learner.models import build
 from learner.online import OnlineModel
 from learner.snapshots import dump_tensors, load_tensors
-from stream.batch import ClickBatch, encode
-from stream.events import ClickEvent
-from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
+from stream import CategoricalFeature, ClickBatch, ClickEvent, FeatureSchema, NumericFeature, encode
 
 _BUCKETS: Final = 1000
 """Buckets of each categorical feature where no schema says how many."""

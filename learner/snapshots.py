@@ -20,8 +20,8 @@ from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
 from learner.online import own_tensors, with_prefix
+from stream import ClickCursor
 from stream.messages import Position
-from stream.reader import ClickCursor
 from stream.state import Content, write_folder_atomic
 
 FORMAT = "resprout-snapshot-1"

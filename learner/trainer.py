@@ -26,12 +26,19 @@ from learner.registry import (
     Wait,
 )
 from learner.snapshots import LearnerState, SnapshotStore, count_of, from_parts, to_parts
-from stream.columnar import predictions_to_bytes
+from stream import (
+    ClickCursor,
+    ClickReader,
+    CountedBatch,
+    ReadOrder,
+    Recorded,
+    Resumed,
+    RunSpec,
+    Waiting,
+    predictions_to_bytes,
+)
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Position, PredictionBatch
-from stream.ordering import ReadOrder, Recorded, Resumed
-from stream.reader import ClickCursor, ClickReader, CountedBatch
-from stream.spec import RunSpec, Waiting
 from stream.state import Checkpoints
 
 log = logging.getLogger(__name__)

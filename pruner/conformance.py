@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner import LearnerConfig, OnlineModel
-from learner.snapshots import dump_tensors, load_tensors
+from learner import LearnerConfig, OnlineModel, dump_tensors, load_tensors
 from pruner.criterion import Claim, Criterion, State
 from pruner.evidence import Evidence, Need, gather, layers_of, with_means
 from pruner.sparsity import Schedule, kept_of
 from pruner.updaters import PrunePhase, Recipe
-from stream.batch import ClickBatch
+from stream import ClickBatch
 
 STEPS = 6
 """Batches of evidence that a check shows a criterion."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from learner import Continue, ModelVersion, NoModel, RollBackTo, SwitchTo, Wait
-from learner.registry import Answer
+from learner import Answer, Continue, ModelVersion, NoModel, RollBackTo, SwitchTo, Wait
 from pruner.triggers import Fire, Score, Seen, Trigger
-from stream.follow import Deduplicator, LogFollower
+from stream import LogFollower, MessageLog, RunSpec, Waiting
 from stream.log import LogReader
-from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict, parse
-from stream.spec import RunSpec, Waiting
+from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict
 from stream.topics import LEDGER
 
 FIRST = "first"
@@ -134,20 +132,16 @@ class LedgerFollower:
 
     def __init__(self, reader: LogReader, versions: int = 3) -> None:
         self.history = History(versions=versions)
-        self._tail = LogFollower(reader)
-        self._first = Deduplicator()
+        self._tail: LogFollower[Decision | Verdict]
+        self._tail = MessageLog(reader, LEDGER).follow(Decision, Verdict)
 
     def poll(self) -> list[Decision | Verdict]:
         """Read everything that is new into :attr:`history`, and return it."""
         new: list[Decision | Verdict] = []
-        while records := self._tail.poll():
-            for stored in records:
-                message = parse(stored.record.value)
-                if not isinstance(message, Decision | Verdict):
-                    continue
-                if self._first.accept(message.key, stored.record.value):
-                    self.history = self.history.after(message)
-                    new.append(message)
+        while found := self._tail.poll():
+            new += found
+        for message in new:
+            self.history = self.history.after(message)
         return new
 
 

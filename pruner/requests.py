@@ -9,10 +9,8 @@ from collections.abc import Collection
 from contextlib import closing
 from typing import Any
 
-from pydantic import ValidationError
-
-from stream.follow import Deduplicator, LogFollower
-from stream.log import LogReader, LogStore, Record
+from stream import MessageLog
+from stream.log import LogReader, LogStore, Record, StoredRecord
 from stream.messages import Request, dump
 from stream.topics import REQUESTS
 
@@ -31,37 +29,28 @@ class RequestFollower:
     """
 
     def __init__(self, reader: LogReader) -> None:
-        self._tail = LogFollower(reader)
-        self._first = Deduplicator()
+        self._tail = MessageLog(reader, REQUESTS).follow(Request, on_other=_pass_over)
         self._requests: dict[str, Request] = {}
 
     def open(self, answered: Collection[str]) -> list[Request]:
         """Return the requests that are not answered yet, oldest first."""
-        self._poll()
+        while found := self._tail.poll():
+            self._requests |= {request.id: request for request in found}
         return [one for one in self._requests.values() if one.id not in answered]
 
     def next(self, answered: Collection[str]) -> Request | None:
         """Return the oldest request that is not answered yet, None without one."""
         return next(iter(self.open(answered)), None)
 
-    def _poll(self) -> None:
-        while records := self._tail.poll():
-            for stored in records:
-                value = stored.record.value
-                try:
-                    request = Request.model_validate_json(value)
-                except ValidationError as error:
-                    first = error.errors(include_url=False)[0]["msg"]
-                    log.warning(
-                        "record %d of the log %s is no request and is passed over: %s: %r",
-                        stored.offset,
-                        REQUESTS,
-                        first,
-                        value[:80],
-                    )
-                    continue
-                if self._first.accept(request.key, value):
-                    self._requests[request.id] = request
+
+def _pass_over(stored: StoredRecord, what: str) -> None:
+    log.warning(
+        "record %d of the log %s is no request and is passed over: %s: %r",
+        stored.offset,
+        REQUESTS,
+        what,
+        stored.record.value[:80],
+    )
 
 
 def rollback(version: int, reason: str) -> Request:

@@ -22,9 +22,9 @@ from learner import (
     StreamTrainer,
     TrainerOptions,
     count_of,
+    from_parts,
     masks_of,
 )
-from learner.snapshots import from_parts
 from pruner import verdicts
 from pruner.config import PrunerConfig
 from pruner.criterion import CriterionFailedError
@@ -43,13 +43,18 @@ from pruner.masks import ReconcilingRegistry
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
 from pruner.updaters import PrunePhase, recipe
-from stream.codec import END, kind_of
-from stream.follow import Deduplicator, LogFollower
+from stream import (
+    END,
+    FeatureSchema,
+    LogFollower,
+    MessageLog,
+    RunSpec,
+    Waiting,
+    kind_of,
+    nothing_follows,
+)
 from stream.log import LogReader, LogWriter, Record
-from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump, parse
-from stream.reader import nothing_follows
-from stream.schema import FeatureSchema
-from stream.spec import RunSpec, Waiting
+from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump
 from stream.state import Checkpoints
 from stream.topics import SNAPSHOTS, WINDOWS
 
@@ -119,19 +124,13 @@ class WindowFollower:
         """The windows on which the sparse model was scored, oldest first."""
         self._window_events = window_events
         self._judgements: dict[int, Judgement] = {}
-        self._tail = LogFollower(reader)
-        self._first = Deduplicator()
+        self._tail: LogFollower[Window | Judgement]
+        self._tail = MessageLog(reader, WINDOWS).follow(Window, Judgement)
 
     def poll(self) -> None:
         """Read some of what is new."""
-        for stored in self._tail.poll():
-            message = parse(stored.record.value)
-            if not isinstance(message, Window | Judgement):
-                continue
-            if isinstance(message, Window) and not self._counts(message):
-                continue
-            if self._first.accept(message.key, stored.record.value):
-                self._take(message)
+        for message in self._tail.poll():
+            self._take(message)
 
     def judgement(self, rebuild: int) -> Judgement | None:
         """Return the judgement on a rebuild's candidate, None while there is none."""
@@ -141,12 +140,11 @@ class WindowFollower:
         """Drop the windows that began before a swap."""
         self.scores = [score for score in self.scores if score.begin >= count]
 
-    def _counts(self, window: Window) -> bool:
-        return window.size == self._window_events and not window.partial
-
     def _take(self, message: Window | Judgement) -> None:
         if isinstance(message, Judgement):
             self._judgements[message.rebuild] = message
+            return
+        if message.size != self._window_events or message.partial:
             return
         self.closed = message.end
         relative = message.metric(_SPARSE, "relative_ce")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from resprout.run import Result, run
 from resprout.settings import Settings
-from stream.schema import FeatureSchema, load_schema
-from stream.sources.files import FileSource
-from stream.sources.generator import GeneratorSource
-from stream.sources.truth import GeneratorConfig
+from stream import FeatureSchema, load_schema
+from stream.sources import FileSource, GeneratorConfig, GeneratorSource
 
 __all__ = [
     "FeatureSchema",

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from learner import SnapshotStore
 from resprout.settings import WORKERS, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
-from stream.log.local import LocalLogStore
-from stream.state import Checkpoints, StateFolder, sync_folder
+from stream.log import LocalLogStore
+from stream.state import Checkpoints, FileLock, lock_folder, sync
 
 LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
 _DRAFT = ".draft-"
@@ -74,31 +74,22 @@ class RunFolder:
         """The folder of the masks, where they are kept on disk."""
         return self.path / "masks"
 
-    def require_logs(self, *names: str) -> None:
-        """See that logs are there to be read; :class:`FileNotFoundError` names what lacks."""
-        missing = [name for name in names if not self.home.holds(name)]
-        if missing:
-            raise FileNotFoundError(
-                f"{self.path} holds no log {missing[0]!r}: either its run has not begun, or what "
-                f"was in {self.home.folder} is gone; name a state folder that is whole"
-            )
-
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it."""
         with ExitStack() as held:
-            held.enter_context(self._take(self.path, "resprout"))
+            held.enter_context(closing(self._take(self.path, "resprout")))
             for worker in WORKERS:
-                held.enter_context(self.lock_worker(worker, holder="resprout"))
+                held.enter_context(closing(self.lock_worker(worker, holder="resprout")))
             yield
 
-    def lock_worker(self, worker: str, holder: str | None = None) -> StateFolder:
+    def lock_worker(self, worker: str, holder: str | None = None) -> FileLock:
         """Take what belongs to one worker; the others may be processes of their own."""
         return self._take(self.path / LOCKS / worker, holder or worker)
 
-    def _take(self, path: Path, holder: str) -> StateFolder:
+    def _take(self, path: Path, holder: str) -> FileLock:
         try:
-            return StateFolder.lock(path, name=holder)
+            return lock_folder(path, name=holder)
         except OSError as error:
             raise self._refused(error) from error
 
@@ -178,7 +169,7 @@ class RunFolder:
         with suppress(FileExistsError):
             os.link(draft, self.path / name)
         draft.unlink()
-        sync_folder(self.path)
+        sync(self.path)
 
     def clear(self) -> None:
         """Delete the run; a folder that holds anything else, or no run at all, is refused."""

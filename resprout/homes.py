@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any, Protocol
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
+from typing import Any
 
 from resprout.folder import RunFolder
-from resprout.settings import MODELS, WORKERS, StreamConfig
-from stream import topics
+from resprout.settings import MODELS, WORKERS
+from stream import StartPosition, StreamConfig, clicks_from, open_logs, start_offsets, topics
 from stream.log import LogIdentityError, LogStore
-from stream.start import Begin, SkippingLogStore, offsets_at
 from stream.topics import CLICKS
 
 ONE_PARTITION = (
@@ -29,46 +28,14 @@ LOOK_SECONDS = 5.0
 ``stream.kafka.gone_seconds`` is not set."""
 
 
-class Logs(LogStore, Protocol):
-    """A home of logs that tells which of them are there."""
-
-    def holds(self, name: str) -> bool:
-        """Tell whether a log is there; a reader would make it."""
-
-
-@contextmanager
-def logs(
-    config: StreamConfig, folder: RunFolder, worker: str | None = None, *, makes: bool = True
-) -> Iterator[Logs]:
-    """Open the home of the logs: the state folder, or a broker.
-
-    Parameters
-    ----------
-    config
-        Says which.
-    folder
-        Holds them, if they are embedded.
-    worker
-        Under whose name lag monitors see on the broker how far the readers have come.
-    makes
-        Whether a topic that is not there is made when it is opened, or refused by its name.
-    """
-    if config.home == "embedded":
-        yield folder.home
-        return
-    # Whoever does without a broker need not load its client.
-    from stream.log.kafka.store import KafkaLogStore
-
-    with closing(KafkaLogStore(config.kafka, worker, makes=makes)) as home:
-        yield home
-
-
-def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[Logs]:
+def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogStore]:
     """Open the home of the logs for a command that a person waits for.
 
-    It soon gives up, and makes no topic on a broker: only runs and workers do.
+    It soon gives up, and makes no topic on a broker: only runs and workers do. In the state folder
+    of a run that has just begun, a log that is not there yet is an empty one.
     """
-    return logs(hurried(config), folder, makes=False)
+    is_own = config.home == "embedded"
+    return open_logs(hurried(config), folder.home.folder, writable=is_own)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:
@@ -85,35 +52,17 @@ def hurried(config: StreamConfig) -> StreamConfig:
     return config.model_copy(update={"kafka": kafka})
 
 
-def where(config: StreamConfig, folder: RunFolder) -> str:
-    """Say in words where the logs live."""
-    if config.home == "embedded":
-        return str(folder.home.folder)
-    return f"Kafka at {config.kafka.bootstrap}"
-
-
-def make_topics(config: StreamConfig, partitions: int) -> tuple[str, ...]:
-    """Make the topics that are not there yet, with their settings, and name all of them.
-
-    Parameters
-    ----------
-    config
-        Names the broker.
-    partitions
-        Of the clicks; all other topics have one.
-    """
-    from stream.log.kafka.store import KafkaLogStore
-
-    wanted = {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
-    with closing(KafkaLogStore(hurried(config).kafka)) as home:
-        home.create(wanted)
-    return tuple(config.kafka.prefix + name for name in wanted)
+def every_log(partitions: int = 1) -> dict[str, int]:
+    """Name all logs of a run, with their partitions: of the clicks as many as asked for."""
+    return {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
 
 
 log = logging.getLogger(__name__)
 
 
-def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
+def begun(
+    logs: LogStore, begin: StartPosition | None, folder: RunFolder
+) -> tuple[LogStore, Mapping[int, int]]:
     """Let workers see the clicks from where their run begins.
 
     Whoever comes first finds the place and writes it into the state folder. So a time is looked
@@ -127,12 +76,16 @@ def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
         The setting; None is the first event.
     folder
         Of the run, which all its workers share.
+
+    Returns
+    -------
+    The store, and by partition the offset with which the run begins; empty: the first.
     """
     if begin is None:
-        return logs
+        return logs, {}
 
     def find() -> dict[str, Any]:
-        offsets = offsets_at(clicks, begin)
+        offsets = start_offsets(clicks, begin)
         told = ", ".join(f"offset {offset} of partition {p}" for p, offset in offsets.items())
         log.info("the run begins in the clicks with %s", told)
         return {"log": clicks.identity, "offsets": offsets}
@@ -144,4 +97,5 @@ def begun(logs: LogStore, begin: Begin | None, folder: RunFolder) -> LogStore:
                 f"the run in {folder.path} began in the clicks log {place['log']}, this one is "
                 f"{clicks.identity}: it was deleted and made again; begin with a new state folder"
             )
-    return SkippingLogStore(logs, {int(p): offset for p, offset in place["offsets"].items()})
+    offsets = {int(p): offset for p, offset in place["offsets"].items()}
+    return clicks_from(logs, offsets), offsets

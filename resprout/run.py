@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from evaluator.run import RangeScores, RunHistory, place
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, pages
 from resprout.monitoring.metrics import Known, Metrics
@@ -25,7 +24,7 @@ from resprout.runner import Observe, Runner, one_thread_each
 from resprout.settings import EVALUATOR, Settings
 from resprout.spec import RunDefinition
 from resprout.wiring import Wiring
-from stream import topics
+from stream import open_logs, topics
 from stream.messages import (
     DeadLetter,
     Decision,
@@ -360,8 +359,8 @@ def execute(
     with ExitStack() as opened:
         opened.enter_context(folder.lock())
         folder.begin(plan)
-        logs = opened.enter_context(homes.logs(plan.settings.stream, folder))
-        wiring = opened.enter_context(Wiring(plan, folder, logs))
+        logs = opened.enter_context(open_logs(plan.settings.stream, folder.home.folder))
+        wiring = opened.enter_context(closing(Wiring(plan, folder, logs)))
         workers = wiring.every()
         names = tuple(worker.name for worker in workers)
         metrics = Metrics(Known.of(plan.settings, names))

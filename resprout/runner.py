@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from stream.spec import Waiting
+from stream import Waiting
 
 
 @contextmanager

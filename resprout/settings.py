@@ -12,9 +12,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -25,10 +25,8 @@ from pydantic_settings import (
 from evaluator import EvaluatorConfig
 from learner import LearnerConfig, ModelConfig
 from pruner import ComparisonConfig, PrunerConfig, StoreConfig, TriggerConfig
-from stream.log.kafka.config import KafkaConfig
-from stream.sources.truth import GeneratorConfig
-from stream.spec import MODELS as SPECS
-from stream.start import Begin, parse_begin
+from stream import MODELS as SPECS
+from stream import StreamConfig
 
 MODELS = tuple(model.name for model in SPECS)
 DENSE, SPARSE, NEVER_REBUILT, *_ = MODELS
@@ -41,31 +39,6 @@ DELIMITER = "__"
 
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from, in words, and the values by section."""
-
-
-class StreamConfig(BaseModel):
-    """Where the logs live, and how clicks are made and cut into batches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    home: Literal["embedded", "kafka"] = "embedded"
-    """Where the logs live: in the state folder, or on a broker."""
-    batch_events: int = Field(default=500, gt=0)
-    """Events a batch, for all models: whatever is counted in events is a multiple of it."""
-    ahead_events: int = Field(default=20_000, gt=0)
-    """How far the source may run ahead of the dense learner."""
-    begin: Begin | None = None
-    """Where a run begins in clicks that somebody else writes: a time with its zone, or an offset
-    for each partition; null: with the first event."""
-    generator: GeneratorConfig = GeneratorConfig()
-    """The synthetic stream, where no file is given."""
-    kafka: KafkaConfig = KafkaConfig()
-    """The broker, where it has the logs."""
-
-    @field_validator("begin", mode="before")
-    @classmethod
-    def _begin(cls, given: object) -> Begin | None:
-        return parse_begin(given)
 
 
 class ServeConfig(BaseModel):

@@ -13,17 +13,17 @@ from learner.models import build, warm_start
 from pruner import ComparisonConfig, Rules, StoreConfig, triggers
 from pruner.updaters import for_comparison, recipe
 from resprout.settings import WORKERS, Settings
-from stream.log.kafka.config import KafkaConfig
-from stream.schema import FeatureSchema
-from stream.sources import Source
-from stream.sources.generator import GeneratorSource
-from stream.spec import MODELS, RunSpec
+from stream import MODELS, FeatureSchema, RunSpec, make_source
+from stream.log import KafkaConfig
+from stream.sources import GeneratorSource, Source
 
 _DEPLOYMENT = (
     "serve",
     "stream.ahead_events",
     "stream.generator.events",
     "stream.generator.rate",
+    "stream.home_options",
+    "stream.retention",
     *(f"stream.kafka.{name}" for name in KafkaConfig.model_fields if name != "prefix"),
     *(
         f"store.{name}"
@@ -58,7 +58,7 @@ class RunDefinition:
     @classmethod
     def generated(cls, settings: Settings) -> Self:
         """Plan to learn from generated clicks."""
-        return cls(settings, GeneratorSource(settings.stream.generator, settings.seed))
+        return cls(settings, make_source(settings.stream, settings.seed))
 
     def check(self) -> None:
         """See at the start that it can be carried out: build once what the settings name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,14 +19,9 @@ from resprout.homes import begun
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE
 from resprout.spec import ExternalSource, RunDefinition
-from stream import topics
+from stream import Waiting, open_order, topics
 from stream.log import LogReader, LogStore, LogWriter
-from stream.ordering import open_order
-from stream.sources import Feed
-from stream.sources.generator import GeneratorFeed
-from stream.spec import Waiting
-from stream.start import SkippingLogStore
-from stream.state import Closing
+from stream.sources import Feed, GeneratorFeed
 
 SLACK_SECONDS = 1.0
 """How far a source may be behind its rate and still catch up."""
@@ -145,7 +140,7 @@ class RateLimit:
         return SourceStep(self._count, events or 0, done=events is None)
 
 
-class Wiring(Closing):
+class Wiring:
     """Opens logs and stores, and makes the workers that use them; closing it closes the logs.
 
     Every worker runs in a thread of its own or in a process of its own, so each has its own
@@ -160,11 +155,16 @@ class Wiring(Closing):
         caller.
     logs
         Where the logs live.
+
+    Attributes
+    ----------
+    begins
+        By partition the offset of the clicks with which the run begins; empty: the first.
     """
 
     def __init__(self, plan: RunDefinition, folder: RunFolder, logs: LogStore) -> None:
         self._plan, self._folder = plan, folder
-        self._logs = begun(logs, plan.settings.stream.begin, folder)
+        self._logs, self.begins = begun(logs, plan.settings.stream.begin, folder)
         self._trainers: dict[str, StreamTrainer] = {}
         self._registries: dict[str, ReconcilingRegistry] = {}
         self._shared: MaskStore | None = None
@@ -173,11 +173,6 @@ class Wiring(Closing):
     def close(self) -> None:
         """Close the logs."""
         self._opened.close()
-
-    @property
-    def begins(self) -> Mapping[int, int]:
-        """By partition the offset of the clicks with which the run begins; empty: the first."""
-        return self._logs.offsets if isinstance(self._logs, SkippingLogStore) else {}
 
     @property
     def models(self) -> dict[str, OnlineModel]:

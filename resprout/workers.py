@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from pruner import LedgerFollower
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.health import Health, pages, serve_health
 from resprout.monitoring.metrics import Known, Metrics
@@ -21,10 +20,9 @@ from resprout.runner import Runner, Worker, one_thread_each
 from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
-from stream import topics
+from stream import Waiting, open_logs, topics
 from stream.log import LogStore
-from stream.sources.files import FileSource
-from stream.spec import Waiting
+from stream.sources import FileSource
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +44,8 @@ class WorkerOutcome:
     events: int
     finished: bool
     """False if it was stopped before the end of its input."""
+    logs: str
+    """Where the logs are, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class WorkerProcess:
 
     worker: Worker
     watch: Watch
+    logs: str
+    """Where the logs are, in words."""
 
     def work(self, stop: threading.Event) -> WorkerOutcome:
         """Work until the input has ended, or ``stop`` is set.
@@ -61,7 +63,7 @@ class WorkerProcess:
         A stop comes after the batch: what was published is flushed, and where it stands is kept.
         """
         finished = Runner([self.worker], self.watch, stop).run()
-        return WorkerOutcome(self.watch.events, finished)
+        return WorkerOutcome(self.watch.events, finished, self.logs)
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
     folder, settings = RunFolder(state), plan.settings
     plan.check()
     with ExitStack() as opened:
-        opened.enter_context(folder.lock_worker(name))
+        opened.enter_context(closing(folder.lock_worker(name)))
         if isinstance(plan.source, FileSource):
             check(plan, folder)
         else:
@@ -99,18 +101,19 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
         health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
         metrics = Metrics(Known.of(settings, [name]))
         page = _answer(name, settings, folder, (metrics, health), opened)
-        logs = opened.enter_context(homes.logs(settings.stream, folder, name))
+        logs = opened.enter_context(open_logs(settings.stream, folder.home.folder, name))
         if page is not None:
             page.show(logs)
             opened.callback(page.close)
         opened.enter_context(one_thread_each())
-        made.append(opened.enter_context(Wiring(plan, folder, logs)))
+        made.append(opened.enter_context(closing(Wiring(plan, folder, logs))))
         _bring_up_to_date(metrics, name, logs, made[0].begins, opened)
         worker = health.watched(metrics.timed(made[0].one(name)))
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
         # The others are processes of their own: say which of them to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
-        yield WorkerProcess(worker, Watch(name, (health, metrics, progress, Waits()), tell))
+        watch = Watch(name, (health, metrics, progress, Waits()), tell)
+        yield WorkerProcess(worker, watch, logs.describe())
 
 
 def _answer(

@@ -1,1 +1,121 @@
-"""Events and where they come from: clicks, the logs and the messages that travel on them."""
+"""Events and where they come from: clicks, the logs, and the messages that travel on them.
+
+What an event is, and its bytes
+    ``schema``          the features, and how each becomes numbers
+    ``events``          the click event, and what can be wrong with one
+    ``batch``           events as arrays, as learners need them
+    ``codec``           the records of the ``clicks`` log, decoded and checked
+    ``columnar``        arrays as bytes: clicks, predictions, truth
+Where events come from
+    ``sources``         a door: files, and a synthetic stream that drifts
+Where they are stored
+    ``log``             a door: logs in a folder; ``log.kafka``: logs on a broker
+    ``config``          the settings of this room; opens the logs and makes the source they name
+    ``retention``       what the logs do not keep
+    ``state``           a door: locks, files written whole or not at all, checkpoints
+How clicks are read
+    ``reader``          batches, cut by count
+    ``ordering``        which of several partitions comes next
+    ``partitions``      one partition, decoded ahead
+    ``sharing``         decoded by each reader, or once for all readers of a process
+    ``start_position``  where a run starts, if not with the first event
+What else travels, and how it is followed
+    ``messages``        a door: predictions, windows, decisions, progress
+    ``follow``          the messages of a log, each once
+    ``topics``          a door: the names of all logs
+    ``spec``            what all workers of a run have in common; the models that there can be
+    ``plugins``         a door: what other packages offer, by entry points
+"""
+
+from __future__ import annotations
+
+from stream.batch import ClickBatch, encode
+from stream.codec import END, Invalid, dead_letter, kind_of
+from stream.columnar import (
+    TruthBatch,
+    predictions_from_bytes,
+    predictions_to_bytes,
+    truth_from_bytes,
+    truth_to_bytes,
+)
+from stream.config import RetentionConfig, StreamConfig, make_source, open_logs
+from stream.events import ClickEvent, Reason, json_schema
+from stream.follow import (
+    Deduplicator,
+    LogFollower,
+    LoggedMessage,
+    LogPosition,
+    MessageLog,
+    read_all,
+    resume,
+)
+from stream.ordering import ReadOrder, Recorded, Resumed, open_order
+from stream.partitions import OnInvalid
+from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
+from stream.retention import LogTrimmer, Needed
+from stream.schema import (
+    MISSING,
+    PADDING,
+    CategoricalFeature,
+    FeatureSchema,
+    NumericFeature,
+    load_schema,
+)
+from stream.sharing import share_clicks
+from stream.spec import MODELS, ModelSpec, RunSpec, Waiting, find_model, model_of
+from stream.start_position import StartPosition, clicks_from, start_offsets
+
+__all__ = [
+    "END",
+    "MISSING",
+    "MODELS",
+    "PADDING",
+    "CategoricalFeature",
+    "ClickBatch",
+    "ClickCursor",
+    "ClickEvent",
+    "ClickReader",
+    "CountedBatch",
+    "Deduplicator",
+    "FeatureSchema",
+    "Invalid",
+    "LogFollower",
+    "LogPosition",
+    "LogTrimmer",
+    "LoggedMessage",
+    "MessageLog",
+    "ModelSpec",
+    "Needed",
+    "NumericFeature",
+    "OnInvalid",
+    "ReadOrder",
+    "Reason",
+    "Recorded",
+    "Resumed",
+    "RetentionConfig",
+    "RunSpec",
+    "StartPosition",
+    "StreamConfig",
+    "TruthBatch",
+    "Waiting",
+    "clicks_from",
+    "dead_letter",
+    "encode",
+    "find_model",
+    "json_schema",
+    "kind_of",
+    "load_schema",
+    "make_source",
+    "model_of",
+    "nothing_follows",
+    "open_logs",
+    "open_order",
+    "predictions_from_bytes",
+    "predictions_to_bytes",
+    "read_all",
+    "resume",
+    "share_clicks",
+    "start_offsets",
+    "truth_from_bytes",
+    "truth_to_bytes",
+]

@@ -120,11 +120,11 @@ def encode_valid(
     events: Sequence[ClickEvent], schema: FeatureSchema
 ) -> tuple[ClickBatch, tuple[Fault, ...]]:
     """Encode the events that fit the schema, in order, and say which others do not, and why."""
-    faults = list(_misfits(events, schema))
+    faults = list(_bad_features(events, schema))
     skipped = {fault.row for fault in faults}
     rows = [row for row in range(len(events)) if row not in skipped]
     batch = _columns([events[row] for row in rows] if skipped else events, schema)
-    bad = _unfit_numbers(batch, schema)
+    bad = _bad_numbers(batch, schema)
     if bad:
         faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
         good = np.ones(len(batch), np.bool_)
@@ -133,7 +133,7 @@ def encode_valid(
     return batch, tuple(sorted(faults))
 
 
-def _misfits(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fault]:
+def _bad_features(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fault]:
     """Find events with features that the schema does not know, or with too many values."""
     numeric = frozenset(feature.name for feature in schema.numeric)
     most = {feature.name: feature.max_values for feature in schema.categorical}
@@ -191,7 +191,7 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
     return scaled
 
 
-def _unfit_numbers(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
+def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
     """Find weights and numeric features that are no finite numbers once encoded."""
     finite = np.isfinite(batch.numeric)
     heavy = np.isfinite(batch.weight) & (batch.weight > 0)
@@ -232,7 +232,7 @@ def _buckets(
     seen = _memory(feature)
     width = feature.max_values
     if width == 1:
-        alone = [seen[_only(value) if isinstance(value, list) else value] for value in values]
+        alone = [seen[(v[0] if v else None) if isinstance(v, list) else v] for v in values]
         return np.array(alone, np.int32).reshape(len(values), 1)
     rows = []
     for value in values:
@@ -242,8 +242,3 @@ def _buckets(
         else:
             rows.append([seen[value]] + [PADDING] * (width - 1))
     return np.array(rows, np.int32).reshape(len(values), width)
-
-
-def _only(values: list[str]) -> str | None:
-    """Return the value of a list that holds one at most."""
-    return values[0] if values else None

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from stream.batch import ClickBatch, encode_valid
 from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
 from stream.events import ClickEvent, Fault, Reason, explain
-from stream.log import Headers, Record, StoredRecord
+from stream.log.api import Headers, Record, StoredRecord
 from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
 
@@ -135,9 +135,9 @@ def decode_json(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decod
             rows.append(row)
         except ValidationError as error:
             faults.append(Fault(row, *explain(error)))
-    batch, unfit = encode_valid(events, schema)
-    faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in unfit]
-    skipped = {fault.row for fault in unfit}
+    batch, bad = encode_valid(events, schema)
+    faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
+    skipped = {fault.row for fault in bad}
     kept = [records[row].offset for at, row in enumerate(rows) if at not in skipped]
     return Decoded(
         batch=batch,
@@ -255,9 +255,10 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
     >>> letter.key, letter.reason, letter.raw
     ('dead_letter/0/7/2', 'label', 'Mg==')
     """
+    detail = invalid.detail
     return DeadLetter(
         reason=invalid.reason.value,
-        detail=_short(invalid.detail),
+        detail=detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…",
         partition=invalid.partition,
         offset=invalid.offset,
         row=invalid.row,
@@ -270,7 +271,3 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
 
 def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
-
-
-def _short(detail: str) -> str:
-    return detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…"

@@ -51,7 +51,7 @@ def read_stream(value: bytes) -> pa.RecordBatch:
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise ValueError(f"not an Arrow stream: {str(error) or 'it holds no batch'}") from error
     if more:
-        raise ValueError("not an Arrow stream of one batch: more stands behind it")
+        raise ValueError("not an Arrow stream of one batch: more follows it")
     return batch
 
 
@@ -79,9 +79,9 @@ def view_stream(value: bytes) -> Views | None:
 
     Returns
     -------
-    None where the numbers cannot be viewed: in bytes that are no such stream or go on behind it, in
-    columns of anything else, with empty cells or without rows, and where they are compressed.
-    :func:`read_stream` and :func:`view_numbers` then tell.
+    None where the numbers cannot be viewed: in bytes that are not such a stream or go on after it,
+    in columns of anything else, with empty cells or without rows, and where they are compressed.
+    :func:`read_stream` and :func:`view_numbers` then say what is wrong.
     """
     form = _arrow_form(_head(value), len(value))
     if form is None:
@@ -317,7 +317,7 @@ def _known(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
 
 
 def _bare(kind: pa.DataType) -> pa.DataType:
-    """Leave out of a type of lists how their items are called, and whether they may be empty."""
+    """Return a type of lists without the name of their items, and whether these may be empty."""
     return pa.list_(kind.value_type, kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
 
 
@@ -338,9 +338,9 @@ def _array(values: NDArray[Any], *kinds: type[np.generic]) -> pa.Array:
 def _write_probability(probability: NDArray[np.float64], message: dict[str, object]) -> bytes:
     text = to_json(message)
     text += b" " * (-len(text) % _TEXT_BYTES)
-    before, between, behind = _probability_form(len(probability), len(text))
+    before, between, after = _probability_form(len(probability), len(text))
     numbers = np.ascontiguousarray(probability, np.float64).tobytes()
-    return b"".join((before, text, between, numbers, behind))
+    return b"".join((before, text, between, numbers, after))
 
 
 @lru_cache(maxsize=64)
@@ -352,8 +352,8 @@ def _probability_form(rows: int, text_bytes: int) -> tuple[bytes, bytes, bytes]:
     text, numbers = b"\x1a" * text_bytes, np.full(rows, -np.pi)
     layout = pa.schema([pa.field("probability", pa.float64())], metadata={_MESSAGE: text})
     before, _, rest = write_stream([pa.array(numbers)], layout).partition(text)
-    between, _, behind = rest.partition(numbers.tobytes()) if rows else (rest, b"", b"")
-    return before, between, behind
+    between, _, after = rest.partition(numbers.tobytes()) if rows else (rest, b"", b"")
+    return before, between, after
 
 
 def _read_probability(value: bytes) -> tuple[NDArray[np.float64], dict[str, Any]]:

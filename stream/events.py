@@ -155,11 +155,11 @@ def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
     """
     event = ClickEvent.model_json_schema()
     fields: dict[str, dict[str, Any]] = {
-        name: {**told, "description": " ".join(told["description"].split())}
-        for name, told in event["properties"].items()
+        name: {**field, "description": " ".join(field["description"].split())}
+        for name, field in event["properties"].items()
     }
-    for told in fields.values():
-        del told["title"]
+    for field in fields.values():
+        del field["title"]
     example = _EXAMPLE
     if schema is not None:
         numeric = {one.name: _number(one) for one in schema.numeric}

@@ -1,19 +1,57 @@
-"""Reading a log from where one left off, and taking only the first of what is published twice."""
+"""Reading the messages of a log: all of them, or those that come, each message once."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from stream.log import LogReader, StoredRecord
+from pydantic import ValidationError
+
+from stream.log.api import LogIdentityError, LogReader, LogStore, StoredRecord
+from stream.messages import AnyMessage, Message, Progress, parse
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=Message)
+OnOther = Callable[[StoredRecord, str], None]
+_REMEMBERED: Final = 100_000
+"""Keys that a follower remembers: a worker repeats far fewer messages after a crash."""
+_READ_RECORDS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """A place in one very log; goes into a checkpoint."""
+
+    identity: str
+    """Of the log."""
+    offset: int
+    """The next record to read."""
+
+
+def resume(log: LogReader, name: str, position: LogPosition | None) -> int:
+    """Return the offset to read on from; without a position that of the oldest record.
+
+    Raises
+    ------
+    LogIdentityError
+        If the position was taken in another log of that name.
+    """
+    if position is None:
+        return log.begin(0)
+    if position.identity != log.identity:
+        raise LogIdentityError(
+            f"the position is in the log {name} {position.identity}, this one is {log.identity}: "
+            "it was deleted and made again; begin with a new state folder"
+        )
+    return position.offset
+
 
 class Deduplicator:
-    """Tells the first message of a key from its repeats, and raises an alarm if a repeat differs.
+    """Accepts the first message of each key, and reports a repeat that differs from it.
 
     After a crash a worker publishes again what it had published since its last checkpoint: the
     same keys, and the same bytes. Only an 8-byte digest of each message is kept.
@@ -26,14 +64,14 @@ class Deduplicator:
     Attributes
     ----------
     conflicts
-        Repeats so far whose bytes differed from the first.
+        Repeats so far whose bytes differed from the first; each is logged as an error.
 
     Examples
     --------
-    >>> first = Deduplicator()
-    >>> first.accept("window/500/0", b"0.7"), first.accept("window/500/0", b"0.7")
+    >>> seen = Deduplicator()
+    >>> seen.accept("window/500/0", b"0.7"), seen.accept("window/500/0", b"0.7")
     (True, False)
-    >>> first.conflicts
+    >>> seen.conflicts
     0
     """
 
@@ -42,18 +80,18 @@ class Deduplicator:
             raise ValueError(f"max_entries is {max_entries}; use at least 1, or None for no bound")
         self.max_entries = max_entries
         self.conflicts = 0
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._digests)
 
     def accept(self, key: str, payload: bytes) -> bool:
         """Return True for the first message of a key, False for every later one."""
-        digest = blake2b(payload, digest_size=8).hexdigest()
-        known = self._digests.get(key)
-        if known is None:
-            self._digests[key] = digest
-            self._forget_oldest()
+        digest = blake2b(payload, digest_size=8).digest()
+        known = self._digests.setdefault(key, digest)
+        if known is digest:
+            if self.max_entries is not None and len(self._digests) > self.max_entries:
+                del self._digests[next(iter(self._digests))]
             return True
         if known != digest:
             self.conflicts += 1
@@ -65,79 +103,173 @@ class Deduplicator:
         for key in keys:
             self._digests.pop(key, None)
 
-    def _forget_oldest(self) -> None:
-        if self.max_entries is not None and len(self._digests) > self.max_entries:
-            del self._digests[next(iter(self._digests))]
 
-    def dump(self) -> bytes:
-        """Write what it knows, for a checkpoint; equal histories give equal bytes."""
-        return json.dumps({"conflicts": self.conflicts, "digests": self._digests}).encode()
+class LoggedMessage(NamedTuple, Generic[M]):
+    """A message and where it stands in its log."""
 
-    @classmethod
-    def load(cls, content: bytes, max_entries: int | None = None) -> Deduplicator:
-        """Read back what :meth:`dump` wrote.
-
-        >>> first = Deduplicator()
-        >>> _ = first.accept("decision/500", b"none")
-        >>> Deduplicator.load(first.dump()).accept("decision/500", b"none")
-        False
-        """
-        loaded = cls(max_entries)
-        known = json.loads(content)
-        loaded.conflicts = known["conflicts"]
-        loaded._digests = known["digests"]
-        return loaded
+    offset: int
+    message: M
+    value: bytes
+    """The message as it was written."""
 
 
-class LogFollower:
-    """Follows partition 0 of one log and knows where it stands.
+class LogFollower(Generic[M]):
+    """Follows the messages of a log; use :meth:`MessageLog.follow`.
 
-    Parameters
+    The first message of each key counts. Repeats are left out, and one that differs is counted and
+    logged. The progress of workers belongs to the wall clock: it is never a repeat.
+
+    Attributes
     ----------
     reader
-        The log.
-    offset
-        The next record to read; None: the oldest that is kept.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from stream.log.local import LocalLogStore
-    >>> from stream.log import Record
-    >>> home = LocalLogStore(Path(tempfile.mkdtemp()))
-    >>> tail = LogFollower(home.reader("ledger"))
-    >>> writer = home.writer("ledger")
-    >>> writer.append([Record(b"decision")])
-    >>> tail.at_end, [stored.record.value for stored in tail.poll()], tail.at_end
-    (False, [b'decision'], True)
+        Of the log.
+    seen
+        Knows the keys of the messages read so far.
+    repeats
+        The offsets of the repeats.
     """
 
-    def __init__(self, reader: LogReader, offset: int | None = None) -> None:
+    def __init__(
+        self,
+        reader: LogReader,
+        name: str,
+        kinds: tuple[type[M], ...],
+        position: LogPosition | None,
+        on_other: OnOther | None,
+    ) -> None:
+        self.seen = Deduplicator(_REMEMBERED)
+        self.repeats: set[int] = set()
         self.reader = reader
-        self._offset = reader.begin(0) if offset is None else offset
+        self._kinds: tuple[type[Any], ...] = kinds or (Message,)
+        self._on_other = on_other
+        self._offset = resume(reader, name, position)
 
     @property
-    def offset(self) -> int:
-        """The next record to read; goes into a checkpoint."""
-        return self._offset
+    def position(self) -> LogPosition:
+        """The place after all that was read."""
+        return LogPosition(self.reader.identity, self._offset)
+
+    @property
+    def conflicts(self) -> int:
+        """Repeats that differed from the first."""
+        return self.seen.conflicts
 
     @property
     def at_end(self) -> bool:
         """Everything that the log holds now has been read."""
         return self._offset >= self.reader.end(0)
 
-    def poll(self, max_records: int = 64) -> list[StoredRecord]:
-        """Read what has come, at once; nothing where nothing has."""
-        found = list(self.reader.read(0, self._offset, max_records))
-        if found:
-            self._offset = found[-1].next_offset
+    def poll(self, max_records: int = 64) -> list[M]:
+        """Return messages that have come; none only where everything has been read.
+
+        Parameters
+        ----------
+        max_records
+            Records read at a time.
+        """
+        return [one.message for one in self.poll_logged(max_records)]
+
+    def poll_logged(self, max_records: int = 64) -> list[LoggedMessage[M]]:
+        """Do the same, and say of each message where it stands."""
+        found: list[LoggedMessage[M]] = []
+        while not found and (records := self.reader.read(0, self._offset, max_records)):
+            for stored in records:
+                message = self._parse(stored)
+                if message is not None and self._is_first(message, stored):
+                    found.append(LoggedMessage(stored.offset, message, stored.record.value))
+            self._offset = records[-1].next_offset
         return found
+
+    def close(self) -> None:
+        """Release the log."""
+        self.reader.close()
+
+    def _parse(self, stored: StoredRecord) -> Any:
+        """Return the message of a record, None where it is not of the kinds."""
+        try:
+            message = parse(stored.record.value)
+            what = f"a {message.kind}"
+        except ValidationError as error:
+            if self._on_other is None:
+                raise
+            message, what = None, f"no message ({error.errors(include_url=False)[0]['msg']})"
+        if isinstance(message, self._kinds):
+            return message
+        if self._on_other is not None:
+            self._on_other(stored, what)
+        return None
+
+    def _is_first(self, message: AnyMessage, stored: StoredRecord) -> bool:
+        if isinstance(message, Progress) or self.seen.accept(message.key, stored.record.value):
+            return True
+        self.repeats.add(stored.offset)
+        return False
+
+
+class MessageLog:
+    """A log of messages, in its one partition.
+
+    Parameters
+    ----------
+    log
+        The store that holds it, or a reader of the log itself.
+    name
+        Of the log.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from stream.log import Record
+    >>> from stream.log.local import LocalLogStore
+    >>> from stream.messages import Decision, Verdict, dump
+    >>> store = LocalLogStore(Path(tempfile.mkdtemp()))
+    >>> follower = MessageLog(store, "ledger").follow(Decision, Verdict)
+    >>> ledger = store.writer("ledger")
+    >>> ledger.append([Record(dump(Decision(count=500, why_not="maturing")))] * 2)
+    >>> follower.at_end, [decision.count for decision in follower.poll()], follower.at_end
+    (False, [500], True)
+    >>> [decision.key for decision in MessageLog(store, "ledger").read(Decision)]
+    ['decision/500']
+    """
+
+    def __init__(self, log: LogStore | LogReader, name: str) -> None:
+        self._reader = log.reader(name) if isinstance(log, LogStore) else log
+        self._name = name
+
+    def follow(
+        self,
+        *kinds: type[M],
+        position: LogPosition | None = None,
+        on_other: OnOther | None = None,
+    ) -> LogFollower[M]:
+        """Follow the messages of some kinds; without a kind, all messages.
+
+        Parameters
+        ----------
+        kinds
+            Messages of other kinds are passed over.
+        position
+            Where to go on; None: with the oldest record.
+        on_other
+            Is called with each record that holds no message of these kinds, and with what it is
+            instead, such as ``a window``. Without it, a record that is no message is an error.
+        """
+        return LogFollower(self._reader, self._name, kinds, position, on_other)
+
+    def read(self, *kinds: type[M]) -> Iterator[M]:
+        """Go through the messages of some kinds that the log holds, oldest first, then close it."""
+        follower = self.follow(*kinds)
+        try:
+            while found := follower.poll(_READ_RECORDS):
+                yield from found
+        finally:
+            follower.close()
 
 
 def read_all(reader: LogReader, partition: int = 0) -> Iterator[StoredRecord]:
     """Go through all records that a partition holds, oldest first, up to its end."""
     offset = reader.begin(partition)
-    while found := reader.read(partition, offset, 256):
+    while found := reader.read(partition, offset, _READ_RECORDS):
         yield from found
         offset = found[-1].next_offset

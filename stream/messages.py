@@ -483,6 +483,7 @@ AnyMessage = (
     | Alarm
     | Stability
     | Judgement
+    | Request
     | Decision
     | Verdict
     | DeadLetter

@@ -1,7 +1,7 @@
 """Which events of several partitions come next.
 
-The dense learner chooses (:class:`Resumed`), and its predictions state what it chose; everybody
-else (:class:`Recorded`) follows them. One partition has one order, and needs neither.
+The dense learner chooses (:class:`Resumed`), and its predictions record what it chose; all others
+follow them (:class:`Recorded`). A log of one partition has one order.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Final, Protocol
 
 from stream import topics
 from stream.columnar import predictions_from_bytes
-from stream.log import LogReader, LogStore, StoredRecord
+from stream.log.api import LogReader, LogStore, StoredRecord
 from stream.messages import PositionRange, PredictionBatch
 from stream.partitions import PartitionReader, PartitionReaders
 from stream.spec import Waiting
 
 LOG: Final = topics.predictions("dense")
-"""States the order."""
+"""The log that records the order."""
 
 
 class ReadOrder(Protocol):
-    """Says which events come next; one reader has one."""
+    """Decides which events come next, for one reader."""
 
     @property
     def waits_for(self) -> Waiting:
-        """The log that must go on, where the last :meth:`next` had nothing to say."""
+        """The log that must go on, where the last :meth:`next` returned nothing."""
 
-    def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
+    def next(self, begin: int, events: int, readers: PartitionReaders) -> Sequence[PositionRange]:
         """Return where the events of a batch stand, each partition at most once.
 
         Empty where that is not known yet, or the input has ended.
@@ -39,24 +39,24 @@ class ReadOrder(Protocol):
             Events before the batch.
         events
             In a full batch; one that is shorter is the last.
-        lanes
-            Of which they are the next events; these are ready when this returns.
+        readers
+            Of the partitions. The events returned are their next ones, and are ready.
         """
 
 
-def open_order(home: LogStore, clicks: LogReader) -> LogReader | None:
-    """Open the log that states the order of the clicks; None where one partition needs none."""
-    return home.reader(LOG) if len(clicks.partitions) > 1 else None
+def open_order(store: LogStore, clicks: LogReader) -> LogReader | None:
+    """Open the log that records the order of the clicks; None where one partition needs none."""
+    return store.reader(LOG) if len(clicks.partitions) > 1 else None
 
 
 class RoundRobin:
-    """The order of somebody who may choose.
+    """Every partition gives an equal share of each batch, and another one begins each time.
 
-    Of each batch every partition gives an equal share, beginning with another one each time; what
-    some cannot give the others do. So nobody waits for a partition that rests, a full batch is
-    there as soon as all partitions together hold one, and it takes at most one span of each. The
-    last batch, once all partitions have ended, is what is left. Of one partition this is the order
-    in which its events stand; of several it depends on what has arrived when it is asked.
+    What some partitions cannot give the others do. So a partition without new events stops nobody,
+    a full batch is there as soon as all partitions together hold one, and it takes at most one
+    range of each. The last batch, once all partitions have ended, is what is left. With one
+    partition this is the order in which its events stand; with several it depends on what has
+    arrived by then.
     """
 
     @property
@@ -64,47 +64,43 @@ class RoundRobin:
         """The clicks."""
         return Waiting(topics.CLICKS)
 
-    def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
+    def next(self, begin: int, events: int, readers: PartitionReaders) -> Sequence[PositionRange]:
         """Choose the next batch."""
-        if len(lanes) == 1:
-            (lane,) = lanes.values()
-            return _next_of_one(lane, events)
-        share = -(-events // len(lanes))
-        ready = _filled(lanes, share)
-        if ready < events:
-            ready = _filled(lanes, events)
-        if ready < events and not all(lane.ended for lane in lanes.values()):
+        share = -(-events // len(readers))
+        ready = _fill(readers, share)
+        if ready < events and share < events:
+            ready = _fill(readers, events)
+        if ready < events and not all(reader.ended for reader in readers.values()):
             return ()
-        turn = begin // events % len(lanes)
-        in_turn = [*lanes.values()][turn:] + [*lanes.values()][:turn]
+        first = begin // events % len(readers)
+        in_turn = [*readers.values()][first:] + [*readers.values()][:first]
         taken = [0] * len(in_turn)
         for most in (share, events):
-            for at, lane in enumerate(in_turn):
-                more = min(most, lane.ready) - taken[at]
+            for at, reader in enumerate(in_turn):
+                more = min(most, reader.ready) - taken[at]
                 taken[at] += max(0, min(more, events - sum(taken)))
-        return tuple(lane.span(n) for lane, n in zip(in_turn, taken, strict=True) if n)
+        return tuple(reader.span(n) for reader, n in zip(in_turn, taken, strict=True) if n)
 
 
 class Recorded:
-    """The order that the predictions of dense state.
+    """The order that the predictions of the dense model record.
 
     Parameters
     ----------
     log
-        Of these, read by nobody else through this reader.
+        These predictions, read by nobody else through this reader.
     offset
-        A place in it before which nothing is to be looked for; None finds one.
+        Where to look for the next batch; None finds that out.
 
     Attributes
     ----------
     offset
-        The place behind the predictions of the last batch; as given before the first.
+        The place after the predictions of the last batch; as given before the first.
     """
 
     def __init__(self, log: LogReader, offset: int | None = None) -> None:
-        self.offset = offset
+        self.offset = self._next = offset
         self._log = log
-        self._next = offset
         self._unread: deque[StoredRecord] = deque()
         self._found: PredictionBatch | None = None
 
@@ -113,27 +109,30 @@ class Recorded:
         """The predictions of dense or, where these are ahead, the clicks."""
         return Waiting(LOG if self._found is None else topics.CLICKS)
 
-    def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
-        """Find out about the next batch.
+    def next(self, begin: int, events: int, readers: PartitionReaders) -> Sequence[PositionRange]:
+        """Look the next batch up.
 
         Raises
         ------
         ValueError
-            If the clicks are not those of which the predictions are.
+            If the predictions are of other clicks than these.
         """
         if self._found is None:
             self._found = self._find(begin)
         if self._found is None:
             # A reader that has come to the end is to know it.
-            _filled(lanes, 1)
+            _fill(readers, 1)
             return ()
         spans = self._found.spans
-        if not all(_there(span, lanes) for span in spans):
+        for span in spans:
+            reader = readers.get(span.partition)
+            if reader is not None:
+                reader.fill(span.events)
+                if reader.ready < span.events and not reader.ended:
+                    return ()
+        if sum(span.events for span in spans) < events and not _is_clear(spans, readers):
             return ()
-        short = sum(span.events for span in spans) < events
-        if short and not _over(spans, lanes):
-            return ()
-        _check(self._found, events, lanes)
+        _check(self._found, events, readers)
         self._found, self.offset = None, self._next
         return spans
 
@@ -147,7 +146,7 @@ class Recorded:
                 return batch
             if batch.begin > begin:
                 raise ValueError(
-                    f"{LOG} goes on at {batch.begin}: the order of the events behind {begin} is "
+                    f"{LOG} goes on at {batch.begin}: the order of the events after {begin} is "
                     "missing there; begin with new logs"
                 )
         return None
@@ -167,7 +166,7 @@ class Recorded:
         """Find a place from which the predictions reach those after ``begin`` events.
 
         A restart takes them back and then they go on batch by batch, so between a record at or
-        before the one looked for and one behind it, it stands itself.
+        before the batch looked for and one after it, it stands itself.
         """
         low, high = self._log.begin(0), self._log.end(0)
         while high - low > 1:
@@ -181,7 +180,7 @@ class Recorded:
 
 
 class Resumed:
-    """The order of the dense learner: what it had published in earlier lives, then its choice.
+    """The order of the dense learner: what it had published before a restart, then its choice.
 
     Parameters
     ----------
@@ -193,74 +192,57 @@ class Resumed:
 
     def __init__(self, log: LogReader, offset: int | None = None) -> None:
         self._log = log
-        self._stated: Recorded | None = Recorded(log, log.begin(0) if offset is None else offset)
+        start = log.begin(0) if offset is None else offset
+        self._recorded: Recorded | None = Recorded(log, start)
         self._chosen = RoundRobin()
 
     @property
     def waits_for(self) -> Waiting:
-        """The clicks: it never waits for anybody."""
+        """The clicks: it never waits for another worker."""
         return Waiting(topics.CLICKS)
 
     @property
     def offset(self) -> int | None:
-        """Where the predictions behind the last batch begin, once those before are flushed."""
-        return self._log.end(0) if self._stated is None else self._stated.offset
+        """Where the predictions after the last batch begin, once those before are flushed."""
+        return self._log.end(0) if self._recorded is None else self._recorded.offset
 
-    def next(self, begin: int, events: int, lanes: PartitionReaders) -> Sequence[PositionRange]:
+    def next(self, begin: int, events: int, readers: PartitionReaders) -> Sequence[PositionRange]:
         """Repeat the next batch, or choose it."""
-        if self._stated is not None:
-            spans = self._stated.next(begin, events, lanes)
-            if spans or self._stated.waits_for.log != LOG:
+        if self._recorded is not None:
+            spans = self._recorded.next(begin, events, readers)
+            if spans or self._recorded.waits_for.log != LOG:
                 return spans
-            self._stated = None
-        return self._chosen.next(begin, events, lanes)
+            self._recorded = None
+        return self._chosen.next(begin, events, readers)
 
 
-def _next_of_one(lane: PartitionReader, events: int) -> Sequence[PositionRange]:
-    """Take the next batch of the only lane there is."""
-    lane.fill(events)
-    if lane.ready < events and not (lane.ended and lane.ready):
-        return ()
-    return (lane.span(min(events, lane.ready)),)
+def _fill(readers: PartitionReaders, events: int) -> int:
+    """Have so many events ready of each partition, if they are there; return the sum."""
+    for reader in readers.values():
+        reader.fill(events)
+    return sum(reader.ready for reader in readers.values())
 
 
-def _filled(lanes: PartitionReaders, events: int) -> int:
-    """Have so many events ready in each lane, as far as there are; return how many are in all."""
-    for lane in lanes.values():
-        lane.fill(events)
-    return sum(lane.ready for lane in lanes.values())
-
-
-def _there(span: PositionRange, lanes: PartitionReaders) -> bool:
-    """Whether the events of a span are ready, or never will be."""
-    lane = lanes.get(span.partition)
-    if lane is None:
-        return True
-    lane.fill(span.events)
-    return lane.ended or lane.ready >= span.events
-
-
-def _over(spans: Sequence[PositionRange], lanes: PartitionReaders) -> bool:
-    """Whether it can be told that nothing comes behind the last batch, or that something does."""
+def _is_clear(spans: Sequence[PositionRange], readers: PartitionReaders) -> bool:
+    """Tell whether it is known if anything comes after the last batch, which is short."""
     events = {span.partition: span.events for span in spans}
-    for partition, lane in lanes.items():
-        lane.fill(events.get(partition, 0) + 1)
-    return all(lane.ended or lane.ready > events.get(p, 0) for p, lane in lanes.items())
+    for partition, reader in readers.items():
+        reader.fill(events.get(partition, 0) + 1)
+    return all(one.ended or one.ready > events.get(p, 0) for p, one in readers.items())
 
 
-def _check(batch: PredictionBatch, events: int, lanes: PartitionReaders) -> None:
+def _check(batch: PredictionBatch, events: int, readers: PartitionReaders) -> None:
     """Refuse predictions of other events than those that come next."""
-    spans = batch.spans
-    total = sum(span.events for span in spans)
-    left = sum(lane.ready for lane in lanes.values()) - total
-    same = all(_same(span, lanes.get(span.partition)) for span in spans)
+    total = sum(span.events for span in batch.spans)
+    left = sum(reader.ready for reader in readers.values()) - total
+    same = all(_is_next(span, readers.get(span.partition)) for span in batch.spans)
     if not same or total > events or (total < events and left):
         raise ValueError(
-            f"the predictions of dense from {batch.begin} on are of {total} events in {spans}, "
-            f"which is no batch of {events} events that come next in the clicks; give all models "
-            "the same batch_events, schema and log"
+            f"the predictions of dense from {batch.begin} on are of {total} events in "
+            f"{batch.spans}, which is no batch of {events} events that come next in the clicks; "
+            "give all models the same batch_events, schema and log"
         )
 
 
-def _same(span: PositionRange, lane: PartitionReader | None) -> bool:
-    return lane is not None and lane.ready >= span.events and lane.span(span.events) == span
+def _is_next(span: PositionRange, reader: PartitionReader | None) -> bool:
+    return reader is not None and reader.ready >= span.events and reader.span(span.events) == span

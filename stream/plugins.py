@@ -44,4 +44,4 @@ def find(group: str, built_in: Mapping[str, Any], name: object) -> Any:
     raise ValueError(f"unknown {kind} {name!r}; known: {known}")
 
 
-_SINGULAR = {"criteria": "criterion"}
+_SINGULAR = {"criteria": "criterion", "logs": "home of logs"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from stream.batch import ClickBatch
-from stream.log import LogIdentityError, LogReader
+from stream.log.api import LogIdentityError, LogReader
 from stream.messages import Position, PositionRange
 from stream.ordering import ReadOrder, RoundRobin
 from stream.partitions import OnInvalid, PartitionReader
@@ -19,18 +19,18 @@ from stream.topics import CLICKS
 
 
 class ClickCursor(BaseModel):
-    """How far a reader has come: what stands before has been handed out."""
+    """How far a reader has come."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     identity: str
-    """The log that the places are in."""
+    """Of the log that the positions are in."""
     count: int = 0
-    """Valid events handed out since the start of the run."""
+    """Valid events read since the start of the run."""
     places: dict[int, Position] = {}
-    """For each partition the place to read next; one that is not named, from its beginning."""
+    """For each partition the position to read next; one that is not named begins at its start."""
     ended: bool = False
-    """The input has ended, and nothing of it is left."""
+    """The input has ended, and nothing of it is left to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class CountedBatch:
 class ClickReader:
     """Cuts the ``clicks`` log into batches of ``batch_events`` valid events.
 
-    Of one partition, the batches depend on the log alone, not on the sizes of its records nor on
-    when they were written; of several, on the log and the order. The input ends when every
-    partition has. One reader has one owner: it is not shared between threads.
+    With one partition, the batches depend on the log alone, not on the sizes of its records nor on
+    when they were written; with several, on the log and the order. The input ends when every
+    partition has. A reader is used by one thread at a time.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class ClickReader:
     cursor
         Where to go on; None begins at the start of the log.
     order
-        Says which events come next, of a log of several partitions; None for one of one.
+        Decides which events come next, where the log has several partitions.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class ClickReader:
     Attributes
     ----------
     count
-        Valid events handed out since the start of the run.
+        Valid events read since the start of the run.
     """
 
     def __init__(
@@ -98,30 +98,30 @@ class ClickReader:
         if order is None and len(log.partitions) > 1:
             raise ValueError(
                 f"the clicks log has partitions {log.partitions}: they are read in the order that "
-                "the dense learner states; hand in stream.order.Stated"
+                "the dense learner records; hand in stream.ordering.Recorded"
             )
         self._batch_events = batch_events
         cursor = cursor or ClickCursor(identity=log.identity)
         self.count = cursor.count
         self._identity, self._places = cursor.identity, dict(cursor.places)
-        self._passed_end = cursor.ended
-        self._lanes = _lanes(log, schema, cursor)
+        self._drained = cursor.ended
+        self._partitions = _open(log, schema, cursor)
         self._order = order or RoundRobin()
 
     @property
     def cursor(self) -> ClickCursor:
-        """The place after the last batch handed out."""
+        """The place after the last batch."""
         return ClickCursor(
             identity=self._identity,
             count=self.count,
             places=dict(self._places),
-            ended=self._passed_end,
+            ended=self._drained,
         )
 
     @property
     def ended(self) -> bool:
-        """Whether the end of the input has been reached and every batch handed out."""
-        return all(lane.over for lane in self._lanes.values())
+        """Whether the input has ended and every batch has been read."""
+        return all(reader.exhausted for reader in self._partitions.values())
 
     @property
     def waits_for(self) -> Waiting:
@@ -131,34 +131,42 @@ class ClickReader:
         skipped, and a producer whose schema is wrong would wait for ever without knowing why.
         """
         waits_for = Waiting(CLICKS) if self.ended else self._order.waits_for
-        lanes = self._lanes.values()
-        unfit, ready = sum(lane.unfit for lane in lanes), sum(lane.ready for lane in lanes)
-        if waits_for.log != CLICKS or self.ended or unfit <= ready:
+        readers = self._partitions.values()
+        invalid, ready = sum(one.invalid for one in readers), sum(one.ready for one in readers)
+        if waits_for.log != CLICKS or self.ended or invalid <= ready:
             return waits_for
-        first = next(lane.first_unfit for lane in lanes if lane.unfit)
+        first = next(one.first_invalid for one in readers if one.invalid)
         return Waiting(CLICKS, f"valid clicks: of those that came most are not, the first: {first}")
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""
-        spans = self._order.next(self.count, self._batch_events, self._lanes)
-        return self._cut(tuple(spans)) if spans else None
+        spans = tuple(self._order.next(self.count, self._batch_events, self._partitions))
+        if not spans:
+            return None
+        parts = [part for one in spans for part in self._partitions[one.partition].take(one.events)]
+        batch, begin = ClickBatch.concat(parts), self.count
+        last = len(batch) < self._batch_events
+        for span in spans:
+            self._places[span.partition] = Position(span.last.offset, span.last.row + 1)
+        self.count, self._drained = begin + len(batch), last
+        return CountedBatch(begin, batch, spans, self._skip(spans, last=last), last)
 
-    def hand_out(self, met: OnInvalid) -> None:
-        """Hand out all invalid events from here on, each as soon as it is met.
+    def on_invalid(self, handler: OnInvalid) -> None:
+        """Hand all invalid events from here on to somebody, each as soon as it is read.
 
         That may be well before the batch comes that skips it, or none may ever come. A reader that
-        goes on from a cursor meets those behind the cursor again.
+        goes on from a cursor reads those after the cursor again.
         """
-        for lane in self._lanes.values():
-            lane.met = met
+        for reader in self._partitions.values():
+            reader.on_invalid = handler
 
     def look_ahead(self) -> None:
-        """Read on as far as a batch could reach, so that what is invalid there is met.
+        """Read on as far as a batch could reach, so that the invalid events there are found.
 
-        Where the order of several partitions is stated they are else read no further than that.
+        With several partitions, a recorded order reads no further than it has been recorded.
         """
-        for lane in self._lanes.values():
-            lane.fill(self._batch_events)
+        for reader in self._partitions.values():
+            reader.fill(self._batch_events)
 
     def drain(self) -> Mapping[str, int]:
         """Count by reason the invalid events after the last batch, once the input has ended.
@@ -167,47 +175,34 @@ class ClickReader:
         """
         if not self.ended:
             return {}
-        skipped = self._skipped((), last=True)
-        self._passed_end = True
-        return skipped
+        self._drained = True
+        return self._skip((), last=True)
 
-    def _cut(self, spans: tuple[PositionRange, ...]) -> CountedBatch:
-        """Hand out the events of a batch, and move the cursor behind it."""
-        parts = [part for span in spans for part in self._lanes[span.partition].take(span.events)]
-        batch = ClickBatch.concat(parts)
-        last = len(batch) < self._batch_events
-        begin = self.count
-        for span in spans:
-            self._places[span.partition] = Position(span.last.offset, span.last.row + 1)
-        self.count, self._passed_end = begin + len(batch), last
-        return CountedBatch(begin, batch, spans, self._skipped(spans, last=last), last)
-
-    def _skipped(self, spans: Sequence[PositionRange], *, last: bool) -> Mapping[str, int]:
+    def _skip(self, spans: Sequence[PositionRange], *, last: bool) -> Mapping[str, int]:
         """Count the invalid events before the ends of spans, at the end of the input all."""
-        lanes = self._lanes.values() if last else [self._lanes[span.partition] for span in spans]
-        found = [lane.skip(last=last) for lane in lanes if lane.unfit]
+        every = self._partitions
+        readers = every.values() if last else [every[span.partition] for span in spans]
+        found = [reader.skip(last=last) for reader in readers if reader.invalid]
         return sum(found, Counter()) if found else {}
 
 
 def nothing_follows(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> bool:
     """Whether the input has ended at a cursor: every partition has, without another valid event."""
-    lanes = _lanes(log, schema, cursor)
-    for lane in lanes.values():
-        while lane.fill(1):
+    readers = _open(log, schema, cursor)
+    for reader in readers.values():
+        while reader.fill(1):
             """What is not valid does not count."""
-    return all(lane.over for lane in lanes.values())
+    return all(reader.exhausted for reader in readers.values())
 
 
-def _lanes(
-    log: LogReader, schema: FeatureSchema, cursor: ClickCursor
-) -> dict[int, PartitionReader]:
+def _open(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> dict[int, PartitionReader]:
     """Open the partitions of a log at a cursor, refusing a position in another log."""
     if cursor.identity != log.identity:
         raise LogIdentityError(
             f"the position is in the clicks log {cursor.identity}, this one is {log.identity}: it "
             "was deleted and made again; begin with a new state folder"
         )
-    lanes = {p: PartitionReader(log, p, schema, cursor.places.get(p)) for p in log.partitions}
-    for lane in lanes.values():
-        lane.ended = cursor.ended
-    return lanes
+    readers = {p: PartitionReader(log, p, schema, cursor.places.get(p)) for p in log.partitions}
+    for reader in readers.values():
+        reader.ended = cursor.ended
+    return readers

@@ -110,7 +110,7 @@ class FeatureSchema(_Frozen):
     numeric: tuple[NumericFeature, ...] = ()
     categorical: tuple[CategoricalFeature, ...] = ()
     columns: Columns | None = None
-    """How files are laid out. None: columns bear the names of the fields and features, and a line
+    """How files are laid out. None: columns have the names of the fields and features, and a line
     of JSON is a whole :class:`~stream.events.ClickEvent`; else a line of JSON is one flat object.
     """
     settings: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Things that are closed at the end of a ``with`` block."""
+"""What outlives a process: locks, files that are written whole or not at all, checkpoints."""
 
 from __future__ import annotations
 
@@ -8,48 +8,20 @@ import json
 import logging
 import os
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+log = logging.getLogger(__name__)
 
-class Closing(ABC):
-    """Something that a ``with`` block closes, however it ends.
-
-    Examples
-    --------
-    >>> class Door(Closing):
-    ...     def close(self) -> None:
-    ...         print("closed")
-    >>> with Door():
-    ...     print("open")
-    open
-    closed
-    """
-
-    __slots__ = ()
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release what is held."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+Content = Sequence[bytes | memoryview]
+"""The content of a file in parts, so that large ones need not be joined."""
+_DRAFT = ".draft-"
+_MANIFEST = "manifest.json"
 
 
 class FileLockedError(Exception):
-    """Somebody else holds the lock; the message names the holder and its process."""
+    """Another holder has the lock; the message names it and its process."""
 
 
 class FileLock:
@@ -58,7 +30,7 @@ class FileLock:
     Parameters
     ----------
     descriptor
-        The open file that bears the lock; use :func:`hold`.
+        The open file that has the lock; use :func:`hold`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -103,67 +75,48 @@ def hold(path: Path, name: str) -> FileLock:
     return FileLock(descriptor)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed or deleted in a folder survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or what was created, renamed or deleted in a folder, survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-log = logging.getLogger(__name__)
-
-Content = Sequence[bytes | memoryview]
-"""Of a file, in parts, so that nobody must join what is large."""
-
-_DRAFT = ".draft-"
-_MANIFEST = "manifest.json"
-
-
 class StateLockedError(Exception):
     """Another worker of the same name uses the state folder."""
 
 
-@dataclass(slots=True)
-class StateFolder(Closing):
-    """A folder that one worker at a time may use, until it is closed or its process dies.
+def lock_folder(path: Path, name: str | None = None) -> FileLock:
+    """Make a state folder if need be, and take it for one worker until the lock is closed.
+
+    Parameters
+    ----------
+    path
+        The folder; its file ``lock`` names the holder.
+    name
+        How the holder is called in the message that a second one gets; by default the folder's
+        own name.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "dense"
-    >>> with StateFolder.lock(path) as state:
-    ...     state.path.name
-    'dense'
+    >>> held = lock_folder(path)
+    >>> lock_folder(path)
+    Traceback (most recent call last):
+    ...
+    stream.state.StateLockedError: state folder ... is in use by dense (process ...); stop it, ...
+    >>> held.close()
     """
-
-    path: Path
-    _held: FileLock = field(repr=False)
-
-    @classmethod
-    def lock(cls, path: Path, name: str | None = None) -> StateFolder:
-        """Make the folder if need be and take it, at once.
-
-        Parameters
-        ----------
-        path
-            The folder; its file ``lock`` names the holder.
-        name
-            How the holder is called in the message that a second one gets; by default the
-            folder's own name.
-        """
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            return cls(path, hold(path / "lock", name or path.name))
-        except FileLockedError as held:
-            raise StateLockedError(
-                f"state folder {path} is in use by {held}; stop it, or choose another folder"
-            ) from None
-
-    def close(self) -> None:
-        """Let the next worker in."""
-        self._held.close()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        return hold(path / "lock", name or path.name)
+    except FileLockedError as held:
+        raise StateLockedError(
+            f"state folder {path} is in use by {held}; stop it, or choose another folder"
+        ) from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -178,7 +131,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     draft = path.with_name(f"{_DRAFT}{path.name}")
     _write_synced(draft, [content])
     draft.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
@@ -205,10 +158,10 @@ def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
     draft.mkdir()
     for name, content in files.items():
         _write_synced(draft / name, content)
-    sync_folder(draft)
+    sync(draft)
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _holds(path: Path, files: Mapping[str, Content]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import any_broker, forget
 
@@ -29,7 +29,7 @@ def kafka_config(kafka: KafkaConfig) -> Iterator[KafkaConfig]:
 
 @pytest.fixture
 def kafka_home(kafka_config: KafkaConfig) -> Iterator[KafkaLogStore]:
-    """A home without logs, on the broker."""
-    home = KafkaLogStore(kafka_config)
+    """A store without logs, on the broker; it may delete from its topics."""
+    home = KafkaLogStore(kafka_config.model_copy(update={"allow_trim": True}))
     yield home
     home.close()

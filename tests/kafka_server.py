@@ -13,7 +13,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient
 
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from tests.servers import missing
 
 BOOTSTRAP = "TEST_KAFKA_BOOTSTRAP"

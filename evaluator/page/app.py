@@ -56,7 +56,7 @@ from evaluator.page.feed import (
 )
 from evaluator.run.history import EDGES, Band, Lines, RunHistory, WindowTable
 from evaluator.run.tables import TimelineEntry, timeline
-from stream.spec import ModelSpec
+from stream import ModelSpec
 
 STATIC: Final = Path(__file__).parent / "static"
 POINTS: Final = 1_000

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric
 from evaluator.run.history import EDGES, OF_EVENTS, PSI, RunHistory, WorkerRates, score_figures
-from stream.follow import LogFollower
+from stream import MODELS, LogFollower, LoggedMessage, MessageLog, ModelSpec
 from stream.log import LogError, LogReader, StoredRecord
-from stream.messages import Lifetime, Progress, Scores, Segment, Window, parse
-from stream.spec import MODELS, ModelSpec
+from stream.messages import AnyMessage, Lifetime, Progress, Scores, Segment, Window, parse
+from stream.topics import WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,6 @@ class PageFeed:
         Of the last record taken; -1 before the first.
     forgotten
         Of the last record that is not kept as it is any more.
-    repeats
-        Offsets of records that repeat an earlier one.
     """
 
     def __init__(
@@ -86,9 +84,8 @@ class PageFeed:
         self.about, self._is_of_run = dict(about), live
         self.history = RunHistory(models)
         self.offset = self.forgotten = -1
-        self.repeats: set[int] = set()
         self._recent: deque[Entry] = deque(maxlen=recent)
-        self._tail = LogFollower(reader) if reader else None
+        self._tail = _follow(reader) if reader else None
         self._reading = asyncio.Lock()
         self._more = asyncio.Event()
         self._closed = False
@@ -115,25 +112,21 @@ class PageFeed:
 
     def attach(self, reader: LogReader) -> None:
         """Follow a log from now on; called in any thread, and once."""
-        self._tail = LogFollower(reader)
+        self._tail = _follow(reader)
 
     def catch_up(self) -> None:
         """Take in all that is there, before anybody sees it."""
-        while self._tail and (records := self._tail.poll(_RECORDS)):
-            for stored in records:
-                self.take(stored)
+        while self._tail and (found := self._tail.poll_logged(_RECORDS)):
+            for one in found:
+                self.take(one)
 
-    def take(self, stored: StoredRecord) -> None:
-        """Take a record in; a repeat is passed over."""
-        value = stored.record.value
-        message = parse(value)
-        self.offset = stored.offset
-        if not self.history.take(message, value):
-            self.repeats.add(stored.offset)
-            return
+    def take(self, one: LoggedMessage[AnyMessage]) -> None:
+        """Take a message in."""
+        self.offset = one.offset
+        self.history.take(one.message, one.value)
         if len(self._recent) == self._recent.maxlen:
             self.forgotten = self._recent[0].offset
-        self._recent.append(Entry(stored.offset, message.kind, value))
+        self._recent.append(Entry(one.offset, one.message.kind, one.value))
 
     def recent(self, offset: int) -> list[Entry]:
         """Return the records after an offset that is not before ``forgotten``."""
@@ -193,12 +186,12 @@ class PageFeed:
         if self._tail is None:
             return False
         async with self._reading:
-            records = await asyncio.to_thread(self._tail.poll, _RECORDS)
-        for stored in records:
-            self.take(stored)
-        if records:
+            found = await asyncio.to_thread(self._tail.poll_logged, _RECORDS)
+        for one in found:
+            self.take(one)
+        if found:
             self._wake()
-        return bool(records)
+        return bool(found)
 
     def _wake(self) -> None:
         self._more.set()
@@ -212,7 +205,7 @@ class PageFeed:
             found = [
                 Entry(stored.offset, parse(stored.record.value).kind, stored.record.value)
                 for stored in records
-                if stored.offset not in self.repeats
+                if stored.offset not in self._tail.repeats
             ]
             if found or not records:
                 return found
@@ -223,6 +216,10 @@ class PageFeed:
         """Read some of the records from an offset on, up to the last one taken in."""
         begin, end = max(offset, reader.begin(0)), self.offset
         return [one for one in reader.read(0, begin, _RECORDS) if one.offset <= end]
+
+
+def _follow(reader: LogReader) -> LogFollower[AnyMessage]:
+    return MessageLog(reader, WINDOWS).follow()
 
 
 class Reply(BaseModel):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evaluator.metrics.metric import EventSums, Floats
 from evaluator.metrics.normalized_entropy import normalized_entropy
-from stream.follow import Deduplicator, read_all
+from stream import MODELS, Deduplicator, ModelSpec, find_model, model_of, read_all
 from stream.log import LogStore
 from stream.messages import (
     Alarm,
@@ -35,7 +35,6 @@ from stream.messages import (
     dump,
     parse,
 )
-from stream.spec import MODELS, ModelSpec, find_model, model_of
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 
 M = TypeVar("M", bound=Message)

@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from evaluator.metrics.metric import Floats
 from evaluator.run.history import RangeScores, RunHistory, WindowTable
+from stream import ModelSpec
 from stream.messages import Alarm
-from stream.spec import ModelSpec
 
 Theme = Literal["light", "dark"]
 Suffix = Literal["svg", "png"]

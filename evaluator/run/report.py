@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from evaluator.run.history import RunHistory
 from evaluator.run.plot import PALETTES, draw
 from evaluator.run.tables import RunTables, TextTable
-from stream.spec import ModelSpec
+from stream import ModelSpec
 
 _TAG: Final = re.compile(r"<[^>]*>")
 _ID: Final = re.compile(r'(\bid="|url\(#|href="#)')

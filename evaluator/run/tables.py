@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluator.metrics import Metric, installed
 from evaluator.run.history import Event, FeatureShift, InvalidEvents, RunHistory, WindowRow, figures
+from stream import find_model
 from stream.messages import (
     Alarm,
     DeadLetter,
@@ -23,7 +24,6 @@ from stream.messages import (
     Segment,
     Verdict,
 )
-from stream.spec import find_model
 
 MAX_ROWS: Final = 2_000
 """Windows of one size are listed one by one if there are no more than these."""

@@ -12,8 +12,7 @@ from torch import nn
 from learner.models import dlrm
 from learner.online import check_tensors
 from learner.snapshots import load_tensors
-from stream import plugins
-from stream.schema import FeatureSchema
+from stream import FeatureSchema, plugins
 
 Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
 """Makes a model from the features and the options of the configuration. Its ``forward(dense,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stream.schema import FeatureSchema
+from stream import FeatureSchema
 
 
 class CategoricalField(NamedTuple):

@@ -23,8 +23,7 @@ from pruner.config import ComparisonConfig, PrunerConfig
 from pruner.criterion import NoOptions
 from pruner.updaters.adaptation import Adaptation, AdaptationOptions
 from pruner.updaters.prune_phase import PrunePhase, Recipe, UpdaterContext, recipe
-from stream import plugins
-from stream.spec import RunSpec
+from stream import RunSpec, plugins
 
 __all__ = ["Adaptation", "AdaptationOptions", "FixedMask", "PrunePhase", "Recipe"]
 __all__ += ["UpdaterContext", "factory", "for_comparison", "recipe"]

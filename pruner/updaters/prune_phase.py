@@ -20,7 +20,7 @@ from pruner.config import PrunerConfig
 from pruner.criterion import Criterion, CriterionRun, LearnsMask
 from pruner.evidence import Evidence, Need, check_needs, gather
 from pruner.sparsity import ALLOCATIONS, Phase, Schedule, keep_exactly, top_k
-from stream.spec import RunSpec
+from stream import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ from resprout.monitoring.console import ProgressLine, closing_table, settings_to
 from resprout.run import Result, execute
 from resprout.settings import MODELS, Settings
 from resprout.spec import RunDefinition
-from stream.schema import FeatureSchema
-from stream.spec import MODELS as SPECS
+from stream import MODELS as SPECS
+from stream import FeatureSchema
 
 _COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
 """Of the names of models, by role."""

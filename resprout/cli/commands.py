@@ -41,7 +41,7 @@ from resprout.settings import (
 )
 from resprout.spec import RunDefinition
 from resprout.workers import WorkerOutcome, check, posted
-from stream.events import json_schema
+from stream import json_schema, open_logs
 
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
 """What the demo has other than the defaults."""
@@ -182,8 +182,10 @@ def topics(request: CommandRequest, partitions: int) -> None:
         stream = request.load().settings.stream
         if stream.home != "kafka":
             raise ValueError("stream.home is embedded: its logs need no topics; set it to kafka")
-    with failure(), logging_lines(as_json=False):
-        made = homes.make_topics(stream, partitions)
+    # They are made on a broker: no folder is looked at.
+    where = homes.hurried(stream), Path()
+    with failure(), logging_lines(as_json=False), open_logs(*where) as logs:
+        made = logs.create(homes.every_log(partitions))
     click.echo("\n".join(made))
 
 
@@ -206,8 +208,7 @@ def _feed(request: CommandRequest, state: Path) -> None:
         loaded = request.load()
         plan = request.plan()
     served = _serve(request, plan, state, loaded, SOURCE)
-    where = homes.where(plan.settings.stream, RunFolder(state))
-    click.echo(f"{served.events:,} events written to {where}")
+    click.echo(f"{served.events:,} events written to {served.logs}")
 
 
 def _work(request: CommandRequest, name: str) -> None:

@@ -6,7 +6,6 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import click
@@ -14,11 +13,8 @@ import click
 from resprout import homes
 from resprout.cli.options import JSON, SETTINGS, STATE, CommandRequest, failure, several, usage
 from resprout.folder import RunFolder
-from stream import topics
-from stream.log import LogReader
-from stream.messages import DeadLetter, parse
-
-_READ_RECORDS = 64
+from stream import MessageLog, topics
+from stream.messages import DeadLetter
 
 
 @click.command()
@@ -38,9 +34,8 @@ def deadletters(request: CommandRequest) -> None:
     with (
         failure(),
         homes.look(settings.stream, folder) as logs,
-        closing(logs.reader(topics.DEAD_LETTERS)) as reader,
     ):
-        for letter in read(reader):
+        for letter in MessageLog(logs, topics.DEAD_LETTERS).read(DeadLetter):
             reasons[letter.reason] += 1
             if request.json:
                 found.append(_row(letter))
@@ -50,19 +45,6 @@ def deadletters(request: CommandRequest) -> None:
         click.echo(json.dumps({"reasons": dict(reasons.most_common()), "letters": found}))
     else:
         click.echo(_told(reasons))
-
-
-def read(log: LogReader) -> Iterator[DeadLetter]:
-    """Read the dead letters of a log, each once: the first counts."""
-    seen: set[str] = set()
-    offset = log.begin(0)
-    while records := log.read(0, offset, _READ_RECORDS):
-        offset = records[-1].next_offset
-        for stored in records:
-            letter = parse(stored.record.value)
-            if isinstance(letter, DeadLetter) and letter.key not in seen:
-                seen.add(letter.key)
-                yield letter
 
 
 def readable(encoded: str) -> str | None:

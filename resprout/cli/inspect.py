@@ -36,10 +36,9 @@ from resprout.cli.options import JSON, SETTINGS, STATE, failure, several, usage
 from resprout.cli.options import CommandRequest as Asked
 from resprout.folder import RunFolder
 from resprout.spec import ExternalSource, RunDefinition
-from stream import topics
+from stream import FeatureSchema, topics
 from stream.log import LogStore
 from stream.messages import Decision, Layer, Request, Verdict
-from stream.schema import FeatureSchema
 
 
 @dataclass(frozen=True, slots=True)

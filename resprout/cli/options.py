@@ -16,11 +16,9 @@ from learner import NonFiniteError, SnapshotError
 from pruner.masks import StoreError
 from resprout.settings import Layer, Loaded, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
+from stream import FeatureSchema, load_schema, make_source
 from stream.log import LogError
-from stream.schema import FeatureSchema, load_schema
-from stream.sources import Source
-from stream.sources.files import FileSource
-from stream.sources.generator import GeneratorSource
+from stream.sources import FileSource
 from stream.state import StateLockedError
 
 FAULTS = (
@@ -83,10 +81,9 @@ class CommandRequest:
 
     def share(self, settings: Settings) -> RunDefinition:
         """Say what the run is of which a process is one worker: who feeds it is another's part."""
-        source: Source | ExternalSource = GeneratorSource(settings.stream.generator, settings.seed)
         if self.features is not None:
-            source = ExternalSource(self.features)
-        return RunDefinition(settings, source, self.init_from)
+            return RunDefinition(settings, ExternalSource(self.features), self.init_from)
+        return RunDefinition(settings, make_source(settings.stream, settings.seed), self.init_from)
 
     def folder(self, otherwise: str) -> Path:
         """Return the state folder that was named, or the one to use otherwise."""

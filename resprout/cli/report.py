@@ -12,7 +12,7 @@ from typing import Any, get_args
 import click
 from pydantic_core import to_json
 
-from evaluator.run import LOGS, RunHistory, RunTables, TextTable
+from evaluator.run import RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
 from pruner import InputEnd
@@ -22,8 +22,8 @@ from resprout.folder import PLOT, RECORD, REPORT, RunFolder
 from resprout.run import Outcome, Result, Summary
 from resprout.settings import MODELS, SPARSE, Settings, with_defaults
 from resprout.spec import decisive
+from stream import FeatureSchema, open_logs
 from stream.log import LogStore
-from stream.schema import FeatureSchema
 from stream.topics import CLICKS
 
 HELP = """Write a run as one page of HTML: pictures, tables, ledger, configuration.
@@ -70,10 +70,10 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
         width, height = more["size"]
         paper = Paper(width, height, more["dpi"], more["outlines"])
         recorded = RecordedRun.of(RunFolder(run), request)
-        recorded.check()
     page: Path = more["output"] or run / REPORT
     with failure():
-        with homes.look(recorded.settings.stream, recorded.folder) as logs:
+        stream, folder = homes.hurried(recorded.settings.stream), recorded.folder.home.folder
+        with open_logs(stream, folder, writable=False) as logs:
             history, total = RunHistory.read(logs), recorded.total(logs)
         written = report(history, recorded.about(title, history, total))
         with _writing(page):
@@ -115,11 +115,6 @@ class RecordedRun:
         record = folder.record()
         settings = request.load((str(folder.path), record["settings"])).settings
         return cls(folder, record, settings, FeatureSchema.model_validate(record["schema"]))
-
-    def check(self) -> None:
-        """See that there is something to read: a log that is missing would be made, empty."""
-        if self.settings.stream.home == "embedded":
-            self.folder.require_logs(*LOGS, CLICKS)
 
     def total(self, logs: LogStore) -> int | None:
         """Return the events of the whole input, None while that is not known."""

@@ -19,8 +19,8 @@ from pruner import PruneStep
 from resprout.run import RebuildSummary, Result, RollbackSummary
 from resprout.runner import Step
 from resprout.settings import Loaded, flat
+from stream import find_model
 from stream.messages import Verdict, Window
-from stream.spec import find_model
 
 TERMINAL_SECONDS = 0.5
 """Pause between two states of the progress line on a terminal."""

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from evaluator.metrics import Export, installed
 from pruner import FIRST, REQUEST, TRIGGERS
 from resprout.settings import EVALUATOR, PRUNER, WORKERS
-from stream.events import Reason
+from stream import Reason
 from stream.messages import DetectorName, VerdictName
 
 EVERY = "every worker"

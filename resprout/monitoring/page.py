@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.monitoring.progress import last_told
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
+from stream import open_logs
 from stream.log import LogStore
 from stream.messages import Progress
 from stream.topics import WINDOWS, progress
@@ -75,10 +75,8 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     """
     from evaluator.page import PageFeed
 
-    if settings.stream.home == "embedded":
-        folder.require_logs(WINDOWS)
     with (
-        homes.logs(settings.stream, folder, makes=False) as logs,
+        open_logs(settings.stream, folder.home.folder, writable=False) as logs,
         closing(logs.reader(WINDOWS)) as reader,
     ):
         feed = PageFeed(reader, about(settings, folder.path), live=False)
@@ -89,9 +87,9 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
             yield page
 
 
-def _last_reports(logs: homes.Logs) -> list[Progress]:
+def _last_reports(logs: LogStore) -> list[Progress]:
     """Return the last reports of the workers of a finished run; none while more may be copied."""
-    last = last_told(logs, [one for one in WORKERS if logs.holds(progress(one))])
+    last = last_told(logs, [one for one in WORKERS if logs.exists(progress(one))])
     is_over = any(one.worker == EVALUATOR and one.done for one in last)
     return last if is_over else []
 

@@ -12,10 +12,9 @@ from types import MappingProxyType
 
 from resprout.runner import Observe, Step
 from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
-from stream.columnar import predictions_from_bytes
+from stream import Waiting, predictions_from_bytes
 from stream.log import LogStore, LogWriter, Record
 from stream.messages import Progress, dump, parse
-from stream.spec import Waiting
 from stream.topics import CLICKS, LEDGER, SNAPSHOTS, TRUTH, WINDOWS, predictions, progress
 
 MOST_LOOKS = 1_000

@@ -1,166 +1,60 @@
-"""The log: records in order, read from any position, written by one writer.
+"""Logs: records in order, read from any position, written by one writer.
 
-A log has partitions; a partition is a sequence of records, each with an offset. Offsets grow but
-may have holes, so a reader never counts: the log tells it where the next record begins
-(:attr:`StoredRecord.next_offset`). The protocol has two homes: a folder of segment files
-(:mod:`stream.log.local`) and the topics of a Kafka broker (:mod:`stream.log.kafka`).
+``api``     what a log is: records, readers, writers, stores, errors
+``local``   logs in a folder, each an SQLite database
+``kafka``   logs on a Kafka broker; a door of its own, since it needs kafka-python
+``config``  how to reach that broker
+
+A further kind of store is a :class:`LogStore` that an entry point of ``resprout.logs`` opens; the
+contract that it must keep is ``tests/stream/log_contract.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from stream.log.api import (
+    Headers,
+    LogAccessError,
+    LogCorruptError,
+    LogDeletedError,
+    LogError,
+    LogFormatError,
+    LogIdentityError,
+    LogLockedError,
+    LogLostError,
+    LogReader,
+    LogRefusedError,
+    LogSettingsError,
+    LogStore,
+    LogStoreView,
+    LogTrimmedError,
+    LogUnreachableError,
+    LogWriter,
+    Record,
+    StoredRecord,
+)
+from stream.log.config import KafkaConfig
+from stream.log.local import LocalLogStore
 
-Headers = tuple[tuple[str, bytes], ...]
-"""Header names and values, in order; a name may stand more than once."""
-
-
-class LogError(Exception):
-    """A log could not be used as asked.
-
-    ::
-
-        LogError
-        ├── LogAccessError       the broker does not let us in, or not to this log
-        ├── LogCorruptError      a record in the middle of a log does not match its checksum
-        ├── LogDeletedError      the log was deleted while it was in use
-        ├── LogIdentityError     the log was deleted and made again since a position was taken
-        ├── LogLockedError       another writer holds the log
-        ├── LogLostError         the log ends before a position that was taken in it
-        ├── LogRefusedError      a record cannot be taken: its size, its time
-        ├── LogSettingsError     the settings of the log would lose or change records
-        ├── LogTrimmedError      the position asked for has been trimmed away
-        └── LogUnreachableError  the broker has been away for longer than allowed
-    """
-
-
-class LogAccessError(LogError):
-    """The broker does not let us in: password, certificate, protocol or permission."""
-
-
-class LogCorruptError(LogError):
-    """A record in the middle of a log does not match its checksum."""
-
-
-class LogDeletedError(LogError):
-    """The log was deleted while it was in use."""
-
-
-class LogIdentityError(LogError):
-    """The log was deleted and made again since a position in it was taken."""
-
-
-class LogLockedError(LogError):
-    """Another writer holds the log."""
-
-
-class LogLostError(LogError):
-    """The log ends before a position that was taken in it: records are gone."""
-
-
-class LogRefusedError(LogError):
-    """A record cannot be taken: it is too large, or its time is refused."""
-
-
-class LogSettingsError(LogError):
-    """The settings of the log would lose records, or change them."""
-
-
-class LogTrimmedError(LogError):
-    """The position asked for has been trimmed away."""
-
-
-class LogUnreachableError(LogError):
-    """The broker has been away for longer than allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a producer hands to a log."""
-
-    value: bytes
-    headers: Headers = ()
-    time_ms: int = 0
-    """Event time, milliseconds since 1970-01-01 UTC."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecord:
-    """A record and where it stands."""
-
-    partition: int
-    offset: int
-    next_offset: int
-    """Where the next read of this partition begins; not always ``offset + 1``."""
-    record: Record
-
-    def header(self, name: str) -> bytes | None:
-        """Return the last value of a header, None where there is none."""
-        values = [value for key, value in self.record.headers if key == name]
-        return values[-1] if values else None
-
-
-class LogReader(Protocol):
-    """One of many readers of a log; it owns no position, the caller does."""
-
-    @property
-    def identity(self) -> str:
-        """Name this very log: a log deleted and made again under its old name has another."""
-
-    @property
-    def partitions(self) -> tuple[int, ...]:
-        """The partitions, ascending."""
-
-    def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
-        """Return up to ``max_records`` records from ``offset`` on, at once; none at the end.
-
-        Everything that was flushed before the call is seen. Raises :class:`LogTrimmedError` for an
-        offset before :meth:`begin` and :class:`LogCorruptError` for a record that does not match
-        its checksum.
-        """
-
-    def begin(self, partition: int) -> int:
-        """Return the offset of the oldest record that is kept."""
-
-    def end(self, partition: int) -> int:
-        """Return the offset that the next record will get."""
-
-    def last(self, partition: int) -> StoredRecord | None:
-        """Return the newest record, None where the partition holds none."""
-
-    def seek(self, partition: int, time_ms: int) -> int:
-        """Return the first offset whose event time is at or after ``time_ms``, else the end."""
-
-    def close(self) -> None:
-        """Release what the reader holds."""
-
-
-class LogWriter(Protocol):
-    """The one writer of a log."""
-
-    @property
-    def identity(self) -> str:
-        """The same as the readers see."""
-
-    def append(self, records: Sequence[Record], partition: int = 0) -> None:
-        """Append records in order; readers may see them before :meth:`flush`, or only after it."""
-
-    def flush(self) -> None:
-        """Return once all that was appended survives a crash."""
-
-    def trim(self, partition: int, offset: int) -> None:
-        """Allow everything before ``offset`` to be deleted."""
-
-    def close(self) -> None:
-        """Flush, and let the next writer in."""
-
-
-class LogStore(Protocol):
-    """Where logs live: a folder, or a broker."""
-
-    def reader(self, name: str) -> LogReader:
-        """Open a log for reading; made empty if it is not there yet."""
-
-    def writer(self, name: str) -> LogWriter:
-        """Open a log for writing. Raises :class:`LogLockedError` if somebody else writes it."""
+__all__ = [
+    "Headers",
+    "KafkaConfig",
+    "LocalLogStore",
+    "LogAccessError",
+    "LogCorruptError",
+    "LogDeletedError",
+    "LogError",
+    "LogFormatError",
+    "LogIdentityError",
+    "LogLockedError",
+    "LogLostError",
+    "LogReader",
+    "LogRefusedError",
+    "LogSettingsError",
+    "LogStore",
+    "LogStoreView",
+    "LogTrimmedError",
+    "LogUnreachableError",
+    "LogWriter",
+    "Record",
+    "StoredRecord",
+]

@@ -1,37 +1,77 @@
-"""The log in a folder: segment files, one writer, many readers, no server.
+"""The log in a folder: an SQLite database each, with one writer and many readers, and no server.
 
 ::
 
-    <home>/<name>/identity      32 hex digits, made once
-    <home>/<name>/writer        the lock of the one writer
-    <home>/<name>/0/<base>.log  segments of partition 0; base: the offset of the first record
-    <home>/<name>/1/...         of partition 1, where there are several
+    <folder>/<name>/log.db   the database (and ``log.db-wal``, ``log.db-shm`` while it is open)
+    <folder>/<name>/writer   the lock of the one writer
 
-A segment is a row of frames (:mod:`stream.log.frame`). The writer only ever appends to the newest
-segment, with one ``write`` for each :meth:`LocalLogWriter.append`, so readers in other threads and
-processes see a record as soon as ``append`` returns, and a killed writer leaves at worst one torn
-frame at the very end. Readers take a torn tail for the end; the next writer cuts it.
+Readers in other threads and processes of the same machine see a record as soon as
+:meth:`LocalLogWriter.append` returns. An append is one transaction: a crash or a full disk leaves
+all of it or nothing. Each record has a checksum of its own besides what SQLite checks.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import re
+import sqlite3
+import struct
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
 
-from stream.log import LogLockedError, Record, StoredRecord, frame
-from stream.log.partition import PartitionWriter
-from stream.log.segments import Walker, begin
-from stream.state import FileLockedError, hold
+from pydantic_core import from_json, to_json
 
-log = logging.getLogger(__name__)
+from stream.log.api import (
+    Headers,
+    LogCorruptError,
+    LogError,
+    LogFormatError,
+    LogLockedError,
+    LogTrimmedError,
+    Record,
+    StoredRecord,
+    check_name,
+)
+from stream.state import FileLockedError, hold, sync
 
-SEGMENT_BYTES = 64 * 1024 * 1024
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+MAX_BYTES: Final = 256 * 1024 * 1024
+"""The largest value of a record."""
+_APPLICATION: Final = 0x52657370
+_FORMAT: Final = 1
+_STRIDE: Final = 1 << 48
+"""The id of a record is ``partition * _STRIDE + offset``."""
+_BUSY_SECONDS: Final = 60.0
+"""How long a transaction waits for another one, such as that of a trim."""
+_TRIM_RECORDS: Final = 256
+"""Records that one transaction of a trim deletes: whoever appends waits no longer than that."""
+_VACUUM_PAGES: Final = 512
+_PLACE = struct.Struct("<qq")
+
+_CREATE: Final = f"""
+PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;
+PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_FORMAT};
+CREATE TABLE log (identity TEXT NOT NULL, release TEXT NOT NULL, flushes INTEGER NOT NULL);
+CREATE TABLE partitions (number INTEGER PRIMARY KEY, begin INTEGER NOT NULL);
+CREATE TABLE records (id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, checksum INTEGER NOT NULL,
+                      headers BLOB NOT NULL, value BLOB NOT NULL);
+"""
+_FORM: Final = "SELECT * FROM pragma_application_id, pragma_user_version"
+_OPEN: Final = "SELECT identity, release, (SELECT count(*) FROM partitions) FROM log"
+_APPEND: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?)"
+_DELETE: Final = "DELETE FROM records WHERE id >= ? AND id < ?"
+_RAISE_BEGIN: Final = "UPDATE partitions SET begin = max(begin, ?) WHERE number = ?"
+_READ: Final = "SELECT * FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+_SEEK: Final = "SELECT min(id) FROM records WHERE id >= ? AND id < ? AND time_ms >= ?"
+_BOUNDS: Final = """
+SELECT begin, coalesce((SELECT max(id) FROM records WHERE id < ?), -1)
+FROM partitions WHERE number = ?
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,235 +81,368 @@ class LocalLogStore:
     Parameters
     ----------
     folder
-        Made when its first log is opened.
-    segment_bytes
-        A segment that would grow beyond is followed by a new one; an ``append`` is never split.
-    partitions
-        Of logs that have several, by name; fixed when the log is made.
+        Made when its first log is made.
+    writable
+        Whether a log that is not there is made when it is opened.
 
     Examples
     --------
     >>> import tempfile
-    >>> home = LocalLogStore(Path(tempfile.mkdtemp()))
-    >>> clicks = home.writer("clicks")
+    >>> store = LocalLogStore(Path(tempfile.mkdtemp()))
+    >>> clicks = store.writer("clicks")
     >>> clicks.append([Record(b"first"), Record(b"second")])
-    >>> [stored.record.value for stored in home.reader("clicks").read(0, offset=1)]
+    >>> [stored.record.value for stored in store.reader("clicks").read(0, offset=1)]
     [b'second']
     >>> clicks.close()
     """
 
     folder: Path
-    segment_bytes: int = SEGMENT_BYTES
-    partitions: Mapping[str, int] = field(default_factory=dict)
+    writable: bool = True
 
-    def holds(self, name: str) -> bool:
-        """Tell whether a log is there; a reader would make it."""
-        return (self.folder / name).is_dir()
+    def exists(self, name: str) -> bool:
+        """Tell whether a log is there."""
+        return self._file(name).exists()
+
+    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
+        """Make the logs that are not there, with so many partitions; return all their folders."""
+        for name, partitions in logs.items():
+            if partitions < 1:
+                raise ValueError(f"log {name!r} cannot have {partitions} partitions; use 1 or more")
+            if not self.exists(name):
+                _create(self._file(name), partitions)
+        return tuple(str(self.folder / name) for name in logs)
 
     def reader(self, name: str) -> LocalLogReader:
-        """Open a log for reading; made empty if it is not there yet."""
-        return LocalLogReader(self._make(name))
+        """Open a log for reading."""
+        return LocalLogReader(self._opened(name))
 
     def writer(self, name: str) -> LocalLogWriter:
         """Open a log for writing; :class:`LogLockedError` if somebody else writes it."""
-        return LocalLogWriter(self._make(name), self.segment_bytes)
+        return LocalLogWriter(self._opened(name))
 
-    def _make(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"log name {name!r}; use letters, digits, '_', '-' and '.' inside")
-        folder, wanted = self.folder / name, self.partitions.get(name)
-        made = (folder / "identity").exists()
-        for partition in range(1 if made else wanted or 1):
-            (folder / str(partition)).mkdir(parents=True, exist_ok=True)
-        if not made:
-            _make_identity(folder)
-        found = len(_partitions(folder))
-        if wanted not in (None, found):
-            raise ValueError(
-                f"log {name!r} in {self.folder} was made with {found} partitions, not {wanted}; "
-                "name another folder"
+    def trim(self, name: str, partition: int, offset: int) -> None:
+        """Delete the records before ``offset``, while others read and append.
+
+        Most of the space that they took is given back to the file system.
+        """
+        with closing(_Database(self._opened(name))) as database:
+            base = database.base(partition)
+            begin, end = database.bounds(partition)
+            stop = min(offset, end)
+            for at in range(begin, stop, _TRIM_RECORDS):
+                after = min(at + _TRIM_RECORDS, stop)
+                database.write(
+                    (_DELETE, [(base, base + after)]), (_RAISE_BEGIN, [(after, partition)])
+                )
+            database.shrink()
+
+    def describe(self) -> str:
+        """Say where the logs are."""
+        return str(self.folder)
+
+    def close(self) -> None:
+        """Do nothing: whoever opens a log here closes it."""
+
+    def _file(self, name: str) -> Path:
+        """Return the database of a log; refuse a log in the form of earlier releases."""
+        folder = self.folder / check_name(name)
+        if (folder / "identity").exists():
+            raise LogFormatError(
+                f"{folder} holds a log in segment files, as earlier releases of Resprout wrote "
+                "them; finish the run with the release that began it, or begin it anew in another "
+                "folder"
             )
-        return folder
+        return folder / "log.db"
+
+    def _opened(self, name: str) -> Path:
+        """Return the database of a log; made where it may be."""
+        if not self.exists(name):
+            if not self.writable:
+                raise LogError(
+                    f"{self.folder} holds no log {name!r}: either its run has not begun, or what "
+                    "was there is gone; name a state folder that is whole"
+                )
+            self.create({name: 1})
+        return self._file(name)
 
 
-def _make_identity(folder: Path) -> None:
-    """Give a log its identity; where several try at once, one wins and all see it whole."""
-    identity = uuid.uuid4().hex
-    draft = folder / f".identity-{identity}"
-    with draft.open("w") as file:
-        file.write(identity)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, folder / "identity")
-    except FileExistsError:
-        log.debug("%s was given its identity by somebody else", folder)
+def _create(file: Path, partitions: int) -> None:
+    """Make the database of a log; where several try at once, one wins and all see it whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".draft-{uuid.uuid4().hex}")
+    with closing(sqlite3.connect(draft, isolation_level=None)) as made:
+        made.executescript(_CREATE)
+        made.execute("INSERT INTO log VALUES (?, ?, 0)", (uuid.uuid4().hex, version("resprout")))
+        made.executemany("INSERT INTO partitions VALUES (?, 0)", zip(range(partitions)))
+    sync(draft)
+    with suppress(FileExistsError):
+        os.link(draft, file)
     draft.unlink()
+    sync(file.parent)
+    sync(file.parent.parent)
+
+
+class _Database:
+    """The database of a log, and what SQLite cannot do in our words.
+
+    Closed, it is opened again by the next use.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.name = file, file.parent.name
+        self._connection: sqlite3.Connection | None = None
+        [(application, number)] = self.rows(_FORM)
+        if application != _APPLICATION:
+            raise self.damage("it is not a log of Resprout")
+        [(identity, release, partitions)] = self.rows(_OPEN)
+        if number != _FORMAT:
+            raise LogFormatError(
+                f"{file} is a log of format {number}, written by Resprout {release}; this release "
+                f"reads format {_FORMAT}: use the release that wrote it, or begin the run anew in "
+                "another folder"
+            )
+        self.identity: str = identity
+        self.partitions = tuple(range(partitions))
+
+    def base(self, partition: int) -> int:
+        """Return the id of offset 0 of a partition; refuse one that is not there."""
+        if not 0 <= partition < len(self.partitions):
+            known = ", ".join(map(str, self.partitions))
+            raise ValueError(f"log {self.name!r} has no partition {partition}; it has {known}")
+        return partition * _STRIDE
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """Return the oldest offset that is kept, and the one that the next record will get."""
+        base = self.base(partition)
+        [(begin, newest)] = self.rows(_BOUNDS, base + _STRIDE, partition)
+        return begin, max(begin, newest - base + 1)
+
+    def rows(self, sql: str, *values: int) -> list[Any]:
+        """Carry out one statement, and return the rows that it finds."""
+        try:
+            return self._connect().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    def write(self, *statements: tuple[str, Iterable[Sequence[Any]]]) -> None:
+        """Carry out statements, each for some rows of values: all of them or, failing, none."""
+        try:
+            with self._connect() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for sql, rows in statements:
+                    connection.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    def shrink(self) -> None:
+        """Return free pages to the file system where they are more than a quarter of all.
+
+        Fewer stay, since the next records would only ask for them again.
+        """
+        [(pages, free)] = self.rows("SELECT * FROM pragma_page_count, pragma_freelist_count")
+        try:
+            for _ in range(0, free if 4 * free > pages else 0, _VACUUM_PAGES):
+                # A script: of a pragma, `execute` takes one step only, which returns one page.
+                self._connect().executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+        self.rows("PRAGMA wal_checkpoint")
+
+    def damage(self, what: str) -> LogCorruptError:
+        """Say that the database is damaged, and the way out."""
+        return LogCorruptError(
+            f"{self.file}: {what}; restore the folder of the log from a copy, or begin the run "
+            "anew in another folder"
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the database; where its folder cannot be written, as one that does not change."""
+        if self._connection is None:
+            ahead = self.file.with_name(f"{self.file.name}-wal")
+            is_fixed = not os.access(ahead.parent, os.W_OK) and not ahead.exists()
+            self._connection = sqlite3.connect(
+                f"{self.file.absolute().as_uri()}?{'immutable=1' if is_fixed else 'mode=rw'}",
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=True,
+            )
+            # Records that are deleted are not overwritten with zeros, as some builds would.
+            self._connection.executescript("PRAGMA secure_delete = 0; PRAGMA synchronous = NORMAL")
+        return self._connection
+
+    def _explained(self, error: sqlite3.Error) -> Exception:
+        """Say what an error of SQLite means."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return self.damage(str(error))
+        return OSError(
+            f"{self.file}: {error}; what was to be written is not in the log: look at its disk"
+        )
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class LocalLogReader:
-    """One of many readers of a log in a folder.
-
-    Reading on from where the last read ended costs no look-up. A reader is used by one thread at
-    a time: let each thread open its own.
+    """One of many readers of a log in a folder, used by one thread at a time.
 
     Parameters
     ----------
-    folder
-        The log's own folder; use :meth:`LocalLogStore.reader`.
+    file
+        The database; use :meth:`LocalLogStore.reader`.
+
+    Attributes
+    ----------
+    identity
+        Names this very log: a log deleted and made again under its old name has another.
+    partitions
+        The partitions, ascending.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.name = folder.name
-        self._identity = (folder / "identity").read_text()
-        self._folders = _partitions(folder)
-        self._reading = [Walker(one) for one in self._folders]
-        self._ending = [Walker(one) for one in self._folders]
-
-    @property
-    def identity(self) -> str:
-        """Name this very log: a log deleted and made again under its old name has another."""
-        return self._identity
-
-    @property
-    def partitions(self) -> tuple[int, ...]:
-        """The partitions, ascending."""
-        return tuple(range(len(self._folders)))
+    def __init__(self, file: Path) -> None:
+        self._database = _Database(file)
+        self.identity, self.partitions = self._database.identity, self._database.partitions
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on; none at the end."""
-        self._check(partition)
-        walker = self._reading[partition]
-        found: list[StoredRecord] = []
-        if walker.go(offset):
-            while len(found) < max_records and (place := walker.advance()):
-                found.append(frame.decode(*place, partition))
+        base = self._database.base(partition)
+        rows = self._database.rows(_READ, base + max(offset, 0), base + _STRIDE, max_records)
+        if not rows or not rows[0][0] - base == offset == rows[-1][0] - base - len(rows) + 1:
+            begin = self.begin(partition)
+            if offset < begin:
+                raise LogTrimmedError(
+                    f"{self._database.file}, partition {partition}: offset {offset} has been "
+                    f"trimmed away; the oldest kept is {begin}"
+                )
+            if rows:
+                raise self._database.damage(f"a record after {offset} is missing")
+        found = []
+        for at, time_ms, checksum, headers, value in rows:
+            offset = at - base
+            if _checksum(at, time_ms, headers, value) != checksum:
+                what = f"record {offset} of partition {partition} does not match its checksum"
+                raise self._database.damage(what)
+            record = Record(value, _headers(headers) if headers else (), time_ms)
+            found.append(StoredRecord(partition, offset, offset + 1, record))
         return found
 
     def begin(self, partition: int) -> int:
         """Return the offset of the oldest record that is kept."""
-        self._check(partition)
-        return begin(self._folders[partition])
+        return self._database.bounds(partition)[0]
 
     def end(self, partition: int) -> int:
-        """Return the offset that the next record will get; reads only what it has not yet seen."""
-        self._check(partition)
-        walker = self._ending[partition]
-        walker.go_to_end()
-        return walker.offset
+        """Return the offset that the next record will get."""
+        return self._database.bounds(partition)[1]
 
     def last(self, partition: int) -> StoredRecord | None:
         """Return the newest record, None where the partition holds none."""
-        end, walker = self.end(partition), self._ending[partition]
-        if end == self.begin(partition) or not walker.go(end - 1):
-            return None
-        place = walker.advance()
-        return frame.decode(*place, partition) if place else None
+        begin, end = self._database.bounds(partition)
+        return self.read(partition, end - 1, 1)[0] if begin < end else None
 
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset whose event time is at or after ``time_ms``, else the end.
 
         Times need not grow along the log, so all records before the answer are looked at.
         """
-        self._check(partition)
-        walker = Walker(self._folders[partition])
-        walker.go(self.begin(partition))
-        try:
-            while place := walker.advance():
-                buffer, at, _ = place
-                if frame.time_ms(buffer, at) >= time_ms:
-                    return walker.offset - 1
-            return walker.offset
-        finally:
-            walker.close()
+        base = self._database.base(partition)
+        [(found,)] = self._database.rows(_SEEK, base, base + _STRIDE, time_ms)
+        return self.end(partition) if found is None else int(found) - base
 
     def close(self) -> None:
-        """Release the files; reading opens them again."""
-        for walker in (*self._reading, *self._ending):
-            walker.close()
-
-    def _check(self, partition: int) -> None:
-        _check_partition(self.name, partition, len(self._folders))
+        """Release the file; reading opens it again."""
+        self._database.close()
 
 
 class LocalLogWriter:
-    """The one writer of a log in a folder.
+    """The one writer of a log in a folder, used by one thread at a time.
 
     Parameters
     ----------
-    folder
-        The log's own folder; use :meth:`LocalLogStore.writer`.
-    segment_bytes
-        When to begin a new segment.
+    file
+        The database; use :meth:`LocalLogStore.writer`.
 
+    Attributes
+    ----------
+    identity
+        The same as the readers see.
     """
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self._writers: list[PartitionWriter] = []
-        self.name = folder.name
-        self._identity = (folder / "identity").read_text()
+    def __init__(self, file: Path) -> None:
+        self._database = database = _Database(file)
+        self.identity = database.identity
         try:
-            self._lock = hold(folder / "writer", f"writer of {folder.name}")
+            self._lock = hold(file.with_name("writer"), f"writer of {database.name}")
         except FileLockedError as held:
             raise LogLockedError(
-                f"log {folder.name!r} in {folder.parent} is being written by {held}; stop it first"
+                f"log {database.name!r} in {file.parent.parent} is being written by {held}; stop "
+                "it first"
             ) from None
-        try:
-            for partition in _partitions(folder):
-                self._writers.append(PartitionWriter(partition, segment_bytes))
-        except BaseException:
-            self.close()
-            raise
-        self._partitions = len(self._writers)
-
-    @property
-    def identity(self) -> str:
-        """The same as the readers see."""
-        return self._identity
-
-    @property
-    def cut_bytes(self) -> int:
-        """Bytes of torn tails, left by a crash, that were cut when the log was opened."""
-        return sum(writer.cut_bytes for writer in self._writers)
+        self._ends = [database.bounds(partition)[1] for partition in database.partitions]
+        self._closed = self._dirty = False
 
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
-        """Append records in order: readers see them at once, a crash of the machine may lose them.
+        """Append records in order, all or none; readers see them at once.
 
-        Where the disk is full, none of them is appended.
+        A crash of the process loses none of them; one of the machine may, before :meth:`flush`.
+
+        Raises
+        ------
+        OSError
+            The disk is full: none of them is appended, and the writer can go on.
         """
-        _check_partition(self.name, partition, self._partitions)
-        if not self._writers:
-            raise ValueError(f"log {self.name!r}: this writer is closed; open another")
-        self._writers[partition].append(records)
+        first = self._database.base(partition) + self._ends[partition]
+        if self._closed:
+            raise ValueError(f"log {self._database.name!r}: this writer is closed; open another")
+        if records:
+            self._database.write((_APPEND, _rows(records, first)))
+            self._ends[partition] += len(records)
+            self._dirty = True
 
     def flush(self) -> None:
         """Return once all that was appended survives a crash of the machine."""
-        for writer in self._writers:
-            writer.flush()
-
-    def trim(self, partition: int, offset: int) -> None:
-        """Delete the segments, oldest first, that hold nothing from ``offset`` on.
-
-        The newest segment always stays, and so does the offset that the next record will get.
-        """
-        _check_partition(self.name, partition, self._partitions)
-        self._writers[partition].trim(offset)
+        if self._dirty:
+            # A commit with synchronous = FULL waits until all of the write-ahead log is on disk.
+            self._database.rows("PRAGMA synchronous = FULL")
+            self._database.rows("UPDATE log SET flushes = flushes + 1")
+            self._database.rows("PRAGMA synchronous = NORMAL")
+            self._dirty = False
 
     def close(self) -> None:
         """Flush, and let the next writer in."""
-        self.flush()
-        while self._writers:
-            self._writers.pop().close()
-        self._lock.close()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+            # So that all is in one file, however many readers stay.
+            self._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._database.close()
+            self._lock.close()
 
 
-def _partitions(folder: Path) -> list[Path]:
-    """Return the folders of a log's partitions, in order."""
-    numbers = sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal())
-    return [folder / str(number) for number in numbers]
+def _rows(records: Sequence[Record], first: int) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    """Make a row of each record, numbered from an id on."""
+    for at, (value, headers, time_ms) in enumerate(records, first):
+        if len(value) > MAX_BYTES:
+            raise ValueError(f"record of {len(value)} bytes; the most is {MAX_BYTES}: split it")
+        # As JSON, each byte of a header's value as the character of its number.
+        pairs = [(name, bytes_.decode("latin-1")) for name, bytes_ in headers]
+        written = to_json(pairs) if pairs else b""
+        yield at, time_ms, _checksum(at, time_ms, written, value), written, value
 
 
-def _check_partition(name: str, partition: int, count: int) -> None:
-    if not 0 <= partition < count:
-        known = ", ".join(map(str, range(count)))
-        raise ValueError(f"log {name!r} has no partition {partition}; it has {known}")
+@lru_cache(maxsize=1024)
+def _headers(written: bytes) -> Headers:
+    return tuple((name, value.encode("latin-1")) for name, value in from_json(written))
+
+
+def _checksum(at: int, time_ms: int, headers: bytes, value: bytes) -> int:
+    return crc32(value, crc32(headers, crc32(_PLACE.pack(at, time_ms))))

@@ -1,11 +1,36 @@
-"""Where clicks come from: a source is attached to the logs, and its feed is stepped."""
+"""Where clicks come from: a source is attached to a store of logs, and its feed appends to them.
+
+``files``      replay of a file: CSV, TSV, JSON Lines, Parquet
+``tables``     how a file is read, row by row
+``generator``  a synthetic stream that drifts, and its truth
+``truth``      the settings of that stream, and the world that its events are drawn from
+``drift``      the kinds of drift
+
+A further source is a :class:`Source` that an entry point of ``resprout.sources`` makes; a further
+kind of drift is a :class:`Drift` that an entry point of ``resprout.drifts`` names.
+"""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from stream.log import LogStore
+from stream.log.api import LogStore
 from stream.schema import FeatureSchema
+from stream.sources.drift import Drift, World
+from stream.sources.files import FileSource
+from stream.sources.generator import GeneratorFeed, GeneratorSource
+from stream.sources.truth import GeneratorConfig
+
+__all__ = [
+    "Drift",
+    "Feed",
+    "FileSource",
+    "GeneratorConfig",
+    "GeneratorFeed",
+    "GeneratorSource",
+    "Source",
+    "World",
+]
 
 
 class Feed(Protocol):
@@ -14,7 +39,7 @@ class Feed(Protocol):
     def step(self) -> int | None:
         """Append the next chunk and return its events; None once the input has ended.
 
-        The end record is written once, whatever the restarts.
+        The end record is written once, however often the source is attached.
         """
 
     def flush(self) -> None:
@@ -31,5 +56,5 @@ class Source(Protocol):
     def schema(self) -> FeatureSchema:
         """How its events are encoded."""
 
-    def attach(self, home: LogStore) -> Feed:
-        """Begin where the ``clicks`` log of ``home`` ends."""
+    def attach(self, store: LogStore, /) -> Feed:
+        """Return a feed that goes on where the ``clicks`` log of the store ends."""

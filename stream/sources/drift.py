@@ -1,4 +1,4 @@
-"""How the truth behind a synthetic stream moves: drift kinds, composable and scheduled by count.
+"""The kinds of drift of a synthetic stream: composable, and scheduled by count.
 
 A drift changes the :class:`World` that the generator draws its events from. Drifts compose: each
 takes the world that the one before it left. All are pure functions of the count, so any block of
@@ -109,7 +109,7 @@ class Abrupt(_Options):
 
 
 class Recurring(_Options):
-    """The truth leaves for the next network and comes back, once every ``period_events``.
+    """The truth jumps to the next network and back, once every ``period_events``.
 
     Examples
     --------
@@ -122,14 +122,9 @@ class Recurring(_Options):
 
     def apply(self, world: World, count: int) -> World:
         """Add one network in the first half of each period."""
-        away = self.begin <= count and not self._over(count) and self._half(count) % 2 == 0
+        runs = self.begin <= count and (self.end is None or count < self.end)
+        away = runs and self.elapsed(count) // (self.period_events // 2) % 2 == 0
         return replace(world, concept=world.concept + away)
-
-    def _over(self, count: int) -> bool:
-        return self.end is not None and count >= self.end
-
-    def _half(self, count: int) -> int:
-        return self.elapsed(count) // (self.period_events // 2)
 
 
 class Churn(_Options):

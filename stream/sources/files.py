@@ -18,7 +18,7 @@ from stream import topics
 from stream.batch import encode_valid
 from stream.codec import END, columnar_record, end_record, kind_of, raw_record
 from stream.events import EPOCH, ClickEvent, Fault, Reason, explain
-from stream.log import LogStore, LogWriter, Record, StoredRecord
+from stream.log.api import LogStore, LogWriter, Record, StoredRecord
 from stream.schema import Columns, FeatureSchema
 from stream.sources.tables import FileRow, JsonTable, open_table
 
@@ -62,14 +62,14 @@ class FileSource:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
-    def attach(self, home: LogStore) -> FileFeed:
-        """Go on where the ``clicks`` log of ``home`` ends.
+    def attach(self, store: LogStore) -> FileFeed:
+        """Go on where the ``clicks`` log of ``store`` ends.
 
         A log of another input or of several partitions is refused: a file has one order.
         """
-        writer = home.writer(topics.CLICKS)
+        writer = store.writer(topics.CLICKS)
         try:
-            with closing(home.reader(topics.CLICKS)) as reader:
+            with closing(store.reader(topics.CLICKS)) as reader:
                 if reader.partitions != (0,):
                     raise ValueError(
                         f"the clicks log has {len(reader.partitions)} partitions; a file is "
@@ -184,8 +184,8 @@ class FileFeed:
         """Turn a chunk into records: columnar ones, parted by a raw one for each invalid row."""
         schema = self._source.schema
         events, at, faults = self._events(rows)
-        batch, unfit = encode_valid(events, schema)
-        faults |= {at[fault.row]: Fault(at[fault.row], *fault[1:]) for fault in unfit}
+        batch, bad = encode_valid(events, schema)
+        faults |= {at[fault.row]: Fault(at[fault.row], *fault[1:]) for fault in bad}
         valid = np.array([row not in faults for row in range(len(rows))], np.int64)
         before = [0, *np.cumsum(valid).tolist()]
         records, begin, start = [], 0, self._done

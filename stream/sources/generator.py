@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stream import codec, columnar, topics
 from stream.batch import ClickBatch
 from stream.events import EPOCH, ClickEvent
-from stream.log import Headers, LogStore, LogWriter, Record, StoredRecord
+from stream.log.api import Headers, LogStore, LogWriter, Record, StoredRecord
 from stream.schema import FeatureSchema
 from stream.sources.truth import Block, GeneratorConfig, Truth
 
@@ -32,7 +32,7 @@ class GeneratorSource:
         """The features of the stream."""
         return self.config.features
 
-    def attach(self, home: LogStore) -> GeneratorFeed:
+    def attach(self, store: LogStore) -> GeneratorFeed:
         """Go on where the click log ends, or begin it.
 
         Raises
@@ -41,7 +41,7 @@ class GeneratorSource:
             If the log was made by another generator, seed or configuration, or has several
             partitions: the truth is counted, and their events have no order to be counted in.
         """
-        with closing(home.reader(topics.CLICKS)) as reader:
+        with closing(store.reader(topics.CLICKS)) as reader:
             if reader.partitions != (0,):
                 raise ValueError(
                     f"the click log has {len(reader.partitions)} partitions; the generator writes "
@@ -55,11 +55,11 @@ class GeneratorSource:
                 f"the click log has ended after {begin} events and cannot go on to "
                 f"{self.config.events}; use another folder"
             )
-        return GeneratorFeed(self, home, begin, ended)
+        return GeneratorFeed(self, store, begin, ended)
 
     @cached_property
     def identity(self) -> bytes:
-        """Digest of all that the events depend on; every record bears it."""
+        """Digest of all that the events depend on; it is a header of every record."""
         config = self.config.model_dump_json(exclude={"events", "rate"})
         return hashlib.blake2b(f"{self.seed} {config}".encode(), digest_size=8).hexdigest().encode()
 
@@ -83,7 +83,7 @@ class GeneratorFeed:
     """Appends the stream to the logs, a block a step or less; truth first, so no click lacks it."""
 
     source: GeneratorSource
-    home: LogStore
+    store: LogStore
     count: int
     """Events in the click log."""
     ended: bool
@@ -99,9 +99,9 @@ class GeneratorFeed:
 
     def __post_init__(self) -> None:
         self._truth = Truth(self.source.config, self.source.seed)
-        self._clicks = self.home.writer(topics.CLICKS)
-        self._truths = self.home.writer(topics.TRUTH)
-        with closing(self.home.reader(topics.TRUTH)) as reader:
+        self._clicks = self.store.writer(topics.CLICKS)
+        self._truths = self.store.writer(topics.TRUTH)
+        with closing(self.store.reader(topics.TRUTH)) as reader:
             self._truth_count = _resume_at(reader.last(0), self.source.identity)
         self._catch_up()
 
@@ -132,7 +132,7 @@ class GeneratorFeed:
         self._clicks.close()
 
     def _catch_up(self) -> None:
-        """Write the truth of clicks whose truth was lost; a home may keep two logs unevenly."""
+        """Write the truth of clicks whose truth was lost; a crash may cost two logs unevenly."""
         size = self.source.config.block_events
         if self._truth_count < self.count:
             for begin in range(self._block_of(self._truth_count), self.count, size):
@@ -200,7 +200,8 @@ class GeneratorFeed:
 
     def _encode(self, block: Block) -> ClickBatch:
         n = len(block.label)
-        columns = [self._buckets(block, i)[block.contexts.item[:, i]] for i in range(self._fields)]
+        fields = range(self.source.config.fields)
+        columns = [self._buckets(block, i)[block.contexts.item[:, i]] for i in fields]
         return ClickBatch(
             label=block.label,
             weight=np.ones(n, np.float32),
@@ -208,10 +209,6 @@ class GeneratorFeed:
             numeric=block.contexts.numeric,
             categorical=np.stack(columns, axis=1),
         )
-
-    @property
-    def _fields(self) -> int:
-        return self.source.config.fields
 
     def _buckets(self, block: Block, i: int) -> NDArray[np.int32]:
         """Bucket of each item of field ``i``, as the schema hashes its name."""
@@ -241,5 +238,5 @@ class GeneratorFeed:
 
 
 def _name(item: int, age: int) -> str:
-    """Name an item; one that has replaced another bears another name."""
+    """Name an item; one that has replaced another has another name."""
     return f"{item}.{age}"

@@ -1,4 +1,4 @@
-"""Files as rows: CSV, TSV, JSON Lines and Parquet, told apart by their suffix."""
+"""Files as rows: CSV, TSV, JSON Lines and Parquet, by their suffix."""
 
 from __future__ import annotations
 

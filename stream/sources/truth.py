@@ -1,4 +1,4 @@
-"""What the synthetic stream can be told."""
+"""The settings of the synthetic stream, and the world that its events are drawn from."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Block:
 
 
 class Truth:
-    """The world behind the stream: makes any block of it from ``seed``, ``config`` and the count.
+    """Makes any block of the stream from ``seed``, ``config`` and the count.
 
     Examples
     --------

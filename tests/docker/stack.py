@@ -33,8 +33,15 @@ T = TypeVar("T")
 
 
 def compose_or_skip() -> None:
-    """Skip where there is no Docker Compose to read a file with."""
-    if shutil.which("docker") is None or ran("docker", "compose", "version").returncode:
+    """Skip where there is no Docker Compose to read a file with; the engine may bring it along."""
+
+    def is_there() -> bool:
+        found = shutil.which("docker") is not None
+        return found and ran("docker", "compose", "version").returncode == 0
+
+    if not is_there() and (engine := os.environ.get("TEST_ENGINE")):
+        output(engine, "up")
+    if not is_there():
         missing("Docker Compose v2", f"install it, or {WAY}")
 
 

@@ -81,7 +81,8 @@ def test_a_letter_of_any_partition_waits_neither_for_a_batch_nor_for_its_order(
 ) -> None:
     """Dense has stated nothing, and each partition has an event in front that it could take."""
     stage = alone(tmp_path)
-    home = LocalLogStore(stage.folder / "logs", partitions={topics.CLICKS: 2})
+    home = LocalLogStore(stage.folder / "logs")
+    home.create({topics.CLICKS: 2})
     with closing(home.writer(CLICKS)) as writer:
         for partition in (0, 1):
             writer.append(events(0, 2), partition)

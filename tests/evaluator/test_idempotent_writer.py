@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.join import LogPosition
 from evaluator.publishing import IdempotentWriter
-from stream.follow import read_all
+from stream.follow import LogPosition, read_all
 from stream.log import LogIdentityError, LogLockedError
 from stream.log.local import LocalLogStore
 from stream.messages import Decision, parse

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.join import LogPosition
 from evaluator.judging import LedgerState
+from stream.follow import LogPosition
 from stream.log import LogIdentityError, Record
 from stream.messages import Decision, Progress, RebuildPlan, dump
 from stream.spec import Waiting

@@ -46,7 +46,9 @@ LATER = [
 
 
 def home_of(stage: Stage) -> LocalLogStore:
-    return LocalLogStore(stage.folder / "logs", partitions={topics.CLICKS: 2})
+    home = LocalLogStore(stage.folder / "logs")
+    home.create({topics.CLICKS: 2})
+    return home
 
 
 def write(stage: Stage, parts: Sequence[Sequence[Record]]) -> None:

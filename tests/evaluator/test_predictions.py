@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluator.join import LogPosition, PredictionFollower
+from evaluator.join import PredictionFollower
 from stream.columnar import predictions_to_bytes
+from stream.follow import LogPosition
 from stream.log import LogIdentityError, LogWriter, Record
 from stream.log.local import LocalLogStore
 from stream.messages import PredictionBatch

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.join import LogPosition
 from evaluator.publishing import POLL_SECONDS, ProgressMirror
 from stream.codec import columnar_record, end_record
+from stream.follow import LogPosition
 from stream.log import LogIdentityError, Record
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Progress, dump

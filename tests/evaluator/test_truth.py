@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluator.join import LogPosition, TruthFollower
+from evaluator.join import TruthFollower
 from stream.columnar import TruthBatch, truth_to_bytes
+from stream.follow import LogPosition
 from stream.log import LogIdentityError, Record
 from stream.log.local import LocalLogStore
 from stream.messages import DriftSpan

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from stream.codec import decode_json
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.schema import load_schema
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from learner import ADAGRAD, FROZEN, MASK
-from resprout import homes
 from resprout.folder import RunFolder
 from resprout.run import execute
 from resprout.runner import Step
@@ -26,7 +25,8 @@ from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
 from stream.codec import end_record
 from stream.columnar import predictions_from_bytes
-from stream.follow import Deduplicator, read_all
+from stream.config import open_logs
+from stream.follow import MessageLog, read_all
 from stream.log import LogStore
 from stream.log.local import LocalLogStore
 from stream.messages import (
@@ -42,7 +42,6 @@ from stream.messages import (
     Stability,
     Verdict,
     Window,
-    parse,
 )
 from stream.schema import CategoricalFeature, Columns, FeatureSchema, NumericFeature
 from stream.sources.files import FileSource
@@ -114,7 +113,9 @@ def partitions(_: Mapping[str, Any], state: Path) -> dict[str, str]:
         with closing(source.attach(whole)) as feed:
             while feed.step() is not None:
                 pass
-        _deal(whole, LocalLogStore(state / "logs", partitions={topics.CLICKS: PARTITIONS}))
+        dealt = LocalLogStore(state / "logs")
+        dealt.create({topics.CLICKS: PARTITIONS})
+        _deal(whole, dealt)
     plan = RunDefinition(asked, ExternalSource(source.schema))
     execute(plan, state)
     return _hashes(plan, state)
@@ -196,7 +197,7 @@ def _killed(plan: RunDefinition, state: Path) -> None:
 def _hashes(plan: RunDefinition, state: Path) -> dict[str, str]:
     """Hash all that a run has left."""
     folder = RunFolder(state)
-    with homes.logs(plan.settings.stream, folder) as logs:
+    with open_logs(plan.settings.stream, folder.home.folder) as logs:
         said = list(_messages(logs, topics.WINDOWS))
         found = {
             "predictions": digest(_predictions(logs)),
@@ -227,12 +228,8 @@ def _of_kind(tensors: Mapping[str, Any], prefix: str) -> Iterator[bytes | str]:
 
 def _messages(logs: LogStore, name: str) -> Iterator[Any]:
     """Yield the messages of a log, each once, but for those of the wall clock."""
-    seen = Deduplicator()
-    with closing(logs.reader(name)) as reader:
-        for stored in read_all(reader):
-            message = parse(stored.record.value)
-            if message.kind != "progress" and seen.accept(message.key, stored.record.value):
-                yield message
+    found: Iterator[Any] = MessageLog(logs, name).read()
+    return (message for message in found if message.kind != "progress")
 
 
 def _predictions(logs: LogStore) -> Iterator[Any]:
@@ -319,7 +316,7 @@ def _letter(one: DeadLetter) -> tuple[Any, ...]:
 
 def _check_that_much_happened(folder: RunFolder, plan: RunDefinition) -> None:
     """See that the hashes are of a run with rebuilds in it."""
-    with homes.logs(plan.settings.stream, folder) as logs:
+    with open_logs(plan.settings.stream, folder.home.folder) as logs:
         ended = [one for one in _messages(logs, topics.LEDGER) if isinstance(one, Verdict)]
     verdicts = [one.verdict for one in ended]
     sys.stderr.write(f"verdicts: {verdicts}\n")

@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from tests.golden.make import SERVERLESS, known, taken
 
 pytestmark = pytest.mark.skipif(

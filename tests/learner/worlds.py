@@ -90,7 +90,8 @@ class World:
     home: LocalLogStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = LocalLogStore(self.folder / "log", partitions={"clicks": self.partitions})
+        self.home = LocalLogStore(self.folder / "log")
+        self.home.create({"clicks": self.partitions})
 
     def write(self, parts: Sequence[ClickBatch], *, end: bool = True, partition: int = 0) -> None:
         """Append clicks, one record a batch, and the end of the input."""

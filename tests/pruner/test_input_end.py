@@ -55,7 +55,8 @@ def test_an_input_of_nothing_ends_at_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("short", [0, 7])
 def test_of_several_partitions_it_is_known_once_all_have_ended(tmp_path: Path, short: int) -> None:
     world = World(tmp_path)
-    home = LocalLogStore(world.home.folder, partitions={topics.CLICKS: 2})
+    home = LocalLogStore(world.home.folder)
+    home.create({topics.CLICKS: 2})
     parts = stream(300)
     with closing(home.writer(topics.CLICKS)) as writer:
         for partition, half in enumerate((parts[:10], [*parts[10:], parts[0][:short]])):

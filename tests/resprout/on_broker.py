@@ -13,7 +13,7 @@ import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 
 MODELS = ("dense", "sparse", "never_rebuilt")
 BAD = b'{"event_id": 1'

@@ -14,12 +14,12 @@ from resprout.settings import DENSE, SOURCE
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import Wiring
 from stream.follow import read_all
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.log.local import LocalLogStore
 from stream.messages import Progress, parse
 from stream.schema import NumericFeature
 from stream.sources.files import FileSource
-from stream.state import StateFolder, StateLockedError
+from stream.state import StateLockedError, lock_folder
 from tests.redis_server import redis_server
 from tests.resprout.small import small
 
@@ -68,7 +68,7 @@ def test_a_run_cannot_go_on_with_other_settings(tmp_path: Path) -> None:
 
 def test_a_second_run_on_the_same_state_folder_is_refused(tmp_path: Path) -> None:
     with (
-        StateFolder.lock(tmp_path, name="resprout"),
+        closing(lock_folder(tmp_path, name="resprout")),
         pytest.raises(StateLockedError, match=f"state folder {tmp_path} is in use by resprout"),
     ):
         execute(RunDefinition.generated(small()), tmp_path)
@@ -164,7 +164,7 @@ def test_clicks_that_somebody_else_writes_are_learned_without_a_source(tmp_path:
     assert result.summary.events == 1_000
     folder = RunFolder(tmp_path)
     with (
-        Wiring(plan, folder, folder.home) as wiring,
+        closing(Wiring(plan, folder, folder.home)) as wiring,
         pytest.raises(ValueError, match="the clicks are written by somebody else"),
     ):
         wiring.one(SOURCE)

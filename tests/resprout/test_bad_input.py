@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import multiprocessing
+from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from stream import topics
 from stream.messages import DeadLetter, parse
 from stream.schema import load_schema
 from stream.sources.files import FileSource
-from stream.state import StateFolder
+from stream.state import lock_folder
 from tests.resprout.left import records
 from tests.resprout.small import SMALL, write_toml
 from tests.resprout.victim import Buried, How, Life, lived
@@ -181,7 +182,7 @@ def test_wrong_usage_is_told_with_the_thing_its_value_and_the_way_out(
 
 def hold(state: Path, end: Connection) -> None:
     """Use a state folder until told to stop."""
-    with StateFolder.lock(state, name="resprout"):
+    with closing(lock_folder(state, name="resprout")):
         end.send("held")
         end.recv()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,14 +23,13 @@ from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import columnar_record, end_record
 from stream.columnar import predictions_from_bytes
-from stream.log import LogIdentityError, LogTrimmedError, Record
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, LogIdentityError, LogTrimmedError, Record
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, Position, parse
 from stream.reader import ClickReader
 from stream.sources.files import FileSource
-from stream.start import SkippingLogStore, parse_begin
+from stream.start_position import parse_start_position
 from tests.resprout.crew import LEARNERS, crew
 from tests.resprout.eventful import BATCH, PLAN, TOTAL, eventful
 from tests.resprout.left import Left
@@ -75,11 +74,11 @@ def clicks(events: ClickBatch) -> list[Record]:
 
 
 def write(folder: Path, made: Sequence[Record], trim: int = 0) -> None:
-    """Write clicks, each in a segment of its own, and trim some."""
-    with closing(LocalLogStore(folder / "logs", segment_bytes=1).writer(topics.CLICKS)) as writer:
-        for record in made:
-            writer.append([record])
-        writer.trim(0, trim)
+    """Write clicks, and trim some."""
+    store = LocalLogStore(folder / "logs")
+    with closing(store.writer(topics.CLICKS)) as writer:
+        writer.append(made)
+    store.trim(topics.CLICKS, 0, trim)
 
 
 def plan(begin: Any = None) -> RunDefinition:
@@ -166,10 +165,8 @@ def test_processes_begin_where_one_process_does(
     check(Learned.by(Left.by(RunFolder(team.state))), expected)
 
 
-def opened(folder: RunFolder, begin: object) -> SkippingLogStore:
-    found = begun(folder.home, parse_begin(begin), folder)
-    assert isinstance(found, SkippingLogStore)
-    return found
+def found_in(folder: RunFolder, begin: object) -> Mapping[int, int]:
+    return begun(folder.home, parse_start_position(begin), folder)[1]
 
 
 def test_the_place_of_a_time_is_found_once_for_all_workers(
@@ -178,9 +175,9 @@ def test_the_place_of_a_time_is_found_once_for_all_workers(
     """Nothing has come to that time yet: who starts later finds more there."""
     folder = RunFolder(tmp_path)
     write(tmp_path, columnar(events[:RECORD]))
-    assert opened(folder, "2027-01-01T00:00:00Z").offsets == {0: 1}
+    assert found_in(folder, "2027-01-01T00:00:00Z") == {0: 1}
     write(tmp_path, columnar(events[RECORD : 3 * RECORD]))
-    assert opened(folder, "2027-01-01T00:00:00Z").offsets == {0: 1}
+    assert found_in(folder, "2027-01-01T00:00:00Z") == {0: 1}
     assert {file.name for file in tmp_path.iterdir()} == {"begin.json", "logs"}
 
 
@@ -188,9 +185,9 @@ def test_a_place_that_has_been_trimmed_away_since_stays_the_place(tmp_path: Path
     """Whoever has gone on from there does not need it any more."""
     folder = RunFolder(tmp_path)
     write(tmp_path, [FOREIGN] * 8)
-    assert opened(folder, {0: 2}).offsets == {0: 2}
+    assert found_in(folder, {0: 2}) == {0: 2}
     write(tmp_path, [FOREIGN], trim=5)
-    assert opened(folder, {0: 2}).offsets == {0: 2}
+    assert found_in(folder, {0: 2}) == {0: 2}
     with pytest.raises(ValueError, match="2 in partition 0: it has been trimmed away"):
         begun(folder.home, {0: 2}, RunFolder(tmp_path / "another run"))
 
@@ -203,7 +200,7 @@ def test_a_damaged_place_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(
         ValueError, match=r"begin\.json is damaged .*; name another folder, or write"
     ):
-        opened(folder, {0: 2})
+        found_in(folder, {0: 2})
 
 
 def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -> None:
@@ -213,7 +210,7 @@ def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -
 
     def begin(offset: int) -> None:
         gate.wait()
-        found.append(opened(folder, {0: offset}).offsets)
+        found.append(found_in(folder, {0: offset}))
 
     threads = [threading.Thread(target=begin, args=(offset,)) for offset in range(8)]
     for thread in threads:
@@ -226,7 +223,7 @@ def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -
 
 def test_a_run_whose_clicks_were_made_again_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [FOREIGN])
-    opened(RunFolder(tmp_path), {0: 1})
+    found_in(RunFolder(tmp_path), {0: 1})
     other = LocalLogStore(tmp_path / "made again")
     with pytest.raises(LogIdentityError, match=r"began in the clicks log \w+, this one is \w+: it"):
         begun(other, {0: 1}, RunFolder(tmp_path))
@@ -256,7 +253,7 @@ def test_a_run_that_is_cleared_may_begin_elsewhere(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(plan(TIME))
     write(tmp_path, [FOREIGN])
-    opened(folder, {0: 1})
+    found_in(folder, {0: 1})
     folder.clear()
     assert {file.name for file in tmp_path.iterdir()} == {"lock", "workers"}
 
@@ -290,7 +287,7 @@ def test_a_topic_that_has_lost_its_head_is_learned_from_what_it_keeps(
     with closing(kafka_home.writer(topics.CLICKS)) as writer:
         writer.append(earlier(events) + clicks(events))
         writer.flush()
-        writer.trim(0, 4)
+    kafka_home.trim(topics.CLICKS, 0, 4)
     on_broker = {"stream__home": "kafka", "stream__kafka__bootstrap": kafka_config.bootstrap}
     on_broker["stream__kafka__prefix"] = kafka_config.prefix
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from pruner import criteria
 from resprout.cli import main
-from stream.state import StateFolder
+from stream.state import lock_folder
 from tests.resprout.small import SMALL, write_toml
 
 SCHEMA = """
@@ -177,7 +178,7 @@ def test_a_file_without_a_schema_is_wrong_usage(home: Path) -> None:
 
 
 def test_a_folder_in_use_is_named(home: Path) -> None:
-    with StateFolder.lock(home / "state", name="resprout"):
+    with closing(lock_folder(home / "state", name="resprout")):
         result = run(home)
     assert result.exit_code == 1
     assert f"state folder {home / 'state'} is in use by resprout" in result.stderr

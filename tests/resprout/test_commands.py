@@ -16,7 +16,7 @@ from resprout.cli import main
 from resprout.folder import RunFolder
 from resprout.settings import load
 from resprout.spec import RunDefinition
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from tests.resprout.small import SMALL, write_toml
 from tests.resprout.test_cli import SCHEMA, write_clicks
 
@@ -50,7 +50,7 @@ def work(home: Path, *arguments: str | Path) -> Result:
 
 @pytest.mark.parametrize("name", WORKERS)
 def test_a_second_worker_of_the_same_name_names_the_first(name: str, home: Path) -> None:
-    with RunFolder(home / "state").lock_worker(name):
+    with closing(RunFolder(home / "state").lock_worker(name)):
         result = work(home, *WORKERS[name])
     assert result.exit_code == 1
     assert f"workers/{name} is in use by {name} (process " in result.stderr
@@ -65,7 +65,7 @@ def test_a_worker_is_refused_where_one_process_runs_all_of_them(name: str, home:
 
 
 def test_a_run_is_refused_where_a_worker_is_at_work(home: Path) -> None:
-    with RunFolder(home / "state").lock_worker("evaluator"):
+    with closing(RunFolder(home / "state").lock_worker("evaluator")):
         result = work(home, "run")
     assert result.exit_code == 1
     assert "workers/evaluator is in use by evaluator (process " in result.stderr

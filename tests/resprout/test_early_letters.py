@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 
 from resprout.cli import main
 from stream import topics
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.resprout.crew import Crew, Hand, crew, until
 from tests.resprout.eventful import eventful

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def test_of_many_who_begin_at_once_one_writes_the_record_and_all_check_it(tmp_pa
 
 def test_workers_share_a_folder_and_each_is_there_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with folder.lock_worker("dense"), folder.lock_worker("sparse"):
+    with closing(folder.lock_worker("dense")), closing(folder.lock_worker("sparse")):
         with pytest.raises(StateLockedError, match=r"workers/dense is in use by dense \(process"):
             folder.lock_worker("dense")
         with pytest.raises(StateLockedError, match=r"is in use by dense \("), folder.lock():
@@ -219,15 +220,3 @@ def test_a_file_is_no_state_folder(tmp_path: Path) -> None:
     for take in (folder.clear, folder.lock().__enter__, lambda: folder.lock_worker("dense")):
         with pytest.raises(OSError, match=r"no run can be kept in .*README\.md \(.*with --state"):
             take()
-
-
-def test_logs_that_are_to_be_read_are_not_made(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match=r"run holds no log 'windows': either its run has"):
-        folder.require_logs("windows")
-    assert not folder.path.exists()
-    folder.home.writer("windows").close()
-    folder.require_logs("windows")
-    with pytest.raises(FileNotFoundError, match="holds no log 'ledger'"):
-        folder.require_logs("windows", "ledger")
-    assert not folder.home.holds("ledger")

@@ -12,7 +12,7 @@ from resprout.cli import main
 from resprout.folder import RunFolder
 from resprout.monitoring.page import replayed
 from resprout.spec import RunDefinition
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from tests.resprout.small import small
 from tests.stream.kafka_tools import Stranger
 

@@ -26,7 +26,7 @@ from resprout.runner import Step
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig
 from resprout.spec import RunDefinition
 from stream.follow import read_all
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.messages import Progress, parse
 from stream.topics import WINDOWS
 from tests.resprout.crew import Hand, crew, until
@@ -219,10 +219,9 @@ def test_a_run_that_was_stopped_may_still_be_under_way(tmp_path: Path) -> None:
 def test_a_damaged_log_is_no_empty_run(whole: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole.path, folder.path)
-    (segment,) = (folder.path / "logs" / WINDOWS / "0").glob("*.log")
-    content = bytearray(segment.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    segment.write_bytes(content)
+    database = folder.path / "logs" / WINDOWS / "log.db"
+    content = database.read_bytes()
+    database.write_bytes(content.replace(b'"kind":"window"', b'"kind":"widnow"'))
     said = []
     for command in (["report", "--output", str(tmp_path / "x.html")], ["evaluate", "--replay"]):
         result = CliRunner().invoke(main, [*command, str(folder.path)])
@@ -233,7 +232,7 @@ def test_a_damaged_log_is_no_empty_run(whole: RunFolder, tmp_path: Path) -> None
     shutil.rmtree(folder.path / "logs" / WINDOWS)
     result = CliRunner().invoke(main, ["evaluate", "--replay", str(folder.path)])
     assert result.exit_code == 1
-    assert f"{folder.path} holds no log 'windows'" in result.stderr
+    assert f"{folder.path}/logs holds no log 'windows'" in result.stderr
     assert not (folder.path / "logs" / WINDOWS).exists()
 
 

@@ -51,7 +51,8 @@ def stretches(total: int) -> list[tuple[int, int, int]]:
 
 def write(state: Path, events: ClickBatch) -> None:
     """Write clicks in the order of a stream; what is no event comes before every tenth record."""
-    home = LocalLogStore(state / "logs", partitions={topics.CLICKS: PARTITIONS})
+    home = LocalLogStore(state / "logs")
+    home.create({topics.CLICKS: PARTITIONS})
     with closing(home.writer(topics.CLICKS)) as writer:
         for number, (partition, begin, end) in enumerate(stretches(len(events))):
             if number % 10 == 0:

@@ -17,7 +17,7 @@ from pruner import StoreConfig
 from pruner.masks.redis import RedisMaskStore
 from resprout.folder import RunFolder
 from stream import topics
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.redis_server import redis_server
 from tests.resprout.crew import LEARNERS, Hand, crew, until

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 
 from resprout.cli import main
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from tests.kafka_server import forget
 from tests.redis_server import redis_server
 from tests.resprout.crew import LEARNERS, Crew, crew, until

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -116,7 +117,7 @@ def in_turns(plan: RunDefinition, state: Path, life: Life) -> None:
     folder, rng = RunFolder(state), random.Random(life.seed)
     with folder.lock():
         folder.begin(plan)
-        with Wiring(plan, folder, folder.home) as wiring:
+        with closing(Wiring(plan, folder, folder.home)) as wiring:
             working = {worker: 0 for worker in wiring.every()}
             while working:
                 drawn = rng.sample(list(working), k=min(rng.choice((1, 2)), len(working)))

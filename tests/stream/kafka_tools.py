@@ -10,8 +10,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
-from stream.log import StoredRecord
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, StoredRecord
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:

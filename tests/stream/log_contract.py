@@ -208,7 +208,7 @@ def trimming_keeps_everything_from_the_offset_on(home: LogStore) -> None:
     reader = home.reader("clicks")
     stored = everything(reader)
     end = reader.end(0)
-    writer.trim(0, stored[10].offset)
+    home.trim("clicks", 0, stored[10].offset)
     assert stored[0].offset <= reader.begin(0) <= stored[10].offset
     assert list(home.reader("clicks").read(0, stored[10].offset)) == stored[10:]
     writer.append(numbered(1, start=20))
@@ -224,11 +224,38 @@ def what_was_trimmed_is_refused(home: LogStore) -> None:
     writer.flush()
     reader = home.reader("clicks")
     oldest = reader.begin(0)
-    writer.trim(0, reader.end(0))
+    home.trim("clicks", 0, reader.end(0))
     if reader.begin(0) > oldest:
         with pytest.raises(LogTrimmedError, match=f"offset {oldest} has been trimmed away"):
             home.reader("clicks").read(0, oldest)
     writer.close()
+
+
+def a_log_is_there_once_it_was_made(home: LogStore) -> None:
+    assert home.writable
+    assert not home.exists("clicks")
+    names = home.create({"clicks": 3, "truth": 1})
+    assert len(set(names)) == 2
+    assert all(log in name for log, name in zip(("clicks", "truth"), names, strict=True))
+    assert home.exists("clicks")
+    assert home.reader("clicks").partitions == (0, 1, 2)
+    assert not home.exists("ledger")
+    home.reader("ledger")
+    assert home.exists("ledger")
+
+
+def what_is_there_stays_as_it_is(home: LogStore) -> None:
+    writer = home.writer("clicks")
+    writer.append(numbered(1))
+    writer.close()
+    assert home.create({"clicks": 3}) == home.create({"clicks": 1})
+    assert home.reader("clicks").partitions == (0,)
+    assert records(everything(home.reader("clicks"))) == numbered(1)
+
+
+def a_store_says_in_words_where_it_is(home: LogStore) -> None:
+    assert len(home.describe()) > 3
+    assert isinstance(home, LogStore)
 
 
 def a_partition_that_is_not_there_is_refused(home: LogStore) -> None:
@@ -330,7 +357,7 @@ def a_partition_has_an_end_a_last_record_and_times_of_its_own(home: LogStore) ->
 def trimming_one_partition_leaves_the_others(home: LogStore) -> None:
     writer, reader = home.writer("clicks"), home.reader("clicks")
     written = parted(writer)
-    writer.trim(1, reader.end(1))
+    home.trim("clicks", 1, reader.end(1))
     for partition in (0, 2):
         assert records(everything(reader, partition=partition)) == written[partition]
     writer.close()
@@ -354,6 +381,9 @@ CHECKS: list[Check] = [
     readers_do_not_disturb_each_other,
     trimming_keeps_everything_from_the_offset_on,
     what_was_trimmed_is_refused,
+    a_log_is_there_once_it_was_made,
+    what_is_there_stays_as_it_is,
+    a_store_says_in_words_where_it_is,
     a_partition_that_is_not_there_is_refused,
     a_closed_writer_refuses_more,
     readers_in_many_threads_see_every_record_while_it_is_written,

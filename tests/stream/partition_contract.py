@@ -125,7 +125,7 @@ def trimming_one_partition_leaves_the_other(home: LogStore) -> None:
             writer.append(numbered(1, start=i), partition=number)
     writer.flush()
     stored = partition(reader, 1)
-    writer.trim(1, stored[10].offset)
+    home.trim("clicks", 1, stored[10].offset)
     assert records(partition(reader, 0)) == numbered(20)
     assert reader.begin(1) <= stored[10].offset
     assert list(home.reader("clicks").read(1, stored[10].offset)) == stored[10:]

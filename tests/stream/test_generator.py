@@ -246,6 +246,7 @@ def test_clicks_of_somebody_else_are_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
-    home = LocalLogStore(tmp_path, partitions={topics.CLICKS: 2})
+    home = LocalLogStore(tmp_path)
+    home.create({topics.CLICKS: 2})
     with pytest.raises(ValueError, match="has 2 partitions; the generator writes one of partition"):
         GeneratorSource(SMALL, 0).attach(home)

@@ -6,7 +6,6 @@ import base64
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ import pytest
 from kafka import TopicPartition
 
 from stream.log import (
+    KafkaConfig,
     LogDeletedError,
     LogError,
     LogIdentityError,
@@ -25,7 +25,6 @@ from stream.log import (
     LogUnreachableError,
     Record,
 )
-from stream.log.kafka.config import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger, until, values
 from tests.stream.log_contract import everything, numbered, records
@@ -216,6 +215,16 @@ def test_an_offset_that_expired_is_named(home: KafkaLogStore, stranger: Stranger
     with pytest.raises(LogTrimmedError, match="oldest kept is 6: begin with a new state folder"):
         fresh.read(0, 5)
     assert records(fresh.read(0, 6)) == numbered(4, start=6)
+
+
+def test_nothing_is_deleted_from_topics_unless_the_settings_say_so(
+    home: KafkaLogStore, patient: KafkaLogStore
+) -> None:
+    fill(home, 10)
+    patient.trim("clicks", 0, 5)
+    assert home.reader("clicks").begin(0) == 0
+    home.trim("clicks", 0, 5)
+    assert home.reader("clicks").begin(0) == 5
 
 
 def test_a_position_after_the_end_means_that_records_were_lost(home: KafkaLogStore) -> None:
@@ -426,7 +435,7 @@ def test_more_than_fits_in_memory_is_waited_for(home: KafkaLogStore) -> None:
 
 HOLD = """
 import sys
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.log import Record
 writer = KafkaLogStore(KafkaConfig.model_validate_json(sys.argv[1])).writer("clicks")
@@ -485,62 +494,6 @@ def test_a_group_that_somebody_subscribed_with_does_not_stop_the_reading(
         assert records(everything(reader)) == numbered(10)
         reader.close()
     assert "lag monitors do not see group resprout.dense: UnknownMemberIdError" in caplog.text
-
-
-# Stateless readers, sharing the partitions.
-
-
-def test_when_a_reader_leaves_the_others_lose_nothing(
-    home: KafkaLogStore, patient: KafkaLogStore
-) -> None:
-    home.create({"clicks": 4})
-    writer = home.writer("clicks")
-    expected = {b"%d" % i for i in range(400)}
-    one, two = home.subscribe("clicks", "scorers-x"), patient.subscribe("clicks", "scorers-x")
-    seen: set[bytes] = set()
-    leaving = threading.Event()
-
-    def share() -> None:
-        while not leaving.is_set():
-            seen.update(values(two.poll(0.05)))
-            two.commit()
-        # The last ones are not committed: the other must get them.
-        two.poll(0.05)
-        two.close()
-
-    thread = threading.Thread(target=share, daemon=True)
-    thread.start()
-
-    def both() -> bool:
-        seen.update(values(one.poll(0.05)))
-        return len(one.partitions) == len(two.partitions) == 2
-
-    until(both)
-    for i in range(200):
-        writer.append([Record(b"%d" % i)], partition=i % 4)
-    writer.flush()
-    leaving.set()
-    for i in range(200, 400):
-        writer.append([Record(b"%d" % i)], partition=i % 4)
-    writer.flush()
-
-    def all_seen() -> bool:
-        seen.update(values(one.poll(0.05)))
-        one.commit()
-        return seen == expected and len(one.partitions) == 4
-
-    until(all_seen)
-    thread.join(30)
-    assert not thread.is_alive()
-
-
-def test_a_shared_topic_that_is_deleted_is_named(home: KafkaLogStore, stranger: Stranger) -> None:
-    fill(home, 3)
-    shared = home.subscribe("clicks", "scorers-y")
-    until(lambda: shared.poll(0.1))
-    stranger.delete("clicks")
-    with pytest.raises(LogDeletedError, match="'clicks'"):
-        until(lambda: shared.poll(0.1))
 
 
 def test_what_is_appended_comes_in_order_though_nobody_flushes(home: KafkaLogStore) -> None:

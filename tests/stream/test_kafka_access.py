@@ -9,8 +9,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
-from stream.log import LogAccessError
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, LogAccessError
 from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import Broker, started
 from tests.stream.kafka_tools import until

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.log import LogAccessError
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, LogAccessError
 from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import Broker, started
 from tests.stream.test_kafka_access import exchange

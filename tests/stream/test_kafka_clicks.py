@@ -11,8 +11,7 @@ import pytest
 from stream import topics
 from stream.codec import Invalid
 from stream.columnar import predictions_to_bytes
-from stream.log import Record
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, Record
 from stream.log.kafka.store import KafkaLogStore
 from stream.messages import PredictionBatch
 from stream.ordering import LOG, Recorded, Resumed
@@ -94,7 +93,7 @@ def test_dense_leads_and_others_follow_through_holes_and_restarts(
     with closing(home.reader(topics.CLICKS)) as clicks, closing(home.reader(LOG)) as log:
         follower = ClickReader(clicks, SCHEMA, SIZE, None, Recorded(log))
         met: list[Invalid] = []
-        follower.hand_out(met.extend)
+        follower.on_invalid(met.extend)
         batches, cursors = [], [follower.cursor]
         while (batch := follower.next()) is not None:
             batches.append(batch)

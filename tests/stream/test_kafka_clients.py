@@ -11,10 +11,9 @@ import pytest
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
-from stream.log import LogAccessError, LogUnreachableError, Record
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, LogAccessError, LogUnreachableError, Record
 from stream.log.kafka.connection import NotYetError, RetryPolicy
-from stream.log.kafka.reader import Fetch
+from stream.log.kafka.reader import KafkaLogReader
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.kafka.topics import Topic
 from stream.log.kafka.writer import KafkaLogWriter
@@ -92,7 +91,7 @@ def test_a_writer_whose_records_are_not_acknowledged_says_so() -> None:
 def test_a_reader_to_whom_no_record_comes_says_so() -> None:
     stuck: Any = Stuck()
     with pytest.raises(LogUnreachableError, match="answers, but no record comes, and that for"):
-        Fetch(TOPIC, stuck, stuck).records(0, 0, 1)
+        KafkaLogReader(TOPIC, stuck, stuck).read(0, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from stream.log import LogError
-from stream.log.kafka.config import KafkaConfig
+from stream.log import KafkaConfig, LogError
 from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger
 from tests.stream.log_contract import everything, numbered, records
@@ -17,14 +16,13 @@ from tests.stream.log_contract import everything, numbered, records
 
 @pytest.fixture
 def looking(kafka_config: KafkaConfig) -> Iterator[KafkaLogStore]:
-    with closing(KafkaLogStore(kafka_config, makes=False)) as home:
+    with closing(KafkaLogStore(kafka_config, writable=False)) as home:
         yield home
 
 
 OPENING: dict[str, Callable[[KafkaLogStore], object]] = {
     "reader": lambda home: home.reader("clicks"),
     "writer": lambda home: home.writer("clicks"),
-    "subscription": lambda home: home.subscribe("clicks", "scorers"),
 }
 
 
@@ -44,9 +42,9 @@ def test_a_topic_that_is_there_is_read_and_written(
     looking: KafkaLogStore, kafka_config: KafkaConfig
 ) -> None:
     stranger = Stranger(kafka_config)
-    assert not looking.holds("clicks")
+    assert not looking.exists("clicks")
     stranger.create("clicks", retention_ms="-1")
-    assert looking.holds("clicks")
+    assert looking.exists("clicks")
     with closing(looking.writer("clicks")) as writer:
         writer.append(numbered(3))
         writer.flush()

@@ -12,13 +12,13 @@ from stream.log.local import LocalLogStore
 from tests.stream.log_contract import CHECKS, PARTED_CHECKS, Check
 
 
-@pytest.fixture(params=["embedded", "embedded, small segments", "kafka"])
+@pytest.fixture(params=["embedded", "kafka"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
     """A home without logs, of each kind."""
     if request.param == "kafka":
         kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         return kafka
-    return LocalLogStore(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024)
+    return LocalLogStore(tmp_path)
 
 
 @pytest.fixture(params=["embedded", "kafka"])
@@ -28,7 +28,9 @@ def parted_home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
         kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create({"clicks": 3})
         return kafka
-    return LocalLogStore(tmp_path, partitions={"clicks": 3})
+    local = LocalLogStore(tmp_path)
+    local.create({"clicks": 3})
+    return local
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -14,14 +14,16 @@ from tests.stream.partition_contract import CHECKS, Check
 TWO = {"clicks": 2}
 
 
-@pytest.fixture(params=["embedded", "embedded, small segments", "kafka"])
+@pytest.fixture(params=["embedded", "kafka"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
     """A home whose log of clicks has two partitions, of each kind."""
     if request.param == "kafka":
         kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create(TWO)
         return kafka
-    return LocalLogStore(tmp_path, 150 if "small" in request.param else 64 * 1024 * 1024, TWO)
+    local = LocalLogStore(tmp_path)
+    local.create(TWO)
+    return local
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -6,14 +6,15 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from stream.state import (
     Checkpoints,
-    StateFolder,
     StateLockedError,
+    lock_folder,
     write_atomic,
     write_folder_atomic,
 )
@@ -30,19 +31,18 @@ def counts(folder: Path) -> list[int]:
 def test_a_second_worker_on_a_state_folder_is_told_who_has_it(tmp_path: Path) -> None:
     path = tmp_path / "state" / "dense"
     pattern = rf"state folder {path} is in use by dense \(process {os.getpid()}\); stop it"
-    with StateFolder.lock(path), pytest.raises(StateLockedError, match=pattern):
-        StateFolder.lock(path)
-    with StateFolder.lock(path, "the sparse learner") as again:
-        assert again.path == path
-        with pytest.raises(StateLockedError, match="in use by the sparse learner"):
-            StateFolder.lock(path)
+    with closing(lock_folder(path)), pytest.raises(StateLockedError, match=pattern):
+        lock_folder(path)
+    again = closing(lock_folder(path, "the sparse learner"))
+    with again, pytest.raises(StateLockedError, match="in use by the sparse learner"):
+        lock_folder(path)
 
 
 def test_a_state_folder_may_be_closed_twice(tmp_path: Path) -> None:
-    state = StateFolder.lock(tmp_path)
+    state = lock_folder(tmp_path)
     state.close()
     state.close()
-    StateFolder.lock(tmp_path).close()
+    lock_folder(tmp_path).close()
 
 
 def test_a_file_is_replaced_and_no_draft_is_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from stream.sources.truth import GeneratorConfig, Truth
 
@@ -41,3 +42,16 @@ def test_only_some_numeric_features_matter() -> None:
     assert len(active) == 3
     assert len(stream._network(0).pairs) == 10
     assert set(stream._network(1).pairs) != set(stream._network(0).pairs)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"active_pairs": 46}, "active_pairs 46 is more than the 45 there are"),
+        ({"active_numeric": 9}, "active_numeric 9 is more than the 8 there are"),
+        ({"drifts": ({"kind": "sudden"},)}, "unknown drift 'sudden'"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused(options: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        GeneratorConfig.model_validate(options)

@@ -1,4 +1,14 @@
-"""Logs on a Kafka broker: each is a topic. See :mod:`stream.log.kafka.store`.
+"""Logs on a Kafka broker: each is a topic.
+
+``store``       the topics of a broker, as logs
+``topics``      topics are made, looked up and checked; records as Kafka has them
+``reader``      reading a topic
+``writer``      writing a topic
+``lease``       one writer a topic
+``connection``  connecting, and what errors mean
+``network``     the one module that uses what is private to kafka-python
+
+Only those who use it import it, since it needs kafka-python.
 
 What can go wrong, and what then happens; nothing hangs, nothing is skipped in silence. Errors are
 those of :mod:`stream.log`.
@@ -27,10 +37,12 @@ time that the broker refuses           ``LogRefusedError`` with the time; the wr
                                        a new producer
 settings that delete or change events  ``LogSettingsError`` when the topic is opened
 by their time
-second writer                          ``LogLockedError`` with who it is
+second writer                          ``LogLockedError`` that names it
                                        (:mod:`stream.log.kafka.lease`)
-stateless readers come and go          the others take over; what was not committed comes again
-                                       (:mod:`stream.log.kafka.subscription`)
 committing positions fails             a line in the log: only lag monitors read them
 =====================================  ==========================================================
 """
+
+from stream.log.kafka.store import KafkaLogStore
+
+__all__ = ["KafkaLogStore"]

@@ -1,4 +1,4 @@
-"""The files of certificates and keys, looked at before anybody connects with them."""
+"""Connecting to a broker: what each client is configured with, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -9,66 +9,14 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream.log import LogAccessError, LogError, LogUnreachableError
-from stream.log.kafka.config import KafkaConfig
+from stream.log.api import LogAccessError, LogError, LogUnreachableError
+from stream.log.config import KafkaConfig
 from stream.log.kafka.network import Network
-
-
-def check_certificates(config: KafkaConfig) -> None:
-    """See that the files can be read and fit together.
-
-    Without that a client would tell neither which file it cannot use nor by what setting it came to
-    it, and would ask at the terminal for the password of a key.
-
-    Raises
-    ------
-    LogAccessError
-        A file is missing, holds something else, or is not the key of the certificate.
-    """
-    for name in ("cafile", "certfile", "keyfile"):
-        path = getattr(config, name)
-        if path is not None and not path.is_file():
-            raise LogAccessError(f"no file {path}; look at stream.kafka.{name}")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if config.cafile is not None:
-        _load_authorities(context, config.cafile)
-    if config.certfile is not None:
-        _load_own(context, config.certfile, config.keyfile)
-
-
-def _load_authorities(context: ssl.SSLContext, cafile: Path) -> None:
-    try:
-        context.load_verify_locations(cafile)
-    except OSError as error:
-        raise LogAccessError(
-            f"{cafile} does not hold certificates of authorities as PEM ({error}); look at "
-            "stream.kafka.cafile"
-        ) from error
-
-
-def _load_own(context: ssl.SSLContext, certfile: Path, keyfile: Path | None) -> None:
-    key = keyfile or certfile
-
-    def password() -> str:
-        raise LogAccessError(
-            f"the key in {key} has a password; write it without one, as `openssl pkey` does, and "
-            f"look at stream.kafka.{'keyfile' if keyfile else 'certfile'}"
-        )
-
-    try:
-        context.load_cert_chain(certfile, keyfile, password)
-    except OSError as error:
-        raise LogAccessError(
-            f"{certfile} does not hold a certificate as PEM whose key is in {key} ({error}); look "
-            "at stream.kafka.certfile and stream.kafka.keyfile"
-        ) from error
-
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +24,9 @@ T = TypeVar("T")
 
 PAUSE_SECONDS: Final = 0.1
 """Between two attempts while the broker is away."""
-_TELL_SECONDS: Final = 2.0
+_LOG_SECONDS: Final = 2.0
 """Trouble that passes sooner is not worth a line in the log."""
-_ATTEMPT_MS: Final = 3_000
+ATTEMPT_MS: Final = 3_000
 """For one attempt to connect."""
 _NUMBERS = itertools.count(1)
 
@@ -111,7 +59,48 @@ _ACCESS: Final = {
     ),
     "AuthorizationFailed": "does not allow this to user {username!r}; ask for an access rule (ACL)",
 }
-"""What stands in a reason, and what it means; the first that fits counts."""
+"""What an error contains, and what it means; the first that matches counts."""
+
+
+def check_certificates(config: KafkaConfig) -> None:
+    """See that the files can be read and fit together.
+
+    Otherwise a client would name neither the file that it cannot use nor the setting, and would
+    ask at the terminal for the password of a key.
+
+    Raises
+    ------
+    LogAccessError
+        A file is missing, holds something else, or is not the key of the certificate.
+    """
+    for name in ("cafile", "certfile", "keyfile"):
+        path = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise LogAccessError(f"no file {path}; look at stream.kafka.{name}")
+    context, key = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), config.keyfile or config.certfile
+
+    def password() -> str:
+        raise LogAccessError(
+            f"the key in {key} has a password; write it without one, as `openssl pkey` does, and "
+            f"look at stream.kafka.{'keyfile' if config.keyfile else 'certfile'}"
+        )
+
+    try:
+        if config.cafile is not None:
+            context.load_verify_locations(config.cafile)
+    except OSError as error:
+        raise LogAccessError(
+            f"{config.cafile} does not hold certificates of authorities as PEM ({error}); look at "
+            "stream.kafka.cafile"
+        ) from error
+    try:
+        if config.certfile is not None:
+            context.load_cert_chain(config.certfile, config.keyfile, password)
+    except OSError as error:
+        raise LogAccessError(
+            f"{config.certfile} does not hold a certificate as PEM whose key is in {key} "
+            f"({error}); look at stream.kafka.certfile and stream.kafka.keyfile"
+        ) from error
 
 
 class Connector:
@@ -125,22 +114,25 @@ class Connector:
 
     def __init__(self, config: KafkaConfig) -> None:
         self.config = config
-        _hush()
+        # While a broker is away kafka-python logs several errors a second; this module logs one.
+        logger = logging.getLogger("kafka")
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL + 1)
 
     def admin(self) -> KafkaAdminClient:
         """Connect for questions about topics and groups; several threads may share it."""
-        return self._connect(KafkaAdminClient, {})
+        return self._connect(KafkaAdminClient)
 
     def consumer(self, **options: Any) -> KafkaConsumer:
         """Connect for reading."""
-        return self._connect(KafkaConsumer, {"metrics_enabled": False, **options})
+        return self._connect(KafkaConsumer, metrics_enabled=False, **options)
 
     def producer(self, **options: Any) -> KafkaProducer:
         """Connect for writing."""
-        return self._connect(KafkaProducer, {"metrics_enabled": False, **options})
+        return self._connect(KafkaProducer, metrics_enabled=False, **options)
 
-    def patiently(self, doing: str, call: Callable[[], T]) -> T:
-        """Do something with the broker, again and again while it is away.
+    def retried(self, doing: str, call: Callable[[], T]) -> T:
+        """Ask something of the broker, again and again while it is away.
 
         Parameters
         ----------
@@ -156,41 +148,21 @@ class Connector:
         LogAccessError
             It is there, and does not let us in.
         """
-        patience = RetryPolicy(self.config, doing)
-        patience.begin()
+        retry = RetryPolicy(self.config, doing)
+        # The first attempt may take long itself.
+        retry.begin()
         while True:
             try:
                 return call()
             except kafka_errors.KafkaError as error:
-                patience.wait(error)
+                retry.wait(error)
 
-    def member(self, topic: str, **options: Any) -> KafkaConsumer:
-        """Connect as a member of a group that shares a topic out."""
-        session_ms = int(1000 * self.config.session_seconds)
-        consumer = self.consumer(
-            enable_auto_commit=False,
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=session_ms // 4,
-            **options,
-        )
-        try:
-            # The one who shares out must know the partitions, or all are asked to join again.
-            at = [TopicPartition(topic, 0)]
-            self.patiently(
-                "joining a group", lambda: consumer.beginning_offsets(at, timeout_ms=_ATTEMPT_MS)
-            )
-            consumer.subscribe([topic])
-        except BaseException:
-            consumer.close(autocommit=False, timeout_ms=_ATTEMPT_MS)
-            raise
-        return consumer
-
-    def _connect(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    def _connect(self, make: Callable[..., Any], **options: Any) -> Any:
         check_certificates(self.config)
-        return self.patiently("connecting", lambda: self._attempt(make, options))
+        return self.retried("connecting", lambda: self._attempt(make, options))
 
     def _attempt(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
-        """Connect once; where that fails, leave nothing open and raise the reason."""
+        """Connect once; where that fails, close everything and raise the reason."""
         network = Network(lambda error: _access(error) is not None)
         named = {"client_id": client_name(), "kafka_client": network, **options}
         try:
@@ -206,7 +178,7 @@ class NotYetError(Exception):
 
 
 class RetryPolicy:
-    """Says how long an error may be met again; one for each thing that is done.
+    """How long something is tried again that fails; one for each thing that is done.
 
     Parameters
     ----------
@@ -220,38 +192,28 @@ class RetryPolicy:
         self._config = config
         self._doing = doing
         self._since: float | None = None
-        self._told = False
+        self._logged = False
 
     def begin(self) -> None:
-        """Count from now on, since a first attempt may take long itself, not from its error."""
+        """Count the time from now on, instead of from the first error."""
         self._since = time.monotonic()
-
-    def reset(self) -> None:
-        """Begin anew: the broker has answered."""
-        self._since = None
-        self._told = False
 
     def wait(self, error: Exception) -> None:
         """Pause after an error that may pass; raise what it means where it will not."""
         meaning = explain(error, self._config, self._doing)
         if meaning is not None:
             raise meaning from error
-        now = time.monotonic()
+        now, where = time.monotonic(), f"the broker at {self._config.bootstrap}"
         self._since = now if self._since is None else self._since
         away = now - self._since
-        if away >= _TELL_SECONDS and not self._told:
-            self._told = True
-            log.warning(
-                "%s: the broker at %s %s; trying for %g s",
-                self._doing,
-                self._config.bootstrap,
-                _trouble(error),
-                self._config.gone_seconds,
-            )
+        if away >= _LOG_SECONDS and not self._logged:
+            self._logged = True
+            trouble, gone = _trouble(error), self._config.gone_seconds
+            log.warning("%s: %s %s; trying for %g s", self._doing, where, trouble, gone)
         if away >= self._config.gone_seconds:
             raise LogUnreachableError(
-                f"{self._doing}: the broker at {self._config.bootstrap} {_outcome(error, away)}; "
-                "stream.kafka.gone_seconds says how long to wait"
+                f"{self._doing}: {where} {_trouble(error, away)}; stream.kafka.gone_seconds says "
+                "how long to wait"
             ) from error
         time.sleep(PAUSE_SECONDS)
 
@@ -261,17 +223,11 @@ def explain(error: Exception, config: KafkaConfig, doing: str) -> LogError | Non
     reason, meaning = _reason(error), _access(error)
     if meaning is not None:
         settings = {name: str(value) for name, value in config.model_dump().items()}
-        told = meaning.format(**settings)
-        return LogAccessError(f"{doing}: the broker at {config.bootstrap} {told} ({reason})")
+        meaning = meaning.format(**settings)
+        return LogAccessError(f"{doing}: the broker at {config.bootstrap} {meaning} ({reason})")
     if isinstance(error, NotYetError | kafka_errors.RetriableError):
         return None
     return LogError(f"{doing}: the broker at {config.bootstrap} answers {reason}")
-
-
-def _access(error: Exception) -> str | None:
-    """Say what an error means, where it means that the broker does not let us in."""
-    reason = _reason(error)
-    return next((meaning for sign, meaning in _ACCESS.items() if sign in reason), None)
 
 
 def client_name() -> str:
@@ -284,29 +240,32 @@ def client_name() -> str:
     return f"resprout-{host}-{os.getpid()}-{next(_NUMBERS)}"
 
 
-def _trouble(error: Exception) -> str:
-    """Say what the broker does, so that nobody starts one that is there."""
-    if isinstance(error, NotYetError):
-        return f"answers, but {error}"
-    if _is_answer(error):
-        return f"answers {_reason(error)}"
-    return f"does not answer ({_reason(error)})"
+def _access(error: Exception) -> str | None:
+    """Say what an error means, where it means that the broker does not let us in."""
+    reason = _reason(error)
+    return next((meaning for sign, meaning in _ACCESS.items() if sign in reason), None)
 
 
-def _outcome(error: Exception, seconds: float) -> str:
-    """Say what the broker has done for too long, and where to look."""
-    if isinstance(error, NotYetError) or _is_answer(error):
-        return f"{_trouble(error)}, and that for {seconds:.0f} s; look at its own log"
+def _trouble(error: Exception, seconds: float | None = None) -> str:
+    """Say what the broker does, and after so many seconds for how long it has, and where to look.
+
+    A broker that answers is not said to be away, so that nobody starts another one.
+    """
+    reason = _reason(error)
+    # The client makes a time-out by itself, too.
+    answers = isinstance(error, kafka_errors.BrokerResponseError) and not isinstance(
+        error, kafka_errors.RequestTimedOutError
+    )
+    if isinstance(error, NotYetError) or answers:
+        does = f"answers, but {error}" if isinstance(error, NotYetError) else f"answers {reason}"
+        more = "" if seconds is None else f", and that for {seconds:.0f} s; look at its own log"
+        return f"{does}{more}"
+    if seconds is None:
+        return f"does not answer ({reason})"
     return (
-        f"has not answered for {seconds:.0f} s ({_reason(error)}); start it, or look at "
+        f"has not answered for {seconds:.0f} s ({reason}); start it, or look at "
         "stream.kafka.bootstrap and stream.kafka.security_protocol"
     )
-
-
-def _is_answer(error: Exception) -> bool:
-    """Whether an error was sent by the broker; the client makes a time-out by itself, too."""
-    made_here = isinstance(error, kafka_errors.RequestTimedOutError)
-    return isinstance(error, kafka_errors.BrokerResponseError) and not made_here
 
 
 def _reason(error: Exception) -> str:
@@ -314,11 +273,11 @@ def _reason(error: Exception) -> str:
 
 
 def _options(config: KafkaConfig) -> dict[str, Any]:
-    """Return what every client is told."""
+    """Return what every client is configured with."""
     gone_ms = int(1000 * config.gone_seconds)
     return {
         "bootstrap_servers": config.bootstrap.split(","),
-        "bootstrap_timeout_ms": min(_ATTEMPT_MS, gone_ms),
+        "bootstrap_timeout_ms": min(ATTEMPT_MS, gone_ms),
         "request_timeout_ms": max(1_000, min(30_000, gone_ms // 2)),
         "reconnect_backoff_max_ms": 1_000,
         "security_protocol": config.security_protocol,
@@ -329,13 +288,3 @@ def _options(config: KafkaConfig) -> dict[str, Any]:
         "ssl_certfile": config.certfile and str(config.certfile),
         "ssl_keyfile": config.keyfile and str(config.keyfile),
     }
-
-
-def _hush() -> None:
-    """Silence kafka-python, unless its logger was given a level.
-
-    While a broker is away it logs several errors a second; what there is to say, we say.
-    """
-    logger = logging.getLogger("kafka")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL + 1)

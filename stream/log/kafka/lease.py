@@ -1,9 +1,9 @@
-"""One writer a topic: who holds it is the one member of a group named after the topic.
+"""One writer a topic: it is the one member of a consumer group named after the topic.
 
 Kafka lets anybody write. So a writer joins the group ``resprout.writer.<topic>`` as its one static
-member and stays there by heartbeats; whoever comes later looks who is there first. A holder that
-died on this machine is known to be dead and replaced at once; one that died elsewhere keeps the
-next one out until its session ends (``session_seconds``).
+member and stays in it by heartbeats; a second writer first looks who is there. A holder that died
+on this machine is known to be dead and replaced at once; one that died elsewhere keeps the next one
+out until its session ends (``session_seconds``).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 
-from stream.log import LogLockedError
+from stream.log.api import LogLockedError
 from stream.log.kafka.connection import (
+    ATTEMPT_MS,
     PAUSE_SECONDS,
     Connector,
     NotYetError,
@@ -128,23 +129,32 @@ class Lease:
             found = self._admin.describe_groups([self._group])[self._group]
             return [] if found["group_state"] in ("Dead", "Empty") else list(found["members"])
 
-        for one in self._connector.patiently(self._doing, ask):
+        for one in self._connector.retried(self._doing, ask):
             return _Member(one["member_id"], one["client_id"], one["client_host"].lstrip("/"))
         return None
 
     def _join(self) -> None:
         """Become the member."""
-        self._consumer = self._connector.member(
-            self._topic.name,
+        session_ms = int(1000 * self._config.session_seconds)
+        self._consumer = consumer = self._connector.consumer(
             client_id=self.holder,
             group_id=self._group,
             group_instance_id=_INSTANCE,
+            enable_auto_commit=False,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
             max_poll_interval_ms=_FOREVER_MS,
             auto_offset_reset="latest",
         )
         _held.add(self.holder)
+        at = [TopicPartition(self._topic.name, 0)]
         try:
-            self._become(self._consumer)
+            # The leader of the group must know the partitions, or all are asked to join again.
+            self._connector.retried(
+                "joining a group", lambda: consumer.beginning_offsets(at, timeout_ms=ATTEMPT_MS)
+            )
+            consumer.subscribe([self._topic.name])
+            self._become(consumer)
         except BaseException:
             self._leave()
             raise
@@ -159,7 +169,7 @@ class Lease:
         """
         seconds = max(self._config.gone_seconds, self._config.session_seconds)
         config = self._config.model_copy(update={"gone_seconds": seconds})
-        patience = RetryPolicy(config, self._doing)
+        retry = RetryPolicy(config, self._doing)
         while True:
             try:
                 consumer.poll(timeout_ms=_POLL_MS)
@@ -173,7 +183,7 @@ class Lease:
                 if there.member == self._member:
                     return
                 raise self._locked(there)
-            patience.wait(error)
+            retry.wait(error)
 
     def _locked(self, there: _Member) -> LogLockedError:
         return LogLockedError(

@@ -6,11 +6,10 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from stream.log.kafka.config import KafkaConfig
+from stream.log.config import KafkaConfig
 from stream.log.kafka.connection import Connector
 from stream.log.kafka.lease import Lease
-from stream.log.kafka.reader import Fetch, KafkaLogReader, OffsetCommitter
-from stream.log.kafka.subscription import KafkaSubscription
+from stream.log.kafka.reader import KafkaLogReader, OffsetCommitter
 from stream.log.kafka.topics import Topics
 from stream.log.kafka.writer import KafkaLogWriter
 
@@ -18,7 +17,7 @@ from stream.log.kafka.writer import KafkaLogWriter
 class KafkaLogStore:
     """The topics of a broker, as logs.
 
-    Connects at once, so that a wrong address or password is told here. Several threads may open
+    It connects at once, so a wrong address or password is an error here. Several threads may open
     logs.
 
     Parameters
@@ -26,9 +25,9 @@ class KafkaLogStore:
     config
         How to reach the broker, and what topics are made of.
     worker
-        Under what name lag monitors see how far the readers have come (group
-        ``resprout.<worker>``); None tells them nothing.
-    makes
+        Lag monitors see under this name how far the readers have come (group
+        ``resprout.<worker>``); None: they see nothing.
+    writable
         Whether a log that is not there is made when it is opened; else that is a
         :class:`stream.log.LogError`.
 
@@ -41,22 +40,24 @@ class KafkaLogStore:
     """
 
     def __init__(
-        self, config: KafkaConfig, worker: str | None = None, *, makes: bool = True
+        self, config: KafkaConfig, worker: str | None = None, *, writable: bool = True
     ) -> None:
         self._connector = Connector(config)
         self._worker = worker
         self._admin = self._connector.admin()
-        self._topics = Topics(self._connector, self._admin, makes=makes)
+        self._topics = Topics(self._connector, self._admin, writable=writable)
+        self.writable = writable
         self._guard = threading.Lock()
-        self._open: list[KafkaLogReader | KafkaLogWriter | KafkaSubscription] = []
+        self._open: list[KafkaLogReader | KafkaLogWriter] = []
 
-    def create(self, topics: Mapping[str, int]) -> None:
-        """Make the topics of logs that are not there, with so many partitions each."""
-        self._topics.create(topics)
+    def exists(self, name: str) -> bool:
+        """Tell whether a log is there."""
+        return self._topics.exists(name)
 
-    def holds(self, name: str) -> bool:
-        """Tell whether a log is there; a reader would make it."""
-        return self._topics.holds(name)
+    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
+        """Make the topics of logs that are not there; return the names of all topics."""
+        self._topics.create(logs)
+        return tuple(map(self._topics.name, logs))
 
     def reader(self, name: str) -> KafkaLogReader:
         """Open a log for reading; made with one partition if it is not there yet.
@@ -64,16 +65,14 @@ class KafkaLogStore:
         Raises
         ------
         LogError
-            It is not there, and this home makes none.
+            It is not there, and the store is not writable.
         LogSettingsError
             The topic would lose records because of their event time, or change that.
         """
         topic = self._topics.open(name)
-        progress = (
-            OffsetCommitter(self._admin, f"resprout.{self._worker}") if self._worker else None
-        )
-        fetch = Fetch(topic, self._connector, self._topics)
-        reader = KafkaLogReader(topic, fetch, progress)
+        group = f"resprout.{self._worker}"
+        committer = OffsetCommitter(self._admin, group) if self._worker else None
+        reader = KafkaLogReader(topic, self._connector, self._topics, committer)
         with self._guard:
             self._open.append(reader)
         return reader
@@ -84,7 +83,7 @@ class KafkaLogStore:
         Raises
         ------
         LogError
-            It is not there, and this home makes none.
+            It is not there, and the store is not writable.
         LogLockedError
             Somebody else writes it.
         LogSettingsError
@@ -101,16 +100,17 @@ class KafkaLogStore:
             self._open.append(writer)
         return writer
 
-    def subscribe(self, name: str, group: str) -> KafkaSubscription:
-        """Read a log together with others; for readers without a state only."""
-        topic = self._topics.open(name)
-        subscription = KafkaSubscription(topic, self._connector, self._topics, group)
-        with self._guard:
-            self._open.append(subscription)
-        return subscription
+    def trim(self, name: str, partition: int, offset: int) -> None:
+        """Delete the records before ``offset``, where ``allow_trim`` says so; else do nothing."""
+        if self._connector.config.allow_trim:
+            self._topics.trim(self._topics.open(name), partition, offset)
+
+    def describe(self) -> str:
+        """Say where the logs are."""
+        return f"Kafka at {self._connector.config.bootstrap}"
 
     def close(self) -> None:
-        """Close all readers and writers, and leave the broker."""
+        """Close all readers and writers, and disconnect."""
         with self._guard, ExitStack() as closing:
             closing.callback(self._admin.close)
             while self._open:

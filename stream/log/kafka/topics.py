@@ -1,9 +1,8 @@
-"""The topics behind the logs: made, looked up, and refused where they would lose records."""
+"""The topics that hold the logs: made, looked up, and refused where they would lose records."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,16 +13,30 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource
 
-from stream.log import LogDeletedError, LogError, LogIdentityError, LogSettingsError
+from stream.log.api import (
+    Headers,
+    LogDeletedError,
+    LogError,
+    LogIdentityError,
+    LogSettingsError,
+    Record,
+    StoredRecord,
+    check_name,
+)
 from stream.log.kafka.connection import PAUSE_SECONDS, Connector
 from stream.topics import DEAD_LETTERS
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _ANY_TIME: Final = str(2**63 - 1)
 _KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
 """Settings that say what is deleted and when."""
+_TIME_HEADER: Final = "resprout-time-ms"
+"""Holds an event time that Kafka cannot: one before 1970."""
+_RECORD_BYTES: Final = 61 + 36
+"""The heads of a batch and of a record, at most."""
+_HEADER_BYTES: Final = 10
+"""The lengths of a header's name and value, at most."""
 _SURE: Final = 10
 """Times that a topic must be missing to count as deleted."""
 
@@ -33,11 +46,11 @@ class Topic:
     """A topic, as it was when its log was opened."""
 
     log: str
-    """The name that we know it by."""
+    """The name of its log."""
     name: str
     """Its name on the broker."""
     identity: str
-    """The id that the broker gave it: made again under its old name, it has another."""
+    """Its id: a topic made again under its old name has another."""
     partitions: tuple[int, ...]
     settings: Mapping[str, str]
     """Names and values as Kafka has them."""
@@ -63,20 +76,17 @@ class Topics:
     Parameters
     ----------
     connector
-        How to reach the broker.
+        Connects to the broker.
     admin
         The client that asks.
-    makes
+    writable
         Whether a topic that is not there is made when it is opened, or refused.
     """
 
-    def __init__(
-        self, connector: Connector, admin: KafkaAdminClient, *, makes: bool = True
-    ) -> None:
-        self._connector = connector
-        self._config = connector.config
+    def __init__(self, connector: Connector, admin: KafkaAdminClient, *, writable: bool) -> None:
+        self._connector, self._config = connector, connector.config
         self._admin = admin
-        self._makes = makes
+        self._writable = writable
 
     def create(self, logs: Mapping[str, int]) -> None:
         """Make the topics that are not there, with so many partitions each."""
@@ -93,9 +103,9 @@ class Topics:
         LogSettingsError
             Its settings would delete records because of their event time, or change that.
         """
-        described = self._describe(log) if self._makes else self._surely(log)
+        described = self._describe(log) if self._writable else self._describe_surely(log)
         if described is None:
-            described = self._made(log)
+            described = self._make(log)
         topic = Topic(
             log,
             self.name(log),
@@ -106,13 +116,13 @@ class Topics:
         self._check(topic)
         return topic
 
-    def holds(self, log: str) -> bool:
+    def exists(self, log: str) -> bool:
         """Tell whether the topic of a log is there."""
         return self._describe(log) is not None
 
     def verify(self, topic: Topic) -> None:
         """Raise where a topic is no longer what it was when it was opened."""
-        described = self._surely(topic.log)
+        described = self._describe_surely(topic.log)
         if described is None:
             raise LogDeletedError(
                 f"log {topic.log!r} (topic {topic.name!r}) was deleted while it was in use; begin "
@@ -128,19 +138,17 @@ class Topics:
     def trim(self, topic: Topic, partition: int, offset: int) -> None:
         """Delete the records before an offset."""
         before = {topic.at(partition): offset}
-        self._connector.patiently(
+        self._connector.retried(
             f"trimming log {topic.log!r}", lambda: self._admin.delete_records(before)
         )
 
     def name(self, log: str) -> str:
         """Return the topic of a log."""
-        if not _NAME.fullmatch(log):
-            raise ValueError(f"log name {log!r}; use letters, digits, '_', '-' and '.' inside")
-        return self._config.prefix + log
+        return self._config.prefix + check_name(log)
 
-    def _made(self, log: str) -> dict[str, Any]:
+    def _make(self, log: str) -> dict[str, Any]:
         """Make a topic that is not there, with one partition, and look it up."""
-        if not self._makes:
+        if not self._writable:
             raise LogError(
                 f"there is no log {log!r} (topic {self.name(log)!r}) on the broker at "
                 f"{self._config.bootstrap}: either its run has not begun, or the topic is gone; "
@@ -148,9 +156,9 @@ class Topics:
                 f"(now: {self._config.prefix!r})"
             )
         self._create(log, 1)
-        return self._connector.patiently(f"making log {log!r}", lambda: self._find(log))
+        return self._connector.retried(f"making log {log!r}", lambda: self._find(log))
 
-    def _surely(self, log: str) -> dict[str, Any] | None:
+    def _describe_surely(self, log: str) -> dict[str, Any] | None:
         """Return what the broker knows about a topic; None where there surely is none."""
         found = self._describe(log)
         # A broker that has just started may not know all its topics yet.
@@ -168,7 +176,7 @@ class Topics:
                 return self._find(log)
             return None
 
-        return self._connector.patiently(f"looking up log {log!r}", ask)
+        return self._connector.retried(f"looking up log {log!r}", ask)
 
     def _find(self, log: str) -> dict[str, Any]:
         [found] = self._admin.describe_topics([self.name(log)])
@@ -185,7 +193,7 @@ class Topics:
             found = self._admin.describe_configs([resource], config_filter="all")
             return {key: data["value"] for key, data in found["topic"][name].items()}
 
-        return self._connector.patiently(f"looking up the settings of log {log!r}", ask)
+        return self._connector.retried(f"looking up the settings of log {log!r}", ask)
 
     def _create(self, log: str, partitions: int) -> None:
         # A dead letter holds the bytes of a whole record as base64, and says why.
@@ -213,7 +221,7 @@ class Topics:
                 logger.info("made topic %s: partitions=%d, %s", name, partitions, kept)
             self._admin.wait_for_topics([name])
 
-        self._connector.patiently(f"making log {log!r}", make)
+        self._connector.retried(f"making log {log!r}", make)
 
     def _check(self, topic: Topic) -> None:
         """Refuse settings that would lose records, or change their times."""
@@ -236,6 +244,39 @@ class Topics:
                 f"{topic.settings['message.timestamp.type']}: the broker would replace event times;"
                 f" {_alter('message.timestamp.type=CreateTime')}"
             )
+
+
+def to_kafka(record: Record) -> tuple[int, list[tuple[str, bytes]]]:
+    """Return the timestamp and the headers with which a record is sent.
+
+    >>> to_kafka(Record(b"", (("kind", b"json"),), time_ms=-7))
+    (0, [('kind', b'json'), ('resprout-time-ms', b'-7')])
+    """
+    headers = list(record.headers)
+    if record.time_ms >= 0:
+        return record.time_ms, headers
+    return 0, [*headers, (_TIME_HEADER, b"%d" % record.time_ms)]
+
+
+def from_kafka(one: Any, partition: int) -> StoredRecord:
+    """Turn a record of a consumer into ours; what is null to Kafka is empty to us."""
+    headers: Headers = tuple((name, value or b"") for name, value in one.headers)
+    time_ms = one.timestamp
+    if headers and headers[-1][0] == _TIME_HEADER:
+        time_ms = int(headers[-1][1])
+        headers = headers[:-1]
+    record = Record(one.value or b"", headers, time_ms)
+    return StoredRecord(partition, one.offset, one.offset + 1, record)
+
+
+def wire_bytes(record: Record) -> int:
+    """Return at most how large a record is on the wire, alone in its batch and not compressed.
+
+    >>> wire_bytes(Record(b"x" * 1000, (("kind", b"json"),)))
+    1115
+    """
+    headers = sum(_HEADER_BYTES + len(name.encode()) + len(value) for name, value in record.headers)
+    return _RECORD_BYTES + len(record.value) + headers
 
 
 def _alter(setting: str) -> str:

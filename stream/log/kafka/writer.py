@@ -1,4 +1,4 @@
-"""Doing at once what would else be done many times."""
+"""Writing a topic: records are sent soon after they are appended, and acknowledged at a flush."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Final
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream.log import LogError, LogRefusedError, LogUnreachableError, Record
+from stream.log.api import LogError, LogRefusedError, LogUnreachableError, Record
 from stream.log.kafka.connection import Connector, NotYetError, RetryPolicy, explain
 from stream.log.kafka.lease import Lease
 from stream.log.kafka.network import discard
-from stream.log.kafka.records import to_kafka, wire_bytes
-from stream.log.kafka.topics import Topic, Topics
+from stream.log.kafka.topics import Topic, Topics, to_kafka, wire_bytes
 
 
 class Debouncer:
@@ -31,18 +30,18 @@ class Debouncer:
 
     Examples
     --------
-    >>> made = threading.Event()
-    >>> soon = Debouncer(made.set, 0.01)
-    >>> soon.ask()
-    >>> made.wait(10)
+    >>> called = threading.Event()
+    >>> debouncer = Debouncer(called.set, 0.01)
+    >>> debouncer.ask()
+    >>> called.wait(10)
     True
-    >>> soon.close()
+    >>> debouncer.close()
     """
 
     def __init__(self, call: Callable[[], None], seconds: float) -> None:
         self._call, self._seconds = call, seconds
         self._asked, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="soon", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="debouncer", daemon=True)
         self._thread.start()
 
     def ask(self) -> None:
@@ -67,9 +66,9 @@ _PENDING_BYTES: Final = 64 * 1024 * 1024
 """Appended and not acknowledged: more than this waits."""
 _TOGETHER_SECONDS: Final = 0.2
 """Records appended within this time are handed to the client together: between two batches of
-learning a call of it costs several times what it costs right behind another."""
+learning, a call of it costs several times as much as right after another call."""
 _LINGER_MS: Final = 20
-"""Time enough to hand them over, so that they leave together."""
+"""Time enough to hand them over, so that they are sent together."""
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""
@@ -85,20 +84,21 @@ class _Failure:
 
 
 class KafkaLogWriter:
-    """The one writer of a topic; see :meth:`stream.log.kafka.store.KafkaLogStore.writer`.
+    """The one writer of a topic, used by one thread at a time.
 
-    What :meth:`append` takes is soon on its way; what is refused later is told by the next
-    ``append`` or :meth:`flush`, after which the writer can be used again. Which of the records
-    appended since the last flush are in the log is then not known: go on from the last checkpoint.
+    What :meth:`append` takes is sent a moment later; where the broker refuses it, the next
+    ``append`` or :meth:`flush` raises the error, and the writer can be used again. Which of the
+    records appended since the last flush are in the log is then not known: go on from the last
+    checkpoint.
 
     Parameters
     ----------
     topic
-        What to write.
+        The topic; use :meth:`stream.log.kafka.KafkaLogStore.writer`.
     connector
-        How to reach the broker.
+        Connects to the broker.
     topics
-        Where the topic is looked up again.
+        Looks the topic up again.
     lease
         The right to write it; given back by :meth:`close`.
     """
@@ -119,7 +119,7 @@ class KafkaLogWriter:
         self._held: list[tuple[Record, int, int]] = []
         self._sending = threading.Lock()
         self._producer: KafkaProducer | None = self._make()
-        self._soon = Debouncer(self._send_held, _TOGETHER_SECONDS)
+        self._debouncer = Debouncer(self._send_held, _TOGETHER_SECONDS)
 
     @property
     def identity(self) -> str:
@@ -142,7 +142,7 @@ class KafkaLogWriter:
         self._raise_failure()
         with self._guard:
             self._held += [(one, partition, size) for one, size in zip(records, sizes, strict=True)]
-        self._soon.ask()
+        self._debouncer.ask()
         self._pending_bytes += sum(sizes)
         if self._pending_bytes > _PENDING_BYTES:
             self._await()
@@ -153,10 +153,6 @@ class KafkaLogWriter:
         self._lease.check()
         self._topics.verify(self.topic)
 
-    def trim(self, partition: int, offset: int) -> None:
-        """Delete the records before ``offset``."""
-        self._topics.trim(self.topic, partition, offset)
-
     def close(self) -> None:
         """Flush, and let the next writer in."""
         if self._closed:
@@ -165,7 +161,7 @@ class KafkaLogWriter:
             self._await()
         finally:
             self._closed = True
-            self._soon.close()
+            self._debouncer.close()
             self._give_up()
             self._lease.close()
 
@@ -190,23 +186,23 @@ class KafkaLogWriter:
             raise ValueError(f"log {self.name!r}: this writer is closed; open another")
 
     def _send_held(self) -> None:
-        """Hand what was appended to the client; the thread of ``_soon`` does, or who flushes."""
+        """Hand what was appended to the client, in the debouncer's thread or at a flush."""
         with self._sending:
             with self._guard:
                 held, self._held = self._held, []
             if self._failures or self._error is not None:
-                # Behind what is lost nothing may follow; the next append or flush tells of it.
+                # Nothing may follow what is lost; the next append or flush raises the error.
                 return
             try:
                 for one in held:
                     self._send(*one)
             except Exception as error:
-                # Told by whoever appends or flushes next: nobody listens to this thread.
+                # Raised by the next append or flush: nobody sees the errors of this thread.
                 self._error = error
 
     def _send(self, record: Record, partition: int, size: int) -> None:
         time_ms, headers = to_kafka(record)
-        patience: RetryPolicy | None = None
+        retry: RetryPolicy | None = None
         while True:
             if self._producer is None:
                 self._producer = self._make()
@@ -221,8 +217,8 @@ class KafkaLogWriter:
             except kafka_errors.KafkaTimeoutError as error:
                 # The producer does not know the topic; does the broker?
                 self._topics.verify(self.topic)
-                patience = patience or RetryPolicy(self._config, self._doing)
-                patience.wait(NotYetError(f"the producer does not see the topic ({error})"))
+                retry = retry or RetryPolicy(self._config, self._doing)
+                retry.wait(NotYetError(f"the producer does not see the topic ({error})"))
             else:
                 future.add_errback(partial(self._failed, record.time_ms, size))
                 return
@@ -231,11 +227,11 @@ class KafkaLogWriter:
         """Wait until everything is acknowledged or has failed; look at the topic meanwhile."""
         self._send_held()
         self._raise_failure()
-        patience = RetryPolicy(self._config, self._doing)
+        retry = RetryPolicy(self._config, self._doing)
         try:
             while not self._flushed():
                 self._topics.verify(self.topic)
-                patience.wait(NotYetError("records are not acknowledged"))
+                retry.wait(NotYetError("records are not acknowledged"))
         except LogUnreachableError:
             self._give_up()
             raise
@@ -271,7 +267,7 @@ class KafkaLogWriter:
             self._failures.append(_Failure(error, time_ms, size))
 
     def _raise_failure(self) -> None:
-        """Tell what has failed, once; the producer goes, since it would fail for good."""
+        """Raise what has failed, once, and drop the producer, which would fail again."""
         failures, error = self._failures, self._error
         if error is not None:
             self._give_up()
@@ -280,8 +276,8 @@ class KafkaLogWriter:
             return
         self._give_up()
         # Of a batch with one bad record, the others fail with an error that says only so.
-        told = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]
-        raise self._meaning((told or failures)[0], len(failures)) from failures[0].error
+        bad = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]
+        raise self._meaning((bad or failures)[0], len(failures)) from failures[0].error
 
     def _meaning(self, failure: _Failure, count: int) -> LogError:
         """Say what an error of the producer means."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from evaluator.page.feed import PageFeed
+from stream.follow import LoggedMessage
 from stream.log import LogReader, LogUnreachableError, Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.messages import AnyMessage, Message, Progress, dump
@@ -24,20 +25,8 @@ def taken(*messages: AnyMessage, recent: int = 100) -> PageFeed:
     """Take messages in from a log with holes: offsets 10, 13, 16, ..."""
     feed = PageFeed(recent=recent)
     for number, message in enumerate(messages):
-        offset = 10 + 3 * number
-        feed.take(StoredRecord(0, offset, offset + 3, Record(dump(message))))
+        feed.take(LoggedMessage(10 + 3 * number, message, dump(message)))
     return feed
-
-
-def test_a_repeat_is_passed_over() -> None:
-    feed = taken(window(100, 0, CE), window(100, 0, CE), window(100, 1, CE))
-    assert len(feed.history.tables[100]) == 2
-    assert [entry.offset for entry in feed.recent(-1)] == [10, 16]
-    assert (feed.repeats, feed.offset) == ({13}, 16)
-
-
-def test_progress_may_repeat_for_it_is_of_the_wall_clock() -> None:
-    assert not taken(progress("dense", 2.0, 500), progress("dense", 2.0, 600)).repeats
 
 
 def test_only_the_last_records_are_kept_as_they_are() -> None:
@@ -88,6 +77,27 @@ def test_a_log_that_cannot_be_reached_is_tried_again_and_told_of_once(
     assert caplog.messages == [
         "the page does not see what comes: the broker has been away for 120 s"
     ]
+
+
+def test_a_repeat_is_passed_over_by_all_who_look_on(tmp_path: Path) -> None:
+    """Also by those who come late, for whom old records are read again."""
+    home = LocalLogStore(tmp_path)
+
+    async def look() -> list[int]:
+        feed = PageFeed(home.reader(WINDOWS), recent=1, live=False)
+        feed.catch_up()
+        assert len(feed.history.tables[100]) == 2
+        assert feed.history.workers["dense"].last == progress("dense", 2.0, 600)
+        await feed.close()
+        found = [entry.offset async for entry in feed.after(-1)]
+        await feed.release()
+        return found
+
+    told = [progress("dense", 2.0, 500), progress("dense", 2.0, 600)]
+    windows = [window(100, n, {"dense": 0.4}) for n in (0, 0, 1)]
+    with closing(home.writer(WINDOWS)) as writer:
+        writer.append([Record(dump(message)) for message in (*windows, *told)])
+    assert asyncio.run(look()) == [0, 2, 3, 4]
 
 
 def test_who_waits_for_more_is_let_go_when_the_feed_closes(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from stream import topics
 from stream.codec import Invalid
-from stream.log import LogStore, LogTrimmedError, Record
+from stream.log import LogStore, LogStoreView, LogTrimmedError, Record
 from stream.log.kafka.store import KafkaLogStore
 from stream.log.local import LocalLogStore
 from stream.ordering import RoundRobin
 from stream.reader import ClickReader, nothing_follows
-from stream.start import SkippingLogStore, offsets_at, parse_begin
+from stream.start_position import clicks_from, parse_start_position, start_offsets
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, columnar
 
@@ -29,7 +29,9 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
         kafka: KafkaLogStore = request.getfixturevalue("kafka_home")
         kafka.create({topics.CLICKS: PARTITIONS})
         return kafka
-    return LocalLogStore(tmp_path, segment_bytes=1, partitions={topics.CLICKS: PARTITIONS})
+    local = LocalLogStore(tmp_path)
+    local.create({topics.CLICKS: PARTITIONS})
+    return local
 
 
 def write(home: LogStore, partition: int, *records: Record, trim: int | None = None) -> None:
@@ -38,8 +40,8 @@ def write(home: LogStore, partition: int, *records: Record, trim: int | None = N
         for record in records:
             writer.append([record], partition)
         writer.flush()
-        if trim is not None:
-            writer.trim(partition, trim)
+    if trim is not None:
+        home.trim(topics.CLICKS, partition, trim)
 
 
 def second(number: float) -> datetime:
@@ -54,11 +56,15 @@ def numbers(home: LogStore, size: int) -> list[list[int]]:
         return [[int(x) for x in one.batch.numeric[:, 0]] for one in iter(reader.next, None)]
 
 
-def begin(home: LogStore, given: Any) -> SkippingLogStore:
-    found = parse_begin(given)
+def offsets(home: LogStore, given: Any) -> dict[int, int]:
+    found = parse_start_position(given)
     assert found is not None
     with closing(home.reader(topics.CLICKS)) as clicks:
-        return SkippingLogStore(home, offsets_at(clicks, found))
+        return start_offsets(clicks, found)
+
+
+def begin(home: LogStore, given: Any) -> LogStoreView:
+    return clicks_from(home, offsets(home, given))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def begin(home: LogStore, given: Any) -> SkippingLogStore:
     ids=str,
 )
 def test_a_time_or_offsets_are_read_from_whatever_says_them(given: object, expected: Any) -> None:
-    assert parse_begin(given) == expected
+    assert parse_start_position(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,19 +88,19 @@ def test_a_time_or_offsets_are_read_from_whatever_says_them(given: object, expec
 )
 def test_what_is_neither_is_refused(given: object) -> None:
     with pytest.raises(ValueError, match="neither a time, such as '2026-05-01T12:00:00Z', nor an"):
-        parse_begin(given)
+        parse_start_position(given)
 
 
 @pytest.mark.parametrize("given", ["2026-05-01", "2026-05-01T12:00:00", datetime(2026, 5, 1)])  # noqa: DTZ001
 def test_a_time_without_a_zone_is_refused(given: object) -> None:
     with pytest.raises(ValueError, match="needs its zone: write '2026-05-01T12:00:00Z' for UTC"):
-        parse_begin(given)
+        parse_start_position(given)
 
 
 @pytest.mark.parametrize("given", [{"0": -1}, {"a": 1}, {0: 1.5}, {0: True}, {0: None}], ids=str)
 def test_offsets_that_are_no_whole_numbers_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match="is no whole number from 0 on"):
-        parse_begin(given)
+        parse_start_position(given)
 
 
 def test_a_run_begins_with_the_offset_of_each_partition(home: LogStore) -> None:
@@ -106,8 +112,8 @@ def test_a_run_begins_with_the_offset_of_each_partition(home: LogStore) -> None:
 def test_a_partition_that_is_added_later_is_seen_from_its_beginning(home: LogStore) -> None:
     write(home, 0, *clicklog.json(0, 6))
     write(home, 1, *clicklog.json(100, 4))
-    assert numbers(SkippingLogStore(home, {0: 4}), 2) == [[4, 100], [101, 5], [102, 103]]
-    with closing(SkippingLogStore(home, {0: 4}).reader(topics.CLICKS)) as clicks:
+    assert numbers(clicks_from(home, {0: 4}), 2) == [[4, 100], [101, 5], [102, 103]]
+    with closing(clicks_from(home, {0: 4}).reader(topics.CLICKS)) as clicks:
         last = clicks.last(1)
         assert last is not None
         assert (last.offset, clicks.seek(1, 0)) == (3, 0)
@@ -115,7 +121,7 @@ def test_a_partition_that_is_added_later_is_seen_from_its_beginning(home: LogSto
 
 def test_offsets_of_no_partition_are_refused() -> None:
     with pytest.raises(ValueError, match="it names no partition; name an offset for each"):
-        parse_begin({})
+        parse_start_position({})
 
 
 def test_a_run_begins_with_the_first_event_at_or_after_a_time(home: LogStore) -> None:
@@ -144,7 +150,7 @@ def test_what_stands_before_is_not_read_even_if_it_is_no_event(home: LogStore) -
     with closing(later.reader(topics.CLICKS)) as clicks:
         reader = ClickReader(clicks, SCHEMA, 5, None, RoundRobin())
         met: list[Invalid] = []
-        reader.hand_out(met.extend)
+        reader.on_invalid(met.extend)
         found = reader.next()
         assert found is not None
         assert ([one.offset for one in met], found.skipped) == ([4], {"unparsable": 1})
@@ -203,7 +209,7 @@ def test_an_end_record_is_not_passed_over(home: LogStore) -> None:
     write(home, 1, *clicklog.json(50, 2), END)
     for given in (second(51), {0: 4, 1: 1}):
         later = begin(home, given)
-        assert later.offsets == {0: 3, 1: 1}
+        assert offsets(home, given) == {0: 3, 1: 1}
         with closing(later.reader(topics.CLICKS)) as clicks:
             reader = ClickReader(clicks, SCHEMA, 5, None, RoundRobin())
             found = reader.next()

@@ -44,7 +44,7 @@ def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
 def handed_out(reader: ClickReader) -> list[Invalid]:
     """Collect what the reader hands out."""
     met: list[Invalid] = []
-    reader.hand_out(met.extend)
+    reader.on_invalid(met.extend)
     return met
 
 
@@ -238,7 +238,9 @@ def test_a_cursor_of_a_log_that_was_made_again_is_refused(tmp_path: Path) -> Non
 
 
 def test_several_partitions_without_an_order_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"has partitions \(0, 1\).*that the dense learner states"):
+    with pytest.raises(
+        ValueError, match=r"has partitions \(0, 1\).*that the dense learner records"
+    ):
         ClickReader(ManyPartitions(), SCHEMA, 5)
 
 

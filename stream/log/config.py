@@ -1,9 +1,9 @@
-"""How to reach a Kafka broker, and what its topics are made of."""
+"""How to reach a Kafka broker: apart from :mod:`stream.log.kafka`, which needs kafka-python."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -40,25 +40,30 @@ class KafkaConfig(BaseModel):
     """Copies of the topics made here; -1 = what the broker has as its default."""
     allow_retention: bool = False
     """Accept topics that delete by event time: right where event time is the wall clock."""
+    allow_trim: bool = False
+    """Delete from the topics what ``stream.retention`` says is no longer needed; else only their
+    own settings, such as ``retention_bytes``, delete. Others who read them lose it, too."""
     compression: Literal["none", "lz4", "zstd"] = "lz4"
 
     @model_validator(mode="after")
-    def _consistent(self) -> KafkaConfig:
-        credentials = (self.sasl_mechanism, self.username, self.password)
-        if self.security_protocol.startswith("SASL") and None in credentials:
+    def _consistent(self) -> Self:
+        protocol, credentials = (
+            self.security_protocol,
+            (self.sasl_mechanism, self.username, self.password),
+        )
+        if protocol.startswith("SASL") and None in credentials:
             raise ValueError(
-                f"security_protocol {self.security_protocol} needs sasl_mechanism, username and "
-                "password"
+                f"security_protocol {protocol} needs sasl_mechanism, username and password"
             )
-        if not self.security_protocol.startswith("SASL") and any(credentials):
+        if not protocol.startswith("SASL") and any(credentials):
             raise ValueError(
-                f"sasl_mechanism, username and password are not used with security_protocol "
-                f"{self.security_protocol}; use SASL_SSL or SASL_PLAINTEXT"
+                "sasl_mechanism, username and password are not used with security_protocol "
+                f"{protocol}; use SASL_SSL or SASL_PLAINTEXT"
             )
-        if self.security_protocol.endswith("PLAINTEXT") and (self.cafile or self.certfile):
+        if protocol.endswith("PLAINTEXT") and (self.cafile or self.certfile):
             raise ValueError(
-                f"cafile and certfile are not used with security_protocol "
-                f"{self.security_protocol}; use SSL or SASL_SSL"
+                f"cafile and certfile are not used with security_protocol {protocol}; use SSL or "
+                "SASL_SSL"
             )
         if self.keyfile and not self.certfile:
             raise ValueError("keyfile is the key of certfile; name that, too")

@@ -41,7 +41,8 @@ class World:
     home: LocalLogStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = LocalLogStore(self.folder, partitions={topics.CLICKS: self.partitions})
+        self.home = LocalLogStore(self.folder)
+        self.home.create({topics.CLICKS: self.partitions})
 
     def write(self, partition: int, *records: Record) -> None:
         append(self.home, records, partition)
@@ -274,7 +275,7 @@ def test_the_log_of_the_order_is_opened_where_there_are_several_partitions(world
 
 def test_an_order_with_a_hole_is_refused(world: World) -> None:
     world.publish(4, PositionRange(0, Position(0, 0), Position(0, 3), 4))
-    with pytest.raises(ValueError, match="goes on at 4: the order of the events behind 0 is missi"):
+    with pytest.raises(ValueError, match="goes on at 4: the order of the events after 0 is missi"):
         world.follower().next()
 
 
@@ -408,7 +409,7 @@ def test_all_read_the_same_batches_of_several_partitions_whatever_happens_to_den
 
         follower = world.follower()
         met: list[Invalid] = []
-        follower.hand_out(met.extend)
+        follower.on_invalid(met.extend)
         batches, cursors = [], [follower.cursor]
         while (found := follower.next()) is not None:
             batches.append(found)

@@ -48,12 +48,10 @@ class Holes:
 
 def trimmed(folder: Path) -> LocalLogStore:
     """Make a log that has lost its first ten events."""
-    home = LocalLogStore(folder, segment_bytes=1)
+    home = LocalLogStore(folder)
     append(home, [columnar(0, 10)])
     append(home, [columnar(10, 10), END])
-    writer = home.writer(topics.CLICKS)
-    writer.trim(0, 1)
-    writer.close()
+    home.trim(topics.CLICKS, 0, 1)
     return home
 
 
@@ -64,9 +62,9 @@ def test_a_log_that_has_lost_its_first_events_is_refused(tmp_path: Path) -> None
 
 
 def test_it_is_read_on_from_a_place_that_it_still_has(tmp_path: Path) -> None:
-    lane = PartitionReader(trimmed(tmp_path).reader(topics.CLICKS), 0, SCHEMA, Position(1, 4))
-    lane.fill(10)
-    assert (lane.ready, lane.ended, lane.span(6)) == (
+    reader = PartitionReader(trimmed(tmp_path).reader(topics.CLICKS), 0, SCHEMA, Position(1, 4))
+    reader.fill(10)
+    assert (reader.ready, reader.ended, reader.span(6)) == (
         6,
         True,
         PositionRange(0, Position(1, 4), Position(1, 9), 6),
@@ -80,7 +78,7 @@ def test_offsets_with_holes_lose_nothing() -> None:
     while (found := reader.next()) is not None:
         batches.append(found)
         reader = ClickReader(log, SCHEMA, 3, reader.cursor)
-        reader.hand_out(met.extend)
+        reader.on_invalid(met.extend)
     assert [b.batch.numeric[:, 0].tolist() for b in batches] == [
         [0, 1, 2],
         [3, 4, 5],
@@ -98,17 +96,17 @@ def test_offsets_with_holes_lose_nothing() -> None:
 
 
 def test_no_more_is_read_ahead_than_asked_for_by_a_few_records(tmp_path: Path) -> None:
-    lane = PartitionReader(log_of(tmp_path, [columnar(10 * i, 10) for i in range(50)]), 0, SCHEMA)
-    lane.fill(15)
-    assert 15 <= lane.ready <= 200
+    reader = PartitionReader(log_of(tmp_path, [columnar(10 * i, 10) for i in range(50)]), 0, SCHEMA)
+    reader.fill(15)
+    assert 15 <= reader.ready <= 200
 
 
 def test_events_that_are_taken_are_counted_off(tmp_path: Path) -> None:
-    lane = PartitionReader(log_of(tmp_path, [columnar(0, 4), columnar(4, 3), END]), 0, SCHEMA)
-    lane.fill(100)
-    assert (lane.ready, lane.over) == (7, False)
-    taken = [number for part in lane.take(5) for number in part.numeric[:, 0].tolist()]
+    reader = PartitionReader(log_of(tmp_path, [columnar(0, 4), columnar(4, 3), END]), 0, SCHEMA)
+    reader.fill(100)
+    assert (reader.ready, reader.exhausted) == (7, False)
+    taken = [number for part in reader.take(5) for number in part.numeric[:, 0].tolist()]
     assert taken == [0, 1, 2, 3, 4]
-    assert lane.span(2) == PositionRange(0, Position(1, 1), Position(1, 2), 2)
-    lane.take(2)
-    assert (lane.ready, lane.over) == (0, True)
+    assert reader.span(2) == PositionRange(0, Position(1, 1), Position(1, 2), 2)
+    reader.take(2)
+    assert (reader.ready, reader.exhausted) == (0, True)

@@ -111,7 +111,7 @@ def read(home: LocalLogStore, schema: FeatureSchema = SCHEMA) -> tuple[ClickBatc
     """Return all valid events as one batch, and the others."""
     reader = ClickReader(home.reader(topics.CLICKS), schema, 10_000)
     invalid: list[Invalid] = []
-    reader.hand_out(invalid.extend)
+    reader.on_invalid(invalid.extend)
     found = reader.next()
     assert reader.ended
     nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
@@ -389,7 +389,8 @@ def test_a_path_may_be_a_text(tmp_path: Path) -> None:
 
 
 def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
-    home = LocalLogStore(tmp_path / "logs", partitions={topics.CLICKS: 2})
+    home = LocalLogStore(tmp_path / "logs")
+    home.create({topics.CLICKS: 2})
     source = FileSource(write_csv(tmp_path / "clicks.csv"), SCHEMA)
     with pytest.raises(ValueError, match="has 2 partitions; a file is replayed into one of partit"):
         source.attach(home)

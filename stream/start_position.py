@@ -1,0 +1,187 @@
+"""Where in the clicks a run starts, if not with the first event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from stream.codec import END, kind_of
+from stream.events import EPOCH
+from stream.log.api import LogReader, LogStore, LogStoreView, StoredRecord
+from stream.topics import CLICKS
+
+SETTING: Final = "stream.begin"
+"""The setting that says it."""
+StartPosition = datetime | dict[int, int]
+"""A time, in UTC, or an offset for each partition."""
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def parse_start_position(given: object) -> StartPosition | None:
+    """Read the setting, as any of its sources may give it.
+
+    >>> parse_start_position("2026-05-01T14:00:00+02:00").isoformat()
+    '2026-05-01T12:00:00+00:00'
+    >>> parse_start_position({"0": 1234})
+    {0: 1234}
+    >>> parse_start_position(1234)
+    Traceback (most recent call last):
+    ...
+    ValueError: it is neither a time, such as '2026-05-01T12:00:00Z', nor an offset for each
+        partition, such as {"0": 1234}
+    """
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        if not given:
+            raise ValueError("it names no partition; name an offset for each")
+        return {_whole(partition): _whole(offset) for partition, offset in given.items()}
+    time: object = given
+    with suppress(ValueError, OverflowError):
+        time = datetime.fromisoformat(given) if isinstance(given, str) else given
+        if isinstance(time, datetime) and time.tzinfo is not None:
+            return time.astimezone(UTC)
+    if isinstance(time, datetime) and time.tzinfo is None:
+        raise ValueError("a time needs its zone: write '2026-05-01T12:00:00Z' for UTC")
+    raise ValueError(
+        "it is neither a time, such as '2026-05-01T12:00:00Z', nor an offset for each "
+        'partition, such as {"0": 1234}'
+    )
+
+
+def start_offsets(clicks: LogReader, position: StartPosition) -> dict[int, int]:
+    """Find the offset of each partition from which a run is to read.
+
+    For a time, it is that of the first record at or after it; in a partition that has none, the
+    end, so that the run begins with what comes next. An end record is never passed over: after it
+    nobody would know that the input has ended.
+
+    Raises :class:`ValueError` for offsets that the log does not hold.
+    """
+    if isinstance(position, datetime):
+        time_ms = (position - EPOCH) // _MILLISECOND
+        found = {p: clicks.seek(p, time_ms) for p in clicks.partitions}
+    else:
+        _check(clicks, position)
+        found = {p: position[p] for p in clicks.partitions}
+    for partition, offset in found.items():
+        last = clicks.last(partition)
+        if last is not None and kind_of(last) == END:
+            found[partition] = min(offset, last.offset)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LogReaderFrom:
+    """A log as if each partition had a hole from offset 0 to where it is to begin.
+
+    So it begins with offset 0, as the log of every run does, and positions in it are those in the
+    whole log.
+
+    Parameters
+    ----------
+    log
+        The whole log.
+    offsets
+        For each partition the first that is seen; one that was added later is seen whole.
+    """
+
+    log: LogReader
+    offsets: Mapping[int, int]
+
+    @property
+    def identity(self) -> str:
+        """That of the whole log."""
+        return self.log.identity
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """The partitions, ascending."""
+        return self.log.partitions
+
+    def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
+        """Return up to ``max_records`` records from ``offset`` on, without those in the hole."""
+        return self.log.read(partition, max(offset, self._from(partition)), max_records)
+
+    def begin(self, partition: int) -> int:
+        """Return 0, where the hole begins."""
+        return 0
+
+    def end(self, partition: int) -> int:
+        """Return the offset that the next record will get."""
+        return self.log.end(partition)
+
+    def last(self, partition: int) -> StoredRecord | None:
+        """Return the newest record, None where there is none after the hole."""
+        last = self.log.last(partition)
+        return None if last is None or last.offset < self._from(partition) else last
+
+    def seek(self, partition: int, time_ms: int) -> int:
+        """Return the first offset after the hole at or after ``time_ms``, else the end."""
+        return max(self.log.seek(partition, time_ms), self._from(partition))
+
+    def close(self) -> None:
+        """Release what the log holds."""
+        self.log.close()
+
+    def _from(self, partition: int) -> int:
+        return self.offsets.get(partition, 0)
+
+
+def clicks_from(store: LogStore, offsets: Mapping[int, int]) -> LogStoreView:
+    """Return a store whose readers see the clicks from some offsets on only, by partition."""
+    return LogStoreView(store, CLICKS, lambda: LogReaderFrom(store.reader(CLICKS), offsets))
+
+
+def format_time(time_ms: int) -> str:
+    """Write an event time for people.
+
+    >>> format_time(1_767_225_600_000), format_time(10**17)
+    ('2026-01-01T00:00:00Z', '100000000000000000 ms')
+    """
+    try:
+        time = EPOCH + time_ms * _MILLISECOND
+    except OverflowError:
+        return f"{time_ms} ms"
+    return time.isoformat().removesuffix("+00:00") + "Z"
+
+
+def describe_begin(clicks: LogReader, partition: int) -> str:
+    """Say in words with which record a partition begins."""
+    begin = clicks.begin(partition)
+    first = clicks.read(partition, begin, 1)
+    time = f", of {format_time(first[0].record.time_ms)}" if first else ""
+    return f"offset {first[0].offset if first else begin} of partition {partition}{time}"
+
+
+def _whole(given: object) -> int:
+    """Read the number of a partition, or an offset."""
+    text = str(given)
+    if not text.isdecimal() or isinstance(given, bool):
+        raise ValueError(f"{given!r} is no whole number from 0 on; partitions and offsets are")
+    return int(text)
+
+
+def _check(clicks: LogReader, offsets: Mapping[int, int]) -> None:
+    """Refuse offsets of other partitions than the log has, or that it does not hold."""
+    if set(offsets) != set(clicks.partitions):
+        named, there = (", ".join(map(str, sorted(some))) for some in (offsets, clicks.partitions))
+        raise ValueError(
+            f"{SETTING} names the partitions {named}, the clicks log has {there}; "
+            "name an offset for each of them"
+        )
+    for partition, offset in sorted(offsets.items()):
+        where = f"{SETTING} = {offset} in partition {partition}"
+        if offset < clicks.begin(partition):
+            raise ValueError(
+                f"{where}: it has been trimmed away; the oldest that is kept is "
+                f"{describe_begin(clicks, partition)}: name it, or a later one"
+            )
+        if offset > clicks.end(partition):
+            raise ValueError(
+                f"{where}: the clicks log ends there with {clicks.end(partition)}; name that one, "
+                "or an earlier one"
+            )

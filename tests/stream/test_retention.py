@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream import topics
+from stream.config import RetentionConfig
+from stream.log import Record
+from stream.log.local import LocalLogStore
+from stream.messages import Alarm, Window, dump
+from stream.retention import LogExtent, LogTrimmer, keep_from
+from stream.sources.files import FileSource
+from stream.sources.generator import GeneratorSource
+from stream.sources.truth import GeneratorConfig
+from tests.stream.clicklog import SCHEMA
+from tests.stream.log_contract import numbered
+
+HELD = LogExtent(begin=10, last=98, end=100)
+"""Offset 99 is a hole, as a transaction leaves it."""
+
+
+@pytest.mark.parametrize(
+    ("changed", "log", "needed", "kept"),
+    [
+        ({}, "clicks", 40, 40),
+        ({}, "clicks", 10, None),
+        ({}, "clicks", 0, None),
+        ({}, "clicks", 98, 98),
+        ({}, "clicks", 100, 98),
+        ({"clicks": "all"}, "clicks", 40, None),
+        ({"predictions": "all"}, "clicks", 40, 40),
+        ({}, "truth", 40, 40),
+        ({"truth": "all"}, "truth", 40, None),
+        ({}, "predictions.dense", 40, 40),
+        ({}, "predictions.candidate", 100, 98),
+        ({"predictions": "all"}, "predictions.dense", 40, None),
+        ({}, "progress.dense", 100, None),
+        ({"progress_records": 30}, "progress.dense", 100, 70),
+        ({"progress_records": 30}, "progress.dense", 50, 50),
+        ({"progress_records": 1}, "progress.dense", 100, 98),
+        ({}, "windows", 100, None),
+        ({"windows_events": 500}, "windows", 100, 60),
+        ({"windows_events": 500}, "windows", 30, 30),
+        ({}, "ledger", 100, None),
+        ({}, "requests", 100, None),
+        ({}, "deadletters", 100, None),
+        ({}, "somebody.elses", 100, None),
+    ],
+)
+def test_a_log_is_kept_from_where_the_settings_and_the_workers_say(
+    changed: dict[str, object], log: str, needed: int, kept: int | None
+) -> None:
+    config = RetentionConfig.model_validate(changed)
+    assert keep_from(config, log, needed, HELD, recent=60) == kept
+
+
+logs = st.sampled_from(
+    [
+        topics.CLICKS,
+        topics.TRUTH,
+        topics.WINDOWS,
+        topics.LEDGER,
+        topics.REQUESTS,
+        topics.DEAD_LETTERS,
+        topics.predictions("sparse"),
+        topics.progress("dense"),
+    ]
+)
+configs = st.builds(
+    RetentionConfig,
+    clicks=st.sampled_from(["needed", "all"]),
+    predictions=st.sampled_from(["needed", "all"]),
+    truth=st.sampled_from(["needed", "all"]),
+    windows_events=st.none() | st.integers(1, 100),
+    progress_records=st.integers(1, 100),
+)
+
+
+@given(
+    config=configs,
+    log=logs,
+    needed=st.integers(0, 120),
+    begin=st.integers(0, 50),
+    length=st.integers(1, 50),
+    recent=st.integers(0, 120),
+)
+def test_nothing_that_is_needed_nor_the_newest_record_is_ever_deleted(
+    config: RetentionConfig, log: str, needed: int, begin: int, length: int, recent: int
+) -> None:
+    extent = LogExtent(begin, begin + length - 1, begin + length)
+    kept = keep_from(config, log, needed, extent, recent)
+    assert log not in (topics.LEDGER, topics.REQUESTS, topics.DEAD_LETTERS) or kept is None
+    if kept is not None:
+        assert extent.begin < kept <= min(needed, extent.last)
+        assert keep_from(config, log, needed, LogExtent(kept, extent.last, extent.end), kept) in (
+            None,
+            keep_from(config, log, needed, extent, kept),
+        )
+
+
+def test_logs_are_trimmed_by_partition_and_what_is_not_named_stays(tmp_path: Path) -> None:
+    store = LocalLogStore(tmp_path)
+    store.create({topics.CLICKS: 3})
+    for log, partitions in ((topics.CLICKS, 3), (topics.LEDGER, 1), ("predictions.dense", 1)):
+        with closing(store.writer(log)) as writer:
+            for partition in range(partitions):
+                writer.append(numbered(20), partition)
+    with closing(LogTrimmer(store, RetentionConfig())) as trimmer:
+        needed = {
+            topics.CLICKS: {0: 5, 1: 100},
+            topics.LEDGER: {0: 20},
+            "predictions.dense": {0: 0},
+            "truth": {0: 7},
+        }
+        assert trimmer.trim(needed) == {(topics.CLICKS, 0): 5, (topics.CLICKS, 1): 19}
+        assert trimmer.trim(needed) == {}
+        assert trimmer.trim({topics.CLICKS: {0: 6}}) == {(topics.CLICKS, 0): 6}
+    with closing(store.reader(topics.CLICKS)) as reader:
+        assert [reader.begin(partition) for partition in (0, 1, 2)] == [6, 19, 0]
+    assert store.reader(topics.LEDGER).begin(0) == 0
+    assert not store.exists("truth")
+
+
+def test_an_empty_log_is_left_alone(tmp_path: Path) -> None:
+    store = LocalLogStore(tmp_path)
+    store.create({topics.CLICKS: 2})
+    with closing(LogTrimmer(store, RetentionConfig())) as trimmer:
+        assert trimmer.trim({topics.CLICKS: {0: 0, 1: 9}}) == {}
+
+
+def window(size: int, number: int) -> Window:
+    return Window(
+        size=size,
+        number=number,
+        begin=size * number,
+        end=size * (number + 1),
+        partial=False,
+        weight=1,
+        clicks=1,
+        click_rate=0.5,
+        models={},
+        bayes_ce=None,
+        drift=(),
+    )
+
+
+def test_of_the_windows_those_of_the_last_events_stay(tmp_path: Path) -> None:
+    """A small and a large window: 0 1 | 2 3 L | 5 6 | 7 8 L, and an alarm between."""
+    store = LocalLogStore(tmp_path)
+    alarm = Alarm(
+        detector="click_rate",
+        feature=None,
+        count=0,
+        since=0,
+        statistic=2,
+        threshold=1,
+        reason="it fell",
+    )
+
+    def write(numbers: range) -> None:
+        with closing(store.writer(topics.WINDOWS)) as writer:
+            for number in numbers:
+                writer.append([Record(dump(window(100, number))), Record(dump(alarm))])
+                if number % 2:
+                    writer.append([Record(dump(window(200, number // 2)))])
+
+    write(range(4))
+    needed = {topics.WINDOWS: {0: 1_000}}
+    with closing(LogTrimmer(store, RetentionConfig(windows_events=250))) as trimmer:
+        # Of 400 events the last 250: the windows that end after 150, so from the second one on.
+        assert trimmer.trim(needed) == {(topics.WINDOWS, 0): 2}
+        write(range(4, 6))
+        assert trimmer.trim(needed) == {(topics.WINDOWS, 0): 7}
+        assert trimmer.trim({topics.WINDOWS: {0: 3}}) == {}
+    with closing(LogTrimmer(store, RetentionConfig(windows_events=100))) as again:
+        assert again.trim(needed) == {(topics.WINDOWS, 0): 12}
+    with closing(LogTrimmer(store, RetentionConfig())) as whole:
+        assert whole.trim(needed) == {}
+
+
+def test_a_generator_goes_on_from_the_newest_record_that_is_left(tmp_path: Path) -> None:
+    config = GeneratorConfig(events=4_000, block_events=1_000, record_events=500, drifts=())
+    whole = LocalLogStore(tmp_path / "whole")
+    with closing(GeneratorSource(config, 0).attach(whole)) as feed:
+        while feed.step() is not None:
+            pass
+    store = LocalLogStore(tmp_path / "trimmed")
+    for _ in range(4):
+        with closing(GeneratorSource(config, 0).attach(store)) as feed:
+            feed.step()
+        with closing(LogTrimmer(store, RetentionConfig())) as trimmer:
+            trimmer.trim({topics.CLICKS: {0: 1_000}, topics.TRUTH: {0: 1_000}})
+    for log in (topics.CLICKS, topics.TRUTH):
+        left, expected = store.reader(log).last(0), whole.reader(log)
+        assert left is not None
+        assert expected.read(0, left.offset, 1) == [left]
+        assert store.reader(log).begin(0) == left.offset
+
+
+def test_a_file_is_gone_on_with_from_the_newest_record_that_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    rows = "".join(f"{n},{n % 2},{n},s{n}\n" for n in range(100))
+    path.write_text(f"event_time,label,x,site\n{rows}")
+    source = FileSource(path, SCHEMA, records_events=30)
+    store = LocalLogStore(tmp_path / "logs")
+    while True:
+        with closing(source.attach(store)) as feed:
+            if feed.step() is None:
+                break
+        with closing(LogTrimmer(store, RetentionConfig())) as trimmer:
+            trimmer.trim({topics.CLICKS: {0: 1_000}})
+    with closing(store.reader(topics.CLICKS)) as reader:
+        last = reader.last(0)
+        assert last is not None
+        assert (last.header("kind"), last.header("rows")) == (b"end", b"100")
+        assert (reader.end(0), reader.begin(0)) == (5, 4)
