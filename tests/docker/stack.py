@@ -46,14 +46,14 @@ def compose_or_skip() -> None:
 
 
 def ran(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the root to its end, at most five minutes."""
+    """Run a command in the root to its end; building the image takes minutes on a busy machine."""
     return subprocess.run(
         command,
         cwd=ROOT,
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1_200,
         check=False,
     )
 
