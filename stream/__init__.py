@@ -15,8 +15,7 @@ Where they are stored
     ``state``           a door: locks, files written whole or not at all, checkpoints
 How clicks are read
     ``reader``          batches, cut by count
-    ``ordering``        which of several partitions comes next
-    ``partitions``      one partition, decoded ahead
+    ``ordering``        each partition, decoded ahead, and which of them comes next
     ``sharing``         decoded by each reader, or once for all readers of a process
     ``start_position``  where a run starts, if not with the first event
 What else travels, and how it is followed
@@ -49,8 +48,7 @@ from stream.follow import (
     read_all,
     resume,
 )
-from stream.ordering import ReadOrder, Recorded, Resumed, open_order
-from stream.partitions import OnInvalid
+from stream.ordering import OnInvalid, ReadOrder, Recorded, Resumed, open_order
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.retention import LogTrimmer, Needed
 from stream.schema import (

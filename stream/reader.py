@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from stream.batch import ClickBatch
 from stream.log.api import LogIdentityError, LogReader
 from stream.messages import Position, PositionRange
-from stream.ordering import ReadOrder, RoundRobin
-from stream.partitions import OnInvalid, PartitionReader
+from stream.ordering import OnInvalid, PartitionReader, ReadOrder, RoundRobin
 from stream.schema import FeatureSchema
 from stream.spec import Waiting
 from stream.topics import CLICKS
