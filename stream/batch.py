@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +48,14 @@ class ClickBatch:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All columns, in their order."""
+        return self.label, self.weight, self.time_ms, self.numeric, self.categorical
+
     def __getitem__(self, rows: slice | NDArray[np.bool_]) -> ClickBatch:
         """Take some rows, as a view where numpy can."""
-        return ClickBatch(
-            self.label[rows],
-            self.weight[rows],
-            self.time_ms[rows],
-            self.numeric[rows],
-            self.categorical[rows],
-        )
+        return ClickBatch(*[array[rows] for array in self.arrays])
 
     @classmethod
     def empty(cls, numeric: int, columns: int) -> ClickBatch:
@@ -74,13 +73,7 @@ class ClickBatch:
         """Join batches of one schema, in order."""
         if len(parts) == 1:
             return parts[0]
-        return cls(
-            np.concatenate([p.label for p in parts]),
-            np.concatenate([p.weight for p in parts]),
-            np.concatenate([p.time_ms for p in parts]),
-            np.concatenate([p.numeric for p in parts]),
-            np.concatenate([p.categorical for p in parts]),
-        )
+        return cls(*map(np.concatenate, zip(*(part.arrays for part in parts), strict=True)))
 
 
 _REMEMBERED: Final = 200_000
@@ -118,19 +111,17 @@ def encode(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
 
 def encode_valid(
     events: Sequence[ClickEvent], schema: FeatureSchema
-) -> tuple[ClickBatch, tuple[Fault, ...]]:
+) -> tuple[ClickBatch, list[Fault]]:
     """Encode the events that fit the schema, in order, and say which others do not, and why."""
     faults = list(_bad_features(events, schema))
     skipped = {fault.row for fault in faults}
     rows = [row for row in range(len(events)) if row not in skipped]
     batch = _columns([events[row] for row in rows] if skipped else events, schema)
-    bad = _bad_numbers(batch, schema)
+    bad = list(_bad_numbers(batch, schema))
     if bad:
-        faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
-        good = np.ones(len(batch), np.bool_)
-        good[[fault.row for fault in bad]] = False
-        batch = batch[good]
-    return batch, tuple(sorted(faults))
+        faults += [Fault(rows[row], reason, detail) for row, reason, detail in bad]
+        batch = batch[~np.isin(np.arange(len(batch)), [fault.row for fault in bad])]
+    return batch, sorted(faults)
 
 
 def _bad_features(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fault]:
@@ -152,17 +143,14 @@ def _bad_features(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterat
 
 
 def _columns(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
-    n = len(events)
-    numbers = [event.numeric for event in events]
-    numeric = np.empty((n, schema.numeric_count), np.float32)
+    numeric = np.empty((len(events), schema.numeric_count), np.float32)
     for column, feature in enumerate(schema.numeric):
-        values = [given.get(feature.name) for given in numbers]
+        values = [event.numeric.get(feature.name) for event in events]
         numeric[:, column] = standardise(np.array(values, np.float64), feature)
-    names = [event.categorical for event in events]
-    categorical = np.empty((n, schema.column_count), np.int32)
+    categorical = np.empty((len(events), schema.column_count), np.int32)
     for known in schema.categorical:
-        found = [given.get(known.name) for given in names]
-        categorical[:, schema.columns_of(known.name)] = _buckets(found, known)
+        names = [event.categorical.get(known.name) for event in events]
+        categorical[:, schema.columns_of(known.name)] = _buckets(names, known)
     with np.errstate(over="ignore", under="ignore"):
         weight = np.array([event.weight for event in events], np.float64).astype(np.float32)
     return ClickBatch(
@@ -191,54 +179,35 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
     return scaled
 
 
-def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
+def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> Iterator[Fault]:
     """Find weights and numeric features that are no finite numbers once encoded."""
     finite = np.isfinite(batch.numeric)
     heavy = np.isfinite(batch.weight) & (batch.weight > 0)
-    faults = []
     for row in np.flatnonzero(~(finite.all(axis=1) & heavy)).tolist():
         if not heavy[row]:
-            faults.append(Fault(row, Reason.WEIGHT, "weight is out of the range of float32"))
-            continue
-        name = schema.numeric[int(np.argmin(finite[row]))].name
-        detail = f"{name} is not finite once standardised"
-        faults.append(Fault(row, Reason.NUMERIC, detail))
-    return faults
+            yield Fault(row, Reason.WEIGHT, "weight is out of the range of float32")
+        else:
+            name = schema.numeric[int(np.argmin(finite[row]))].name
+            yield Fault(row, Reason.NUMERIC, f"{name} is not finite once standardised")
 
 
-class _Memory(dict[str | None, int]):
-    """The buckets of the values of one feature that have been seen; None is missing."""
-
-    def __init__(self, feature: CategoricalFeature) -> None:
-        super().__init__({None: MISSING})
-        self._feature = feature
-
-    def __missing__(self, value: str | None) -> int:
-        if value is None:
-            return MISSING
-        bucket = self._feature.bucket(value)
-        if len(self) < _REMEMBERED:
-            self[value] = bucket
-        return bucket
-
-
-_memory = lru_cache(maxsize=1024)(_Memory)
+@lru_cache(maxsize=1024)
+def _hashing(feature: CategoricalFeature) -> Callable[[str | None], int]:
+    """Return what finds the bucket of a value, and has those of many at hand."""
+    return lru_cache(_REMEMBERED)(lambda one: MISSING if one is None else feature.bucket(one))
 
 
 def _buckets(
     values: Sequence[str | list[str] | None], feature: CategoricalFeature
 ) -> NDArray[np.int32]:
     """Hash one feature of many events into shape (n, max_values)."""
-    seen = _memory(feature)
-    width = feature.max_values
+    bucket, width = _hashing(feature), feature.max_values
     if width == 1:
-        alone = [seen[(v[0] if v else None) if isinstance(v, list) else v] for v in values]
-        return np.array(alone, np.int32).reshape(len(values), 1)
+        alone = [(one[0] if one else None) if isinstance(one, list) else one for one in values]
+        return np.array([*map(bucket, alone)], np.int32).reshape(len(values), 1)
     rows = []
     for value in values:
-        if isinstance(value, list):
-            found = [seen[item] for item in value] or [MISSING]
-            rows.append(found + [PADDING] * (width - len(found)))
-        else:
-            rows.append([seen[value]] + [PADDING] * (width - 1))
+        several = value if isinstance(value, list) else [value]
+        found = [*map(bucket, several)] or [MISSING]
+        rows.append(found + [PADDING] * (width - len(found)))
     return np.array(rows, np.int32).reshape(len(values), width)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,11 +76,6 @@ class Decoded:
     """In the order of the log."""
     end: bool = False
     """The input ends after these."""
-
-    def arrays(self) -> Iterator[NDArray[Any]]:
-        """Yield all arrays."""
-        yield from (getattr(self.batch, one.name) for one in fields(self.batch))
-        yield self.places
 
     def position(self, row: int) -> Position:
         """Return where a valid event stands."""
@@ -223,7 +218,7 @@ def _decode_columnar(
     faults = _faults(batch, schema)
     if faults:
         for row, reason, detail in faults:
-            click = {one.name: getattr(batch, one.name)[row].tolist() for one in fields(batch)}
+            click = {name: getattr(batch, name)[row].tolist() for name in ClickBatch.__slots__}
             whole = _whole(sources[source[row]], reason, detail)
             invalid.append(replace(whole, row=int(places[row, 1]), raw=json.dumps(click).encode()))
         good = ~np.isin(np.arange(len(batch)), [fault.row for fault in faults])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
+from stream.schema import FeatureSchema
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -44,11 +44,6 @@ class Fault(NamedTuple):
     detail: str
 
 
-def _aware(time: datetime) -> datetime:
-    """Take a time without a zone as UTC."""
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
 _TIME: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([Tt _][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?$"
@@ -56,7 +51,7 @@ _TIME: Final = (
 _Text = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
 _Time = Annotated[
     datetime,
-    AfterValidator(_aware),
+    AfterValidator(lambda time: time if time.tzinfo is not None else time.replace(tzinfo=UTC)),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TIME}, {"type": "number"}]}),
 ]
 
@@ -149,6 +144,7 @@ def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
 
     Examples
     --------
+    >>> from stream.schema import NumericFeature
     >>> found = json_schema(FeatureSchema(numeric=(NumericFeature(name="price"),)))
     >>> found["required"], list(found["properties"]["numeric"]["properties"])
     (['event_id', 'event_time', 'label'], ['price'])
@@ -162,8 +158,21 @@ def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
         del field["title"]
     example = _EXAMPLE
     if schema is not None:
-        numeric = {one.name: _number(one) for one in schema.numeric}
-        categorical = {one.name: _names(one, fields) for one in schema.categorical}
+        number, null = {"type": "number"}, {"type": "null"}
+        numeric = {
+            one.name: {"anyOf": [{**number, "exclusiveMinimum": -1} if one.log1p else number, null]}
+            for one in schema.numeric
+        }
+        kinds = fields["categorical"]["additionalProperties"]["anyOf"]
+        categorical = {
+            one.name: {
+                "anyOf": [
+                    kind | {"maxItems": one.max_values} if kind["type"] == "array" else kind
+                    for kind in kinds
+                ]
+            }
+            for one in schema.categorical
+        }
         fields["numeric"] |= {"properties": numeric, "additionalProperties": False}
         fields["categorical"] |= {"properties": categorical, "additionalProperties": False}
         example = _EXAMPLE | {
@@ -181,21 +190,4 @@ def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
         "required": event["required"],
         "additionalProperties": event["additionalProperties"],
         "examples": [example],
-    }
-
-
-def _number(feature: NumericFeature) -> dict[str, Any]:
-    """Describe the values of a numeric feature."""
-    bound = {"exclusiveMinimum": -1} if feature.log1p else {}
-    return {"anyOf": [{"type": "number", **bound}, {"type": "null"}]}
-
-
-def _names(feature: CategoricalFeature, fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Describe the values of a categorical feature: as of any, but only so many of them."""
-    kinds = fields["categorical"]["additionalProperties"]["anyOf"]
-    return {
-        "anyOf": [
-            kind | {"maxItems": feature.max_values} if kind["type"] == "array" else kind
-            for kind in kinds
-        ]
     }

@@ -136,7 +136,7 @@ class _SharedClicks:
     def _decode(self, partition: int, offset: int) -> Decoded | None:
         decoded = self._decoder.fetch(partition, offset)
         if decoded is not None:
-            for array in decoded.arrays():
+            for array in (*decoded.batch.arrays, decoded.places):
                 array.flags.writeable = False
             with self._guard:
                 kept = self._kept[partition]
@@ -153,7 +153,7 @@ _begin = attrgetter("begin")
 def _bytes(decoded: Decoded) -> int:
     """Return what decoded clicks take in memory."""
     invalid = sum(_INVALID_BYTES + len(one.raw) for one in decoded.invalid)
-    return invalid + sum(array.nbytes for array in decoded.arrays())
+    return invalid + sum(array.nbytes for array in (*decoded.batch.arrays, decoded.places))
 
 
 class SharedClickReader:
