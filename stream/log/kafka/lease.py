@@ -13,9 +13,8 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -61,10 +60,8 @@ class Lease:
     """
 
     def __init__(self, connector: Connector, admin: KafkaAdminClient, topic: Topic) -> None:
-        self._connector = connector
-        self._config = connector.config
-        self._admin = admin
-        self._topic = topic
+        self._connector, self._config = connector, connector.config
+        self._admin, self._topic = admin, topic
         self._group = f"resprout.writer.{topic.name}"
         self._doing = f"opening log {topic.log!r} for writing"
         self._consumer: KafkaConsumer | None = None
@@ -136,7 +133,9 @@ class Lease:
     def _join(self) -> None:
         """Become the member."""
         session_ms = int(1000 * self._config.session_seconds)
-        self._consumer = consumer = self._connector.consumer(
+        self._consumer = consumer = self._connector.connect(
+            KafkaConsumer,
+            metrics_enabled=False,
             client_id=self.holder,
             group_id=self._group,
             group_instance_id=_INSTANCE,
@@ -192,8 +191,7 @@ class Lease:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     """Who is in the group."""
 
     member: str

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+from kafka import KafkaAdminClient
+
 from stream.log.config import KafkaConfig
 from stream.log.kafka.connection import Connector
 from stream.log.kafka.lease import Lease
@@ -43,10 +45,9 @@ class KafkaLogStore:
         self, config: KafkaConfig, worker: str | None = None, *, writable: bool = True
     ) -> None:
         self._connector = Connector(config)
-        self._worker = worker
-        self._admin = self._connector.admin()
+        self._worker, self.writable = worker, writable
+        self._admin = self._connector.connect(KafkaAdminClient)
         self._topics = Topics(self._connector, self._admin, writable=writable)
-        self.writable = writable
         self._guard = threading.Lock()
         self._open: list[KafkaLogReader | KafkaLogWriter] = []
 

@@ -101,16 +101,18 @@ class KafkaLogWriter:
         Looks the topic up again.
     lease
         The right to write it; given back by :meth:`close`.
+
+    Attributes
+    ----------
+    identity
+        The same as the readers see.
     """
 
     def __init__(self, topic: Topic, connector: Connector, topics: Topics, lease: Lease) -> None:
-        self.name = topic.log
-        self.topic = topic
+        self.name, self.topic, self.identity = topic.log, topic, topic.identity
         self._doing = f"writing log {topic.log!r}"
-        self._connector = connector
-        self._config = connector.config
-        self._topics = topics
-        self._lease = lease
+        self._connector, self._config = connector, connector.config
+        self._topics, self._lease = topics, lease
         self._closed = False
         self._pending_bytes = 0
         self._guard = threading.Lock()
@@ -121,11 +123,6 @@ class KafkaLogWriter:
         self._producer: KafkaProducer | None = self._make()
         self._debouncer = Debouncer(self._send_held, _TOGETHER_SECONDS)
 
-    @property
-    def identity(self) -> str:
-        """The same as the readers see."""
-        return self.topic.identity
-
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Send records in order; none of them where one is too large.
 
@@ -134,7 +131,9 @@ class KafkaLogWriter:
         LogRefusedError
             A record is larger than the topic takes, or one sent before was refused.
         """
-        self._check(partition)
+        self.topic.at(partition)
+        if self._closed:
+            raise ValueError(f"log {self.name!r}: this writer is closed; open another")
         sizes = [wire_bytes(record) for record in records]
         largest = max(sizes, default=0)
         if largest > self.topic.max_record_bytes:
@@ -166,24 +165,19 @@ class KafkaLogWriter:
             self._lease.close()
 
     def _make(self) -> KafkaProducer:
-        gone_ms = int(1000 * self._config.gone_seconds)
-        return self._connector.producer(
+        compression, largest = self._config.compression, self.topic.max_record_bytes
+        return self._connector.connect(
+            KafkaProducer,
+            metrics_enabled=False,
             acks="all",
             enable_idempotence=True,
-            batch_size=min(_BATCH_BYTES, self.topic.max_record_bytes),
-            compression_type=None
-            if self._config.compression == "none"
-            else self._config.compression,
-            delivery_timeout_ms=gone_ms + _LINGER_MS,
+            batch_size=min(_BATCH_BYTES, largest),
+            compression_type=None if compression == "none" else compression,
+            delivery_timeout_ms=int(1000 * self._config.gone_seconds) + _LINGER_MS,
             linger_ms=_LINGER_MS,
             max_block_ms=int(1000 * _FLUSH_SECONDS),
-            max_request_size=2 * self.topic.max_record_bytes,
+            max_request_size=2 * largest,
         )
-
-    def _check(self, partition: int) -> None:
-        self.topic.at(partition)
-        if self._closed:
-            raise ValueError(f"log {self.name!r}: this writer is closed; open another")
 
     def _send_held(self) -> None:
         """Hand what was appended to the client, in the debouncer's thread or at a flush."""
