@@ -136,25 +136,18 @@ def clicks_from(store: LogStore, offsets: Mapping[int, int]) -> LogStoreView:
     return LogStoreView(store, CLICKS, lambda: LogReaderFrom(store.reader(CLICKS), offsets))
 
 
-def format_time(time_ms: int) -> str:
-    """Write an event time for people.
-
-    >>> format_time(1_767_225_600_000), format_time(10**17)
-    ('2026-01-01T00:00:00Z', '100000000000000000 ms')
-    """
-    try:
-        time = EPOCH + time_ms * _MILLISECOND
-    except OverflowError:
-        return f"{time_ms} ms"
-    return time.isoformat().removesuffix("+00:00") + "Z"
-
-
 def describe_begin(clicks: LogReader, partition: int) -> str:
     """Say in words with which record a partition begins."""
     begin = clicks.begin(partition)
-    first = clicks.read(partition, begin, 1)
-    time = f", of {format_time(first[0].record.time_ms)}" if first else ""
-    return f"offset {first[0].offset if first else begin} of partition {partition}{time}"
+    found = clicks.read(partition, begin, 1)
+    if not found:
+        return f"offset {begin} of partition {partition}"
+    [first] = found
+    time = f"{first.record.time_ms} ms"
+    with suppress(OverflowError):
+        moment = EPOCH + first.record.time_ms * _MILLISECOND
+        time = moment.isoformat().removesuffix("+00:00") + "Z"
+    return f"offset {first.offset} of partition {partition}, of {time}"
 
 
 def _whole(given: object) -> int:
