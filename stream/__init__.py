@@ -2,8 +2,7 @@
 
 What an event is, and its bytes
     ``schema``          the features, and how each becomes numbers
-    ``events``          the click event, and what can be wrong with one
-    ``batch``           events as arrays, as learners need them
+    ``batch``           the click event, what can be wrong with one, and many as arrays
     ``codec``           the records of the ``clicks`` log, decoded and checked
     ``columnar``        arrays as bytes: clicks, predictions, truth
 Where events come from
@@ -28,7 +27,7 @@ What else travels, and how it is followed
 
 from __future__ import annotations
 
-from stream.batch import ClickBatch, encode
+from stream.batch import ClickBatch, ClickEvent, Reason, encode, json_schema
 from stream.codec import END, Invalid, dead_letter, kind_of
 from stream.columnar import (
     TruthBatch,
@@ -38,7 +37,6 @@ from stream.columnar import (
     truth_to_bytes,
 )
 from stream.config import RetentionConfig, StreamConfig, make_source, open_logs
-from stream.events import ClickEvent, Reason, json_schema
 from stream.follow import (
     Deduplicator,
     LogFollower,

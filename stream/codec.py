@@ -1,7 +1,7 @@
 """Click records: what a record of the ``clicks`` log holds, and which of its events are valid.
 
 The header ``kind`` says what the value is: ``json`` (or no header: one
-:class:`~stream.events.ClickEvent`), ``columnar`` (a batch), ``raw`` (a line of a file that is no
+:class:`~stream.batch.ClickEvent`), ``columnar`` (a batch), ``raw`` (a line of a file that is no
 event; headers ``file``, ``line``, ``reason``, ``detail``) or ``end`` (a finite input ends here).
 Validity is a pure function of the bytes and the schema, so that all readers skip the same events.
 """
@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stream.batch import ClickBatch, encode_valid
+from stream.batch import ClickBatch, ClickEvent, Fault, Reason, encode_valid, explain
 from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
-from stream.events import ClickEvent, Fault, Reason, explain
 from stream.log.api import Headers, Record, StoredRecord
 from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
@@ -274,7 +273,7 @@ def _raw(stored: StoredRecord) -> Invalid:
 def dead_letter(invalid: Invalid) -> DeadLetter:
     """Turn an invalid event into the message that the ``deadletters`` log keeps.
 
-    >>> from stream.events import Reason
+    >>> from stream.batch import Reason
     >>> letter = dead_letter(Invalid(0, 7, 2, Reason.LABEL, "label is not 0 or 1", b"2"))
     >>> letter.key, letter.reason, letter.raw
     ('dead_letter/0/7/2', 'label', 'Mg==')

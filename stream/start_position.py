@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from stream.batch import EPOCH
 from stream.codec import END, kind_of
-from stream.events import EPOCH
 from stream.log.api import LogReader, LogStore, LogStoreView, StoredRecord
 from stream.topics import CLICKS
 

@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from stream import topics
-from stream.batch import encode_valid
+from stream.batch import EPOCH, ClickEvent, Reason, encode_valid, explain
 from stream.codec import END, columnar_record, end_record, kind_of, raw_record
-from stream.events import EPOCH, ClickEvent, Reason, explain
 from stream.log.api import LogStore, LogWriter, Record, StoredRecord
 from stream.schema import Columns, FeatureSchema
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream import codec, columnar, topics
-from stream.batch import ClickBatch
-from stream.events import EPOCH, ClickEvent
+from stream.batch import EPOCH, ClickBatch, ClickEvent
 from stream.log.api import Headers, LogStore, Record, StoredRecord
 from stream.schema import FeatureSchema
 from stream.sources.truth import Block, GeneratorConfig, Truth

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from stream.batch import Reason
 from stream.codec import (
     Decoded,
     columnar_record,
@@ -13,7 +14,6 @@ from stream.codec import (
     json_record,
     raw_record,
 )
-from stream.events import Reason
 from stream.log import Record, StoredRecord
 from stream.messages import Position
 from stream.schema import FeatureSchema, NumericFeature

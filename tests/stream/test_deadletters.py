@@ -3,8 +3,8 @@ from __future__ import annotations
 import base64
 import json
 
+from stream.batch import Reason
 from stream.codec import Invalid, dead_letter, decode
-from stream.events import Reason
 from stream.log import Record, StoredRecord
 from stream.messages import DeadLetter, dump, parse
 from tests.stream import clicklog

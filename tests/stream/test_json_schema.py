@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from stream.batch import Reason, json_schema
 from stream.codec import COLUMNAR, END, JSON, RAW, decode
-from stream.events import Reason, json_schema
 from stream.log import Record, StoredRecord
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 

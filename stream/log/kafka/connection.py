@@ -14,8 +14,7 @@ from typing import Any, Final, TypeVar
 
 from kafka import errors as kafka_errors
 
-from stream.log.api import LogAccessError, LogError, LogUnreachableError
-from stream.log.config import KafkaConfig
+from stream.log.api import KafkaConfig, LogAccessError, LogError, LogUnreachableError
 from stream.log.kafka.network import Network
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ from contextlib import ExitStack
 
 from kafka import KafkaAdminClient
 
-from stream.log.config import KafkaConfig
+from stream.log.api import KafkaConfig
 from stream.log.kafka.connection import Connector
-from stream.log.kafka.lease import Lease
 from stream.log.kafka.reader import KafkaLogReader, OffsetCommitter
 from stream.log.kafka.topics import Topics
-from stream.log.kafka.writer import KafkaLogWriter
+from stream.log.kafka.writer import KafkaLogWriter, Lease
 
 
 class KafkaLogStore:
