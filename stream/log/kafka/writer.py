@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -246,49 +246,6 @@ def _is_alive(holder: str) -> bool | None:
     return process != mine and _process(int(pid)) == process
 
 
-class Debouncer:
-    """Makes one call a while after it was asked for, however often it was, in a thread of its own.
-
-    Parameters
-    ----------
-    call
-        Raises nothing.
-    seconds
-        From the first time it is asked for.
-
-    Examples
-    --------
-    >>> called = threading.Event()
-    >>> debouncer = Debouncer(called.set, 0.01)
-    >>> debouncer.ask()
-    >>> called.wait(10)
-    True
-    >>> debouncer.close()
-    """
-
-    def __init__(self, call: Callable[[], None], seconds: float) -> None:
-        self._call, self._seconds = call, seconds
-        self._asked, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="debouncer", daemon=True)
-        self._thread.start()
-
-    def ask(self) -> None:
-        """Have the call made."""
-        if not self._asked.is_set():
-            self._asked.set()
-
-    def close(self) -> None:
-        """Make no more calls; returns once one under way has been made."""
-        self._closed.set()
-        self._asked.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self._asked.wait() and not self._closed.wait(self._seconds):
-            self._asked.clear()
-            self._call()
-
-
 class _Failure(NamedTuple):
     """Why a record was not acknowledged."""
 
@@ -331,11 +288,12 @@ class KafkaLogWriter:
         self._pending_bytes = 0
         self._guard = threading.Lock()
         self._failures: list[_Failure] = []
-        self._error: Exception | None = None
         self._held: list[tuple[Record, int, int]] = []
         self._sending = threading.Lock()
         self._producer: KafkaProducer | None = self._make()
-        self._debouncer = Debouncer(self._send_held, _TOGETHER_SECONDS)
+        self._asked, self._stop = threading.Event(), threading.Event()
+        self._sender = threading.Thread(target=self._send_soon, name="sender", daemon=True)
+        self._sender.start()
 
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Send records in order; none of them where one is too large.
@@ -355,7 +313,7 @@ class KafkaLogWriter:
         self._raise_failure()
         with self._guard:
             self._held += [(one, partition, size) for one, size in zip(records, sizes, strict=True)]
-        self._debouncer.ask()
+        self._asked.set()
         self._pending_bytes += sum(sizes)
         if self._pending_bytes > _PENDING_BYTES:
             self._await()
@@ -374,7 +332,9 @@ class KafkaLogWriter:
             self._await()
         finally:
             self._closed = True
-            self._debouncer.close()
+            self._stop.set()
+            self._asked.set()
+            self._sender.join()
             self._give_up()
             self._lease.close()
 
@@ -393,20 +353,27 @@ class KafkaLogWriter:
             max_request_size=2 * largest,
         )
 
+    def _send_soon(self) -> None:
+        """Hand over what is appended a while after the first of it was, in a thread of its own."""
+        while self._asked.wait() and not self._stop.wait(_TOGETHER_SECONDS):
+            self._asked.clear()
+            self._send_held()
+
     def _send_held(self) -> None:
-        """Hand what was appended to the client, in the debouncer's thread or at a flush."""
+        """Hand what was appended to the client, in the thread above or at a flush."""
         with self._sending:
             with self._guard:
                 held, self._held = self._held, []
-            if self._failures or self._error is not None:
+            if self._failures:
                 # Nothing may follow what is lost; the next append or flush raises the error.
                 return
-            try:
-                for one in held:
-                    self._send(*one)
-            except Exception as error:
-                # Raised by the next append or flush: nobody sees the errors of this thread.
-                self._error = error
+            for record, partition, size in held:
+                try:
+                    self._send(record, partition, size)
+                except Exception as error:
+                    # Raised by the next append or flush: nobody sees the errors of this thread.
+                    self._failed(record.time_ms, size, error)
+                    return
 
     def _send(self, record: Record, partition: int, size: int) -> None:
         time_ms, headers = to_kafka(record)
@@ -466,7 +433,6 @@ class KafkaLogWriter:
                 self._producer = None
         with self._guard:
             self._failures = []
-        self._error = None
         self._pending_bytes = 0
 
     def _failed(self, time_ms: int, size: int, error: Exception) -> None:
@@ -476,13 +442,13 @@ class KafkaLogWriter:
 
     def _raise_failure(self) -> None:
         """Raise what has failed, once, and drop the producer, which would fail again."""
-        failures, error = self._failures, self._error
-        if error is not None:
-            self._give_up()
-            raise error
+        failures = self._failures
         if not failures:
             return
         self._give_up()
+        for failure in failures:
+            if not isinstance(failure.error, kafka_errors.KafkaError):
+                raise failure.error
         # Of a batch with one bad record, the others fail with an error that says only so.
         bad = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]
         raise self._meaning((bad or failures)[0], len(failures)) from failures[0].error
