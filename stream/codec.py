@@ -228,19 +228,13 @@ def _decode_columnar(
 def _faults(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
     """Find the rows of columnar records that are not valid, and what is wrong first with each."""
     buckets, weight = batch.categorical, batch.weight
+    heavy = np.isfinite(weight) & (weight > 0)
+    known = (buckets >= 0) & (buckets < schema.column_buckets)
     checks = (
         (Reason.LABEL, "label is not 0 or 1", (batch.label == 0) | (batch.label == 1)),
-        (
-            Reason.WEIGHT,
-            "weight is not a finite number above 0",
-            np.isfinite(weight) & (weight > 0),
-        ),
+        (Reason.WEIGHT, "weight is not a finite number above 0", heavy),
         (Reason.NUMERIC, "a numeric feature is not finite", np.isfinite(batch.numeric)),
-        (
-            Reason.CATEGORICAL,
-            "a bucket is outside its feature",
-            (buckets >= 0) & (buckets < schema.column_buckets),
-        ),
+        (Reason.CATEGORICAL, "a bucket is outside its feature", known),
     )
     first: dict[int, Fault] = {}
     for reason, detail, passed in checks:
