@@ -155,12 +155,10 @@ def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
     (['event_id', 'event_time', 'label'], ['price'])
     """
     event = ClickEvent.model_json_schema()
-    fields: dict[str, dict[str, Any]] = {
-        name: {**field, "description": " ".join(field["description"].split())}
-        for name, field in event["properties"].items()
-    }
+    fields: dict[str, dict[str, Any]] = event["properties"]
     for field in fields.values():
         del field["title"]
+        field["description"] = " ".join(field["description"].split())
     example = _EXAMPLE
     if schema is not None:
         number, null = {"type": "number"}, {"type": "null"}

@@ -139,7 +139,7 @@ class LogFollower(Generic[M]):
     ) -> None:
         self.seen = Deduplicator(_REMEMBERED)
         self.repeats: set[int] = set()
-        self.reader = reader
+        self.reader, self.close = reader, reader.close
         self._kinds: tuple[type[Any], ...] = kinds or (Message,)
         self._on_other = on_other
         self._offset = resume(reader, name, position)
@@ -184,10 +184,6 @@ class LogFollower(Generic[M]):
                     self.repeats.add(offset)
             self._offset = records[-1].next_offset
         return found
-
-    def close(self) -> None:
-        """Release the log."""
-        self.reader.close()
 
     def _parse(self, stored: StoredRecord) -> Any:
         """Return the message of a record, None where it is not of the kinds."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -216,9 +215,8 @@ def check_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
 class LogStoreView:
-    """A store in which one log is read in another way.
+    """A store in which one log is read in another way; all else is as in that store.
 
     Parameters
     ----------
@@ -230,42 +228,15 @@ class LogStoreView:
         Opens a reader of it.
     """
 
-    store: LogStore
-    name: str
-    open_view: Callable[[], LogReader]
-
-    @property
-    def writable(self) -> bool:
-        """As of the store."""
-        return self.store.writable
-
-    def exists(self, name: str) -> bool:
-        """Tell whether a log is there."""
-        return self.store.exists(name)
-
-    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
-        """Make the logs that are not there."""
-        return self.store.create(logs)
+    def __init__(self, store: LogStore, name: str, open_view: Callable[[], LogReader]) -> None:
+        self._store, self._name, self._open_view = store, name, open_view
+        self.writable, self.exists, self.create = store.writable, store.exists, store.create
+        self.writer, self.trim = store.writer, store.trim
+        self.describe, self.close = store.describe, store.close
 
     def reader(self, name: str) -> LogReader:
         """Open a log for reading."""
-        return self.open_view() if name == self.name else self.store.reader(name)
-
-    def writer(self, name: str) -> LogWriter:
-        """Open a log for writing."""
-        return self.store.writer(name)
-
-    def trim(self, name: str, partition: int, offset: int) -> None:
-        """Allow everything before ``offset`` to be deleted."""
-        self.store.trim(name, partition, offset)
-
-    def describe(self) -> str:
-        """Say where the logs are."""
-        return self.store.describe()
-
-    def close(self) -> None:
-        """Release what the store holds."""
-        self.store.close()
+        return self._open_view() if name == self._name else self._store.reader(name)
 
 
 class KafkaConfig(BaseModel):
@@ -310,10 +281,8 @@ class KafkaConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        protocol, credentials = (
-            self.security_protocol,
-            (self.sasl_mechanism, self.username, self.password),
-        )
+        protocol = self.security_protocol
+        credentials = (self.sasl_mechanism, self.username, self.password)
         if protocol.startswith("SASL") and None in credentials:
             raise ValueError(
                 f"security_protocol {protocol} needs sasl_mechanism, username and password"

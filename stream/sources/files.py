@@ -282,6 +282,7 @@ class FileFeed:
 
     def __init__(self, source: FileSource, writer: LogWriter, last: StoredRecord | None) -> None:
         self._source, self._writer = source, writer
+        self.flush, self.close = writer.flush, writer.close
         self._ended = last is not None and kind_of(last) == END
         self._done = int((last.header("rows") or b"0").decode()) if last is not None else 0
         self._time_ms = last.record.time_ms if last is not None else 0
@@ -307,14 +308,6 @@ class FileFeed:
         if self._ended:
             self._writer.flush()
         return len(rows) or None
-
-    def flush(self) -> None:
-        """Return once all that was appended survives a crash."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flush, and let the next writer in."""
-        self._writer.close()
 
     def _records(self, rows: Sequence[FileRow]) -> list[Record]:
         """Turn a chunk into records: columnar ones, parted by a raw one for each invalid row."""
