@@ -2,8 +2,7 @@
 
 What an event is, and its bytes
     ``schema``          the features, and how each becomes numbers
-    ``events``          the click event, and what can be wrong with one
-    ``batch``           events as arrays, as learners need them
+    ``batch``           the click event, what can be wrong with one, and many as arrays
     ``codec``           the records of the ``clicks`` log, decoded and checked
     ``columnar``        arrays as bytes: clicks, predictions, truth
 Where events come from
@@ -15,8 +14,7 @@ Where they are stored
     ``state``           a door: locks, files written whole or not at all, checkpoints
 How clicks are read
     ``reader``          batches, cut by count
-    ``ordering``        which of several partitions comes next
-    ``partitions``      one partition, decoded ahead
+    ``ordering``        each partition, decoded ahead, and which of them comes next
     ``sharing``         decoded by each reader, or once for all readers of a process
     ``start_position``  where a run starts, if not with the first event
 What else travels, and how it is followed
@@ -29,7 +27,7 @@ What else travels, and how it is followed
 
 from __future__ import annotations
 
-from stream.batch import ClickBatch, encode
+from stream.batch import ClickBatch, ClickEvent, Reason, encode, json_schema
 from stream.codec import END, Invalid, dead_letter, kind_of
 from stream.columnar import (
     TruthBatch,
@@ -39,7 +37,6 @@ from stream.columnar import (
     truth_to_bytes,
 )
 from stream.config import RetentionConfig, StreamConfig, make_source, open_logs
-from stream.events import ClickEvent, Reason, json_schema
 from stream.follow import (
     Deduplicator,
     LogFollower,
@@ -49,8 +46,7 @@ from stream.follow import (
     read_all,
     resume,
 )
-from stream.ordering import ReadOrder, Recorded, Resumed, open_order
-from stream.partitions import OnInvalid
+from stream.ordering import OnInvalid, ReadOrder, Recorded, Resumed, open_order
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.retention import LogTrimmer, Needed
 from stream.schema import (

@@ -1,17 +1,199 @@
-"""The columnar batch that learners work on."""
+"""The click event: one impression joined with its outcome; and many as arrays for learners."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from stream.events import ClickEvent, Fault, Reason
 from stream.schema import MISSING, PADDING, CategoricalFeature, FeatureSchema, NumericFeature
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class Reason(StrEnum):
+    """Why an event is not valid; a fixed set, so that reasons can be counted."""
+
+    UNPARSABLE = "unparsable"
+    """The bytes are no event at all."""
+    EVENT_ID = "event_id"
+    TIME = "time"
+    LABEL = "label"
+    WEIGHT = "weight"
+    NUMERIC = "numeric"
+    """A numeric feature is no finite number, as given or once standardised."""
+    CATEGORICAL = "categorical"
+    """A categorical feature is no text, or a bucket is out of range."""
+    TOO_MANY_VALUES = "too_many_values"
+    UNKNOWN_FEATURE = "unknown_feature"
+    """The event has a feature that the schema does not name."""
+    UNKNOWN_FIELD = "unknown_field"
+    SCHEMA = "schema"
+    """A columnar record was encoded with another schema."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with one event of several."""
+
+    row: int
+    """Index of the event among those that were looked at."""
+    reason: Reason
+    detail: str
+
+
+_TIME: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([Tt _][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?$"
+)
+_Text = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
+_Time = Annotated[
+    datetime,
+    AfterValidator(lambda time: time if time.tzinfo is not None else time.replace(tzinfo=UTC)),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TIME}, {"type": "number"}]}),
+]
+
+
+class ClickEvent(BaseModel):
+    """One impression joined with its outcome.
+
+    Examples
+    --------
+    >>> event = ClickEvent.model_validate_json(
+    ...     '{"event_id": "a1", "event_time": "2024-05-01T12:00:00Z", "label": 1,'
+    ...     ' "numeric": {"price": 9.5}, "categorical": {"site": 17, "tags": ["a", "b"]}}'
+    ... )
+    >>> event.label, event.weight, event.categorical
+    (1, 1.0, {'site': '17', 'tags': ['a', 'b']})
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
+    )
+
+    event_id: _Text
+    """Names the event; a number becomes text."""
+    event_time: _Time
+    """When the impression happened, ISO 8601; a time without a zone is UTC, a number is a Unix
+    time in seconds, or in milliseconds from 2e10 on."""
+    label: Literal[0, 1]
+    """1 for a click."""
+    weight: float = Field(default=1.0, gt=0)
+    """1 / sampling rate, where negatives were down-sampled."""
+    numeric: dict[str, float | None] = {}
+    """By feature name; absent or null is missing."""
+    categorical: dict[
+        str, Annotated[_Text | list[_Text] | None, Field(union_mode="left_to_right")]
+    ] = {}
+    """By feature name; absent, null or an empty list is missing. A number becomes text."""
+
+    @property
+    def time_ms(self) -> int:
+        """Event time, whole milliseconds since 1970-01-01 UTC."""
+        return (self.event_time - EPOCH) // _MILLISECOND
+
+
+_BY_FIELD = {
+    "event_id": Reason.EVENT_ID,
+    "event_time": Reason.TIME,
+    "label": Reason.LABEL,
+    "weight": Reason.WEIGHT,
+    "numeric": Reason.NUMERIC,
+    "categorical": Reason.CATEGORICAL,
+}
+
+
+def explain(error: ValidationError) -> tuple[Reason, str]:
+    """Put the first thing that is wrong with an event into a reason and a sentence.
+
+    >>> try:
+    ...     ClickEvent.model_validate_json('{"event_id": "a", "event_time": 0, "label": 2}')
+    ... except ValidationError as error:
+    ...     explain(error)
+    (<Reason.LABEL: 'label'>, 'label: Input should be 0 or 1')
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = first["loc"]
+    if not where:
+        return Reason.UNPARSABLE, first["msg"]
+    reason = _BY_FIELD.get(str(where[0]), Reason.UNKNOWN_FIELD)
+    return reason, f"{'.'.join(str(part) for part in where[:2])}: {first['msg']}"
+
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "event_id": "a1",
+    "event_time": "2024-05-01T12:00:00Z",
+    "label": 1,
+    "weight": 2.5,
+    "numeric": {"price": 9.5},
+    "categorical": {"site": "17", "tags": ["a", "b"]},
+}
+
+
+def json_schema(schema: FeatureSchema | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of one event; with a feature schema, it knows the features' names.
+
+    It is what producers should keep to. What it cannot say, and where an event that it refuses is
+    taken nevertheless, stands in ``docs/events.md``.
+
+    Examples
+    --------
+    >>> from stream.schema import NumericFeature
+    >>> found = json_schema(FeatureSchema(numeric=(NumericFeature(name="price"),)))
+    >>> found["required"], list(found["properties"]["numeric"]["properties"])
+    (['event_id', 'event_time', 'label'], ['price'])
+    """
+    event = ClickEvent.model_json_schema()
+    fields: dict[str, dict[str, Any]] = event["properties"]
+    for field in fields.values():
+        del field["title"]
+        field["description"] = " ".join(field["description"].split())
+    example = _EXAMPLE
+    if schema is not None:
+        number, null = {"type": "number"}, {"type": "null"}
+        numeric = {
+            one.name: {"anyOf": [{**number, "exclusiveMinimum": -1} if one.log1p else number, null]}
+            for one in schema.numeric
+        }
+        kinds = fields["categorical"]["additionalProperties"]["anyOf"]
+        categorical = {
+            one.name: {
+                "anyOf": [
+                    kind | {"maxItems": one.max_values} if kind["type"] == "array" else kind
+                    for kind in kinds
+                ]
+            }
+            for one in schema.categorical
+        }
+        fields["numeric"] |= {"properties": numeric, "additionalProperties": False}
+        fields["categorical"] |= {"properties": categorical, "additionalProperties": False}
+        example = _EXAMPLE | {
+            "numeric": {one.name: 9.5 for one in schema.numeric},
+            "categorical": {
+                one.name: "17" if one.max_values == 1 else ["a", "b"] for one in schema.categorical
+            },
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Click event",
+        "description": "One impression joined with its outcome: a record of the topic `clicks`.",
+        "type": "object",
+        "properties": fields,
+        "required": event["required"],
+        "additionalProperties": event["additionalProperties"],
+        "examples": [example],
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +230,14 @@ class ClickBatch:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All columns, in their order."""
+        return self.label, self.weight, self.time_ms, self.numeric, self.categorical
+
     def __getitem__(self, rows: slice | NDArray[np.bool_]) -> ClickBatch:
         """Take some rows, as a view where numpy can."""
-        return ClickBatch(
-            self.label[rows],
-            self.weight[rows],
-            self.time_ms[rows],
-            self.numeric[rows],
-            self.categorical[rows],
-        )
+        return ClickBatch(*[array[rows] for array in self.arrays])
 
     @classmethod
     def empty(cls, numeric: int, columns: int) -> ClickBatch:
@@ -74,13 +255,7 @@ class ClickBatch:
         """Join batches of one schema, in order."""
         if len(parts) == 1:
             return parts[0]
-        return cls(
-            np.concatenate([p.label for p in parts]),
-            np.concatenate([p.weight for p in parts]),
-            np.concatenate([p.time_ms for p in parts]),
-            np.concatenate([p.numeric for p in parts]),
-            np.concatenate([p.categorical for p in parts]),
-        )
+        return cls(*map(np.concatenate, zip(*(part.arrays for part in parts), strict=True)))
 
 
 _REMEMBERED: Final = 200_000
@@ -118,19 +293,17 @@ def encode(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
 
 def encode_valid(
     events: Sequence[ClickEvent], schema: FeatureSchema
-) -> tuple[ClickBatch, tuple[Fault, ...]]:
+) -> tuple[ClickBatch, list[Fault]]:
     """Encode the events that fit the schema, in order, and say which others do not, and why."""
     faults = list(_bad_features(events, schema))
     skipped = {fault.row for fault in faults}
     rows = [row for row in range(len(events)) if row not in skipped]
     batch = _columns([events[row] for row in rows] if skipped else events, schema)
-    bad = _bad_numbers(batch, schema)
+    bad = list(_bad_numbers(batch, schema))
     if bad:
-        faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
-        good = np.ones(len(batch), np.bool_)
-        good[[fault.row for fault in bad]] = False
-        batch = batch[good]
-    return batch, tuple(sorted(faults))
+        faults += [Fault(rows[row], reason, detail) for row, reason, detail in bad]
+        batch = batch[~np.isin(np.arange(len(batch)), [fault.row for fault in bad])]
+    return batch, sorted(faults)
 
 
 def _bad_features(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterator[Fault]:
@@ -152,17 +325,14 @@ def _bad_features(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterat
 
 
 def _columns(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
-    n = len(events)
-    numbers = [event.numeric for event in events]
-    numeric = np.empty((n, schema.numeric_count), np.float32)
+    numeric = np.empty((len(events), schema.numeric_count), np.float32)
     for column, feature in enumerate(schema.numeric):
-        values = [given.get(feature.name) for given in numbers]
+        values = [event.numeric.get(feature.name) for event in events]
         numeric[:, column] = standardise(np.array(values, np.float64), feature)
-    names = [event.categorical for event in events]
-    categorical = np.empty((n, schema.column_count), np.int32)
+    categorical = np.empty((len(events), schema.column_count), np.int32)
     for known in schema.categorical:
-        found = [given.get(known.name) for given in names]
-        categorical[:, schema.columns_of(known.name)] = _buckets(found, known)
+        names = [event.categorical.get(known.name) for event in events]
+        categorical[:, schema.columns_of(known.name)] = _buckets(names, known)
     with np.errstate(over="ignore", under="ignore"):
         weight = np.array([event.weight for event in events], np.float64).astype(np.float32)
     return ClickBatch(
@@ -191,54 +361,35 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
     return scaled
 
 
-def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
+def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> Iterator[Fault]:
     """Find weights and numeric features that are no finite numbers once encoded."""
     finite = np.isfinite(batch.numeric)
     heavy = np.isfinite(batch.weight) & (batch.weight > 0)
-    faults = []
     for row in np.flatnonzero(~(finite.all(axis=1) & heavy)).tolist():
         if not heavy[row]:
-            faults.append(Fault(row, Reason.WEIGHT, "weight is out of the range of float32"))
-            continue
-        name = schema.numeric[int(np.argmin(finite[row]))].name
-        detail = f"{name} is not finite once standardised"
-        faults.append(Fault(row, Reason.NUMERIC, detail))
-    return faults
+            yield Fault(row, Reason.WEIGHT, "weight is out of the range of float32")
+        else:
+            name = schema.numeric[int(np.argmin(finite[row]))].name
+            yield Fault(row, Reason.NUMERIC, f"{name} is not finite once standardised")
 
 
-class _Memory(dict[str | None, int]):
-    """The buckets of the values of one feature that have been seen; None is missing."""
-
-    def __init__(self, feature: CategoricalFeature) -> None:
-        super().__init__({None: MISSING})
-        self._feature = feature
-
-    def __missing__(self, value: str | None) -> int:
-        if value is None:
-            return MISSING
-        bucket = self._feature.bucket(value)
-        if len(self) < _REMEMBERED:
-            self[value] = bucket
-        return bucket
-
-
-_memory = lru_cache(maxsize=1024)(_Memory)
+@lru_cache(maxsize=1024)
+def _hashing(feature: CategoricalFeature) -> Callable[[str | None], int]:
+    """Return what finds the bucket of a value, and has those of many at hand."""
+    return lru_cache(_REMEMBERED)(lambda one: MISSING if one is None else feature.bucket(one))
 
 
 def _buckets(
     values: Sequence[str | list[str] | None], feature: CategoricalFeature
 ) -> NDArray[np.int32]:
     """Hash one feature of many events into shape (n, max_values)."""
-    seen = _memory(feature)
-    width = feature.max_values
+    bucket, width = _hashing(feature), feature.max_values
     if width == 1:
-        alone = [seen[(v[0] if v else None) if isinstance(v, list) else v] for v in values]
-        return np.array(alone, np.int32).reshape(len(values), 1)
+        alone = [(one[0] if one else None) if isinstance(one, list) else one for one in values]
+        return np.array([*map(bucket, alone)], np.int32).reshape(len(values), 1)
     rows = []
     for value in values:
-        if isinstance(value, list):
-            found = [seen[item] for item in value] or [MISSING]
-            rows.append(found + [PADDING] * (width - len(found)))
-        else:
-            rows.append([seen[value]] + [PADDING] * (width - 1))
+        several = value if isinstance(value, list) else [value]
+        found = [*map(bucket, several)] or [MISSING]
+        rows.append(found + [PADDING] * (width - len(found)))
     return np.array(rows, np.int32).reshape(len(values), width)

@@ -1,7 +1,7 @@
 """Click records: what a record of the ``clicks`` log holds, and which of its events are valid.
 
 The header ``kind`` says what the value is: ``json`` (or no header: one
-:class:`~stream.events.ClickEvent`), ``columnar`` (a batch), ``raw`` (a line of a file that is no
+:class:`~stream.batch.ClickEvent`), ``columnar`` (a batch), ``raw`` (a line of a file that is no
 event; headers ``file``, ``line``, ``reason``, ``detail``) or ``end`` (a finite input ends here).
 Validity is a pure function of the bytes and the schema, so that all readers skip the same events.
 """
@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stream.batch import ClickBatch, encode_valid
+from stream.batch import ClickBatch, ClickEvent, Fault, Reason, encode_valid, explain
 from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
-from stream.events import ClickEvent, Fault, Reason, explain
 from stream.log.api import Headers, Record, StoredRecord
 from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
@@ -31,6 +32,8 @@ COLUMNAR: Final = b"columnar"
 RAW: Final = b"raw"
 END: Final = b"end"
 _LINE_DIGITS: Final = 18
+_DETAIL: Final = 500
+"""Characters of a detail at most: it may quote a name that the event itself brings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,41 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The events of one record, or of several in a row, valid and invalid."""
+    """The events of consecutive records of one partition, valid and invalid."""
 
+    begin: int
+    """Where the reading of the records began; the first may stand after it."""
+    next_offset: int
+    """Where the next read begins."""
     batch: ClickBatch
     """The ``n`` valid events."""
-    offsets: NDArray[np.int64]
-    """Shape (n,), the record that each stands in."""
-    rows: NDArray[np.int64]
-    """Shape (n,), the row inside its record."""
+    places: NDArray[np.int64]
+    """Shape (n, 2), the record that each stands in, and the row inside it."""
     invalid: tuple[Invalid, ...] = ()
     """In the order of the log."""
     end: bool = False
     """The input ends after these."""
+
+    def position(self, row: int) -> Position:
+        """Return where a valid event stands."""
+        return Position(*self.places[row].tolist())
+
+    def count_before(self, place: Position) -> int:
+        """Count the valid events before a place."""
+        return bisect_left(range(len(self.places)), place, key=self.position)
+
+    def since(self, place: Position) -> Decoded:
+        """Return what stands from a place on, as views."""
+        if place <= (self.begin, 0):
+            return self
+        rows = slice(self.count_before(place), None)
+        return replace(
+            self,
+            begin=place.offset,
+            batch=self.batch[rows],
+            places=self.places[rows],
+            invalid=tuple(one for one in self.invalid if one.place >= place),
+        )
 
 
 def json_record(event: ClickEvent, headers: Headers = ()) -> Record:
@@ -103,154 +129,145 @@ def kind_of(stored: StoredRecord) -> bytes:
     return stored.header(KIND) or JSON
 
 
-def decode_record(stored: StoredRecord, schema: FeatureSchema) -> Decoded:
-    """Decode one record of any kind.
+_Valid = tuple[ClickBatch, NDArray[np.int64]]
+"""The valid events of some records, and their places."""
+
+
+def decode(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
+    """Decode consecutive records, at least one, up to the first that ends the input.
+
+    Those of one kind that follow each other are decoded together, which is much the faster way.
 
     >>> from stream.schema import NumericFeature
     >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
-    >>> stored = StoredRecord(0, 7, 8, Record(b"{"))
-    >>> decode_record(stored, schema).invalid[0].reason.value
+    >>> decode([StoredRecord(0, 7, 8, Record(b"{"))], schema).invalid[0].reason.value
     'unparsable'
     """
-    kind = kind_of(stored)
-    if kind == JSON:
-        return decode_json([stored], schema)
-    if kind == COLUMNAR:
-        return decode_columnar([stored], schema)
-    nothing = _nothing(schema)
-    if kind == END:
-        return replace(nothing, end=True)
-    if kind == RAW:
-        return replace(nothing, invalid=(_raw(stored),))
-    detail = f"unknown kind {kind.decode(errors='replace')!r}; known: json, columnar, raw, end"
-    return replace(nothing, invalid=(_whole(stored, Reason.UNPARSABLE, detail),))
-
-
-def decode_json(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
-    """Decode records of one JSON event each, all together, which is much the faster way."""
-    events, rows, faults = [], [], []
-    for row, stored in enumerate(records):
-        try:
-            events.append(ClickEvent.model_validate_json(stored.record.value))
-            rows.append(row)
-        except ValidationError as error:
-            faults.append(Fault(row, *explain(error)))
-    batch, bad = encode_valid(events, schema)
-    faults += [Fault(rows[fault.row], fault.reason, fault.detail) for fault in bad]
-    skipped = {fault.row for fault in bad}
-    kept = [records[row].offset for at, row in enumerate(rows) if at not in skipped]
+    valid: list[_Valid] = []
+    invalid: list[Invalid] = []
+    ended = False
+    for kind, run in groupby(records, kind_of):
+        if kind == END:
+            ended = True
+            break
+        if kind == JSON:
+            valid.append(_decode_json(list(run), schema, invalid))
+        elif kind == COLUMNAR:
+            valid.append(_decode_columnar(list(run), schema, invalid))
+        elif kind == RAW:
+            invalid += map(_raw, run)
+        else:
+            name = kind.decode(errors="replace")
+            detail = f"unknown kind {name!r}; known: json, columnar, raw, end"
+            invalid += (_whole(stored, Reason.UNPARSABLE, detail) for stored in run)
+    batches, places = zip(*(valid or [_nothing(schema)]), strict=True)
     return Decoded(
-        batch=batch,
-        offsets=np.array(kept, np.int64),
-        rows=np.zeros(len(kept), np.int64),
-        invalid=tuple(_whole(records[f.row], f.reason, f.detail) for f in sorted(faults)),
+        begin=records[0].offset,
+        next_offset=records[-1].next_offset,
+        batch=ClickBatch.concat(batches),
+        places=np.concatenate(places),
+        invalid=tuple(sorted(invalid, key=lambda one: one.place)),
+        end=ended,
     )
 
 
-def decode_columnar(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
-    """Decode columnar records all together, which is much the faster way."""
-    found, sources, invalid = [], [], []
+def _nothing(schema: FeatureSchema) -> _Valid:
+    nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
+    return nothing, np.empty((0, 2), np.int64)
+
+
+def _decode_json(
+    records: Sequence[StoredRecord], schema: FeatureSchema, invalid: list[Invalid]
+) -> _Valid:
+    """Decode records of one JSON event each."""
+    events, sources = [], []
+    for stored in records:
+        try:
+            events.append(ClickEvent.model_validate_json(stored.record.value))
+            sources.append(stored)
+        except ValidationError as error:
+            invalid.append(_whole(stored, *explain(error)))
+    batch, faults = encode_valid(events, schema)
+    invalid += (_whole(sources[row], reason, detail) for row, reason, detail in faults)
+    skipped = {fault.row for fault in faults}
+    kept = [(stored.offset, 0) for row, stored in enumerate(sources) if row not in skipped]
+    return batch, np.array(kept, np.int64).reshape(-1, 2)
+
+
+def _decode_columnar(
+    records: Sequence[StoredRecord], schema: FeatureSchema, invalid: list[Invalid]
+) -> _Valid:
+    """Decode columnar records, and check all their rows at once."""
+    found, sources = [], []
     for stored in records:
         try:
             found.append(opened(stored.record.value, schema))
             sources.append(stored)
-        except SchemaMismatchError as error:
-            invalid.append(_whole(stored, Reason.SCHEMA, str(error)))
         except ValueError as error:
-            invalid.append(_whole(stored, Reason.UNPARSABLE, str(error)))
+            is_other = isinstance(error, SchemaMismatchError)
+            reason = Reason.SCHEMA if is_other else Reason.UNPARSABLE
+            invalid.append(_whole(stored, reason, str(error)))
     if not found:
-        return replace(_nothing(schema), invalid=tuple(invalid))
+        return _nothing(schema)
     batch = gather(found, schema)
     sizes = [len(one.columns["label"]) for one in found]
     source = np.repeat(np.arange(len(sources)), sizes)
     offsets = np.array([stored.offset for stored in sources], np.int64)[source]
-    rows = np.concatenate([np.arange(size) for size in sizes])
+    places = np.column_stack((offsets, np.concatenate([np.arange(size) for size in sizes])))
     faults = _faults(batch, schema)
     if faults:
-        good = np.ones(len(batch), np.bool_)
-        for fault in faults:
-            good[fault.row] = False
-            stored, row = sources[source[fault.row]], int(rows[fault.row])
-            invalid.append(_row(stored, row, batch[fault.row : fault.row + 1], fault))
-        batch, offsets, rows = batch[good], offsets[good], rows[good]
-    return Decoded(batch, offsets, rows, tuple(sorted(invalid, key=lambda one: one.place)))
+        for row, reason, detail in faults:
+            click = {name: getattr(batch, name)[row].tolist() for name in ClickBatch.__slots__}
+            whole = _whole(sources[source[row]], reason, detail)
+            invalid.append(replace(whole, row=int(places[row, 1]), raw=json.dumps(click).encode()))
+        good = ~np.isin(np.arange(len(batch)), [fault.row for fault in faults])
+        batch, places = batch[good], places[good]
+    return batch, places
 
 
 def _faults(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
-    """Check every row of a columnar record, all at once."""
-    buckets = batch.categorical
-    checks = {
-        Reason.LABEL: (batch.label == 0) | (batch.label == 1),
-        Reason.WEIGHT: np.isfinite(batch.weight) & (batch.weight > 0),
-        Reason.NUMERIC: np.isfinite(batch.numeric),
-        Reason.CATEGORICAL: (buckets >= 0) & (buckets < schema.column_buckets),
-    }
+    """Find the rows of columnar records that are not valid, and what is wrong first with each."""
+    buckets, weight = batch.categorical, batch.weight
+    heavy = np.isfinite(weight) & (weight > 0)
+    known = (buckets >= 0) & (buckets < schema.column_buckets)
+    checks = (
+        (Reason.LABEL, "label is not 0 or 1", (batch.label == 0) | (batch.label == 1)),
+        (Reason.WEIGHT, "weight is not a finite number above 0", heavy),
+        (Reason.NUMERIC, "a numeric feature is not finite", np.isfinite(batch.numeric)),
+        (Reason.CATEGORICAL, "a bucket is outside its feature", known),
+    )
     first: dict[int, Fault] = {}
-    for reason, passed in checks.items():
+    for reason, detail, passed in checks:
         if not passed.all():
             for row in np.unique(np.argwhere(~passed)[:, 0]).tolist():
-                first.setdefault(row, Fault(row, reason, _DETAILS[reason]))
-    return [first[row] for row in sorted(first)]
-
-
-_DETAILS = {
-    Reason.LABEL: "label is not 0 or 1",
-    Reason.WEIGHT: "weight is not a finite number above 0",
-    Reason.NUMERIC: "a numeric feature is not finite",
-    Reason.CATEGORICAL: "a bucket is outside its feature",
-}
-
-
-def _nothing(schema: FeatureSchema) -> Decoded:
-    batch = ClickBatch.empty(schema.numeric_count, schema.column_count)
-    return Decoded(batch, np.empty(0, np.int64), np.empty(0, np.int64))
+                first.setdefault(row, Fault(row, reason, detail))
+    return list(first.values())
 
 
 def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
     """Call a whole record invalid."""
-    record = stored.record
-    return Invalid(
-        stored.partition, stored.offset, 0, reason, detail, record.value, headers=record.headers
-    )
-
-
-def _row(stored: StoredRecord, row: int, click: ClickBatch, fault: Fault) -> Invalid:
-    """Call one row of a columnar record, given as a batch of one, invalid."""
-    values = {
-        "label": float(click.label[0]),
-        "weight": float(click.weight[0]),
-        "time_ms": int(click.time_ms[0]),
-        "numeric": click.numeric[0].tolist(),
-        "categorical": click.categorical[0].tolist(),
-    }
-    whole = _whole(stored, fault.reason, fault.detail)
-    return replace(whole, row=row, raw=json.dumps(values).encode())
+    value, headers, _ = stored.record
+    return Invalid(stored.partition, stored.offset, 0, reason, detail, value, headers=headers)
 
 
 def _raw(stored: StoredRecord) -> Invalid:
     """Take the reason, file and line of a raw record from its headers."""
-    reason = _text(stored, "reason")
-    line = _text(stored, "line")
+    reason, detail, file, line = (
+        (stored.header(name) or b"").decode(errors="replace")
+        for name in ("reason", "detail", "file", "line")
+    )
     known = reason in Reason.__members__.values()
     return replace(
-        _whole(stored, Reason(reason) if known else Reason.UNPARSABLE, _text(stored, "detail")),
-        file=_text(stored, "file") or None,
+        _whole(stored, Reason(reason) if known else Reason.UNPARSABLE, detail),
+        file=file or None,
         line=int(line) if line.isdecimal() and len(line) <= _LINE_DIGITS else None,
     )
-
-
-def _text(stored: StoredRecord, name: str) -> str:
-    return (stored.header(name) or b"").decode(errors="replace")
-
-
-_DETAIL: Final = 500
-"""Characters of a detail at most: it may quote a name that the event itself brings."""
 
 
 def dead_letter(invalid: Invalid) -> DeadLetter:
     """Turn an invalid event into the message that the ``deadletters`` log keeps.
 
-    >>> from stream.events import Reason
+    >>> from stream.batch import Reason
     >>> letter = dead_letter(Invalid(0, 7, 2, Reason.LABEL, "label is not 0 or 1", b"2"))
     >>> letter.key, letter.reason, letter.raw
     ('dead_letter/0/7/2', 'label', 'Mg==')
@@ -264,10 +281,6 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
         row=invalid.row,
         file=invalid.file,
         line=invalid.line,
-        raw=_base64(invalid.raw),
-        headers=tuple((name, _base64(value)) for name, value in invalid.headers),
+        raw=base64.b64encode(invalid.raw).decode(),
+        headers=tuple((name, base64.b64encode(v).decode()) for name, v in invalid.headers),
     )
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()

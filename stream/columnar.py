@@ -83,25 +83,18 @@ def view_stream(value: bytes) -> Views | None:
     in columns of anything else, with empty cells or without rows, and where they are compressed.
     :func:`read_stream` and :func:`view_numbers` then say what is wrong.
     """
-    form = _arrow_form(_head(value), len(value))
-    if form is None:
+    head = 0
+    for _ in ("schema", "batch"):
+        if value[head : head + 4] != _MESSAGE_START:
+            return None
+        head += _LENGTHS + int.from_bytes(value[head + 4 : head + _LENGTHS], "little")
+    form = _arrow_form(value[:head], len(value))
+    if form is None or value[form[2] :] != _END:
         return None
-    layout, places, end = form
-    if value[end:] != _END:
-        return None
+    layout, places, _ = form
     return Views(
         layout, {name: np.frombuffer(value, kind, count, at) for name, kind, count, at in places}
     )
-
-
-def _head(value: bytes) -> bytes:
-    """Return what stands before the numbers; nothing of bytes that are no stream."""
-    end = 0
-    for _ in ("schema", "batch"):
-        if value[end : end + 4] != _MESSAGE_START:
-            return b""
-        end += _LENGTHS + int.from_bytes(value[end + 4 : end + _LENGTHS], "little")
-    return value[:end]
 
 
 @lru_cache(maxsize=64)
@@ -123,22 +116,26 @@ def _arrow_form(
     except (ValueError, KeyError, EOFError, pa.ArrowException, OSError):
         # KeyError: pyarrow knows no arrays of some types that Arrow has.
         return None
-    whole = np.frombuffer(value, np.uint8)
+    whole, end = np.frombuffer(value, np.uint8).ctypes.data, len(value)
     places = tuple(
-        (name, one.dtype, one.size, _address(one) - _address(whole))
-        for name, one in found.columns.items()
+        (name, one.dtype, one.size, one.ctypes.data - whole) for name, one in found.columns.items()
     )
-    end = len(value)
     inside = all(0 <= at <= end - count * kind.itemsize for _, kind, count, at in places)
     return (found.layout, places, end) if inside else None
 
 
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
 _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
+_KINDS: dict[str, type[np.generic]] = {
+    "label": np.float32,
+    "weight": np.float32,
+    "time_ms": np.int64,
+    "numeric": np.float32,
+    "categorical": np.int32,
+}
+"""The columns of a batch of clicks."""
+_SMALLER: dict[str, type[np.generic]] = {"label": np.uint8, "categorical": np.uint16}
+"""What holds most of them in fewer bytes."""
 _TEXT_BYTES = 64
 """Messages are made as long as a multiple of this."""
 
@@ -172,40 +169,31 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
     >>> from stream.schema import NumericFeature
     >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
     >>> value = to_bytes(ClickBatch.empty(numeric=1, columns=0), schema.digest)
-    >>> len(from_bytes(value, schema))
+    >>> len(gather([opened(value, schema)], schema))
     0
     """
-    columns = {"label": _array(batch.label, np.uint8, np.float32)}
-    if not (batch.weight == 1).all():
-        columns["weight"] = _array(batch.weight, np.float32)
-    columns["time_ms"] = _array(batch.time_ms, np.int64)
-    columns["numeric"] = _array(batch.numeric, np.float32)
-    columns["categorical"] = _array(batch.categorical, np.uint16, np.int32)
+    columns = {name: _array(getattr(batch, name), name) for name in _KINDS}
+    if (batch.weight == 1).all():
+        del columns["weight"]
     fields = [pa.field(name, column.type) for name, column in columns.items()]
     layout = pa.schema(fields, metadata={_DIGEST: schema_digest.encode()})
     return write_stream(list(columns.values()), layout)
 
 
-def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
-    """Read clicks; the arrays are the caller's own.
+def opened(value: bytes, schema: FeatureSchema) -> Views:
+    """View clicks where they are.
 
     Raises :class:`SchemaMismatchError` for clicks of another schema and :class:`ValueError` for
     bytes that are no clicks. The rows themselves are not looked at.
     """
-    return gather([opened(value, schema)], schema)
-
-
-def opened(value: bytes, schema: FeatureSchema) -> Views:
-    """Check that bytes are clicks, as :func:`from_bytes` does, and view them where they are."""
     views = view_stream(value)
-    if views is not None:
-        _check(views.layout, schema)
-    else:
+    if views is None:
         batch = read_stream(value)
         _check(batch.schema, schema)
         views = view_numbers(batch)
-    if "weight" not in views.columns:
-        views.columns["weight"] = np.ones(len(views.columns["label"]), np.float32)
+    else:
+        _check(views.layout, schema)
+    views.columns.setdefault("weight", np.ones(len(views.columns["label"]), np.float32))
     return views
 
 
@@ -214,18 +202,16 @@ def gather(clicks: Sequence[Views], schema: FeatureSchema) -> ClickBatch:
 
     Many at once cost little more than one: what takes time is the way through Python.
     """
-    columns = [one.columns for one in clicks]
-
-    def joined(name: str, kind: type[np.generic]) -> NDArray[Any]:
-        return np.concatenate([one[name] for one in columns], dtype=kind)
-
-    label = joined("label", np.float32)
+    label, weight, time_ms, numeric, categorical = (
+        np.concatenate([one.columns[name] for one in clicks], dtype=kind)
+        for name, kind in _KINDS.items()
+    )
     return ClickBatch(
-        label=label,
-        weight=joined("weight", np.float32),
-        time_ms=joined("time_ms", np.int64),
-        numeric=joined("numeric", np.float32).reshape(len(label), schema.numeric_count),
-        categorical=joined("categorical", np.int32).reshape(len(label), schema.column_count),
+        label,
+        weight,
+        time_ms,
+        numeric.reshape(len(label), schema.numeric_count),
+        categorical.reshape(len(label), schema.column_count),
     )
 
 
@@ -288,10 +274,15 @@ def _check(layout: pa.Schema, schema: FeatureSchema) -> None:
             f"clicks were encoded with schema {digest}, this schema is {schema.digest}; "
             "use the schema file that wrote them"
         )
-    known = _known(schema.numeric_count, schema.column_count)
-    found = {field.name: _bare(field.type) for field in layout}
+    # Of lists, neither the name of the items counts nor whether these may be empty.
+    found = {
+        field.name: pa.list_(field.type.value_type, field.type.list_size)
+        if pa.types.is_fixed_size_list(field.type)
+        else field.type
+        for field in layout
+    }
     faults = []
-    for name, kinds in known.items():
+    for name, kinds in _column_types(schema.numeric_count, schema.column_count).items():
         kind = found.pop(name, None)
         if kind is None and name != "weight":
             faults.append(f"{name!r} is missing")
@@ -305,7 +296,7 @@ def _check(layout: pa.Schema, schema: FeatureSchema) -> None:
 
 
 @lru_cache(maxsize=64)
-def _known(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
+def _column_types(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
     """Say what the columns of ``d`` numeric features and ``c`` categorical columns may be."""
     return {
         "label": (pa.uint8(), pa.float32()),
@@ -316,18 +307,13 @@ def _known(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
     }
 
 
-def _bare(kind: pa.DataType) -> pa.DataType:
-    """Return a type of lists without the name of their items, and whether these may be empty."""
-    return pa.list_(kind.value_type, kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
-
-
-def _array(values: NDArray[Any], *kinds: type[np.generic]) -> pa.Array:
-    """Make an array of the first kind that holds all values; of a matrix one of its rows."""
-    for kind in kinds:
+def _array(values: NDArray[Any], name: str) -> pa.Array:
+    """Make the array of a column, of a smaller kind where that holds all; of a matrix its rows."""
+    kept = np.ascontiguousarray(values, _KINDS[name])
+    if name in _SMALLER:
         with np.errstate(invalid="ignore"):
-            kept = np.ascontiguousarray(values, kind)
-        if kind is kinds[-1] or np.array_equal(kept, values):
-            break
+            smaller = kept.astype(_SMALLER[name])
+        kept = smaller if np.array_equal(smaller, kept) else kept
     flat = pa.array(kept.reshape(-1))
     if kept.ndim == 1:
         return flat

@@ -10,8 +10,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stream import plugins
-from stream.log.api import LogStore
-from stream.log.config import KafkaConfig
+from stream.log.api import KafkaConfig, LogStore
 from stream.log.local import LocalLogStore
 from stream.sources import Source
 from stream.sources.generator import GeneratorSource

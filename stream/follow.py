@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from stream.log.api import LogIdentityError, LogReader, LogStore, StoredRecord
-from stream.messages import AnyMessage, Message, Progress, parse
+from stream.messages import Message, Progress, parse
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class LogFollower(Generic[M]):
     ) -> None:
         self.seen = Deduplicator(_REMEMBERED)
         self.repeats: set[int] = set()
-        self.reader = reader
+        self.reader, self.close = reader, reader.close
         self._kinds: tuple[type[Any], ...] = kinds or (Message,)
         self._on_other = on_other
         self._offset = resume(reader, name, position)
@@ -175,14 +175,15 @@ class LogFollower(Generic[M]):
         while not found and (records := self.reader.read(0, self._offset, max_records)):
             for stored in records:
                 message = self._parse(stored)
-                if message is not None and self._is_first(message, stored):
-                    found.append(LoggedMessage(stored.offset, message, stored.record.value))
+                if message is None:
+                    continue
+                offset, value = stored.offset, stored.record.value
+                if isinstance(message, Progress) or self.seen.accept(message.key, value):
+                    found.append(LoggedMessage(offset, message, value))
+                else:
+                    self.repeats.add(offset)
             self._offset = records[-1].next_offset
         return found
-
-    def close(self) -> None:
-        """Release the log."""
-        self.reader.close()
 
     def _parse(self, stored: StoredRecord) -> Any:
         """Return the message of a record, None where it is not of the kinds."""
@@ -198,12 +199,6 @@ class LogFollower(Generic[M]):
         if self._on_other is not None:
             self._on_other(stored, what)
         return None
-
-    def _is_first(self, message: AnyMessage, stored: StoredRecord) -> bool:
-        if isinstance(message, Progress) or self.seen.accept(message.key, stored.record.value):
-            return True
-        self.repeats.add(stored.offset)
-        return False
 
 
 class MessageLog:

@@ -9,49 +9,26 @@ bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
-
-__all__ = [
-    "Action",
-    "Alarm",
-    "AnyMessage",
-    "DeadLetter",
-    "DeadLetters",
-    "Decision",
-    "DetectorName",
-    "DriftSpan",
-    "Interval",
-    "Judgement",
-    "Layer",
-    "Lifetime",
-    "Message",
-    "ModelScore",
-    "Position",
-    "PositionRange",
-    "PredictionBatch",
-    "Progress",
-    "RebuildPlan",
-    "Request",
-    "Rollback",
-    "Scores",
-    "Segment",
-    "Stability",
-    "Verdict",
-    "VerdictName",
-    "Window",
-    "dump",
-    "parse",
-]
 
 
 class Message(BaseModel):
     """Base of the messages that travel as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    key_fields: ClassVar[tuple[str, ...]] = ()
+    """Of a message that stands in a log, the fields that tell it from others of its kind."""
+
+    @property
+    def key(self) -> str:
+        """The kind and those fields, without those that are None."""
+        values = (getattr(self, name) for name in ("kind", *self.key_fields))
+        return "/".join(str(value) for value in values if value is not None)
 
 
 class Position(NamedTuple):
@@ -172,6 +149,7 @@ class Scores(_OfModels):
 class Window(Scores):
     """The scores of all models on one tumbling window."""
 
+    key_fields = ("size", "number")
     kind: Literal["window"] = "window"
     size: int
     """Events that a full window holds."""
@@ -179,11 +157,6 @@ class Window(Scores):
     """Windows of this size before this one."""
     partial: bool
     """The input ended inside; such a window decides nothing."""
-
-    @property
-    def key(self) -> str:
-        """Kind, size and number."""
-        return f"window/{self.size}/{self.number}"
 
 
 class Lifetime(Scores):
@@ -193,17 +166,14 @@ class Lifetime(Scores):
     alone, and one since all models have begun, for these on the same events.
     """
 
+    key_fields = ("begin", "end")
     kind: Literal["lifetime"] = "lifetime"
-
-    @property
-    def key(self) -> str:
-        """Kind, begin and end."""
-        return f"lifetime/{self.begin}/{self.end}"
 
 
 class Judgement(Message):
     """A candidate against the incumbent on the same events, the last ones before E."""
 
+    key_fields = ("rebuild",)
     kind: Literal["judgement"] = "judgement"
     rebuild: int
     begin: int
@@ -215,11 +185,6 @@ class Judgement(Message):
     """CE(candidate) − CE(incumbent), nats per event, paired by event."""
     relative: Interval
     """CE(candidate) / CE(incumbent) − 1, with the same events."""
-
-    @property
-    def key(self) -> str:
-        """Kind and number of the rebuild."""
-        return f"judgement/{self.rebuild}"
 
 
 class RebuildPlan(Message):
@@ -250,6 +215,7 @@ Action = Literal["rollback", "rebuild"]
 class Request(Message):
     """A request that a person made by command line."""
 
+    key_fields = ("id",)
     kind: Literal["request"] = "request"
     id: str = Field(min_length=1)
     """Drawn once; a request is taken once."""
@@ -270,11 +236,6 @@ class Request(Message):
             )
         return self
 
-    @property
-    def key(self) -> str:
-        """Kind and id."""
-        return f"request/{self.id}"
-
 
 class Rollback(Message):
     """An earlier version of the sparse model that serves again, under a new number."""
@@ -293,6 +254,7 @@ class Rollback(Message):
 class Decision(Message):
     """What was decided on the window that ends at ``count``."""
 
+    key_fields = ("count",)
     kind: Literal["decision"] = "decision"
     count: int
     rebuild: RebuildPlan | None = None
@@ -304,11 +266,6 @@ class Decision(Message):
     """Why the request was not granted; the decision is then the one without it."""
     rollback: Rollback | None = None
     """Where the request was granted and asks for one; an open rebuild is then rejected."""
-
-    @property
-    def key(self) -> str:
-        """Kind and count."""
-        return f"decision/{self.count}"
 
 
 VerdictName = Literal["promoted", "rejected", "failed", "unfinished"]
@@ -328,6 +285,7 @@ class Layer(Message):
 class Verdict(Message):
     """How a rebuild ended; ``count`` is its E."""
 
+    key_fields = ("count",)
     kind: Literal["verdict"] = "verdict"
     count: int
     rebuild: RebuildPlan
@@ -346,11 +304,6 @@ class Verdict(Message):
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
 
-    @property
-    def key(self) -> str:
-        """Kind and count."""
-        return f"verdict/{self.count}"
-
 
 DetectorName = Literal["dense_loss", "relative_loss", "click_rate", "input"]
 
@@ -358,6 +311,7 @@ DetectorName = Literal["dense_loss", "relative_loss", "click_rate", "input"]
 class Alarm(Message):
     """Something has drifted, as far as the evaluator sees; it decides nothing."""
 
+    key_fields = ("detector", "count", "feature")
     kind: Literal["alarm"] = "alarm"
     detector: DetectorName
     """What it looks at."""
@@ -373,27 +327,17 @@ class Alarm(Message):
     reason: str
     """In words, with its figures."""
 
-    @property
-    def key(self) -> str:
-        """Kind, detector, count and feature."""
-        of = f"/{self.feature}" if self.feature is not None else ""
-        return f"alarm/{self.detector}/{self.count}{of}"
-
 
 class Stability(Message):
     """How far each feature is from where it was in the window that it is compared with."""
 
+    key_fields = ("end",)
     kind: Literal["stability"] = "stability"
     begin: int
     end: int
     psi: dict[str, float]
     """Population stability index by feature, 0 or more; without those that have nothing to be
     compared with yet."""
-
-    @property
-    def key(self) -> str:
-        """Kind and end."""
-        return f"stability/{self.end}"
 
 
 class DriftSpan(Message):
@@ -409,6 +353,7 @@ class DriftSpan(Message):
 class DeadLetter(Message):
     """An event that did not validate, and why."""
 
+    key_fields = ("partition", "offset", "row")
     kind: Literal["dead_letter"] = "dead_letter"
     reason: str
     """One of a fixed set, such as ``label``, ``numeric``, ``unparsable``."""
@@ -423,15 +368,11 @@ class DeadLetter(Message):
     headers: tuple[tuple[str, str], ...] = ()
     """Of the record, in order: name, and value as base64."""
 
-    @property
-    def key(self) -> str:
-        """The position."""
-        return f"dead_letter/{self.partition}/{self.offset}/{self.row}"
-
 
 class DeadLetters(Message):
     """How many events did not validate since a window closed, written when the next one closes."""
 
+    key_fields = ("begin", "count")
     kind: Literal["dead_letters"] = "dead_letters"
     begin: int
     """Valid events when the window before closed."""
@@ -440,11 +381,6 @@ class DeadLetters(Message):
     reasons: dict[str, int]
     """How many by reason, as of :class:`DeadLetter`."""
 
-    @property
-    def key(self) -> str:
-        """Kind, begin and count."""
-        return f"dead_letters/{self.begin}/{self.count}"
-
 
 class Progress(Message):
     """How a worker is doing by the wall clock; never read by any decision.
@@ -452,6 +388,7 @@ class Progress(Message):
     Its copies in the log ``windows`` are not compared: what is published again has another time.
     """
 
+    key_fields = ("worker", "time_ms")
     kind: Literal["progress"] = "progress"
     worker: str
     count: int
@@ -470,11 +407,6 @@ class Progress(Message):
     """Time since there were as many events as it has come through."""
     done: bool = False
     """The input has ended and all its work is done."""
-
-    @property
-    def key(self) -> str:
-        """Kind, worker and time."""
-        return f"progress/{self.worker}/{self.time_ms}"
 
 
 AnyMessage = (

@@ -1,4 +1,4 @@
-"""Which events of several partitions come next.
+"""The clicks of each partition, decoded ahead, and which of several partitions comes next.
 
 The dense learner chooses (:class:`Resumed`), and its predictions record what it chose; all others
 follow them (:class:`Recorded`). A log of one partition has one order.
@@ -6,19 +6,181 @@ follow them (:class:`Recorded`). A log of one partition has one order.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from stream import topics
+from stream.batch import ClickBatch
+from stream.codec import Decoded, Invalid
 from stream.columnar import predictions_from_bytes
-from stream.log.api import LogReader, LogStore, StoredRecord
-from stream.messages import PositionRange, PredictionBatch
-from stream.partitions import PartitionReader, PartitionReaders
+from stream.log.api import LogReader, LogStore, LogTrimmedError, StoredRecord
+from stream.messages import Position, PositionRange, PredictionBatch
+from stream.schema import FeatureSchema
+from stream.sharing import decoder_of
 from stream.spec import Waiting
+from stream.start_position import SETTING, describe_begin
 
 LOG: Final = topics.predictions("dense")
 """The log that records the order."""
+_DETAIL: Final = 120
+"""Characters that are kept of what is wrong: it may quote a name that the event itself brings."""
+_MOST_INVALID: Final = 10_000
+"""Invalid events read at a time, so that the caller can do something else in between."""
+
+OnInvalid = Callable[[Sequence[Invalid]], None]
+"""Takes invalid events of one partition, at least one, in order, as soon as they are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRun:
+    """Invalid events with no valid one between them."""
+
+    valid_before: int
+    """Valid events that were read before them."""
+    first: str
+    """What is wrong with the first."""
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+class PartitionReader:
+    """Reads the valid events of one partition, in order, and counts the invalid ones between them.
+
+    Parameters
+    ----------
+    log
+        The clicks.
+    partition
+        The partition to read.
+    schema
+        Decides how events are encoded and which are valid.
+    start
+        The position to read next; None begins with the first event. A partition that has lost its
+        first records is then refused, since nobody could tell which events are missing.
+
+    Attributes
+    ----------
+    ready
+        Valid events that are decoded and not taken yet.
+    ended
+        The end record has been read: nothing comes after the events that are ready.
+    on_invalid
+        Takes every invalid event; by default nobody does.
+    """
+
+    def __init__(
+        self, log: LogReader, partition: int, schema: FeatureSchema, start: Position | None = None
+    ) -> None:
+        self.ready = 0
+        self.ended = False
+        self.on_invalid: OnInvalid | None = None
+        self._log, self._partition, self._next = log, partition, start
+        self._decoder = decoder_of(log, schema)
+        self._chunks: deque[Decoded] = deque()
+        self._taken = 0
+        self._invalid: deque[InvalidRun] = deque()
+        self._valid_read = self._invalid_read = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """The end has been read, and every event before it taken."""
+        return self.ended and self.ready == 0
+
+    @property
+    def invalid(self) -> int:
+        """Invalid events that were read and are not skipped yet."""
+        return sum(run.reasons.total() for run in self._invalid)
+
+    @property
+    def first_invalid(self) -> str:
+        """What is wrong with the first of them."""
+        return self._invalid[0].first if self._invalid else ""
+
+    def fill(self, events: int) -> bool:
+        """Read until so many events are ready, there are no more for now, or many were invalid.
+
+        Returns True in the last case: more may be there.
+        """
+        most = self._invalid_read + _MOST_INVALID
+        while self.ready < events and not self.ended and self._read():
+            if self._invalid_read >= most:
+                return True
+        return False
+
+    def span(self, events: int) -> PositionRange:
+        """Return where the next events stand; so many must be ready."""
+        first = self._chunks[0].position(self._taken)
+        left = self._taken + events
+        for chunk in self._chunks:
+            if left <= len(chunk.places):
+                break
+            left -= len(chunk.places)
+        return PositionRange(self._partition, first, chunk.position(left - 1), events)
+
+    def take(self, events: int) -> list[ClickBatch]:
+        """Take the next events, as views; so many must be ready."""
+        self.ready -= events
+        parts: list[ClickBatch] = []
+        while events:
+            chunk, begin = self._chunks[0], self._taken
+            end = self._taken = min(begin + events, len(chunk.places))
+            parts.append(chunk.batch[begin:end])
+            events -= end - begin
+            if end == len(chunk.places):
+                self._chunks.popleft()
+                self._taken = 0
+        return parts
+
+    def skip(self, *, last: bool = False) -> Counter[str]:
+        """Count by reason the invalid events before the last one taken, or all that were read.
+
+        Each is counted once.
+        """
+        taken = self._valid_read - self.ready
+        skipped: Counter[str] = Counter()
+        while self._invalid and (last or self._invalid[0].valid_before < taken):
+            skipped += self._invalid.popleft().reasons
+        return skipped
+
+    def _read(self) -> bool:
+        """Read and decode some more records; return whether there were any."""
+        if self._next is None:
+            self._next = Position(self._begin(), 0)
+        decoded = self._decoder.fetch(self._partition, self._next.offset)
+        if decoded is None:
+            return False
+        decoded = decoded.since(self._next)
+        self._next, self.ended = Position(decoded.next_offset, 0), decoded.end
+        for one in decoded.invalid:
+            before = self._valid_read + decoded.count_before(one.place)
+            if not self._invalid or self._invalid[-1].valid_before != before:
+                self._invalid.append(InvalidRun(before, one.detail[:_DETAIL]))
+            self._invalid[-1].reasons[one.reason.value] += 1
+        self._invalid_read += len(decoded.invalid)
+        if decoded.invalid and self.on_invalid is not None:
+            self.on_invalid(decoded.invalid)
+        if len(decoded.places):
+            self._chunks.append(decoded)
+            self.ready += len(decoded.places)
+            self._valid_read += len(decoded.places)
+        return True
+
+    def _begin(self) -> int:
+        """Return where the partition begins, refusing one that has lost its first records."""
+        begin = self._log.begin(self._partition)
+        if begin > 0:
+            raise LogTrimmedError(
+                f"the clicks log begins with {describe_begin(self._log, self._partition)}: what "
+                "stood before has been trimmed away, and a run begins with the first event; say "
+                f"with {SETTING} from which time or offsets on it is to read, or give it a log "
+                "that still has all, and let that log keep more"
+            )
+        return begin
+
+
+PartitionReaders = Mapping[int, PartitionReader]
+"""By partition, ascending."""
 
 
 class ReadOrder(Protocol):
@@ -59,10 +221,7 @@ class RoundRobin:
     arrived by then.
     """
 
-    @property
-    def waits_for(self) -> Waiting:
-        """The clicks."""
-        return Waiting(topics.CLICKS)
+    waits_for = Waiting(topics.CLICKS)
 
     def next(self, begin: int, events: int, readers: PartitionReaders) -> Sequence[PositionRange]:
         """Choose the next batch."""
@@ -123,24 +282,29 @@ class Recorded:
             # A reader that has come to the end is to know it.
             _fill(readers, 1)
             return ()
-        spans = self._found.spans
-        for span in spans:
-            reader = readers.get(span.partition)
-            if reader is not None:
-                reader.fill(span.events)
-                if reader.ready < span.events and not reader.ended:
-                    return ()
-        if sum(span.events for span in spans) < events and not _is_clear(spans, readers):
-            return ()
-        _check(self._found, events, readers)
-        self._found, self.offset = None, self._next
+        wanted = {span.partition: span.events for span in self._found.spans}
+        # Whether anything comes after a batch that is short must be known.
+        more = sum(wanted.values()) < events
+        for partition, reader in readers.items():
+            most = wanted.get(partition, 0)
+            reader.fill(most + more)
+            if reader.ready < most + more and not reader.ended:
+                return ()
+        self._check(self._found, events, readers)
+        spans, self._found, self.offset = self._found.spans, None, self._next
         return spans
 
     def _find(self, begin: int) -> PredictionBatch | None:
         """Return the predictions of the batch after ``begin`` events; None if not there yet."""
         if self._next is None:
             self._next = self._seek(begin)
-        for stored in self._records(self._next):
+        while True:
+            if not self._unread:
+                self._unread.extend(self._log.read(0, self._next))
+            if not self._unread:
+                return None
+            stored = self._unread.popleft()
+            self._next = stored.next_offset
             batch = predictions_from_bytes(stored.record.value)
             if batch.begin == begin:
                 return batch
@@ -149,18 +313,6 @@ class Recorded:
                     f"{LOG} goes on at {batch.begin}: the order of the events after {begin} is "
                     "missing there; begin with new logs"
                 )
-        return None
-
-    def _records(self, offset: int) -> Iterator[StoredRecord]:
-        """Read on, one record after the other."""
-        while True:
-            if not self._unread:
-                self._unread.extend(self._log.read(0, offset))
-            if not self._unread:
-                return
-            stored = self._unread.popleft()
-            self._next = offset = stored.next_offset
-            yield stored
 
     def _seek(self, begin: int) -> int:
         """Find a place from which the predictions reach those after ``begin`` events.
@@ -178,6 +330,23 @@ class Recorded:
                 high = middle
         return low
 
+    def _check(self, batch: PredictionBatch, events: int, readers: PartitionReaders) -> None:
+        """Refuse predictions of other events than those that come next."""
+        total = sum(span.events for span in batch.spans)
+        left = sum(reader.ready for reader in readers.values()) - total
+        same = all(
+            span.partition in readers
+            and readers[span.partition].ready >= span.events
+            and readers[span.partition].span(span.events) == span
+            for span in batch.spans
+        )
+        if not same or total > events or (total < events and left):
+            raise ValueError(
+                f"the predictions of dense from {batch.begin} on are of {total} events in "
+                f"{batch.spans}, which is no batch of {events} events that come next in the "
+                "clicks; give all models the same batch_events, schema and log"
+            )
+
 
 class Resumed:
     """The order of the dense learner: what it had published before a restart, then its choice.
@@ -190,16 +359,14 @@ class Resumed:
         :attr:`offset` at the checkpoint from which it goes on; None where there is none.
     """
 
+    waits_for = Waiting(topics.CLICKS)
+    """It never waits for another worker."""
+
     def __init__(self, log: LogReader, offset: int | None = None) -> None:
         self._log = log
         start = log.begin(0) if offset is None else offset
         self._recorded: Recorded | None = Recorded(log, start)
         self._chosen = RoundRobin()
-
-    @property
-    def waits_for(self) -> Waiting:
-        """The clicks: it never waits for another worker."""
-        return Waiting(topics.CLICKS)
 
     @property
     def offset(self) -> int | None:
@@ -221,28 +388,3 @@ def _fill(readers: PartitionReaders, events: int) -> int:
     for reader in readers.values():
         reader.fill(events)
     return sum(reader.ready for reader in readers.values())
-
-
-def _is_clear(spans: Sequence[PositionRange], readers: PartitionReaders) -> bool:
-    """Tell whether it is known if anything comes after the last batch, which is short."""
-    events = {span.partition: span.events for span in spans}
-    for partition, reader in readers.items():
-        reader.fill(events.get(partition, 0) + 1)
-    return all(one.ended or one.ready > events.get(p, 0) for p, one in readers.items())
-
-
-def _check(batch: PredictionBatch, events: int, readers: PartitionReaders) -> None:
-    """Refuse predictions of other events than those that come next."""
-    total = sum(span.events for span in batch.spans)
-    left = sum(reader.ready for reader in readers.values()) - total
-    same = all(_is_next(span, readers.get(span.partition)) for span in batch.spans)
-    if not same or total > events or (total < events and left):
-        raise ValueError(
-            f"the predictions of dense from {batch.begin} on are of {total} events in "
-            f"{batch.spans}, which is no batch of {events} events that come next in the clicks; "
-            "give all models the same batch_events, schema and log"
-        )
-
-
-def _is_next(span: PositionRange, reader: PartitionReader | None) -> bool:
-    return reader is not None and reader.ready >= span.events and reader.span(span.events) == span

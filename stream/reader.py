@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from stream.batch import ClickBatch
 from stream.log.api import LogIdentityError, LogReader
 from stream.messages import Position, PositionRange
-from stream.ordering import ReadOrder, RoundRobin
-from stream.partitions import OnInvalid, PartitionReader
+from stream.ordering import OnInvalid, PartitionReader, ReadOrder, RoundRobin
 from stream.schema import FeatureSchema
 from stream.spec import Waiting
 from stream.topics import CLICKS
@@ -81,8 +80,8 @@ class ClickReader:
 
     Attributes
     ----------
-    count
-        Valid events read since the start of the run.
+    cursor
+        The place after the last batch.
     """
 
     def __init__(
@@ -101,22 +100,14 @@ class ClickReader:
                 "the dense learner records; hand in stream.ordering.Recorded"
             )
         self._batch_events = batch_events
-        cursor = cursor or ClickCursor(identity=log.identity)
-        self.count = cursor.count
-        self._identity, self._places = cursor.identity, dict(cursor.places)
-        self._drained = cursor.ended
-        self._partitions = _open(log, schema, cursor)
+        self.cursor = cursor or ClickCursor(identity=log.identity)
+        self._partitions = _open(log, schema, self.cursor)
         self._order = order or RoundRobin()
 
     @property
-    def cursor(self) -> ClickCursor:
-        """The place after the last batch."""
-        return ClickCursor(
-            identity=self._identity,
-            count=self.count,
-            places=dict(self._places),
-            ended=self._drained,
-        )
+    def count(self) -> int:
+        """Valid events read since the start of the run."""
+        return self.cursor.count
 
     @property
     def ended(self) -> bool:
@@ -146,9 +137,11 @@ class ClickReader:
         parts = [part for one in spans for part in self._partitions[one.partition].take(one.events)]
         batch, begin = ClickBatch.concat(parts), self.count
         last = len(batch) < self._batch_events
-        for span in spans:
-            self._places[span.partition] = Position(span.last.offset, span.last.row + 1)
-        self.count, self._drained = begin + len(batch), last
+        places = {one.partition: Position(one.last.offset, one.last.row + 1) for one in spans}
+        places, count = self.cursor.places | places, begin + len(batch)
+        self.cursor = self.cursor.model_copy(
+            update={"count": count, "places": places, "ended": last}
+        )
         return CountedBatch(begin, batch, spans, self._skip(spans, last=last), last)
 
     def on_invalid(self, handler: OnInvalid) -> None:
@@ -175,7 +168,7 @@ class ClickReader:
         """
         if not self.ended:
             return {}
-        self._drained = True
+        self.cursor = self.cursor.model_copy(update={"ended": True})
         return self._skip((), last=True)
 
     def _skip(self, spans: Sequence[PositionRange], *, last: bool) -> Mapping[str, int]:

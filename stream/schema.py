@@ -111,7 +111,7 @@ class FeatureSchema(_Frozen):
     categorical: tuple[CategoricalFeature, ...] = ()
     columns: Columns | None = None
     """How files are laid out. None: columns have the names of the fields and features, and a line
-    of JSON is a whole :class:`~stream.events.ClickEvent`; else a line of JSON is one flat object.
+    of JSON is a whole :class:`~stream.batch.ClickEvent`; else a line of JSON is one flat object.
     """
     settings: dict[str, object] = {}
     """Settings that suit this data, kept as they are; the user's own go on top of them."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from stream.batch import EPOCH
 from stream.codec import END, kind_of
-from stream.events import EPOCH
 from stream.log.api import LogReader, LogStore, LogStoreView, StoredRecord
 from stream.topics import CLICKS
 
@@ -74,7 +73,6 @@ def start_offsets(clicks: LogReader, position: StartPosition) -> dict[int, int]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
 class LogReaderFrom:
     """A log as if each partition had a hole from offset 0 to where it is to begin.
 
@@ -89,46 +87,27 @@ class LogReaderFrom:
         For each partition the first that is seen; one that was added later is seen whole.
     """
 
-    log: LogReader
-    offsets: Mapping[int, int]
-
-    @property
-    def identity(self) -> str:
-        """That of the whole log."""
-        return self.log.identity
-
-    @property
-    def partitions(self) -> tuple[int, ...]:
-        """The partitions, ascending."""
-        return self.log.partitions
+    def __init__(self, log: LogReader, offsets: Mapping[int, int]) -> None:
+        self._log, self._offsets = log, offsets
+        self.identity, self.partitions = log.identity, log.partitions
+        self.end, self.close = log.end, log.close
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on, without those in the hole."""
-        return self.log.read(partition, max(offset, self._from(partition)), max_records)
+        return self._log.read(partition, max(offset, self._offsets.get(partition, 0)), max_records)
 
     def begin(self, partition: int) -> int:
         """Return 0, where the hole begins."""
         return 0
 
-    def end(self, partition: int) -> int:
-        """Return the offset that the next record will get."""
-        return self.log.end(partition)
-
     def last(self, partition: int) -> StoredRecord | None:
         """Return the newest record, None where there is none after the hole."""
-        last = self.log.last(partition)
-        return None if last is None or last.offset < self._from(partition) else last
+        last = self._log.last(partition)
+        return None if last is None or last.offset < self._offsets.get(partition, 0) else last
 
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset after the hole at or after ``time_ms``, else the end."""
-        return max(self.log.seek(partition, time_ms), self._from(partition))
-
-    def close(self) -> None:
-        """Release what the log holds."""
-        self.log.close()
-
-    def _from(self, partition: int) -> int:
-        return self.offsets.get(partition, 0)
+        return max(self._log.seek(partition, time_ms), self._offsets.get(partition, 0))
 
 
 def clicks_from(store: LogStore, offsets: Mapping[int, int]) -> LogStoreView:
@@ -136,25 +115,18 @@ def clicks_from(store: LogStore, offsets: Mapping[int, int]) -> LogStoreView:
     return LogStoreView(store, CLICKS, lambda: LogReaderFrom(store.reader(CLICKS), offsets))
 
 
-def format_time(time_ms: int) -> str:
-    """Write an event time for people.
-
-    >>> format_time(1_767_225_600_000), format_time(10**17)
-    ('2026-01-01T00:00:00Z', '100000000000000000 ms')
-    """
-    try:
-        time = EPOCH + time_ms * _MILLISECOND
-    except OverflowError:
-        return f"{time_ms} ms"
-    return time.isoformat().removesuffix("+00:00") + "Z"
-
-
 def describe_begin(clicks: LogReader, partition: int) -> str:
     """Say in words with which record a partition begins."""
     begin = clicks.begin(partition)
-    first = clicks.read(partition, begin, 1)
-    time = f", of {format_time(first[0].record.time_ms)}" if first else ""
-    return f"offset {first[0].offset if first else begin} of partition {partition}{time}"
+    found = clicks.read(partition, begin, 1)
+    if not found:
+        return f"offset {begin} of partition {partition}"
+    [first] = found
+    time = f"{first.record.time_ms} ms"
+    with suppress(OverflowError):
+        moment = EPOCH + first.record.time_ms * _MILLISECOND
+        time = moment.isoformat().removesuffix("+00:00") + "Z"
+    return f"offset {first.offset} of partition {partition}, of {time}"
 
 
 def _whole(given: object) -> int:

@@ -150,7 +150,8 @@ def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
     for name in files:
         if "/" in name or name.startswith("."):
             raise ValueError(f"part {name!r} of {path}: use a plain file name")
-    if _holds(path, files):
+    is_there = path.is_dir() and {file.name for file in path.iterdir()} == set(files)
+    if is_there and all((path / one).read_bytes() == b"".join(files[one]) for one in files):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{_DRAFT}{path.name}")
@@ -162,13 +163,6 @@ def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
     sync(path.parent)
-
-
-def _holds(path: Path, files: Mapping[str, Content]) -> bool:
-    """Say whether a folder holds exactly these files."""
-    if not path.is_dir() or {file.name for file in path.iterdir()} != set(files):
-        return False
-    return all((path / name).read_bytes() == b"".join(files[name]) for name in files)
 
 
 def _write_synced(path: Path, content: Content) -> None:
@@ -223,7 +217,8 @@ class Checkpoints:
         """
         if _MANIFEST in parts:
             raise ValueError(f"part {_MANIFEST!r} is the checkpoint's own; use another name")
-        manifest = _manifest(count, parts)
+        digests = {name: hashlib.sha256(parts[name]).hexdigest() for name in sorted(parts)}
+        manifest = json.dumps({"count": count, "sha256": digests}, indent=1).encode()
         path = self.folder / f"{count:015d}-{hashlib.sha256(manifest).hexdigest()[:12]}"
         files = {name: [content] for name, content in parts.items()}
         write_folder_atomic(path, {**files, _MANIFEST: [manifest]})
@@ -256,12 +251,6 @@ class Checkpoints:
         for path in [*self.folder.glob(f"{_DRAFT}*"), *self._paths()]:
             if path not in kept:
                 shutil.rmtree(path)
-
-
-def _manifest(count: int, parts: Mapping[str, bytes]) -> bytes:
-    """List a checkpoint's parts with their SHA-256."""
-    digests = {name: hashlib.sha256(parts[name]).hexdigest() for name in sorted(parts)}
-    return json.dumps({"count": count, "sha256": digests}, indent=1).encode()
 
 
 def _read(path: Path) -> Checkpoint:

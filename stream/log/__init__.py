@@ -1,9 +1,8 @@
 """Logs: records in order, read from any position, written by one writer.
 
-``api``     what a log is: records, readers, writers, stores, errors
+``api``     what a log is: records, readers, writers, stores, errors; how to reach a broker
 ``local``   logs in a folder, each an SQLite database
 ``kafka``   logs on a Kafka broker; a door of its own, since it needs kafka-python
-``config``  how to reach that broker
 
 A further kind of store is a :class:`LogStore` that an entry point of ``resprout.logs`` opens; the
 contract that it must keep is ``tests/stream/log_contract.py``.
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 from stream.log.api import (
     Headers,
+    KafkaConfig,
     LogAccessError,
     LogCorruptError,
     LogDeletedError,
@@ -32,7 +32,6 @@ from stream.log.api import (
     Record,
     StoredRecord,
 )
-from stream.log.config import KafkaConfig
 from stream.log.local import LocalLogStore
 
 __all__ = [

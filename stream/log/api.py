@@ -1,4 +1,4 @@
-"""The log: records in order, read from any position, written by one writer.
+"""The log: records in order, read from any position, written by one writer; and its settings.
 
 A log has partitions; a partition is a sequence of records, each with an offset. Offsets grow but
 may have holes, so a reader never counts: the log says where the next record begins
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Headers = tuple[tuple[str, bytes], ...]
 """Header names and values, in order; a name may stand more than once."""
@@ -213,9 +215,8 @@ def check_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
 class LogStoreView:
-    """A store in which one log is read in another way.
+    """A store in which one log is read in another way; all else is as in that store.
 
     Parameters
     ----------
@@ -227,39 +228,75 @@ class LogStoreView:
         Opens a reader of it.
     """
 
-    store: LogStore
-    name: str
-    open_view: Callable[[], LogReader]
-
-    @property
-    def writable(self) -> bool:
-        """As of the store."""
-        return self.store.writable
-
-    def exists(self, name: str) -> bool:
-        """Tell whether a log is there."""
-        return self.store.exists(name)
-
-    def create(self, logs: Mapping[str, int]) -> tuple[str, ...]:
-        """Make the logs that are not there."""
-        return self.store.create(logs)
+    def __init__(self, store: LogStore, name: str, open_view: Callable[[], LogReader]) -> None:
+        self._store, self._name, self._open_view = store, name, open_view
+        self.writable, self.exists, self.create = store.writable, store.exists, store.create
+        self.writer, self.trim = store.writer, store.trim
+        self.describe, self.close = store.describe, store.close
 
     def reader(self, name: str) -> LogReader:
         """Open a log for reading."""
-        return self.open_view() if name == self.name else self.store.reader(name)
+        return self._open_view() if name == self._name else self._store.reader(name)
 
-    def writer(self, name: str) -> LogWriter:
-        """Open a log for writing."""
-        return self.store.writer(name)
 
-    def trim(self, name: str, partition: int, offset: int) -> None:
-        """Allow everything before ``offset`` to be deleted."""
-        self.store.trim(name, partition, offset)
+class KafkaConfig(BaseModel):
+    """How to reach a Kafka broker, and what its topics are made of.
 
-    def describe(self) -> str:
-        """Say where the logs are."""
-        return self.store.describe()
+    It stands here, since :mod:`stream.log.kafka` needs kafka-python.
+    """
 
-    def close(self) -> None:
-        """Release what the store holds."""
-        self.store.close()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap: str = "localhost:9092"
+    """``host:port`` of one broker or, with commas, of several."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """Needed where the protocol begins with SASL."""
+    username: str | None = None
+    password: SecretStr | None = None
+    cafile: Path | None = None
+    """Certificates (PEM) of the authorities to trust; None = those of the machine."""
+    certfile: Path | None = None
+    """Our own certificate (PEM), where the broker asks for one."""
+    keyfile: Path | None = None
+    """The key of ``certfile``, without a password, where that does not hold it."""
+    prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Put before the name of a log to give its topic."""
+    gone_seconds: float = Field(default=120, ge=1)
+    """How long the broker may be away before that is an error."""
+    session_seconds: float = Field(default=10, ge=1)
+    """How long a writer that crashed keeps the next one out; brokers ask for 6 at least."""
+    max_record_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    """``max.message.bytes`` of the topics made here."""
+    retention_bytes: int = Field(default=8 * 1024**3, ge=-1)
+    """``retention.bytes`` of the topics made here, a partition; -1 = they may fill the disk."""
+    replication_factor: int = Field(default=-1, ge=-1)
+    """Copies of the topics made here; -1 = what the broker has as its default."""
+    allow_retention: bool = False
+    """Accept topics that delete by event time: right where event time is the wall clock."""
+    allow_trim: bool = False
+    """Delete from the topics what ``stream.retention`` says is no longer needed; else only their
+    own settings, such as ``retention_bytes``, delete. Others who read them lose it, too."""
+    compression: Literal["none", "lz4", "zstd"] = "lz4"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        protocol = self.security_protocol
+        credentials = (self.sasl_mechanism, self.username, self.password)
+        if protocol.startswith("SASL") and None in credentials:
+            raise ValueError(
+                f"security_protocol {protocol} needs sasl_mechanism, username and password"
+            )
+        if not protocol.startswith("SASL") and any(credentials):
+            raise ValueError(
+                "sasl_mechanism, username and password are not used with security_protocol "
+                f"{protocol}; use SASL_SSL or SASL_PLAINTEXT"
+            )
+        if protocol.endswith("PLAINTEXT") and (self.cafile or self.certfile):
+            raise ValueError(
+                f"cafile and certfile are not used with security_protocol {protocol}; use SSL or "
+                "SASL_SSL"
+            )
+        if self.keyfile and not self.certfile:
+            raise ValueError("keyfile is the key of certfile; name that, too")
+        return self

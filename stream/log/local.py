@@ -16,13 +16,13 @@ import os
 import sqlite3
 import struct
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from pydantic_core import from_json, to_json
@@ -40,6 +40,8 @@ from stream.log.api import (
 )
 from stream.state import FileLockedError, hold, sync
 
+T = TypeVar("T")
+
 MAX_BYTES: Final = 256 * 1024 * 1024
 """The largest value of a record."""
 _APPLICATION: Final = 0x52657370
@@ -51,7 +53,6 @@ _BUSY_SECONDS: Final = 60.0
 _TRIM_RECORDS: Final = 256
 """Records that one transaction of a trim deletes: whoever appends waits no longer than that."""
 _VACUUM_PAGES: Final = 512
-_PLACE = struct.Struct("<qq")
 
 _CREATE: Final = f"""
 PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;
@@ -60,17 +61,6 @@ CREATE TABLE log (identity TEXT NOT NULL, release TEXT NOT NULL, flushes INTEGER
 CREATE TABLE partitions (number INTEGER PRIMARY KEY, begin INTEGER NOT NULL);
 CREATE TABLE records (id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, checksum INTEGER NOT NULL,
                       headers BLOB NOT NULL, value BLOB NOT NULL);
-"""
-_FORM: Final = "SELECT * FROM pragma_application_id, pragma_user_version"
-_OPEN: Final = "SELECT identity, release, (SELECT count(*) FROM partitions) FROM log"
-_APPEND: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?)"
-_DELETE: Final = "DELETE FROM records WHERE id >= ? AND id < ?"
-_RAISE_BEGIN: Final = "UPDATE partitions SET begin = max(begin, ?) WHERE number = ?"
-_READ: Final = "SELECT * FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
-_SEEK: Final = "SELECT min(id) FROM records WHERE id >= ? AND id < ? AND time_ms >= ?"
-_BOUNDS: Final = """
-SELECT begin, coalesce((SELECT max(id) FROM records WHERE id < ?), -1)
-FROM partitions WHERE number = ?
 """
 
 
@@ -132,7 +122,11 @@ class LocalLogStore:
             for at in range(begin, stop, _TRIM_RECORDS):
                 after = min(at + _TRIM_RECORDS, stop)
                 database.write(
-                    (_DELETE, [(base, base + after)]), (_RAISE_BEGIN, [(after, partition)])
+                    ("DELETE FROM records WHERE id >= ? AND id < ?", [(base, base + after)]),
+                    (
+                        "UPDATE partitions SET begin = max(begin, ?) WHERE number = ?",
+                        [(after, partition)],
+                    ),
                 )
             database.shrink()
 
@@ -191,17 +185,19 @@ class _Database:
     def __init__(self, file: Path) -> None:
         self.file, self.name = file, file.parent.name
         self._connection: sqlite3.Connection | None = None
-        [(application, number)] = self.rows(_FORM)
+        [(application, number)] = self.rows(
+            "SELECT * FROM pragma_application_id, pragma_user_version"
+        )
         if application != _APPLICATION:
             raise self.damage("it is not a log of Resprout")
-        [(identity, release, partitions)] = self.rows(_OPEN)
+        sql = "SELECT identity, release, (SELECT count(*) FROM partitions) FROM log"
+        [(self.identity, release, partitions)] = self.rows(sql)
         if number != _FORMAT:
             raise LogFormatError(
                 f"{file} is a log of format {number}, written by Resprout {release}; this release "
                 f"reads format {_FORMAT}: use the release that wrote it, or begin the run anew in "
                 "another folder"
             )
-        self.identity: str = identity
         self.partitions = tuple(range(partitions))
 
     def base(self, partition: int) -> int:
@@ -214,25 +210,25 @@ class _Database:
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return the oldest offset that is kept, and the one that the next record will get."""
         base = self.base(partition)
-        [(begin, newest)] = self.rows(_BOUNDS, base + _STRIDE, partition)
+        sql = """SELECT begin, coalesce((SELECT max(id) FROM records WHERE id < ?), -1)
+                 FROM partitions WHERE number = ?"""
+        [(begin, newest)] = self.rows(sql, base + _STRIDE, partition)
         return begin, max(begin, newest - base + 1)
 
     def rows(self, sql: str, *values: int) -> list[Any]:
         """Carry out one statement, and return the rows that it finds."""
-        try:
-            return self._connect().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
+        return self._use(lambda connection: connection.execute(sql, values).fetchall())
 
     def write(self, *statements: tuple[str, Iterable[Sequence[Any]]]) -> None:
         """Carry out statements, each for some rows of values: all of them or, failing, none."""
-        try:
-            with self._connect() as connection:
+
+        def work(connection: sqlite3.Connection) -> None:
+            with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 for sql, rows in statements:
                     connection.executemany(sql, rows)
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
+
+        self._use(work)
 
     def shrink(self) -> None:
         """Return free pages to the file system where they are more than a quarter of all.
@@ -240,12 +236,10 @@ class _Database:
         Fewer stay, since the next records would only ask for them again.
         """
         [(pages, free)] = self.rows("SELECT * FROM pragma_page_count, pragma_freelist_count")
-        try:
-            for _ in range(0, free if 4 * free > pages else 0, _VACUUM_PAGES):
-                # A script: of a pragma, `execute` takes one step only, which returns one page.
-                self._connect().executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
+        # A script: of a pragma, `execute` takes one step only, which returns one page.
+        script = f"PRAGMA incremental_vacuum({_VACUUM_PAGES})"
+        for _ in range(0, free if 4 * free > pages else 0, _VACUUM_PAGES):
+            self._use(lambda connection: connection.executescript(script))
         self.rows("PRAGMA wal_checkpoint")
 
     def damage(self, what: str) -> LogCorruptError:
@@ -261,30 +255,32 @@ class _Database:
             self._connection.close()
             self._connection = None
 
+    def _use(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with the database, and say what an error of SQLite means."""
+        try:
+            return work(self._connection or self._connect())
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise self.damage(str(error)) from error
+            raise OSError(
+                f"{self.file}: {error}; what was to be written is not in the log: look at its disk"
+            ) from error
+
     def _connect(self) -> sqlite3.Connection:
         """Open the database; where its folder cannot be written, as one that does not change."""
-        if self._connection is None:
-            ahead = self.file.with_name(f"{self.file.name}-wal")
-            is_fixed = not os.access(ahead.parent, os.W_OK) and not ahead.exists()
-            self._connection = sqlite3.connect(
-                f"{self.file.absolute().as_uri()}?{'immutable=1' if is_fixed else 'mode=rw'}",
-                timeout=_BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-                uri=True,
-            )
-            # Records that are deleted are not overwritten with zeros, as some builds would.
-            self._connection.executescript("PRAGMA secure_delete = 0; PRAGMA synchronous = NORMAL")
-        return self._connection
-
-    def _explained(self, error: sqlite3.Error) -> Exception:
-        """Say what an error of SQLite means."""
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return self.damage(str(error))
-        return OSError(
-            f"{self.file}: {error}; what was to be written is not in the log: look at its disk"
+        ahead = self.file.with_name(f"{self.file.name}-wal")
+        is_fixed = not os.access(ahead.parent, os.W_OK) and not ahead.exists()
+        self._connection = sqlite3.connect(
+            f"{self.file.absolute().as_uri()}?{'immutable=1' if is_fixed else 'mode=rw'}",
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=True,
         )
+        # Records that are deleted are not overwritten with zeros, as some builds would.
+        self._connection.executescript("PRAGMA secure_delete = 0; PRAGMA synchronous = NORMAL")
+        return self._connection
 
     def __del__(self) -> None:
         self.close()
@@ -313,7 +309,8 @@ class LocalLogReader:
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on; none at the end."""
         base = self._database.base(partition)
-        rows = self._database.rows(_READ, base + max(offset, 0), base + _STRIDE, max_records)
+        sql = "SELECT * FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+        rows = self._database.rows(sql, base + max(offset, 0), base + _STRIDE, max_records)
         if not rows or not rows[0][0] - base == offset == rows[-1][0] - base - len(rows) + 1:
             begin = self.begin(partition)
             if offset < begin:
@@ -352,7 +349,8 @@ class LocalLogReader:
         Times need not grow along the log, so all records before the answer are looked at.
         """
         base = self._database.base(partition)
-        [(found,)] = self._database.rows(_SEEK, base, base + _STRIDE, time_ms)
+        sql = "SELECT min(id) FROM records WHERE id >= ? AND id < ? AND time_ms >= ?"
+        [(found,)] = self._database.rows(sql, base, base + _STRIDE, time_ms)
         return self.end(partition) if found is None else int(found) - base
 
     def close(self) -> None:
@@ -401,7 +399,9 @@ class LocalLogWriter:
         if self._closed:
             raise ValueError(f"log {self._database.name!r}: this writer is closed; open another")
         if records:
-            self._database.write((_APPEND, _rows(records, first)))
+            self._database.write(
+                ("INSERT INTO records VALUES (?, ?, ?, ?, ?)", _rows(records, first))
+            )
             self._ends[partition] += len(records)
             self._dirty = True
 
@@ -445,4 +445,4 @@ def _headers(written: bytes) -> Headers:
 
 
 def _checksum(at: int, time_ms: int, headers: bytes, value: bytes) -> int:
-    return crc32(value, crc32(headers, crc32(_PLACE.pack(at, time_ms))))
+    return crc32(value, crc32(headers, crc32(struct.pack("<qq", at, time_ms))))

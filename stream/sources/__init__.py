@@ -1,7 +1,6 @@
 """Where clicks come from: a source is attached to a store of logs, and its feed appends to them.
 
 ``files``      replay of a file: CSV, TSV, JSON Lines, Parquet
-``tables``     how a file is read, row by row
 ``generator``  a synthetic stream that drifts, and its truth
 ``truth``      the settings of that stream, and the world that its events are drawn from
 ``drift``      the kinds of drift

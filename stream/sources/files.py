@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -10,20 +13,179 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, Protocol, cast
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from stream import topics
-from stream.batch import encode_valid
+from stream.batch import EPOCH, ClickEvent, Reason, encode_valid, explain
 from stream.codec import END, columnar_record, end_record, kind_of, raw_record
-from stream.events import EPOCH, ClickEvent, Fault, Reason, explain
 from stream.log.api import LogStore, LogWriter, Record, StoredRecord
 from stream.schema import Columns, FeatureSchema
-from stream.sources.tables import FileRow, JsonTable, open_table
 
+_LOOKED_AT: Final = 1000
+"""Lines of JSON whose keys count as the columns of the file."""
+_PARQUET_ROWS: Final = 4096
 _UNITS = {"seconds": timedelta(seconds=1), "milliseconds": timedelta(milliseconds=1)}
 _LABELS: dict[object, int] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
+
+
+class FileRow(NamedTuple):
+    """One row of a file."""
+
+    line: int
+    """Where it begins, from 1, the header counted; in Parquet the number of the row."""
+    raw: bytes | None
+    """As it stands in the file; None in Parquet, where it does not stand in one place."""
+    cells: Mapping[str, object] | str | None
+    """By column; a text says why there are none, None that they were not asked for."""
+
+
+class Table(Protocol):
+    """A file that can be read row by row, as often as one likes."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns, after a look at the file's beginning."""
+
+    def rows(self) -> Iterator[FileRow]:
+        """Read all rows, in order."""
+
+
+def open_table(path: Path) -> Table:
+    """Choose how to read a file, by its suffix.
+
+    >>> open_table(Path("clicks.xlsx"))
+    Traceback (most recent call last):
+    ...
+    ValueError: cannot read clicks.xlsx: unknown suffix '.xlsx'; known: .csv, .csv.gz, .jsonl,
+        .jsonl.gz, .ndjson, .ndjson.gz, .parquet, .tsv, .tsv.gz
+    """
+    suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    match suffix.removesuffix(".gz"):
+        case ".csv":
+            return DelimitedTable(path, ",")
+        case ".tsv":
+            return DelimitedTable(path, "\t")
+        case ".jsonl" | ".ndjson":
+            return JsonTable(path)
+        case ".parquet" if suffix == ".parquet":
+            return ParquetTable(path)
+    text = (".csv", ".tsv", ".jsonl", ".ndjson")
+    known = ", ".join(sorted([*text, *(f"{one}.gz" for one in text), ".parquet"]))
+    raise ValueError(f"cannot read {path}: unknown suffix {suffix!r}; known: {known}")
+
+
+@dataclass(frozen=True, slots=True)
+class DelimitedTable:
+    """CSV or TSV in UTF-8, with a header and cells quoted as RFC 4180 has it."""
+
+    path: Path
+    delimiter: str
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the header."""
+        with self._text() as file:
+            header = next(csv.reader(file, delimiter=self.delimiter), None)
+        if header is None:
+            raise ValueError(f"{self.path} is empty; its first line must name the columns")
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise ValueError(f"{self.path} has two columns {twice[0]!r}; rename one of them")
+        return tuple(header)
+
+    def rows(self) -> Iterator[FileRow]:
+        """Read the rows below the header; empty lines are passed over."""
+        taken: list[str] = []
+
+        def lines() -> Iterator[str]:
+            """Note what the CSV reader takes, which does not say it."""
+            for line in file:
+                taken.append(line)
+                yield line
+
+        with self._text() as file:
+            reader = csv.reader(lines(), delimiter=self.delimiter)
+            header = next(reader, [])
+            while True:
+                taken.clear()
+                begin, fault, cells = reader.line_num + 1, "", None
+                try:
+                    cells = next(reader, None)
+                except csv.Error as error:
+                    fault = f"no row: {error}"
+                if cells and len(cells) != len(header):
+                    fault = f"{len(cells)} cells under {len(header)} columns"
+                if cells is None and not fault:
+                    return
+                if cells or fault:
+                    raw = "".join(taken).rstrip("\r\n").encode("utf-8", "surrogateescape")
+                    yield FileRow(begin, raw, fault or dict(zip(header, cells or (), strict=True)))
+
+    def _text(self) -> io.TextIOWrapper:
+        """Open the file; bytes that are not UTF-8 survive as surrogates."""
+        return io.TextIOWrapper(_bytes(self.path), "utf-8-sig", "surrogateescape", newline="")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonTable:
+    """JSON Lines: an object a line."""
+
+    path: Path
+
+    def columns(self) -> tuple[str, ...]:
+        """Return all keys of the first thousand lines."""
+        rows = islice(self.rows(), _LOOKED_AT)
+        found = [row.cells for row in rows if isinstance(row.cells, dict)]
+        return tuple(dict.fromkeys(name for cells in found for name in cells))
+
+    def rows(self) -> Iterator[FileRow]:
+        """Read the lines; empty ones are passed over."""
+        for row in self.lines():
+            try:
+                cells = json.loads(row.raw or b"")
+                cells = cells if isinstance(cells, dict) else "no JSON object"
+            except (ValueError, RecursionError) as error:
+                cells = f"no JSON: {error}"
+            yield row._replace(cells=cells)
+
+    def lines(self) -> Iterator[FileRow]:
+        """Read the lines unparsed."""
+        with _bytes(self.path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield FileRow(number, line.rstrip(b"\r\n"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetTable:
+    """Parquet; lists become several values."""
+
+    path: Path
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the names in the file's schema."""
+        try:
+            return tuple(pq.read_schema(self.path).names)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{self.path} is not a whole Parquet file: {error}; write it anew"
+            ) from error
+
+    def rows(self) -> Iterator[FileRow]:
+        """Read the rows."""
+        names, line = self.columns(), 0
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for cells in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                    line += 1
+                    yield FileRow(line, None, dict(zip(names, cells, strict=True)))
+
+
+def _bytes(path: Path) -> IO[bytes]:
+    """Open a file that may be gzipped."""
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +207,16 @@ class FileSource:
             raise FileNotFoundError(f"no file {self.path} to replay; check its name")
         if self.records_events < 1:
             raise ValueError(f"records_events is {self.records_events}; it must be at least 1")
-        table = open_table(self.path)
+        table, columns = open_table(self.path), self.schema.columns or Columns()
         there = table.columns()
         if isinstance(table, JsonTable) and self.schema.columns is None:
             return
-        for column, use in _needed(self.schema):
-            if column not in there:
+        needed = {
+            use: getattr(columns, use) for use in ("event_time", "label", "event_id", "weight")
+        }
+        needed |= {f"feature {name}": columns.of(name) for name in self.schema.names}
+        for use, column in needed.items():
+            if column is not None and column not in there:
                 raise ValueError(
                     f"{self.path} has no column {column!r} ({use}); there: {', '.join(there)}; "
                     "the schema's [columns] table can name another"
@@ -106,38 +272,6 @@ class FileSource:
             )
 
 
-class _Mapping:
-    """Which column of a file becomes what of an event."""
-
-    def __init__(self, schema: FeatureSchema) -> None:
-        columns = schema.columns or Columns()
-        self._columns = columns
-        self._numeric = [(f.name, columns.of(f.name)) for f in schema.numeric]
-        self._categorical = [
-            (f.name, columns.of(f.name), columns.separator if f.max_values > 1 else None)
-            for f in schema.categorical
-        ]
-
-    def event(self, row: FileRow) -> ClickEvent:
-        """Validate one row. Raises :class:`pydantic.ValidationError`."""
-        if not isinstance(row.cells, Mapping):
-            return ClickEvent.model_validate_json(row.raw or b"")
-        cells, columns = row.cells, self._columns
-        event: dict[str, object] = {
-            "event_id": str(row.line) if columns.event_id is None else cells.get(columns.event_id),
-            "event_time": _time(cells.get(columns.event_time), columns.time_format),
-            "label": _label(cells.get(columns.label)),
-            "numeric": {name: _cell(cells.get(column)) for name, column in self._numeric},
-            "categorical": {
-                name: _values(cells.get(column), separator)
-                for name, column, separator in self._categorical
-            },
-        }
-        if columns.weight is not None:
-            event["weight"] = cells.get(columns.weight)
-        return ClickEvent.model_validate(event)
-
-
 class FileFeed:
     """A file on its way into the ``clicks`` log.
 
@@ -147,13 +281,16 @@ class FileFeed:
     """
 
     def __init__(self, source: FileSource, writer: LogWriter, last: StoredRecord | None) -> None:
-        self._source = source
-        self._writer = writer
+        self._source, self._writer = source, writer
+        self.flush, self.close = writer.flush, writer.close
         self._ended = last is not None and kind_of(last) == END
         self._done = int((last.header("rows") or b"0").decode()) if last is not None else 0
         self._time_ms = last.record.time_ms if last is not None else 0
-        self._rows = islice(_rows(source), self._done, None)
-        self._mapping = _Mapping(source.schema)
+        table = open_table(source.path)
+        as_events = isinstance(table, JsonTable) and source.schema.columns is None
+        rows = table.lines() if isinstance(table, JsonTable) and as_events else table.rows()
+        self._rows = islice(rows, self._done, None)
+        self._columns = source.schema.columns or Columns()
         self._content = source.content
 
     def step(self) -> int | None:
@@ -172,53 +309,69 @@ class FileFeed:
             self._writer.flush()
         return len(rows) or None
 
-    def flush(self) -> None:
-        """Return once all that was appended survives a crash."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flush, and let the next writer in."""
-        self._writer.close()
-
     def _records(self, rows: Sequence[FileRow]) -> list[Record]:
         """Turn a chunk into records: columnar ones, parted by a raw one for each invalid row."""
         schema = self._source.schema
-        events, at, faults = self._events(rows)
+        events: list[ClickEvent] = []
+        at: list[int] = []
+        faults: dict[int, tuple[Reason, str]] = {}
+        for row, found in enumerate(rows):
+            try:
+                if isinstance(found.cells, str):
+                    faults[row] = (Reason.UNPARSABLE, found.cells)
+                else:
+                    events.append(self._event(found.line, found.raw, found.cells))
+                    at.append(row)
+            except ValidationError as error:
+                faults[row] = explain(error)
         batch, bad = encode_valid(events, schema)
-        faults |= {at[fault.row]: Fault(at[fault.row], *fault[1:]) for fault in bad}
-        valid = np.array([row not in faults for row in range(len(rows))], np.int64)
-        before = [0, *np.cumsum(valid).tolist()]
-        records, begin, start = [], 0, self._done
-        for row in [*sorted(faults), len(rows)]:
+        faults |= {at[row]: (reason, detail) for row, reason, detail in bad}
+        records: list[Record] = []
+        start, taken = self._done, 0
+        for before, row in enumerate([*sorted(faults), len(rows)]):
             self._done = start + row
-            if row > begin:
-                part = batch[before[begin] : before[row]]
+            if row - before > taken:
+                part = batch[taken : row - before]
+                taken = row - before
                 self._time_ms = int(part.time_ms[0])
                 records.append(columnar_record(part, schema, self._headers()))
             if row < len(rows):
                 self._done += 1
-                line = ("line", str(rows[row].line).encode())
-                why = (faults[row].reason, faults[row].detail)
-                headers = (*self._headers(), line)
-                records.append(raw_record(_raw(rows[row]), why, headers, self._time_ms))
-            begin = row + 1
+                line, raw, cells = rows[row]
+                if raw is None:
+                    raw = json.dumps(cells, default=str, ensure_ascii=False).encode()
+                headers = (*self._headers(), ("line", str(line).encode()))
+                records.append(raw_record(raw, faults[row], headers, self._time_ms))
         return records
 
-    def _events(
-        self, rows: Sequence[FileRow]
-    ) -> tuple[list[ClickEvent], list[int], dict[int, Fault]]:
-        """Validate rows: the events, the row of each, and by row what is wrong with the others."""
-        events, at, faults = [], [], {}
-        for row, found in enumerate(rows):
-            if isinstance(found.cells, str):
-                faults[row] = Fault(row, Reason.UNPARSABLE, found.cells)
-                continue
-            try:
-                events.append(self._mapping.event(found))
-                at.append(row)
-            except ValidationError as error:
-                faults[row] = Fault(row, *explain(error))
-        return events, at, faults
+    def _event(
+        self, line: int, raw: bytes | None, cells: Mapping[str, object] | None
+    ) -> ClickEvent:
+        """Validate one row. Raises :class:`pydantic.ValidationError`."""
+        if cells is None:
+            return ClickEvent.model_validate_json(raw or b"")
+        columns, schema = self._columns, self._source.schema
+        label = cells.get(columns.label)
+        event: dict[str, Any] = {
+            "event_id": str(line) if columns.event_id is None else cells.get(columns.event_id),
+            "event_time": _time(cells.get(columns.event_time), columns.time_format),
+            # 0 and 1 however a file writes them; anything else stays what it is.
+            "label": _LABELS.get(label, label) if isinstance(label, (str, int, float)) else label,
+            "numeric": {
+                one.name: None if (cell := cells.get(columns.of(one.name))) == "" else cell
+                for one in schema.numeric
+            },
+            "categorical": {
+                one.name: _values(
+                    cells.get(columns.of(one.name)),
+                    columns.separator if one.max_values > 1 else None,
+                )
+                for one in schema.categorical
+            },
+        }
+        if columns.weight is not None:
+            event["weight"] = cells.get(columns.weight)
+        return ClickEvent.model_validate(event)
 
     def _headers(self) -> tuple[tuple[str, bytes], ...]:
         """Say how far the file has been read, for whoever goes on."""
@@ -228,31 +381,6 @@ class FileFeed:
             ("schema", self._source.schema.digest.encode()),
             ("content", self._content.encode()),
         )
-
-
-def _rows(source: FileSource) -> Iterator[FileRow]:
-    table = open_table(source.path)
-    if isinstance(table, JsonTable) and source.schema.columns is None:
-        return table.lines()
-    return table.rows()
-
-
-def _needed(schema: FeatureSchema) -> Iterator[tuple[str, str]]:
-    """Name the columns that a file must have, and what each is for."""
-    columns = schema.columns or Columns()
-    yield columns.event_time, "event_time"
-    yield columns.label, "label"
-    if columns.event_id is not None:
-        yield columns.event_id, "event_id"
-    if columns.weight is not None:
-        yield columns.weight, "weight"
-    for name in schema.names:
-        yield columns.of(name), f"feature {name}"
-
-
-def _cell(value: object) -> object:
-    """Take an empty cell as missing."""
-    return None if value == "" else value
 
 
 def _values(value: object, separator: str | None) -> object:
@@ -266,11 +394,6 @@ def _values(value: object, separator: str | None) -> object:
     return value
 
 
-def _label(value: object) -> object:
-    """Take 0 and 1 however a file writes them; anything else stays what it is."""
-    return _LABELS.get(value, value) if isinstance(value, (str, int, float)) else value
-
-
 def _time(value: object, time_format: str) -> object:
     """Turn a count since 1970 into a time; what is none stays as it is, and is found invalid."""
     if time_format == "iso":
@@ -279,10 +402,3 @@ def _time(value: object, time_format: str) -> object:
         if isinstance(value, (str, int, float)):
             return EPOCH + float(value) * _UNITS[time_format]
     return None
-
-
-def _raw(row: FileRow) -> bytes:
-    """Return the bytes of a row, for Parquet its cells as JSON."""
-    if row.raw is not None:
-        return row.raw
-    return json.dumps(row.cells, default=str, ensure_ascii=False).encode()

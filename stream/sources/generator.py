@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream import codec, columnar, topics
-from stream.batch import ClickBatch
-from stream.events import EPOCH, ClickEvent
-from stream.log.api import Headers, LogStore, LogWriter, Record, StoredRecord
+from stream.batch import EPOCH, ClickBatch, ClickEvent
+from stream.log.api import Headers, LogStore, Record, StoredRecord
 from stream.schema import FeatureSchema
 from stream.sources.truth import Block, GeneratorConfig, Truth
 
@@ -78,48 +77,65 @@ def _resume_at(last: StoredRecord | None, identity: bytes) -> int:
     return int(count)
 
 
-@dataclass
 class GeneratorFeed:
-    """Appends the stream to the logs, a block a step or less; truth first, so no click lacks it."""
+    """Appends the stream to the logs, a block a step or less; truth first, so no click lacks it.
 
-    source: GeneratorSource
-    store: LogStore
-    count: int
-    """Events in the click log."""
-    ended: bool
-    step_events: int | None = None
-    """Most events of a step, a multiple of those of a record; None: the rest of a block."""
-    _truth: Truth = field(init=False)
-    _clicks: LogWriter = field(init=False)
-    _truths: LogWriter = field(init=False)
-    _truth_count: int = field(init=False)
-    _bucket: dict[tuple[int, int, int], int] = field(init=False, default_factory=dict)
-    _made: tuple[Block, ClickBatch] | None = field(init=False, default=None)
-    """The last block, and its clicks."""
+    Parameters
+    ----------
+    source
+        Makes the events.
+    store
+        Holds the logs.
+    count
+        Events in the click log.
+    ended
+        Whether that holds the end record.
 
-    def __post_init__(self) -> None:
-        self._truth = Truth(self.source.config, self.source.seed)
-        self._clicks = self.store.writer(topics.CLICKS)
-        self._truths = self.store.writer(topics.TRUTH)
-        with closing(self.store.reader(topics.TRUTH)) as reader:
-            self._truth_count = _resume_at(reader.last(0), self.source.identity)
-        self._catch_up()
+    Attributes
+    ----------
+    step_events
+        Most events of a step, a multiple of those of a record; None: the rest of a block.
+    """
+
+    def __init__(self, source: GeneratorSource, store: LogStore, count: int, ended: bool) -> None:
+        self.source, self.count, self.ended = source, count, ended
+        self.step_events: int | None = None
+        self._config = source.config
+        self._truth = Truth(source.config, source.seed)
+        self._clicks, self._truths = store.writer(topics.CLICKS), store.writer(topics.TRUTH)
+        self._bucket: dict[tuple[int, int, int], int] = {}
+        self._made: tuple[Block, ClickBatch] | None = None
+        with closing(store.reader(topics.TRUTH)) as reader:
+            self._truth_count = _resume_at(reader.last(0), source.identity)
+        # A crash may cost two logs unevenly: the truth of clicks may have been lost.
+        while self._truth_count < count:
+            block = self._truth.block(self._block_of(self._truth_count))
+            self._append_truth(block, self._end_of(block))
 
     def step(self) -> int | None:
         """Append the next events of a block; None once the stream has ended."""
         if self.ended:
             return None
-        if self.source.config.events is not None and self.count >= self.source.config.events:
-            end = codec.end_record(int(self._times(self.count, 1)[0]), self._headers(self.count))
-            self._clicks.append([end])
+        config, begin = self._config, self.count
+        if config.events is not None and begin >= config.events:
+            time_ms = int(self._times(begin, 1)[0])
+            self._clicks.append([codec.end_record(time_ms, self._headers(begin))])
             self.flush()
             self.ended = True
             return None
-        begin = self.count
-        block, batch = self._block(self._block_of(begin))
-        self._truths.append(list(self._truth_records(block)))
-        self._clicks.append(list(self._click_records(block, batch)))
-        return self.count - begin
+        first = self._block_of(begin)
+        if self._made is None or self._made[0].begin != first:
+            block = self._truth.block(first)
+            self._made = block, self._encode(block)
+        block, batch = self._made
+        stop = self._end_of(block)
+        if self.step_events is not None:
+            stop = min(stop, begin - (begin - first) % self.step_events + self.step_events)
+        self._append_truth(block, stop)
+        records = self._json_records if config.codec == "json" else self._columnar_records
+        self._clicks.append(list(records(block, batch, stop)))
+        self.count = stop
+        return stop - begin
 
     def flush(self) -> None:
         """Return once all that was appended survives a crash."""
@@ -131,77 +147,68 @@ class GeneratorFeed:
         self._truths.close()
         self._clicks.close()
 
-    def _catch_up(self) -> None:
-        """Write the truth of clicks whose truth was lost; a crash may cost two logs unevenly."""
-        size = self.source.config.block_events
-        if self._truth_count < self.count:
-            for begin in range(self._block_of(self._truth_count), self.count, size):
-                self._truths.append(list(self._truth_records(self._truth.block(begin))))
-
     def _block_of(self, count: int) -> int:
         """Return where the block begins that holds the event after ``count``."""
-        return count - count % self.source.config.block_events
+        return count - count % self._config.block_events
 
-    def _block(self, begin: int) -> tuple[Block, ClickBatch]:
-        """Make a block, or return it again if it is the last one made."""
-        if self._made is None or self._made[0].begin != begin:
-            block = self._truth.block(begin)
-            self._made = (block, self._encode(block))
-        return self._made
+    def _end_of(self, block: Block) -> int:
+        """Return where a block ends, or the stream inside it."""
+        end, events = block.begin + len(block.label), self._config.events
+        return end if events is None else min(end, events)
 
-    def _stop(self, block: Block) -> int:
-        """Return where this step ends: with the block, with the stream, or before."""
-        config, stop = self.source.config, block.begin + len(block.label)
-        if self.step_events is not None:
-            into = self.count % config.block_events % self.step_events
-            stop = min(stop, self.count - into + self.step_events)
-        return stop if config.events is None else min(stop, config.events)
-
-    def _stretches(self, stop: int, begin: int) -> Iterator[tuple[int, int]]:
+    def _stretches(self, block: Block, begin: int, stop: int) -> Iterator[tuple[int, int]]:
         """Cut events of a block into records, the last one short where the block is."""
-        config = self.source.config
+        size = self._config.record_events
         while begin < stop:
-            end = begin + config.record_events - begin % config.block_events % config.record_events
-            end = min(stop, end)
+            end = min(stop, begin + size - (begin - block.begin) % size)
             yield begin, end
             begin = end
 
-    def _truth_records(self, block: Block) -> Iterator[Record]:
-        for begin, end in self._stretches(self._stop(block), max(self._truth_count, block.begin)):
+    def _append_truth(self, block: Block, stop: int) -> None:
+        """Append the truth of a block, as far as that is not there."""
+        records = []
+        for begin, end in self._stretches(block, max(self._truth_count, block.begin), stop):
             probability = block.probability[begin - block.begin : end - block.begin]
-            truth = columnar.TruthBatch(begin, probability, self._truth.drifting(begin, end))
-            yield Record(
-                columnar.truth_to_bytes(truth), self._headers(end), int(self._times(begin, 1)[0])
-            )
-            self._truth_count = end
+            drift = self._truth.drifting(begin, end)
+            value = columnar.truth_to_bytes(columnar.TruthBatch(begin, probability, drift))
+            records.append(Record(value, self._headers(end), int(self._times(begin, 1)[0])))
+        self._truths.append(records)
+        self._truth_count = max(self._truth_count, stop)
 
-    def _click_records(self, block: Block, batch: ClickBatch) -> Iterator[Record]:
-        if self.source.config.codec == "json":
-            yield from self._json_records(block, batch)
-            return
-        for begin, end in self._stretches(self._stop(block), self.count):
+    def _columnar_records(self, block: Block, batch: ClickBatch, stop: int) -> Iterator[Record]:
+        for begin, end in self._stretches(block, self.count, stop):
             part = batch[begin - block.begin : end - block.begin]
             yield codec.columnar_record(part, self.source.schema, self._headers(end))
-            self.count = end
 
-    def _json_records(self, block: Block, batch: ClickBatch) -> Iterator[Record]:
+    def _json_records(self, block: Block, batch: ClickBatch, stop: int) -> Iterator[Record]:
         """Write one event a record; float32 to double and back loses nothing."""
-        names, items = self._names(block), block.contexts.item.tolist()
-        for row in range(self.count - block.begin, self._stop(block) - block.begin):
+        names = [
+            [_name(item, age) for item, age in enumerate(ages)]
+            for ages in block.generation.tolist()
+        ]
+        items = block.contexts.item.tolist()
+        for count in range(self.count, stop):
+            row = count - block.begin
             event = ClickEvent.model_construct(
-                event_id=str(block.begin + row),
+                event_id=str(count),
                 event_time=EPOCH + timedelta(milliseconds=int(batch.time_ms[row])),
                 label=1 if batch.label[row] else 0,
                 numeric={f"x_{i}": x for i, x in enumerate(batch.numeric[row].tolist())},
                 categorical={f"item_{i}": names[i][item] for i, item in enumerate(items[row])},
             )
-            yield codec.json_record(event, self._headers(block.begin + row + 1))
-            self.count = block.begin + row + 1
+            yield codec.json_record(event, self._headers(count + 1))
 
     def _encode(self, block: Block) -> ClickBatch:
-        n = len(block.label)
-        fields = range(self.source.config.fields)
-        columns = [self._buckets(block, i)[block.contexts.item[:, i]] for i in fields]
+        n, columns = len(block.label), []
+        for i, feature in enumerate(self.source.schema.categorical):
+            # The bucket of each item of the field, as the schema hashes its name.
+            buckets = np.empty(self._config.items, np.int32)
+            for item, age in enumerate(block.generation[i].tolist()):
+                key = (i, item, age)
+                if key not in self._bucket:
+                    self._bucket[key] = feature.bucket(_name(item, age))
+                buckets[item] = self._bucket[key]
+            columns.append(buckets[block.contexts.item[:, i]])
         return ClickBatch(
             label=block.label,
             weight=np.ones(n, np.float32),
@@ -210,27 +217,9 @@ class GeneratorFeed:
             categorical=np.stack(columns, axis=1),
         )
 
-    def _buckets(self, block: Block, i: int) -> NDArray[np.int32]:
-        """Bucket of each item of field ``i``, as the schema hashes its name."""
-        feature = self.source.schema.categorical[i]
-        buckets = np.empty(self.source.config.items, np.int32)
-        for item, age in enumerate(block.generation[i].tolist()):
-            key = (i, item, age)
-            if key not in self._bucket:
-                self._bucket[key] = feature.bucket(_name(item, age))
-            buckets[item] = self._bucket[key]
-        return buckets
-
-    def _names(self, block: Block) -> list[list[str]]:
-        """Name each item of each field, as of this block."""
-        return [
-            [_name(item, age) for item, age in enumerate(ages)]
-            for ages in block.generation.tolist()
-        ]
-
     def _times(self, begin: int, n: int) -> NDArray[np.int64]:
         count = np.arange(begin, begin + n, dtype=np.int64)
-        config = self.source.config
+        config = self._config
         return np.asarray(config.start_ms + count * 1000 // config.events_per_second)
 
     def _headers(self, count: int) -> Headers:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stream.messages import DriftSpan
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 from stream.sources import drift
-from stream.sources.drift import World
 
 
 class GeneratorConfig(BaseModel):
@@ -144,8 +143,7 @@ class Truth:
     """
 
     def __init__(self, config: GeneratorConfig, seed: int) -> None:
-        self.config = config
-        self.seed = seed
+        self.config, self.seed = config, seed
         self._drifts = [drift.build(options) for options in config.drifts]
         rank = np.arange(1, config.items + 1, dtype=np.float64)
         popularity = rank**-config.zipf
@@ -157,25 +155,29 @@ class Truth:
         self._network = lru_cache(maxsize=4)(self._make_network)
         self._latent = lru_cache(maxsize=2)(self._make_latent)
         self._tables = lru_cache(maxsize=4)(self._make_tables)
-        self._moments = lru_cache(maxsize=4)(self._make_moments)
         self._on_reference = lru_cache(maxsize=4)(self._make_on_reference)
 
     def block(self, begin: int) -> Block:
         """Make the block of ``block_events`` events that begins at count ``begin``."""
         world = drift.world_at(self._drifts, begin)
+        replaced = int(world.churned * self.config.items)
         rng = self._rng(_BLOCK, begin)
         contexts = self._contexts(rng, self.config.block_events)
-        probability = self._probability(world, contexts)
+        # Raw outputs become log odds of steady spread and click rate.
+        reference = _mix(world.concept, lambda k: self._on_reference(k, replaced)[0])
+        raw = _mix(world.concept, lambda k: self._standard(k, replaced, contexts))
+        mean, scale = reference.mean(), self.config.signal / reference.std()
+        intercept = _intercept(scale * (reference - mean), self.config.click_rate)
+        odds = scale * (raw - mean) + intercept + world.log_odds
+        probability = np.asarray(1 / (1 + np.exp(-odds)))
         label = (rng.random(len(probability)) < probability).astype(np.float32)
-        generation = self._generation(self._replaced(world))
-        return Block(begin, contexts, label, probability, generation)
+        return Block(begin, contexts, label, probability, self._generation(replaced))
 
     def drifting(self, begin: int, end: int) -> tuple[DriftSpan, ...]:
         """Name the drifts that run in ``begin`` <= count < ``end``."""
-        kinds = (options["kind"] for options in self.config.drifts)
         return tuple(
-            DriftSpan(drift=kind, begin=begin, end=end)
-            for kind, one in zip(kinds, self._drifts, strict=True)
+            DriftSpan(drift=options["kind"], begin=begin, end=end)
+            for options, one in zip(self.config.drifts, self._drifts, strict=True)
             if one.active(begin, end)
         )
 
@@ -188,27 +190,16 @@ class Truth:
         numeric = rng.standard_normal((n, self.config.numeric), dtype=np.float32)
         return Contexts(item.astype(np.int64), numeric)
 
-    def _probability(self, world: World, contexts: Contexts) -> Doubles:
-        """Turn raw network outputs into log odds of steady spread and click rate."""
-        replaced = self._replaced(world)
-        reference = _mix(world.concept, lambda k: self._on_reference(k, replaced))
-        raw = _mix(world.concept, lambda k: self._standard(k, replaced, contexts))
-        mean, scale = reference.mean(), self.config.signal / reference.std()
-        intercept = _intercept(scale * (reference - mean), self.config.click_rate)
-        odds = scale * (raw - mean) + intercept + world.log_odds
-        return np.asarray(1 / (1 + np.exp(-odds)))
-
     def _standard(self, concept: int, replaced: int, contexts: Contexts) -> Doubles:
         """Return one network's output, shifted and scaled to mean 0, variance 1."""
-        mean, spread = self._moments(concept, replaced)
+        _, mean, spread = self._on_reference(concept, replaced)
         return (self._output(concept, replaced, contexts).astype(np.float64) - mean) / spread
 
-    def _make_moments(self, concept: int, replaced: int) -> tuple[float, float]:
+    def _make_on_reference(self, concept: int, replaced: int) -> tuple[Doubles, float, float]:
+        """Return the same of the reference, and the mean and spread that it had."""
         output = self._output(concept, replaced, self._reference).astype(np.float64)
-        return float(output.mean()), float(output.std())
-
-    def _make_on_reference(self, concept: int, replaced: int) -> Doubles:
-        return self._standard(concept, replaced, self._reference)
+        mean, spread = float(output.mean()), float(output.std())
+        return (output - mean) / spread, mean, spread
 
     def _output(self, concept: int, replaced: int, contexts: Contexts) -> Floats:
         network = self._network(concept)
@@ -244,12 +235,8 @@ class Truth:
         for i, j in self._network(concept).pairs:
             table = latent[i] @ latent[j].T
             table = table - weight @ table @ weight
-            table = table / np.sqrt(weight @ (table * table) @ weight)
-            tables.append(table.astype(np.float32))
+            tables.append((table / np.sqrt(weight @ table**2 @ weight)).astype(np.float32))
         return tuple(tables)
-
-    def _replaced(self, world: World) -> int:
-        return int(world.churned * self.config.items)
 
     def _generation(self, replaced: int) -> NDArray[np.int64]:
         """Count how often each item of each field has been replaced, (fields, items)."""
@@ -264,11 +251,10 @@ class Truth:
     def _make_latent(self, replaced: int) -> Doubles:
         """Latent vectors of the items alive, (fields, items, latent_dim)."""
         config, generation = self.config, self._generation(replaced)
-        shape = (config.fields, config.items, config.latent_dim)
-        latent = np.empty(shape)
+        latent = np.empty((config.fields, config.items, config.latent_dim))
         for age in np.unique(generation):
             chosen = generation == age
-            latent[chosen] = self._rng(_LATENT, int(age)).standard_normal(shape)[chosen]
+            latent[chosen] = self._rng(_LATENT, int(age)).standard_normal(latent.shape)[chosen]
         return latent
 
 

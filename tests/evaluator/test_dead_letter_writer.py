@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from evaluator.publishing import DeadLetterWriter, IdempotentWriter
 from evaluator.worker import load, save
 from stream import topics
+from stream.batch import Reason
 from stream.codec import Invalid
-from stream.events import Reason
 from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Position

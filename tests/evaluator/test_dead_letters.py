@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stream.batch import ClickBatch
+from stream.batch import ClickBatch, Reason
 from stream.codec import columnar_record, end_record, raw_record
 from stream.columnar import to_bytes
-from stream.events import Reason
 from stream.log import Record
 from stream.messages import DeadLetter
 from stream.schema import FeatureSchema, NumericFeature

@@ -5,7 +5,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from stream.codec import decode_json
+from stream.codec import decode
 from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from stream.schema import load_schema
@@ -33,7 +33,7 @@ def test_what_the_producer_sends_are_valid_events_of_the_schema(
     offset = events = clicks = 0
     with closing(kafka_home.reader("clicks")) as log:
         while records := log.read(0, offset, 5_000):
-            decoded = decode_json(records, schema)
+            decoded = decode(records, schema)
             assert decoded.invalid == ()
             events += len(decoded.batch)
             clicks += int(decoded.batch.label.sum())

@@ -15,9 +15,8 @@ from resprout.folder import RunFolder
 from resprout.run import execute
 from resprout.spec import ExternalSource, RunDefinition
 from stream import topics
-from stream.batch import encode
+from stream.batch import ClickEvent, Reason, encode
 from stream.codec import Invalid, columnar_record, dead_letter, end_record, raw_record
-from stream.events import ClickEvent, Reason
 from stream.log import Headers, Record
 from stream.messages import dump
 from stream.schema import FeatureSchema, NumericFeature

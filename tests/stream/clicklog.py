@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from stream import topics
-from stream.batch import ClickBatch
+from stream.batch import ClickBatch, ClickEvent, Reason
 from stream.codec import columnar_record, end_record, json_record, raw_record
-from stream.events import ClickEvent, Reason
 from stream.log import LogReader, Record
 from stream.log.local import LocalLogStore
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature

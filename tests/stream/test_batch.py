@@ -9,8 +9,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.batch import ClickBatch, encode, encode_valid, standardise
-from stream.events import ClickEvent, Reason
+from stream.batch import ClickBatch, ClickEvent, Reason, encode, encode_valid, standardise
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 SCHEMA = FeatureSchema(

@@ -5,17 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from stream.batch import Reason
 from stream.codec import (
     Decoded,
     columnar_record,
-    decode_columnar,
-    decode_json,
-    decode_record,
+    decode,
     end_record,
     json_record,
     raw_record,
 )
-from stream.events import Reason
 from stream.log import Record, StoredRecord
 from stream.messages import Position
 from stream.schema import FeatureSchema, NumericFeature
@@ -25,8 +23,8 @@ from tests.stream.clicklog import SCHEMA
 OFFSET = 7
 
 
-def decode(record: Record) -> Decoded:
-    return decode_record(StoredRecord(0, OFFSET, OFFSET + 1, record), SCHEMA)
+def decoded_of(record: Record) -> Decoded:
+    return decode([StoredRecord(0, OFFSET, OFFSET + 1, record)], SCHEMA)
 
 
 def reasons(decoded: Decoded) -> list[tuple[Position, Reason]]:
@@ -34,15 +32,15 @@ def reasons(decoded: Decoded) -> list[tuple[Position, Reason]]:
 
 
 def test_a_json_record_holds_one_event() -> None:
-    decoded = decode(json_record(clicklog.event(3)))
+    decoded = decoded_of(json_record(clicklog.event(3)))
     assert decoded.batch.numeric.tolist() == [[3.0]]
-    assert (decoded.offsets.tolist(), decoded.rows.tolist()) == ([OFFSET], [0])
+    assert decoded.places.tolist() == [[OFFSET, 0]]
     assert not decoded.end
 
 
 def test_a_record_without_a_kind_is_json() -> None:
     value = json_record(clicklog.event(3)).value
-    assert decode(Record(value)).batch.numeric.tolist() == [[3.0]]
+    assert decoded_of(Record(value)).batch.numeric.tolist() == [[3.0]]
 
 
 def test_a_json_record_bears_its_event_time() -> None:
@@ -50,14 +48,14 @@ def test_a_json_record_bears_its_event_time() -> None:
 
 
 def test_a_columnar_record_holds_its_rows() -> None:
-    decoded = decode(clicklog.columnar(10, 4))
+    decoded = decoded_of(clicklog.columnar(10, 4))
     assert decoded.batch.numeric[:, 0].tolist() == [10, 11, 12, 13]
-    assert (decoded.offsets.tolist(), decoded.rows.tolist()) == ([OFFSET] * 4, [0, 1, 2, 3])
+    assert decoded.places.tolist() == [[OFFSET, row] for row in range(4)]
     assert decoded.invalid == ()
 
 
 def test_an_end_record_ends_the_input() -> None:
-    decoded = decode(end_record())
+    decoded = decoded_of(end_record())
     assert (decoded.end, len(decoded.batch), decoded.invalid) == (True, 0, ())
 
 
@@ -71,8 +69,8 @@ def test_bad_rows_of_a_columnar_record_are_left_out_one_by_one() -> None:
     batch.categorical[6] = 50
     batch.categorical[7] = -1
     batch.label[7] = -1
-    decoded = decode(columnar_record(batch, SCHEMA))
-    assert decoded.rows.tolist() == [0, 8]
+    decoded = decoded_of(columnar_record(batch, SCHEMA))
+    assert decoded.places[:, 1].tolist() == [0, 8]
     assert decoded.batch.time_ms.tolist() == [0, 8000]
     assert reasons(decoded) == [
         (Position(OFFSET, 1), Reason.LABEL),
@@ -86,7 +84,7 @@ def test_bad_rows_of_a_columnar_record_are_left_out_one_by_one() -> None:
 
 
 def test_a_bad_row_is_kept_as_json() -> None:
-    invalid = decode(clicklog.columnar(5, 2, bad=[1])).invalid[0]
+    invalid = decoded_of(clicklog.columnar(5, 2, bad=[1])).invalid[0]
     assert json.loads(invalid.raw) == {
         "label": 2.0,
         "weight": 1.0,
@@ -122,7 +120,7 @@ def test_a_bad_row_is_kept_as_json() -> None:
 def test_a_record_that_cannot_be_used_is_one_invalid_event(
     record: Record, reason: Reason, detail: str
 ) -> None:
-    decoded = decode(record)
+    decoded = decoded_of(record)
     assert len(decoded.batch) == 0
     assert reasons(decoded) == [(Position(OFFSET, 0), reason)]
     assert detail in decoded.invalid[0].detail
@@ -132,20 +130,20 @@ def test_a_record_that_cannot_be_used_is_one_invalid_event(
 def test_a_columnar_record_of_another_schema_is_invalid_as_a_whole() -> None:
     other = FeatureSchema(numeric=(NumericFeature(name="y"),))
     stored = StoredRecord(0, OFFSET, OFFSET + 1, clicklog.columnar(0, 3))
-    decoded = decode_record(stored, other)
+    decoded = decode([stored], other)
     assert reasons(decoded) == [(Position(OFFSET, 0), Reason.SCHEMA)]
     assert SCHEMA.digest in decoded.invalid[0].detail
 
 
 def test_a_raw_record_brings_its_reason_file_and_line() -> None:
     headers = (("file", b"clicks.csv"), ("line", b"12"))
-    invalid = decode(raw_record(b"1,2", (Reason.LABEL, "label is 2"), headers)).invalid[0]
+    invalid = decoded_of(raw_record(b"1,2", (Reason.LABEL, "label is 2"), headers)).invalid[0]
     assert (invalid.reason, invalid.detail) == (Reason.LABEL, "label is 2")
     assert (invalid.file, invalid.line, invalid.raw) == ("clicks.csv", 12, b"1,2")
 
 
 def test_a_raw_record_without_a_known_reason_is_unparsable() -> None:
-    invalid = decode(Record(b"?", (("kind", b"raw"), ("reason", b"mood")))).invalid[0]
+    invalid = decoded_of(Record(b"?", (("kind", b"raw"), ("reason", b"mood")))).invalid[0]
     assert (invalid.reason, invalid.file, invalid.line) == (Reason.UNPARSABLE, None, None)
 
 
@@ -154,9 +152,9 @@ def test_many_json_records_decode_as_each_alone() -> None:
     values[2] = Record(b"{")
     values[4] = Record(b'{"event_id": "a", "event_time": 0, "label": 1, "numeric": {"y": 1}}')
     stored = [StoredRecord(0, 10 * n, 10 * n + 10, value) for n, value in enumerate(values)]
-    together = decode_json(stored, SCHEMA)
-    alone = [decode_record(one, SCHEMA) for one in stored]
-    assert together.offsets.tolist() == [0, 10, 30, 50]
+    together = decode(stored, SCHEMA)
+    alone = [decode([one], SCHEMA) for one in stored]
+    assert together.places[:, 0].tolist() == [0, 10, 30, 50]
     assert together.batch.numeric.tolist() == [
         row for d in alone for row in d.batch.numeric.tolist()
     ]
@@ -168,20 +166,19 @@ def test_many_columnar_records_decode_as_each_alone() -> None:
     values = [clicklog.columnar(4 * n, 4, bad=bad) for n, bad in enumerate([(), (2,), (), (0,)])]
     values.insert(2, Record(b"torn", values[0].headers))
     stored = [StoredRecord(0, 10 * n, 10 * n + 10, value) for n, value in enumerate(values)]
-    together = decode_columnar(stored, SCHEMA)
-    alone = [decode_record(one, SCHEMA) for one in stored]
+    together = decode(stored, SCHEMA)
+    alone = [decode([one], SCHEMA) for one in stored]
     assert [(one.offset, one.row) for one in together.invalid] == [(10, 2), (20, 0), (40, 0)]
     assert together.invalid == tuple(invalid for d in alone for invalid in d.invalid)
     for name in ("label", "weight", "time_ms", "numeric", "categorical"):
         rows = [row for d in alone for row in getattr(d.batch, name).tolist()]
         assert getattr(together.batch, name).tolist() == rows
-    assert together.offsets.tolist() == [at for d in alone for at in d.offsets.tolist()]
-    assert together.rows.tolist() == [row for d in alone for row in d.rows.tolist()]
+    assert together.places.tolist() == [place for d in alone for place in d.places.tolist()]
 
 
 def test_a_raw_record_with_an_absurd_line_has_none() -> None:
     headers = (("kind", b"raw"), ("reason", b"label"), ("line", b"9" * 5_000))
-    assert decode(Record(b"?", headers)).invalid[0].line is None
+    assert decoded_of(Record(b"?", headers)).invalid[0].line is None
 
 
 def test_a_json_record_takes_headers_of_ones_own() -> None:
@@ -192,6 +189,6 @@ def test_a_json_record_takes_headers_of_ones_own() -> None:
 def test_a_list_of_one_or_none_is_a_value_or_missing_also_where_there_can_be_one_only() -> None:
     event = clicklog.event(3)
     one, none = (event.model_copy(update={"categorical": {"site": v}}) for v in (["3"], []))
-    alone, listed, empty = (decode(json_record(each)).batch for each in (event, one, none))
+    alone, listed, empty = (decoded_of(json_record(each)).batch for each in (event, one, none))
     assert listed.categorical.tolist() == alone.categorical.tolist()
     assert empty.categorical.tolist() == [[1]]

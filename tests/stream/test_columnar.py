@@ -11,7 +11,6 @@ from stream.batch import ClickBatch
 from stream.columnar import (
     SchemaMismatchError,
     TruthBatch,
-    from_bytes,
     gather,
     opened,
     predictions_from_bytes,
@@ -64,6 +63,10 @@ def stream_bytes(batch: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def from_bytes(value: bytes, schema: FeatureSchema) -> ClickBatch:
+    return gather([opened(value, schema)], schema)
 
 
 def assert_same(left: ClickBatch, right: ClickBatch) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import base64
 import json
 
-from stream.codec import Invalid, dead_letter, decode_record
-from stream.events import Reason
+from stream.batch import Reason
+from stream.codec import Invalid, dead_letter, decode
 from stream.log import Record, StoredRecord
 from stream.messages import DeadLetter, dump, parse
 from tests.stream import clicklog
@@ -25,7 +25,7 @@ def test_a_dead_letter_keeps_reason_position_and_raw_bytes() -> None:
 def test_a_dead_letter_keeps_the_headers_in_order() -> None:
     headers = (("trace", b"a"), ("trace", b"\xff\x00"), ("kind", b"xml"))
     stored = StoredRecord(1, 12, 13, Record(b"<click/>", headers))
-    letter = parse(dump(dead_letter(decode_record(stored, SCHEMA).invalid[0])))
+    letter = parse(dump(dead_letter(decode([stored], SCHEMA).invalid[0])))
     assert isinstance(letter, DeadLetter)
     assert [(name, base64.b64decode(value)) for name, value in letter.headers] == list(headers)
     assert base64.b64decode(letter.raw) == b"<click/>"
@@ -34,7 +34,7 @@ def test_a_dead_letter_keeps_the_headers_in_order() -> None:
 def test_a_bad_row_of_a_columnar_record_brings_the_headers_of_its_record() -> None:
     bad = clicklog.columnar(0, 3, bad=[1])
     record = Record(bad.value, (*bad.headers, ("from", b"site-7")))
-    invalid = decode_record(StoredRecord(0, 4, 5, record), SCHEMA).invalid[0]
+    invalid = decode([StoredRecord(0, 4, 5, record)], SCHEMA).invalid[0]
     assert (invalid.row, invalid.headers) == (1, (("kind", b"columnar"), ("from", b"site-7")))
 
 
@@ -49,7 +49,7 @@ def test_a_detail_that_quotes_a_huge_name_is_cut() -> None:
     name = "x" * 1_000_000
     value = f'{{"event_id": "a", "event_time": 0, "label": 1, "numeric": {{"{name}": 1}}}}'
     stored = StoredRecord(0, 0, 1, Record(value.encode()))
-    letter = dead_letter(decode_record(stored, SCHEMA).invalid[0])
+    letter = dead_letter(decode([stored], SCHEMA).invalid[0])
     assert letter.reason == "unknown_feature"
     assert letter.detail.startswith("the schema has no 'xxx")
     assert (len(letter.detail), letter.detail[-1]) == (500, "…")

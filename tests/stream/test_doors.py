@@ -15,7 +15,7 @@ DOORS = ("stream", "stream.log", "stream.sources")
 ROOM = Path(stream.__file__).parent
 
 
-@pytest.mark.parametrize("name", [*DOORS, "stream.log.kafka", "stream.messages"])
+@pytest.mark.parametrize("name", [*DOORS, "stream.log.kafka"])
 def test_a_door_has_what_it_names(name: str) -> None:
     door = importlib.import_module(name)
     missing = [one for one in door.__all__ if not hasattr(door, one)]

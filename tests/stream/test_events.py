@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from pydantic import ValidationError
 
-from stream.events import ClickEvent, Reason, explain
+from stream.batch import ClickEvent, Reason, explain
 
 GOOD: dict[str, object] = {"event_id": "a", "event_time": "2024-05-01T12:00:00Z", "label": 1}
 

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stream import topics
-from stream.batch import ClickBatch, encode
+from stream.batch import ClickBatch, ClickEvent, Reason, encode
 from stream.codec import Invalid, end_record
-from stream.events import ClickEvent, Reason
 from stream.log import Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.reader import ClickReader

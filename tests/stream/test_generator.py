@@ -10,7 +10,7 @@ import pytest
 
 from stream import columnar, topics
 from stream.batch import ClickBatch
-from stream.codec import decode_record
+from stream.codec import decode
 from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.reader import ClickReader
@@ -158,7 +158,7 @@ def test_a_block_ends_with_a_shorter_record(tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"record_events": 300})
     home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(config, seed=3))
-    clicks = [decode_record(one, config.features) for one in home.reader(topics.CLICKS).read(0, 0)]
+    clicks = [decode([one], config.features) for one in home.reader(topics.CLICKS).read(0, 0)]
     sizes = [len(one.batch) for one in clicks if not one.end]
     assert sizes == [300, 300, 300, 100, 300, 300, 300, 100, 300]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stream.codec import COLUMNAR, END, JSON, RAW, decode_record
-from stream.events import Reason, json_schema
+from stream.batch import Reason, json_schema
+from stream.codec import COLUMNAR, END, JSON, RAW, decode
 from stream.log import Record, StoredRecord
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
@@ -69,7 +69,7 @@ def _members(value: Mapping[str, object], schema: Mapping[str, Any]) -> bool:
 def is_taken(document: object) -> bool:
     """Say what the codec decides about a record."""
     stored = StoredRecord(0, 0, 1, Record(json.dumps(document).encode()))
-    return len(decode_record(stored, FEATURES).batch) == 1
+    return len(decode([stored], FEATURES).batch) == 1
 
 
 VALID: list[dict[str, object]] = [

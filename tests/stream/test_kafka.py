@@ -516,7 +516,7 @@ def test_what_goes_wrong_on_the_way_is_told_once_and_nothing_follows_it(
     with monkeypatch.context() as broken:
         broken.setattr(writer, "_send", fail)
         writer.append(numbered(1))
-        until(lambda: writer._error is not None)
+        until(lambda: writer._failures)
     writer._held.extend((one, 0, 100) for one in numbered(1, 7))
     writer._send_held()
     with pytest.raises(RuntimeError, match="the client broke"):

@@ -53,12 +53,6 @@ class Stuck:
 
     config = CONFIG
 
-    def producer(self, **_: object) -> Stuck:
-        return self
-
-    def consumer(self, **_: object) -> Stuck:
-        return self
-
     def __getattr__(self, _: str) -> Callable[..., Stuck]:
         """Do what is asked, and say nothing of it."""
         return lambda *_, **__: self

@@ -10,7 +10,7 @@ from stream.codec import Invalid
 from stream.log import LogTrimmedError, Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.messages import Position, PositionRange
-from stream.partitions import PartitionReader
+from stream.ordering import PartitionReader
 from stream.reader import ClickReader
 from tests.stream import clicklog
 from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of

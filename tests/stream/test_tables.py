@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stream.sources.tables import open_table
+from stream.sources.files import open_table
 
 ROWS = [{"a": "1", "b": "x, y"}, {"a": "", "b": 'say "hi"'}, {"a": "3", "b": "two\nlines"}]
 

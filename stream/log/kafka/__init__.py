@@ -3,8 +3,7 @@
 ``store``       the topics of a broker, as logs
 ``topics``      topics are made, looked up and checked; records as Kafka has them
 ``reader``      reading a topic
-``writer``      writing a topic
-``lease``       one writer a topic
+``writer``      writing a topic, one writer a topic
 ``connection``  connecting, and what errors mean
 ``network``     the one module that uses what is private to kafka-python
 
@@ -38,7 +37,7 @@ time that the broker refuses           ``LogRefusedError`` with the time; the wr
 settings that delete or change events  ``LogSettingsError`` when the topic is opened
 by their time
 second writer                          ``LogLockedError`` that names it
-                                       (:mod:`stream.log.kafka.lease`)
+                                       (:mod:`stream.log.kafka.writer`)
 committing positions fails             a line in the log: only lag monitors read them
 =====================================  ==========================================================
 """

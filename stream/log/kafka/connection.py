@@ -9,13 +9,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 
-from stream.log.api import LogAccessError, LogError, LogUnreachableError
-from stream.log.config import KafkaConfig
+from stream.log.api import KafkaConfig, LogAccessError, LogError, LogUnreachableError
 from stream.log.kafka.network import Network
 
 log = logging.getLogger(__name__)
@@ -119,17 +118,38 @@ class Connector:
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL + 1)
 
-    def admin(self) -> KafkaAdminClient:
-        """Connect for questions about topics and groups; several threads may share it."""
-        return self._connect(KafkaAdminClient)
+    def connect(self, make: Callable[..., T], **options: Any) -> T:
+        """Make a client; where that fails, close everything and raise the reason.
 
-    def consumer(self, **options: Any) -> KafkaConsumer:
-        """Connect for reading."""
-        return self._connect(KafkaConsumer, metrics_enabled=False, **options)
+        A client for questions about topics and groups may be shared by several threads.
+        """
+        config, gone_ms = self.config, int(1000 * self.config.gone_seconds)
+        check_certificates(config)
+        settings = {
+            "bootstrap_servers": config.bootstrap.split(","),
+            "bootstrap_timeout_ms": min(ATTEMPT_MS, gone_ms),
+            "request_timeout_ms": max(1_000, min(30_000, gone_ms // 2)),
+            "reconnect_backoff_max_ms": 1_000,
+            "security_protocol": config.security_protocol,
+            "sasl_mechanism": config.sasl_mechanism,
+            "sasl_plain_username": config.username,
+            "sasl_plain_password": config.password and config.password.get_secret_value(),
+            "ssl_cafile": config.cafile and str(config.cafile),
+            "ssl_certfile": config.certfile and str(config.certfile),
+            "ssl_keyfile": config.keyfile and str(config.keyfile),
+        }
 
-    def producer(self, **options: Any) -> KafkaProducer:
-        """Connect for writing."""
-        return self._connect(KafkaProducer, metrics_enabled=False, **options)
+        def attempt() -> T:
+            network = Network(lambda error: _access(error) is not None)
+            named = {"client_id": client_name(), "kafka_client": network, **options}
+            try:
+                return make(**settings, **named)
+            except kafka_errors.KafkaError as error:
+                network.close()
+                reasons = [*network.reasons, error]
+                raise next(filter(_access, reasons), reasons[0]) from error
+
+        return self.retried("connecting", attempt)
 
     def retried(self, doing: str, call: Callable[[], T]) -> T:
         """Ask something of the broker, again and again while it is away.
@@ -148,71 +168,45 @@ class Connector:
         LogAccessError
             It is there, and does not let us in.
         """
-        retry = RetryPolicy(self.config, doing)
         # The first attempt may take long itself.
-        retry.begin()
+        retry = RetryPolicy(self.config, doing, time.monotonic())
         while True:
             try:
                 return call()
             except kafka_errors.KafkaError as error:
                 retry.wait(error)
 
-    def _connect(self, make: Callable[..., Any], **options: Any) -> Any:
-        check_certificates(self.config)
-        return self.retried("connecting", lambda: self._attempt(make, options))
-
-    def _attempt(self, make: Callable[..., Any], options: dict[str, Any]) -> Any:
-        """Connect once; where that fails, close everything and raise the reason."""
-        network = Network(lambda error: _access(error) is not None)
-        named = {"client_id": client_name(), "kafka_client": network, **options}
-        try:
-            return make(**_options(self.config), **named)
-        except kafka_errors.KafkaError as error:
-            network.close()
-            reasons = [*network.reasons, error]
-            raise next(filter(_access, reasons), reasons[0]) from error
-
 
 class NotYetError(Exception):
     """The broker has just answered, but what is waited for does not come; says what that is."""
 
 
+@dataclass(slots=True)
 class RetryPolicy:
-    """How long something is tried again that fails; one for each thing that is done.
+    """How long something is tried again that fails; one for each thing that is done."""
 
-    Parameters
-    ----------
-    config
-        Where the broker is, and how long it may be away.
-    doing
-        What is done, for the error.
-    """
-
-    def __init__(self, config: KafkaConfig, doing: str) -> None:
-        self._config = config
-        self._doing = doing
-        self._since: float | None = None
-        self._logged = False
-
-    def begin(self) -> None:
-        """Count the time from now on, instead of from the first error."""
-        self._since = time.monotonic()
+    config: KafkaConfig
+    """Where the broker is, and how long it may be away."""
+    doing: str
+    """What is done, for the error."""
+    since: float | None = None
+    """When the time began that is counted; None: with the first error."""
+    logged: bool = False
 
     def wait(self, error: Exception) -> None:
         """Pause after an error that may pass; raise what it means where it will not."""
-        meaning = explain(error, self._config, self._doing)
+        meaning = explain(error, self.config, self.doing)
         if meaning is not None:
             raise meaning from error
-        now, where = time.monotonic(), f"the broker at {self._config.bootstrap}"
-        self._since = now if self._since is None else self._since
-        away = now - self._since
-        if away >= _LOG_SECONDS and not self._logged:
-            self._logged = True
-            trouble, gone = _trouble(error), self._config.gone_seconds
-            log.warning("%s: %s %s; trying for %g s", self._doing, where, trouble, gone)
-        if away >= self._config.gone_seconds:
+        where, gone = f"the broker at {self.config.bootstrap}", self.config.gone_seconds
+        self.since = time.monotonic() if self.since is None else self.since
+        away = time.monotonic() - self.since
+        if away >= _LOG_SECONDS and not self.logged:
+            self.logged = True
+            log.warning("%s: %s %s; trying for %g s", self.doing, where, _trouble(error), gone)
+        if away >= gone:
             raise LogUnreachableError(
-                f"{self._doing}: {where} {_trouble(error, away)}; stream.kafka.gone_seconds says "
+                f"{self.doing}: {where} {_trouble(error, away)}; stream.kafka.gone_seconds says "
                 "how long to wait"
             ) from error
         time.sleep(PAUSE_SECONDS)
@@ -270,21 +264,3 @@ def _trouble(error: Exception, seconds: float | None = None) -> str:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _options(config: KafkaConfig) -> dict[str, Any]:
-    """Return what every client is configured with."""
-    gone_ms = int(1000 * config.gone_seconds)
-    return {
-        "bootstrap_servers": config.bootstrap.split(","),
-        "bootstrap_timeout_ms": min(ATTEMPT_MS, gone_ms),
-        "request_timeout_ms": max(1_000, min(30_000, gone_ms // 2)),
-        "reconnect_backoff_max_ms": 1_000,
-        "security_protocol": config.security_protocol,
-        "sasl_mechanism": config.sasl_mechanism,
-        "sasl_plain_username": config.username,
-        "sasl_plain_password": config.password and config.password.get_secret_value(),
-        "ssl_cafile": config.cafile and str(config.cafile),
-        "ssl_certfile": config.certfile and str(config.certfile),
-        "ssl_keyfile": config.keyfile and str(config.keyfile),
-    }

@@ -48,8 +48,7 @@ class OffsetCommitter:
     """
 
     def __init__(self, admin: KafkaAdminClient, group: str) -> None:
-        self._admin = admin
-        self._group = group
+        self._admin, self._group = admin, group
         self._positions: dict[TopicPartition, OffsetAndMetadata] = {}
         self._committed = time.monotonic()
         self._failed = False
@@ -144,12 +143,9 @@ class KafkaLogReader:
         topics: Topics,
         committer: OffsetCommitter | None = None,
     ) -> None:
-        self.topic = topic
-        self.identity, self.partitions = topic.identity, topic.partitions
+        self.topic, self.identity, self.partitions = topic, topic.identity, topic.partitions
         self._doing = f"reading log {topic.log!r}"
-        self._connector = connector
-        self._topics = topics
-        self._committer = committer
+        self._connector, self._topics, self._committer = connector, topics, committer
         self._fetched = {p: FetchedPartition(topic.at(p)) for p in topic.partitions}
         self._verified = time.monotonic()
         self._open: KafkaConsumer | None = None
@@ -222,7 +218,9 @@ class KafkaLogReader:
     def _consumer(self) -> KafkaConsumer:
         """Return the client, connected and assigned all partitions, of which it fetches none."""
         if self._open is None:
-            self._open = self._connector.consumer(
+            self._open = self._connector.connect(
+                KafkaConsumer,
+                metrics_enabled=False,
                 auto_offset_reset="none",
                 enable_auto_commit=False,
                 isolation_level="read_committed",

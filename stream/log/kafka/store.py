@@ -6,12 +6,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from stream.log.config import KafkaConfig
+from kafka import KafkaAdminClient
+
+from stream.log.api import KafkaConfig
 from stream.log.kafka.connection import Connector
-from stream.log.kafka.lease import Lease
 from stream.log.kafka.reader import KafkaLogReader, OffsetCommitter
 from stream.log.kafka.topics import Topics
-from stream.log.kafka.writer import KafkaLogWriter
+from stream.log.kafka.writer import KafkaLogWriter, Lease
 
 
 class KafkaLogStore:
@@ -43,10 +44,9 @@ class KafkaLogStore:
         self, config: KafkaConfig, worker: str | None = None, *, writable: bool = True
     ) -> None:
         self._connector = Connector(config)
-        self._worker = worker
-        self._admin = self._connector.admin()
+        self._worker, self.writable = worker, writable
+        self._admin = self._connector.connect(KafkaAdminClient)
         self._topics = Topics(self._connector, self._admin, writable=writable)
-        self.writable = writable
         self._guard = threading.Lock()
         self._open: list[KafkaLogReader | KafkaLogWriter] = []
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -85,13 +86,7 @@ class Topics:
 
     def __init__(self, connector: Connector, admin: KafkaAdminClient, *, writable: bool) -> None:
         self._connector, self._config = connector, connector.config
-        self._admin = admin
-        self._writable = writable
-
-    def create(self, logs: Mapping[str, int]) -> None:
-        """Make the topics that are not there, with so many partitions each."""
-        for log, partitions in logs.items():
-            self._create(log, partitions)
+        self._admin, self._writable = admin, writable
 
     def open(self, log: str) -> Topic:
         """Look a topic up; made with one partition if it is not there, or refused.
@@ -105,14 +100,18 @@ class Topics:
         """
         described = self._describe(log) if self._writable else self._describe_surely(log)
         if described is None:
-            described = self._make(log)
-        topic = Topic(
-            log,
-            self.name(log),
-            str(described["topic_id"]),
-            tuple(sorted(one["partition_index"] for one in described["partitions"])),
-            self.settings(log),
-        )
+            if not self._writable:
+                raise LogError(
+                    f"there is no log {log!r} (topic {self.name(log)!r}) on the broker at "
+                    f"{self._config.bootstrap}: either its run has not begun, or the topic is "
+                    f"gone; look at stream.kafka.bootstrap and stream.kafka.prefix "
+                    f"(now: {self._config.prefix!r})"
+                )
+            self.create({log: 1})
+            described = self._connector.retried(f"making log {log!r}", lambda: self._find(log))
+        partitions = sorted(one["partition_index"] for one in described["partitions"])
+        identity, settings = str(described["topic_id"]), self.settings(log)
+        topic = Topic(log, self.name(log), identity, tuple(partitions), settings)
         self._check(topic)
         return topic
 
@@ -145,18 +144,6 @@ class Topics:
     def name(self, log: str) -> str:
         """Return the topic of a log."""
         return self._config.prefix + check_name(log)
-
-    def _make(self, log: str) -> dict[str, Any]:
-        """Make a topic that is not there, with one partition, and look it up."""
-        if not self._writable:
-            raise LogError(
-                f"there is no log {log!r} (topic {self.name(log)!r}) on the broker at "
-                f"{self._config.bootstrap}: either its run has not begun, or the topic is gone; "
-                f"look at stream.kafka.bootstrap and stream.kafka.prefix "
-                f"(now: {self._config.prefix!r})"
-            )
-        self._create(log, 1)
-        return self._connector.retried(f"making log {log!r}", lambda: self._find(log))
 
     def _describe_surely(self, log: str) -> dict[str, Any] | None:
         """Return what the broker knows about a topic; None where there surely is none."""
@@ -195,55 +182,61 @@ class Topics:
 
         return self._connector.retried(f"looking up the settings of log {log!r}", ask)
 
-    def _create(self, log: str, partitions: int) -> None:
-        # A dead letter holds the bytes of a whole record as base64, and says why.
-        times = 2 if log == DEAD_LETTERS else 1
-        settings = {
-            "cleanup.policy": "delete",
-            "max.message.bytes": str(times * self._config.max_record_bytes),
-            "message.timestamp.after.max.ms": _ANY_TIME,
-            "message.timestamp.before.max.ms": _ANY_TIME,
-            "message.timestamp.type": "CreateTime",
-            "retention.bytes": str(self._config.retention_bytes),
-            "retention.ms": "-1",
-        }
-        asked = {
-            "num_partitions": partitions,
-            "replication_factor": self._config.replication_factor,
-            "configs": settings,
-        }
-        name = self.name(log)
+    def create(self, logs: Mapping[str, int]) -> None:
+        """Make the topics that are not there, with so many partitions each."""
+        for log, partitions in logs.items():
+            # A dead letter holds the bytes of a whole record as base64, and says why.
+            times = 2 if log == DEAD_LETTERS else 1
+            settings = {
+                "cleanup.policy": "delete",
+                "max.message.bytes": str(times * self._config.max_record_bytes),
+                "message.timestamp.after.max.ms": _ANY_TIME,
+                "message.timestamp.before.max.ms": _ANY_TIME,
+                "message.timestamp.type": "CreateTime",
+                "retention.bytes": str(self._config.retention_bytes),
+                "retention.ms": "-1",
+            }
+            asked = {
+                "num_partitions": partitions,
+                "replication_factor": self._config.replication_factor,
+                "configs": settings,
+            }
+            make = partial(self._make, self.name(log), asked)
+            self._connector.retried(f"making log {log!r}", make)
 
-        def make() -> None:
-            with suppress(kafka_errors.TopicAlreadyExistsError):
-                self._admin.create_topics({name: asked})
-                kept = ", ".join(f"{key}={settings[key]}" for key in _KEEPING)
-                logger.info("made topic %s: partitions=%d, %s", name, partitions, kept)
-            self._admin.wait_for_topics([name])
-
-        self._connector.retried(f"making log {log!r}", make)
+    def _make(self, name: str, asked: Mapping[str, Any]) -> None:
+        with suppress(kafka_errors.TopicAlreadyExistsError):
+            self._admin.create_topics({name: asked})
+            kept = ", ".join(f"{key}={asked['configs'][key]}" for key in _KEEPING)
+            logger.info("made topic %s: partitions=%d, %s", name, asked["num_partitions"], kept)
+        self._admin.wait_for_topics([name])
 
     def _check(self, topic: Topic) -> None:
         """Refuse settings that would lose records, or change their times."""
-        kept = topic.settings["retention.ms"]
-        if kept != "-1" and not self._config.allow_retention:
-            raise LogSettingsError(
-                f"topic {topic.name!r} has retention.ms={kept}: the broker deletes records whose "
-                f"event time is further back than that, however new they are; "
-                f"{_alter('retention.ms=-1')}, or set stream.kafka.allow_retention = true where "
-                "event time is the wall clock"
+        found = topic.settings
+        if found["retention.ms"] != "-1" and not self._config.allow_retention:
+            why = (
+                "the broker deletes records whose event time is further back than that, however "
+                "new they are"
             )
-        if "compact" in topic.settings["cleanup.policy"]:
-            raise LogSettingsError(
-                f"topic {topic.name!r} has cleanup.policy={topic.settings['cleanup.policy']}: the "
-                f"broker would drop records without a key; {_alter('cleanup.policy=delete')}"
+            way_out = (
+                ", or set stream.kafka.allow_retention = true where event time is the wall clock"
             )
-        if topic.settings["message.timestamp.type"] != "CreateTime":
-            raise LogSettingsError(
-                f"topic {topic.name!r} has message.timestamp.type="
-                f"{topic.settings['message.timestamp.type']}: the broker would replace event times;"
-                f" {_alter('message.timestamp.type=CreateTime')}"
-            )
+            raise _refused(topic, "retention.ms=-1", why, way_out)
+        if "compact" in found["cleanup.policy"]:
+            why = "the broker would drop records without a key"
+            raise _refused(topic, "cleanup.policy=delete", why)
+        if found["message.timestamp.type"] != "CreateTime":
+            why = "the broker would replace event times"
+            raise _refused(topic, "message.timestamp.type=CreateTime", why)
+
+
+def _refused(topic: Topic, wanted: str, why: str, way_out: str = "") -> LogSettingsError:
+    name = wanted.partition("=")[0]
+    return LogSettingsError(
+        f"topic {topic.name!r} has {name}={topic.settings[name]}: {why}; set it with "
+        f"kafka-configs.sh --alter --add-config {wanted}{way_out}"
+    )
 
 
 def to_kafka(record: Record) -> tuple[int, list[tuple[str, bytes]]]:
@@ -277,7 +270,3 @@ def wire_bytes(record: Record) -> int:
     """
     headers = sum(_HEADER_BYTES + len(name.encode()) + len(value) for name, value in record.headers)
     return _RECORD_BYTES + len(record.value) + headers
-
-
-def _alter(setting: str) -> str:
-    return f"set it with kafka-configs.sh --alter --add-config {setting}"

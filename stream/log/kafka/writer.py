@@ -1,65 +1,41 @@
-"""Writing a topic: records are sent soon after they are appended, and acknowledged at a flush."""
+"""Writing a topic: by one writer; records are sent soon and acknowledged at a flush.
+
+Kafka lets anybody write. So a writer joins the group ``resprout.writer.<topic>`` as its one static
+member and stays in it by heartbeats; a second writer first looks who is there. A holder that died
+on this machine is known to be dead and replaced at once; one that died elsewhere keeps the next one
+out until its session ends (``session_seconds``).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import MemberToRemove
 
-from stream.log.api import LogError, LogRefusedError, LogUnreachableError, Record
-from stream.log.kafka.connection import Connector, NotYetError, RetryPolicy, explain
-from stream.log.kafka.lease import Lease
+from stream.log.api import LogError, LogLockedError, LogRefusedError, LogUnreachableError, Record
+from stream.log.kafka.connection import (
+    ATTEMPT_MS,
+    PAUSE_SECONDS,
+    Connector,
+    NotYetError,
+    RetryPolicy,
+    client_name,
+    explain,
+)
 from stream.log.kafka.network import discard
 from stream.log.kafka.topics import Topic, Topics, to_kafka, wire_bytes
 
-
-class Debouncer:
-    """Makes one call a while after it was asked for, however often it was, in a thread of its own.
-
-    Parameters
-    ----------
-    call
-        Raises nothing.
-    seconds
-        From the first time it is asked for.
-
-    Examples
-    --------
-    >>> called = threading.Event()
-    >>> debouncer = Debouncer(called.set, 0.01)
-    >>> debouncer.ask()
-    >>> called.wait(10)
-    True
-    >>> debouncer.close()
-    """
-
-    def __init__(self, call: Callable[[], None], seconds: float) -> None:
-        self._call, self._seconds = call, seconds
-        self._asked, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="debouncer", daemon=True)
-        self._thread.start()
-
-    def ask(self) -> None:
-        """Have the call made."""
-        if not self._asked.is_set():
-            self._asked.set()
-
-    def close(self) -> None:
-        """Make no more calls; returns once one under way has been made."""
-        self._closed.set()
-        self._asked.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self._asked.wait() and not self._closed.wait(self._seconds):
-            self._asked.clear()
-            self._call()
-
+log = logging.getLogger(__name__)
 
 _BATCH_BYTES: Final = 512 * 1024
 _PENDING_BYTES: Final = 64 * 1024 * 1024
@@ -72,10 +48,205 @@ _LINGER_MS: Final = 20
 _FLUSH_SECONDS: Final = 1.0
 _REFUSED: Final = (kafka_errors.InvalidTimestampError, kafka_errors.InvalidRecordError)
 """The second where several records of a batch are refused."""
+_INSTANCE: Final = "writer"
+_POLL_MS: Final = 100
+_CALL_MS: Final = 1_000
+_FOREVER_MS: Final = 2_000_000_000
+_held: set[str] = set()
+"""The holders of this process."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
+class Lease:
+    """The right to write a topic.
+
+    Parameters
+    ----------
+    connector
+        How to reach the broker.
+    admin
+        The client that asks who is there.
+    topic
+        What is to be written.
+
+    Raises
+    ------
+    LogLockedError
+        Somebody else holds it.
+    """
+
+    def __init__(self, connector: Connector, admin: KafkaAdminClient, topic: Topic) -> None:
+        self._connector, self._config = connector, connector.config
+        self._admin, self._topic = admin, topic
+        self._group = f"resprout.writer.{topic.name}"
+        self._doing = f"opening log {topic.log!r} for writing"
+        self._consumer: KafkaConsumer | None = None
+        self._member = ""
+        self._checked = time.monotonic()
+        self.holder = f"{client_name()}-{_process(os.getpid())}"
+        self._wait_until_free()
+        self._join()
+
+    def check(self) -> None:
+        """Raise :class:`LogLockedError` where somebody else took over; asks now and then."""
+        if time.monotonic() - self._checked < self._config.session_seconds / 3:
+            return
+        there = self._look()
+        if there is None:
+            log.info("log %r: the session of its writer ended; joining anew", self._topic.log)
+            self._leave()
+            self._join()
+        elif there.member != self._member:
+            raise self._locked(there)
+        self._checked = time.monotonic()
+
+    def close(self) -> None:
+        """Let the next writer in."""
+        if self._consumer is None:
+            return
+        self._leave()
+        self._evict(self._member)
+
+    def _leave(self) -> None:
+        """Stop the heartbeats."""
+        _held.discard(self.holder)
+        if self._consumer is not None:
+            self._consumer.close(autocommit=False, timeout_ms=_CALL_MS)
+            self._consumer = None
+
+    def _evict(self, member: str) -> None:
+        """Take a member out of the group, if it is still there: it does not leave by itself."""
+        out = MemberToRemove(group_instance_id=_INSTANCE, member_id=member)
+        try:
+            self._admin.remove_group_members(self._group, [out])
+        except kafka_errors.KafkaError as error:
+            log.info("log %r: its writer is free when the session ends: %s", self._topic.log, error)
+
+    def _wait_until_free(self) -> None:
+        """Return once nobody is there who may be alive."""
+        begin = time.monotonic()
+        while (there := self._look()) is not None:
+            alive = _is_alive(there.client)
+            if alive is False:
+                self._evict(there.member)
+                return
+            # A session that has just been renewed lasts its whole length, and a bit to notice.
+            if alive or time.monotonic() - begin > 1.5 * self._config.session_seconds:
+                raise self._locked(there)
+            time.sleep(PAUSE_SECONDS)
+
+    def _look(self) -> _Member | None:
+        """Return who is in the group."""
+
+        def ask() -> Sequence[dict[str, Any]]:
+            found = self._admin.describe_groups([self._group])[self._group]
+            return [] if found["group_state"] in ("Dead", "Empty") else list(found["members"])
+
+        for one in self._connector.retried(self._doing, ask):
+            return _Member(one["member_id"], one["client_id"], one["client_host"].lstrip("/"))
+        return None
+
+    def _join(self) -> None:
+        """Become the member."""
+        session_ms = int(1000 * self._config.session_seconds)
+        self._consumer = consumer = self._connector.connect(
+            KafkaConsumer,
+            metrics_enabled=False,
+            client_id=self.holder,
+            group_id=self._group,
+            group_instance_id=_INSTANCE,
+            enable_auto_commit=False,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
+            max_poll_interval_ms=_FOREVER_MS,
+            auto_offset_reset="latest",
+        )
+        _held.add(self.holder)
+        at = [TopicPartition(self._topic.name, 0)]
+        try:
+            # The leader of the group must know the partitions, or all are asked to join again.
+            self._connector.retried(
+                "joining a group", lambda: consumer.beginning_offsets(at, timeout_ms=ATTEMPT_MS)
+            )
+            consumer.subscribe([self._topic.name])
+            self._become(consumer)
+        except BaseException:
+            self._leave()
+            raise
+        self._checked = time.monotonic()
+
+    def _become(self, consumer: KafkaConsumer) -> None:
+        """Join until the group knows us.
+
+        Afterwards heartbeats keep us in it; it is not polled again, so nothing is read. A broker
+        keeps the first member of a group waiting for others, by default for 3 s, so joining may
+        take as long as a session though a broker may be away for less.
+        """
+        seconds = max(self._config.gone_seconds, self._config.session_seconds)
+        config = self._config.model_copy(update={"gone_seconds": seconds})
+        retry = RetryPolicy(config, self._doing)
+        while True:
+            try:
+                consumer.poll(timeout_ms=_POLL_MS)
+                error: Exception = NotYetError("joining takes long")
+            except kafka_errors.KafkaError as failed:
+                error = failed
+            self._member = consumer.group_metadata().member_id
+            # Asked in any case: a broker that is away does not make the joining fail.
+            there = self._look()
+            if self._member and there is not None:
+                if there.member == self._member:
+                    return
+                raise self._locked(there)
+            retry.wait(error)
+
+    def _locked(self, there: _Member) -> LogLockedError:
+        return LogLockedError(
+            f"log {self._topic.log!r} (topic {self._topic.name!r}) is being written by "
+            f"{there.client} on {there.host}; stop it first"
+        )
+
+
+class _Member(NamedTuple):
+    """Who is in the group."""
+
+    member: str
+    """Given by the broker, anew with every joining."""
+    client: str
+    """As it named itself."""
+    host: str
+
+
+def _process(pid: int) -> str | None:
+    """Name a process of this machine for good: numbers come again, start times do not.
+
+    None where there is none, or none can be seen.
+    """
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    return f"{pid}.{started}.{_machine()}"
+
+
+def _machine() -> str:
+    """Name what process numbers count in: this boot of this machine or container."""
+    seen = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(seen.encode()).hexdigest()[:8]
+
+
+def _is_alive(holder: str) -> bool | None:
+    """Say whether a holder lives; None where that cannot be seen from here."""
+    process = holder.rpartition("-")[2]
+    pid, _, rest = process.partition(".")
+    if holder in _held:
+        return True
+    mine = _process(os.getpid())
+    if mine is None or not pid.isdigit() or rest.rpartition(".")[2] != _machine():
+        return None
+    return process != mine and _process(int(pid)) == process
+
+
+class _Failure(NamedTuple):
     """Why a record was not acknowledged."""
 
     error: Exception
@@ -101,30 +272,28 @@ class KafkaLogWriter:
         Looks the topic up again.
     lease
         The right to write it; given back by :meth:`close`.
+
+    Attributes
+    ----------
+    identity
+        The same as the readers see.
     """
 
     def __init__(self, topic: Topic, connector: Connector, topics: Topics, lease: Lease) -> None:
-        self.name = topic.log
-        self.topic = topic
+        self.name, self.topic, self.identity = topic.log, topic, topic.identity
         self._doing = f"writing log {topic.log!r}"
-        self._connector = connector
-        self._config = connector.config
-        self._topics = topics
-        self._lease = lease
+        self._connector, self._config = connector, connector.config
+        self._topics, self._lease = topics, lease
         self._closed = False
         self._pending_bytes = 0
         self._guard = threading.Lock()
         self._failures: list[_Failure] = []
-        self._error: Exception | None = None
         self._held: list[tuple[Record, int, int]] = []
         self._sending = threading.Lock()
         self._producer: KafkaProducer | None = self._make()
-        self._debouncer = Debouncer(self._send_held, _TOGETHER_SECONDS)
-
-    @property
-    def identity(self) -> str:
-        """The same as the readers see."""
-        return self.topic.identity
+        self._asked, self._stop = threading.Event(), threading.Event()
+        self._sender = threading.Thread(target=self._send_soon, name="sender", daemon=True)
+        self._sender.start()
 
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Send records in order; none of them where one is too large.
@@ -134,7 +303,9 @@ class KafkaLogWriter:
         LogRefusedError
             A record is larger than the topic takes, or one sent before was refused.
         """
-        self._check(partition)
+        self.topic.at(partition)
+        if self._closed:
+            raise ValueError(f"log {self.name!r}: this writer is closed; open another")
         sizes = [wire_bytes(record) for record in records]
         largest = max(sizes, default=0)
         if largest > self.topic.max_record_bytes:
@@ -142,7 +313,7 @@ class KafkaLogWriter:
         self._raise_failure()
         with self._guard:
             self._held += [(one, partition, size) for one, size in zip(records, sizes, strict=True)]
-        self._debouncer.ask()
+        self._asked.set()
         self._pending_bytes += sum(sizes)
         if self._pending_bytes > _PENDING_BYTES:
             self._await()
@@ -161,44 +332,48 @@ class KafkaLogWriter:
             self._await()
         finally:
             self._closed = True
-            self._debouncer.close()
+            self._stop.set()
+            self._asked.set()
+            self._sender.join()
             self._give_up()
             self._lease.close()
 
     def _make(self) -> KafkaProducer:
-        gone_ms = int(1000 * self._config.gone_seconds)
-        return self._connector.producer(
+        compression, largest = self._config.compression, self.topic.max_record_bytes
+        return self._connector.connect(
+            KafkaProducer,
+            metrics_enabled=False,
             acks="all",
             enable_idempotence=True,
-            batch_size=min(_BATCH_BYTES, self.topic.max_record_bytes),
-            compression_type=None
-            if self._config.compression == "none"
-            else self._config.compression,
-            delivery_timeout_ms=gone_ms + _LINGER_MS,
+            batch_size=min(_BATCH_BYTES, largest),
+            compression_type=None if compression == "none" else compression,
+            delivery_timeout_ms=int(1000 * self._config.gone_seconds) + _LINGER_MS,
             linger_ms=_LINGER_MS,
             max_block_ms=int(1000 * _FLUSH_SECONDS),
-            max_request_size=2 * self.topic.max_record_bytes,
+            max_request_size=2 * largest,
         )
 
-    def _check(self, partition: int) -> None:
-        self.topic.at(partition)
-        if self._closed:
-            raise ValueError(f"log {self.name!r}: this writer is closed; open another")
+    def _send_soon(self) -> None:
+        """Hand over what is appended a while after the first of it was, in a thread of its own."""
+        while self._asked.wait() and not self._stop.wait(_TOGETHER_SECONDS):
+            self._asked.clear()
+            self._send_held()
 
     def _send_held(self) -> None:
-        """Hand what was appended to the client, in the debouncer's thread or at a flush."""
+        """Hand what was appended to the client, in the thread above or at a flush."""
         with self._sending:
             with self._guard:
                 held, self._held = self._held, []
-            if self._failures or self._error is not None:
+            if self._failures:
                 # Nothing may follow what is lost; the next append or flush raises the error.
                 return
-            try:
-                for one in held:
-                    self._send(*one)
-            except Exception as error:
-                # Raised by the next append or flush: nobody sees the errors of this thread.
-                self._error = error
+            for record, partition, size in held:
+                try:
+                    self._send(record, partition, size)
+                except Exception as error:
+                    # Raised by the next append or flush: nobody sees the errors of this thread.
+                    self._failed(record.time_ms, size, error)
+                    return
 
     def _send(self, record: Record, partition: int, size: int) -> None:
         time_ms, headers = to_kafka(record)
@@ -258,7 +433,6 @@ class KafkaLogWriter:
                 self._producer = None
         with self._guard:
             self._failures = []
-        self._error = None
         self._pending_bytes = 0
 
     def _failed(self, time_ms: int, size: int, error: Exception) -> None:
@@ -268,13 +442,13 @@ class KafkaLogWriter:
 
     def _raise_failure(self) -> None:
         """Raise what has failed, once, and drop the producer, which would fail again."""
-        failures, error = self._failures, self._error
-        if error is not None:
-            self._give_up()
-            raise error
+        failures = self._failures
         if not failures:
             return
         self._give_up()
+        for failure in failures:
+            if not isinstance(failure.error, kafka_errors.KafkaError):
+                raise failure.error
         # Of a batch with one bad record, the others fail with an error that says only so.
         bad = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]
         raise self._meaning((bad or failures)[0], len(failures)) from failures[0].error
