@@ -7,8 +7,7 @@ The modules of this room, each on top of those before it:
 - ``masking``: which weights a mask covers, and how they come back.
 - ``online``: a model that predicts a batch and then learns from it.
 - ``snapshots``: tensors and a learner's state as bytes, and the folder that workers share.
-- ``registry``: versions of the sparse model, who decides on them and where they are published.
-- ``trainer``: a model on its way along the stream.
+- ``trainer``: a model on its way along the stream; what decides on its masks and versions.
 - ``models``, ``export``, ``river``, doors of their own: models by name, weights for use
   elsewhere, our learner as a classifier for River.
 """
@@ -16,18 +15,6 @@ The modules of this room, each on top of those before it:
 from learner.config import LearnerConfig, MaskingConfig, ModelConfig
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER, Masking
 from learner.online import ForwardPass, OnlineModel
-from learner.registry import (
-    Answer,
-    Continue,
-    MaskSource,
-    ModelRegistry,
-    ModelVersion,
-    NoModel,
-    Publication,
-    RollBackTo,
-    SwitchTo,
-    Wait,
-)
 from learner.snapshots import (
     LearnerState,
     SnapshotError,
@@ -39,12 +26,21 @@ from learner.snapshots import (
     masks_of,
 )
 from learner.trainer import (
+    Answer,
+    Continue,
     Gradients,
     LearnerStep,
+    MaskSource,
     MaskUpdater,
+    ModelRegistry,
+    ModelVersion,
+    NoModel,
     NonFiniteError,
     Ports,
+    Publication,
+    RollBackTo,
     StreamTrainer,
+    SwitchTo,
     TrainerOptions,
 )
 
@@ -53,5 +49,5 @@ __all__ += ["Gradients", "LearnerConfig", "LearnerState", "LearnerStep", "MaskSo
 __all__ += ["MaskUpdater", "Masking", "MaskingConfig", "ModelConfig", "ModelRegistry"]
 __all__ += ["ModelVersion", "NoModel", "NonFiniteError", "OnlineModel", "Ports", "Publication"]
 __all__ += ["RollBackTo", "SnapshotError", "SnapshotStore", "StreamTrainer", "SwitchTo"]
-__all__ += ["TrainerOptions", "Wait", "count_of", "dump_tensors", "from_parts", "load_tensors"]
+__all__ += ["TrainerOptions", "count_of", "dump_tensors", "from_parts", "load_tensors"]
 __all__ += ["masks_of"]

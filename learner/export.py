@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,9 +21,6 @@ from stream.state import write_atomic
 
 TOLERANCE = 1e-4
 """How far logits of the ONNX model may be from torch's."""
-_CHECKED_EVENTS = 256
-_OPSET = 18
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +77,26 @@ def to_onnx(module: nn.Module, schema: FeatureSchema) -> bytes:
 
     Raises ``ImportError`` where the packages of the extra are not installed.
     """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    packages = ("onnx", "onnxruntime", "onnxscript")
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'resprout[onnx]'")
     events = torch.export.Dim("n")
-    with _quietly(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            random_inputs(schema, 2),
-            dynamo=True,
-            verbose=False,
-            opset_version=_OPSET,
-            input_names=["dense", "categorical"],
-            output_names=["logits"],
-            dynamic_shapes=({0: events}, {0: events}),
-        )
+    logging.disable(logging.WARNING)  # The exporter's messages about itself are not for users.
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                random_inputs(schema, 2),
+                dynamo=True,
+                verbose=False,
+                opset_version=18,
+                input_names=["dense", "categorical"],
+                output_names=["logits"],
+                dynamic_shapes=({0: events}, {0: events}),
+            )
+    finally:
+        logging.disable(logging.NOTSET)
     content: bytes = cast(torch.onnx.ONNXProgram, program).model_proto.SerializeToString()
     return content
 
@@ -109,7 +109,7 @@ def onnx_difference(program: bytes, module: nn.Module, schema: FeatureSchema) ->
     import onnxruntime
 
     session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
-    dense, categorical = random_inputs(schema, _CHECKED_EVENTS)
+    dense, categorical = random_inputs(schema, 256)
     given = {"dense": dense.numpy(), "categorical": categorical.numpy()}
     wanted = {one.name for one in session.get_inputs()}
     (found,) = session.run(None, {name: value for name, value in given.items() if name in wanted})
@@ -130,19 +130,3 @@ def random_inputs(schema: FeatureSchema, events: int) -> tuple[Tensor, Tensor]:
     dense = rng.standard_normal((events, schema.numeric_count), dtype=np.float32)
     categorical = rng.integers(0, schema.column_buckets, (events, schema.column_count))
     return torch.from_numpy(dense), torch.from_numpy(categorical.astype(np.int32))
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the exporter's messages about itself from users."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

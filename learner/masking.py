@@ -74,10 +74,6 @@ class Masking:
         weight, mask = self._weights[name].detach(), self.masks.get(name)
         return weight.clone() if mask is None else torch.where(mask, weight, self._stash[name])
 
-    def accumulator(self, name: str) -> Tensor:
-        """Return a layer's Adagrad sums, shape (out, in): the tensor itself, to be read only."""
-        return self._optimiser.sums[f"{name}.weight"]
-
     def gradients(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Choose the gradients of the layers' weights, by layer, from those of all parameters."""
         keys = ((name, f"{name}.weight") for name in self.layers)
@@ -113,16 +109,29 @@ class Masking:
         self.check(masks)
         new = {n: mask.to(self._weights[n].device, copy=True) for n, mask in masks.items()}
         returning = {n: ~old & new[n] if n in new else ~old for n, old in self.masks.items()}
-        config, weights, sums = self._config, weights or {}, sums or {}
-        _check_given("weights", config.returning_weights, returning, weights)
-        _check_given("sums", config.returning_sums, returning, sums)
+        of_weights, of_sums = self._config.returning_weights, self._config.returning_sums
+        weights, sums = weights or {}, sums or {}
+        for what, rule, given in (("weights", of_weights, weights), ("sums", of_sums, sums)):
+            for name, back in returning.items():
+                if rule == "given" and name not in given and back.any():
+                    raise ValueError(
+                        f"learner.masking.returning_{what} is 'given', and weights of {name!r} "
+                        f"return without any {what} given; give them with the masks, or choose "
+                        "another rule"
+                    )
         changed = [name for name in self.layers if name in new or name in self.masks]
         for name in changed:
-            theta = self.theta(name)
-            if (back := returning.get(name)) is not None:
-                _start(theta, back, config.returning_weights, weights.get(name))
-                _start(self.accumulator(name), back, config.returning_sums, sums.get(name))
-            self._put(name, theta, new.get(name))
+            theta, mask = self.theta(name), new.get(name)
+            if (returns := returning.get(name)) is not None:
+                _start(theta, returns, of_weights, weights.get(name))
+                total = self._optimiser.sums[f"{name}.weight"]
+                _start(total, returns, of_sums, sums.get(name))
+            if mask is None:
+                self._weights[name].copy_(theta)
+                del self.masks[name], self._stash[name]
+            else:
+                self._weights[name].copy_(theta.masked_fill(~mask, 0.0))
+                self.masks[name], self._stash[name] = mask, theta.masked_fill_(mask, 0.0)
         self._announce(changed)
 
     @torch.no_grad()
@@ -134,7 +143,8 @@ class Masking:
         masked = {n: g for n, g in self.gradients(gradients).items() if n in self.masks}
         if self._config.learning == "kept":
             for name, gradient in masked.items():
-                _values(gradient).mul_(self.masks[name][_rows(gradient)])
+                values = gradient._values() if gradient.is_sparse else gradient
+                values.mul_(self.masks[name][_rows(gradient)])
             self._optimiser.step(gradients)
             return
         for name, gradient in masked.items():
@@ -173,32 +183,10 @@ class Masking:
                     f"it must be torch.bool of shape {shape}"
                 )
 
-    def _put(self, name: str, theta: Tensor, mask: Tensor | None) -> None:
-        """Split a layer's weights into what takes part in predictions and the stash."""
-        if mask is None:
-            self._weights[name].copy_(theta)
-            del self.masks[name], self._stash[name]
-        else:
-            self._weights[name].copy_(theta.masked_fill(~mask, 0.0))
-            self.masks[name], self._stash[name] = mask, theta.masked_fill_(mask, 0.0)
-
     def _announce(self, changed: Iterable[str]) -> None:
         for listener in self.listeners:
             for name in changed:
                 listener(name, self.masks.get(name))
-
-
-def _check_given(
-    what: str, rule: str, returning: Mapping[str, Tensor], given: Mapping[str, Tensor]
-) -> None:
-    if rule != "given":
-        return
-    for name, back in returning.items():
-        if name not in given and back.any():
-            raise ValueError(
-                f"learner.masking.returning_{what} is 'given', and weights of {name!r} return "
-                f"without any {what} given; give them with the masks, or choose another rule"
-            )
 
 
 def _start(tensor: Tensor, returning: Tensor, rule: str, given: Tensor | None) -> None:
@@ -212,8 +200,3 @@ def _start(tensor: Tensor, returning: Tensor, rule: str, given: Tensor | None) -
 def _rows(gradient: Tensor) -> Tensor | slice:
     """Return the rows that a gradient touches: all, or those of a batch in an embedding."""
     return gradient._indices()[0] if gradient.is_sparse else slice(None)
-
-
-def _values(gradient: Tensor) -> Tensor:
-    """Return a gradient's values in those rows; changing them changes the gradient."""
-    return gradient._values() if gradient.is_sparse else gradient

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,12 @@ class OnlineModel:
     """
 
     def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
-        _check_names(module)
+        taken = [name for name in module.state_dict() if name.startswith(_PREFIXES)]
+        if taken:
+            raise ValueError(
+                f"the model has a tensor {taken[0]!r}; rename the submodule: names that begin with "
+                f"{', '.join(map(repr, _PREFIXES))} are the learner's own"
+            )
         self.config = config
         self.device = device(config.device)
         self.module = module.to(self.device).eval()
@@ -99,7 +105,7 @@ class OnlineModel:
         """
         input_sq: dict[str, Tensor] = {}
         hooks = [
-            layer.register_forward_pre_hook(_mean_square_into(input_sq, name))
+            layer.register_forward_pre_hook(partial(_gather_mean_square, input_sq, name))
             for name, layer in self.masking.layers.items()
             if inputs and isinstance(layer, nn.Linear)
         ]
@@ -148,12 +154,15 @@ class OnlineModel:
 
     def accumulator(self, name: str) -> Tensor:
         """Return a layer's Adagrad sums, shape (out, in): the tensor itself, to be read only."""
-        return self.masking.accumulator(name)
+        return self.optimiser.sums[f"{name}.weight"]
 
+    @torch.no_grad()
     def finite(self) -> bool:
         """Return whether all parameters and Adagrad sums are finite."""
         tensors = [*self.optimiser.parameters.values(), *self.optimiser.sums.values()]
-        return all(_finite(tensor.detach()) for tensor in tensors)
+        # What is not finite stays so in a sum, which takes a tenth of the time of looking at each;
+        # but the sum of finite numbers may be too large.
+        return all(bool(t.sum().isfinite()) or bool(t.isfinite().all()) for t in tensors)
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy on the CPU of everything that learning continues from.
@@ -251,16 +260,6 @@ def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
         raise ValueError(f"tensors do not fit the model: {'; '.join(faults)}")
 
 
-def _check_names(module: nn.Module) -> None:
-    """Refuse a module whose names could be taken for those of masks and sums in a state."""
-    taken = [name for name in module.state_dict() if name.startswith(_PREFIXES)]
-    if taken:
-        raise ValueError(
-            f"the model has a tensor {taken[0]!r}; rename the submodule: names that begin with "
-            f"{', '.join(map(repr, _PREFIXES))} are the learner's own"
-        )
-
-
 def device(name: str) -> torch.device:
     """Return a device that can be used here.
 
@@ -277,12 +276,6 @@ def device(name: str) -> torch.device:
     return found
 
 
-def _finite(tensor: Tensor) -> bool:
-    # What is not finite stays so in a sum, which takes a tenth of the time of looking at each; but
-    # the sum of finite numbers may be too large.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
 def _probability(logits: Tensor) -> NDArray[np.float64]:
     # In float64 a sigmoid reaches 1 from a logit of 37 on: certainty, whose loss may be infinite.
     likely = torch.sigmoid(logits.double()).clamp_(_UNLIKELIEST, 1 - _UNLIKELIEST)
@@ -290,10 +283,7 @@ def _probability(logits: Tensor) -> NDArray[np.float64]:
     return probability
 
 
-def _mean_square_into(
-    found: dict[str, Tensor], name: str
-) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found[name] = inputs[0].detach().square().mean(0)
-
-    return hook
+def _gather_mean_square(
+    found: dict[str, Tensor], name: str, _: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    found[name] = inputs[0].detach().square().mean(0)

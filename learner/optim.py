@@ -43,16 +43,10 @@ def adagrad_(weight: Tensor, total: Tensor, gradient: Tensor, rate: float, epsil
     ----------
     Duchi, Hazan and Singer, Adaptive Subgradient Methods, JMLR 12, 2011.
     """
-    if gradient.is_sparse:
-        _adagrad_rows_(weight, total, gradient, rate, epsilon)
+    if not gradient.is_sparse:
+        total.addcmul_(gradient, gradient)
+        weight.addcdiv_(gradient, total.sqrt().add_(epsilon), value=-rate)
         return
-    total.addcmul_(gradient, gradient)
-    weight.addcdiv_(gradient, total.sqrt().add_(epsilon), value=-rate)
-
-
-def _adagrad_rows_(
-    weight: Tensor, total: Tensor, gradient: Tensor, rate: float, epsilon: float
-) -> None:
     rows, values = summed_rows(gradient)
     sums = total.index_select(0, rows).addcmul_(values, values)
     total.index_copy_(0, rows, sums)

@@ -61,8 +61,7 @@ class RiverClassifier(base.Classifier):
         self.learner = learner
         self.batch_events = batch_events
         self.seed = seed
-        self._features: FeatureSchema | None = None
-        self._online: OnlineModel | None = None
+        self._built: tuple[OnlineModel, FeatureSchema] | None = None
         self._gathered: list[ClickBatch] = []
         if schema is not None:
             self._build(schema)
@@ -79,10 +78,7 @@ class RiverClassifier(base.Classifier):
         """
         if y not in (False, True):
             raise ValueError(f"label {y!r}: clicks are True or 1, False or 0")
-        if self._online is None or self._features is None:
-            online, features = self._build(schema_of(x))
-        else:
-            online, features = self._online, self._features
+        online, features = self._built or self._build(schema_of(x))
         self._gathered.append(encode([event_of(x, int(y), features)], features))
         if len(self._gathered) >= self.batch_events:
             online.learn(ClickBatch.concat(self._gathered))
@@ -90,29 +86,30 @@ class RiverClassifier(base.Classifier):
 
     def predict_proba_one(self, x: Mapping[Any, Any], **_: Any) -> dict[Any, float]:
         """Return the chance of False and of True: a half each before anything was learned."""
-        if self._online is None or self._features is None:
+        if self._built is None:
             return {False: 0.5, True: 0.5}
-        clicks = encode([event_of(x, 0, self._features)], self._features)
-        probability = float(self._online.predict(clicks)[0])
+        online, features = self._built
+        probability = float(online.predict(encode([event_of(x, 0, features)], features))[0])
         return {False: 1 - probability, True: probability}
 
     def _build(self, schema: FeatureSchema) -> tuple[OnlineModel, FeatureSchema]:
         config = self.model or ModelConfig()
         module = build(config.name, schema, dict(config.options), self.seed)
-        self._online = OnlineModel(module, self.learner or LearnerConfig())
-        self._features = schema
-        return self._online, schema
+        self._built = OnlineModel(module, self.learner or LearnerConfig()), schema
+        return self._built
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle weights as safetensors, so that equal models have equal bytes."""
-        held = None if self._online is None else dump_tensors(self._online.state())
-        return self.__dict__ | {"_online": held}
+        if self._built is None:
+            return self.__dict__
+        online, schema = self._built
+        return self.__dict__ | {"_built": (dump_tensors(online.state()), schema)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self._online is not None and self._features is not None:
-            held = state["_online"]
-            self._build(self._features)[0].load(load_tensors(held))
+        if state["_built"] is not None:
+            weights, schema = state["_built"]
+            self._build(schema)[0].load(load_tensors(weights))
 
 
 def schema_of(x: Mapping[Any, Any]) -> FeatureSchema:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
 from learner.online import own_tensors, with_prefix
 from stream import ClickCursor
 from stream.messages import Position
-from stream.state import Content, write_folder_atomic
+from stream.state import write_folder_atomic
 
 FORMAT = "resprout-snapshot-1"
 FILE = "model.safetensors"
@@ -51,43 +51,10 @@ def dump_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
     >>> metadata(value)
     {'seed': '0'}
     """
-    return b"".join(tensor_parts(tensors, metadata))
-
-
-def tensor_parts(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> list[bytes | memoryview]:
-    """Return what :func:`dump_tensors` joins: the header, and views of tensors on the CPU.
-
-    A model is copied every few seconds while it learns; views need no time and no interpreter lock.
-    """
-    kinds = tuple((name, t.dtype, tuple(t.shape)) for name, t in tensors.items())
-    header = _layout(kinds)
-    return [_header(header, metadata or {}), *(_bytes(tensors[name]) for name in header)]
-
-
-def digest(parts: Iterable[bytes | memoryview]) -> str:
-    """Return the SHA-256 of what these parts join to.
-
-    >>> digest([b"a", b"b"]) == hashlib.sha256(b"ab").hexdigest()
-    True
-    """
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
-
-
-def with_metadata(value: bytes, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
-    """Return the parts of the same tensors with other texts in the header.
-
-    >>> value = dump_tensors({}, {"seed": "0"})
-    >>> b"".join(with_metadata(value, {"seed": "1"})) == dump_tensors({}, {"seed": "1"})
-    True
-    """
-    header, body = _split(value)
-    header.pop(_METADATA, None)
-    return [_header(header, metadata), body]
+    layout = _layout(tuple((name, t.dtype, tuple(t.shape)) for name, t in tensors.items()))
+    flats = (tensors[name].detach().cpu().contiguous().reshape(-1) for name in layout)
+    views = (flat.view(torch.uint8).numpy().data for flat in flats)
+    return b"".join([_header(layout, metadata or {}), *views])
 
 
 def load_tensors(value: bytes) -> dict[str, Tensor]:
@@ -107,13 +74,6 @@ def metadata(value: bytes) -> dict[str, str]:
     return found
 
 
-def metadata_of(path: Path) -> dict[str, str]:
-    """Read the texts in the header of a file, and nothing else of it."""
-    with path.open("rb") as file:
-        length = file.read(_LENGTH_BYTES)
-        return metadata(length + file.read(int.from_bytes(length, "little")))
-
-
 @lru_cache(maxsize=16)
 def _layout(kinds: Kinds) -> dict[str, dict[str, Any]]:
     """Let the library lay tensors out; what it says of each in the header, in their order."""
@@ -129,12 +89,6 @@ def _header(layout: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    """View a tensor's bytes; a copy where they are not together in the memory of the CPU."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
-
-
 def _split(value: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:
     """Split the header from the tensors' bytes."""
     end = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "little")
@@ -146,27 +100,15 @@ _CARD_TEXT = Path(__file__).with_name("card.md").read_text("utf-8")
 
 def card(name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """Write the model card: what a person finds beside the weights of a snapshot."""
-    own = own_tensors(tensors)
-    rows = "\n".join(_row(n, t, tensors.get(mask_of(n))) for n, t in own.items())
-    return _CARD_TEXT.format(
-        name=name, rows=rows, prefixes=(ADAGRAD, FROZEN, MASK, UPDATER), **metadata
-    )
-
-
-def mask_of(weight: str) -> str:
-    """Name the mask of a layer's weight.
-
-    >>> mask_of("top.0.weight")
-    'mask.top.0'
-    """
-    return MASK + weight.removesuffix(".weight")
-
-
-def _row(name: str, tensor: Tensor, mask: Tensor | None) -> str:
-    shape = " × ".join(str(size) for size in tensor.shape)
-    kept = tensor.numel() if mask is None else int(torch.count_nonzero(mask))
-    sparsity = 1 - kept / tensor.numel() if tensor.numel() else 0.0
-    return f"| {name} | {shape} | {kept:,} | {sparsity:.1%} |"
+    rows = []
+    for own, tensor in own_tensors(tensors).items():
+        shape = " × ".join(str(size) for size in tensor.shape)
+        mask = tensors.get(MASK + own.removesuffix(".weight"))
+        kept = tensor.numel() if mask is None else int(torch.count_nonzero(mask))
+        sparsity = 1 - kept / tensor.numel() if tensor.numel() else 0.0
+        rows.append(f"| {own} | {shape} | {kept:,} | {sparsity:.1%} |")
+    prefixes = (ADAGRAD, FROZEN, MASK, UPDATER)
+    return _CARD_TEXT.format(name=name, rows="\n".join(rows), prefixes=prefixes, **metadata)
 
 
 class SnapshotError(Exception):
@@ -290,13 +232,10 @@ class SnapshotStore:
 
     def write(self, state: LearnerState) -> str:
         """Publish a snapshot and return its name; one that is there already is not written."""
-        header, *content = tensor_parts(state.tensors, state.metadata)
-        anonymous, *_ = tensor_parts(state.tensors, _anonymous(state.metadata))
-        name = f"{state.model}/{state.count:015d}-{_short([anonymous, *content])}"
-        _check(name)
+        content = dump_tensors(state.tensors, state.metadata)
+        name = _check(f"{state.model}/{state.count:015d}-{_hash(content)}")
         about = card(name, state.metadata, state.tensors)
-        files: dict[str, Content] = {FILE: [header, *content], _CARD: [about.encode()]}
-        write_folder_atomic(self.folder / name, files)
+        write_folder_atomic(self.folder / name, {FILE: [content], _CARD: [about.encode()]})
         return name
 
     def read(self, name: str) -> LearnerState:
@@ -304,9 +243,12 @@ class SnapshotStore:
         path = self.folder / _check(name) / FILE
         try:
             content = path.read_bytes()
+            damaged = not name.endswith(_hash(content))
         except FileNotFoundError:
             raise self._missing(name) from None
-        if not name.endswith(_hash_or_none(content) or " "):
+        except (ValueError, KeyError):
+            damaged = True
+        if damaged:
             raise SnapshotError(
                 f"snapshot {path} is damaged: its content does not match its name; delete it, "
                 "and let the run make it again from a checkpoint"
@@ -319,10 +261,12 @@ class SnapshotStore:
         Raises :class:`SnapshotError` if it is missing.
         """
         try:
-            found = metadata_of(self.folder / _check(name) / FILE)
+            with (self.folder / _check(name) / FILE).open("rb") as file:
+                length = file.read(_LENGTH_BYTES)
+                header = length + file.read(int.from_bytes(length, "little"))
         except FileNotFoundError:
             raise self._missing(name) from None
-        return ClickCursor.model_validate_json(found["cursor"])
+        return ClickCursor.model_validate_json(metadata(header)["cursor"])
 
     def find(self, model: str, count: int) -> str | None:
         """Return the name of a model's snapshot after ``count`` events, None without one."""
@@ -369,19 +313,15 @@ def _check(name: str) -> str:
     return name
 
 
-def _anonymous(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the texts of a header without the identity of the click log."""
-    cursor = ClickCursor.model_validate_json(metadata["cursor"])
-    return {**metadata, "cursor": cursor.model_copy(update={"identity": ""}).model_dump_json()}
+def _hash(content: bytes) -> str:
+    """Hash a file but for the identity of the click log in it.
 
-
-def _short(parts: Iterable[bytes | memoryview]) -> str:
-    return digest(parts)[:12]
-
-
-def _hash_or_none(content: bytes) -> str | None:
-    """Return the hash of a file, None for bytes so damaged that they have none."""
-    try:
-        return _short(with_metadata(content, _anonymous(metadata(content))))
-    except (ValueError, KeyError):
-        return None
+    Raises ``ValueError`` or ``KeyError`` for bytes so damaged that they have no hash.
+    """
+    layout, body = _split(content)
+    texts = layout.pop(_METADATA)
+    cursor = ClickCursor.model_validate_json(texts["cursor"])
+    anonymous = cursor.model_copy(update={"identity": ""}).model_dump_json()
+    found = hashlib.sha256(_header(layout, {**texts, "cursor": anonymous}))
+    found.update(body)
+    return found.hexdigest()[:12]

@@ -1,4 +1,8 @@
-"""A model on its way along the stream: it predicts each batch, and then learns from it."""
+"""A model on its way along the stream: it predicts each batch, and then learns from it.
+
+Who changes its masks, who decides on its versions and where it publishes them is declared here and
+handed in from outside.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +14,12 @@ from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, UPDATER
 from learner.online import ForwardPass, OnlineModel, with_prefix
-from learner.registry import (
-    MaskSource,
-    ModelRegistry,
-    ModelVersion,
-    NoModel,
-    Publication,
-    RollBackTo,
-    SwitchTo,
-    Wait,
-)
 from learner.snapshots import LearnerState, SnapshotStore, count_of, from_parts, to_parts
-from stream import (
-    ClickCursor,
-    ClickReader,
-    CountedBatch,
-    ReadOrder,
-    Recorded,
-    Resumed,
-    RunSpec,
-    Waiting,
-    predictions_to_bytes,
-)
+from stream import ClickReader, ReadOrder, Recorded, Resumed, RunSpec, Waiting, predictions_to_bytes
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Position, PredictionBatch
 from stream.state import Checkpoints
@@ -89,6 +72,109 @@ class MaskUpdater(Protocol):
         """Return to a state, or begin anew where it is of another kind of updater, or empty.
 
         The model has been loaded by then.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of the sparse model, as it begins."""
+
+    version: int
+    """Versions grow by one with each switch and each rollback; the first mask is version 1."""
+    snapshot: str
+    """Name of the snapshot that it begins as, as the store of snapshots knows it."""
+    count: int
+    """Events after which it begins."""
+    mask: str | None = None
+    """Content hash of its mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Learn the next batch as the version that the model is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchTo:
+    """Become this version before the next batch; a model that is this version already continues."""
+
+    to: ModelVersion
+    """Its snapshot has learned ``count`` events."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollBackTo:
+    """Have weights, sums and masks of an earlier version again, and continue from this count."""
+
+    to: ModelVersion
+    """Its ``version`` is a new one, its snapshot the earlier one's, ``count`` where it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoModel:
+    """There will never be a mask: the input ended before one was made."""
+
+
+Answer = Continue | SwitchTo | RollBackTo | NoModel | Waiting
+"""What a mask source says: what to do, or what must be known first to say it."""
+
+
+class MaskSource(Protocol):
+    """Decides at every boundary of a batch as which version the next one is learned."""
+
+    def at(self, count: int | None) -> Answer:
+        """Answer a model that has learned ``count`` events; None for one that has not started.
+
+        It never blocks. The same count gets the same answer for ever once that is not
+        :class:`stream.Waiting`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The weights and masks to serve: a version, as it began or as it was some events later."""
+
+    version: int
+    sequence: int
+    """0 where the version begins, then growing by one with each publication of its weights."""
+    snapshot: str
+    """Name of the snapshot that holds them."""
+    count: int
+    """Events that it has learned."""
+    mask: str | None = None
+    """Content hash of its mask; None: that of the masks in the snapshot."""
+
+    @classmethod
+    def first(cls, of: ModelVersion) -> Publication:
+        """Return the first publication of a version.
+
+        >>> Publication.first(ModelVersion(2, "candidate-5/150000-af", 150_000)).sequence
+        0
+        """
+        return cls(of.version, 0, of.snapshot, of.count, of.mask)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Version and sequence: of two publications the greater one is newer."""
+        return self.version, self.sequence
+
+
+class ModelRegistry(Protocol):
+    """Where everybody else sees which weights are in force.
+
+    Neither method raises where the registry cannot be reached: it catches up later.
+    """
+
+    def publish(self, publication: Publication) -> None:
+        """Put a publication in force, if it is newer than the one there."""
+
+    def reconcile(self, version: int) -> None:
+        """Restore what the registry lacks; called at every step, it seldom acts.
+
+        Parameters
+        ----------
+        version
+            The version in force.
         """
 
 
@@ -190,7 +276,7 @@ class StreamTrainer:
         if found is not None:
             self.become(from_parts(found.parts))
             self._saved["checkpoint"] = self.count
-            self._publish(self._last_publication())
+            self._publish_again()
             log.info("%s continues after %d events", self.ports.model, self.count)
 
     @property
@@ -202,7 +288,7 @@ class StreamTrainer:
         """Take over weights, optimiser, masks, updater, version and position of a state."""
         self.version, self._since = state.version, state.since
         self._trained_through = dict(state.trained_through)
-        self._reader = self._read_from(state.cursor, state.ordered)
+        self._reader = self._read_from(state)
         self._started = True
         self._load(state.tensors)
 
@@ -225,15 +311,15 @@ class StreamTrainer:
             self.wait_saved()
         if self.registry is not None and self.version:
             self.registry.reconcile(self.version)
-        answer = self._ask()
-        if answer is not None:
-            return answer
-        events = self._learn()
-        if events:
-            self._save_what_is_due()
-        elif self._reader.ended:
+        here = self.count if self._started else None
+        answer = Continue() if self.source is None else self.source.at(here)
+        if isinstance(answer, Waiting):
+            return self._report(waiting_for=answer)
+        if isinstance(answer, NoModel):
             return self._finish()
-        return self._report(events, None if events else self._reader.waits_for)
+        if isinstance(answer, SwitchTo | RollBackTo) and self._change(answer):
+            return self._report()
+        return self._learn()
 
     def close(self) -> None:
         """Write a checkpoint of the model as it is, so that nothing is learned twice."""
@@ -255,7 +341,12 @@ class StreamTrainer:
         due = {one for one in copies if self._saved.get(one) != self.count}
         if not due or self._broken:
             return
-        self._check_finite()
+        if not self.online.finite():
+            self._broken = True
+            raise NonFiniteError(
+                f"{self.ports.model} has weights that are not finite after {self.count:,} events; "
+                "lower learner.rate or learner.embedding_rate, and look for extreme features"
+            )
         if "checkpoint" in due:
             self.ports.predictions.flush()
         self._saved |= dict.fromkeys(due, self.count)
@@ -272,38 +363,37 @@ class StreamTrainer:
         if writing is not None:
             self._publish(writing.result())
 
-    def _ask(self) -> LearnerStep | None:
-        """Do what the source says; None where the next batch can be learned."""
-        if self.source is None:
-            return None
-        answer = self.source.at(self.count if self._started else None)
-        if isinstance(answer, Wait):
-            return self._report(waiting_for=answer.waiting)
-        if isinstance(answer, NoModel):
-            return self._finish()
-        if isinstance(answer, SwitchTo | RollBackTo) and self._change(answer):
-            return self._report()
+    def _learn(self) -> LearnerStep:
+        """Take the next batch, if all of it is there."""
         if not self._started:
             raise ValueError(
                 f"the source lets {self.ports.model} continue before its first mask; "
-                "it must answer SwitchTo, Wait or NoModel"
+                "it must answer SwitchTo, NoModel or what it waits for"
             )
-        return None
-
-    def _learn(self) -> int:
-        """Take the next batch, if all of it is there, and return its events."""
         counted = self._reader.next()
+        if counted is None and self._reader.ended:
+            return self._finish()
         if counted is None:
-            return 0
+            return self._report(waiting_for=self._reader.waits_for)
+        online, updater, options = self.online, self.updater, self.options
         self._broken = True
-        forward = self.online.forward(counted.batch, inputs=self.updater.needs_inputs)
-        if self.options.check_predictions and not np.isfinite(forward.probability).all():
+        forward = online.forward(counted.batch, inputs=updater.needs_inputs)
+        if options.check_predictions and not np.isfinite(forward.probability).all():
             raise NonFiniteError(
                 f"{self.ports.model} predicts what is not finite after {counted.begin:,} events"
             )
-        if counted.begin >= self.options.publish_from:
-            self._append(counted, forward.probability)
-        online, updater = self.online, self.updater
+        if counted.begin >= options.publish_from:
+            predictions = PredictionBatch(
+                model=self.ports.model,
+                version=self.version,
+                begin=counted.begin,
+                spans=counted.spans,
+                trained_through=self._trained_through,
+                probability=forward.probability,
+            )
+            time_ms = int(counted.batch.time_ms[-1])
+            record = Record(predictions_to_bytes(predictions), time_ms=time_ms)
+            self.ports.predictions.append([record])
         online.learn_from(forward, lambda found: updater.observe(online, found, forward))
         masks = updater.update(online, self.count)
         if masks is not None:
@@ -311,7 +401,8 @@ class StreamTrainer:
         learned = {span.partition: span.last for span in counted.spans}
         self._trained_through = self._trained_through | learned
         self._broken = False
-        return len(counted.batch)
+        self._save_what_is_due()
+        return self._report(len(counted.batch))
 
     def _save_what_is_due(self) -> None:
         count, options, config = self.count, self.options, self.online.config
@@ -336,11 +427,11 @@ class StreamTrainer:
         """Become another version, safely, and publish it; False where it is that one already."""
         to = answer.to
         changes = not self._started or to.version > self.version
-        if changes and isinstance(answer, SwitchTo):
-            self._switch(to)
-        elif changes:
-            self._roll_back(to)
         if changes:
+            if isinstance(answer, SwitchTo):
+                self._switch(to)
+            else:
+                self._roll_back(to)
             self.save_async("checkpoint")
             self.wait_saved()
             log.info("%s is version %d after %d events", self.ports.model, to.version, to.count)
@@ -399,64 +490,45 @@ class StreamTrainer:
         )
 
     def _write(self, state: LearnerState, copies: set[Copy]) -> Publication | None:
-        """Write copies of a state; another thread may do it."""
+        """Write copies of a state; another thread may do it.
+
+        A publication is a snapshot of what is to be served; all but the one before are deleted.
+        """
+        store, written = self.ports.snapshots, None
         if "snapshot" in copies:
-            self.ports.snapshots.write(state)
-        written = self._write_publication(state) if "publication" in copies else None
+            store.write(state)
+        if "publication" in copies:
+            served = served_state(state)
+            name = store.write(served)
+            for old in [n for n in store.names(served.model) if count_of(n) < state.count][:-1]:
+                store.delete(old)
+            sequence = (state.count - state.since) // self.online.config.publish_events
+            written = Publication(state.version, sequence, name, state.count)
         if "checkpoint" in copies:
             self.ports.checkpoints.write(state.count, to_parts(state))
         return written
 
-    def _write_publication(self, state: LearnerState) -> Publication:
-        """Write what is to be served as a snapshot, and delete all before but the last one."""
-        store, served = self.ports.snapshots, served_state(state)
-        name = store.write(served)
-        for old in [n for n in store.names(served.model) if count_of(n) < state.count][:-1]:
-            store.delete(old)
-        sequence = (state.count - state.since) // self.online.config.publish_events
-        return Publication(state.version, sequence, name, state.count)
-
-    def _last_publication(self) -> Publication | None:
-        """Return what was published last of this version after its beginning, if it is there."""
+    def _publish_again(self) -> None:
+        """Publish what was published last of this version after its beginning, if it is there."""
         sequence, after = divmod(self.count - self._since, self.online.config.publish_events)
-        name = self.ports.snapshots.find(_published(self.ports.model), self.count - after)
-        if not sequence or name is None:
-            return None
-        return Publication(self.version, sequence, name, self.count - after)
+        count = self.count - after
+        name = self.ports.snapshots.find(f"published-{self.ports.model}", count)
+        if sequence and name is not None:
+            self._publish(Publication(self.version, sequence, name, count))
 
     def _publish(self, publication: Publication | None) -> None:
         if publication is not None and self.registry is not None:
             self.registry.publish(publication)
 
-    def _append(self, counted: CountedBatch, probability: NDArray[np.float64]) -> None:
-        """Append the predictions of a batch, as those of a model that has not seen it."""
-        predictions = PredictionBatch(
-            model=self.ports.model,
-            version=self.version,
-            begin=counted.begin,
-            spans=counted.spans,
-            trained_through=self._trained_through,
-            probability=probability,
-        )
-        record = Record(predictions_to_bytes(predictions), time_ms=int(counted.batch.time_ms[-1]))
-        self.ports.predictions.append([record])
-
-    def _read_from(self, cursor: ClickCursor | None, ordered: int | None = None) -> ClickReader:
+    def _read_from(self, state: LearnerState | None) -> ClickReader:
         spec, order_log = self.spec, self.ports.order
         order: ReadOrder | None = None
         if order_log is not None and self.options.leads:
-            order = self._resumed_order = Resumed(order_log, ordered)
+            order = self._resumed_order = Resumed(order_log, state.ordered if state else None)
         elif order_log is not None:
             order = Recorded(order_log)
+        cursor = state.cursor if state else None
         return ClickReader(self.ports.clicks, spec.schema, spec.batch_events, cursor, order)
-
-    def _check_finite(self) -> None:
-        if not self.online.finite():
-            self._broken = True
-            raise NonFiniteError(
-                f"{self.ports.model} has weights that are not finite after {self.count:,} events; "
-                "lower learner.rate or learner.embedding_rate, and look for extreme features"
-            )
 
     def _report(self, events: int = 0, waiting_for: Waiting | None = None) -> LearnerStep:
         return LearnerStep(self.count, events, waiting_for, self._done)
@@ -465,14 +537,11 @@ class StreamTrainer:
 def served_state(state: LearnerState) -> LearnerState:
     """Return the part of a state that is served: the module's weights and masks, for one model.
 
+    >>> from stream import ClickCursor
     >>> state = LearnerState("sparse", 1, ClickCursor(identity="7f"), {}, {})
     >>> served_state(state).model
     'published-sparse'
     """
     private = (FROZEN, ADAGRAD, UPDATER)
     tensors = {n: t for n, t in state.tensors.items() if not n.startswith(private)}
-    return replace(state, model=_published(state.model), tensors=tensors)
-
-
-def _published(model: str) -> str:
-    return f"published-{model}"
+    return replace(state, model=f"published-{state.model}", tensors=tensors)

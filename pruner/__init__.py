@@ -7,7 +7,7 @@ The modules of this room answer one question each:
   ``conformance``: does one keep its promises?
 - ``sparsity``: how many weights are kept when, of which layer, and which ones?
 - ``updaters``: how do masks change, in a rebuild and in service? A door of its own.
-- ``triggers``: when to rebuild? ``decisions``, ``verdicts``: what is decided, as pure functions.
+- ``triggers``: when to rebuild? ``decisions``: what is decided, as pure functions.
   ``requests``: what people ask for.
 - ``masks``: where are masks and the head kept for servers of the model? A door of its own.
 - ``worker``: the prune worker, which does all of this.

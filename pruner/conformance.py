@@ -5,7 +5,7 @@ They are run by ``resprout criteria check NAME`` and, over all built-in criteria
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,8 +25,6 @@ SHAPES = {"bottom": (8, 5), "top": (4, 8), "logit": (1, 4)}
 """The layers of the model that the evidence is of, (out, in)."""
 
 Layers = dict[str, Evidence]
-
-_CLAIMS = frozenset(claim.value for claim in Claim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def check(criterion: Criterion) -> list[Check]:
     """
     results = []
     for name, function in CHECKS.items():
-        if name in _CLAIMS and name not in criterion.claims:
+        if name in set(Claim) - criterion.claims:
             continue
         promise = (function.__doc__ or "").strip()
         try:
@@ -61,18 +59,6 @@ def check(criterion: Criterion) -> list[Check]:
             fault = f"{type(error).__name__}: {error}"
         results.append(Check(name, fault is None, promise if fault is None else fault))
     return results
-
-
-def batches(needs: frozenset[str], steps: int = STEPS) -> Iterator[Layers]:
-    """Yield the evidence of a small model that learns, with nothing in it but what is needed."""
-    rng, model = np.random.default_rng(7), _model()
-    for _ in range(steps):
-        clicks = _clicks(rng)
-        forward = model.forward(clicks, inputs=Need.INPUT_SQ in needs)
-        layers = gather(model, needs, model.gradients(clicks), forward)
-        layers = {name: _only(needs, one) for name, one in layers.items()}
-        yield with_means(layers) if Need.MEANS in needs else layers
-        model.learn(clicks)
 
 
 class _Net(nn.Module):
@@ -84,7 +70,6 @@ class _Net(nn.Module):
             self.add_module(name, nn.Linear(inputs, out))
 
     def forward(self, dense: Tensor, categorical: Tensor) -> Tensor:
-        del categorical
         for layer in self.children():
             dense = layer(dense.tanh())
         return dense.squeeze(1)
@@ -96,22 +81,27 @@ def _model() -> OnlineModel:
         return OnlineModel(_Net(), LearnerConfig(rate=0.1))
 
 
-def _clicks(rng: np.random.Generator, events: int = 32) -> ClickBatch:
-    numeric = rng.standard_normal((events, SHAPES["bottom"][1]), dtype=np.float32)
-    return ClickBatch(
-        label=rng.integers(0, 2, events).astype(np.float32),
-        weight=np.ones(events, np.float32),
-        time_ms=np.zeros(events, np.int64),
-        numeric=numeric,
-        categorical=np.empty((events, 0), np.int32),
-    )
-
-
-def _only(needs: frozenset[str], layer: Evidence) -> Evidence:
-    """Take out a gradient that is not needed, and copy what changes as the model learns."""
-    wanted, sums = needs & {Need.GRADIENT, Need.MEANS}, layer.accumulator
-    gradient = layer.gradient if wanted else None
-    return replace(layer, gradient=gradient, accumulator=None if sums is None else sums.clone())
+def _shown(criterion: Criterion) -> list[Layers]:
+    """Return the evidence of a small model that learns, with nothing in it but what is needed."""
+    needs, rng, model, shown = criterion.needs, np.random.default_rng(7), _model(), []
+    for _ in range(STEPS):
+        clicks = ClickBatch(
+            numeric=rng.standard_normal((32, SHAPES["bottom"][1]), dtype=np.float32),
+            label=rng.integers(0, 2, 32).astype(np.float32),
+            weight=np.ones(32, np.float32),
+            time_ms=np.zeros(32, np.int64),
+            categorical=np.empty((32, 0), np.int32),
+        )
+        forward = model.forward(clicks, inputs=Need.INPUT_SQ in needs)
+        layers = gather(model, needs, model.gradients(clicks), forward)
+        for name, one in layers.items():
+            gradient = one.gradient if needs & {Need.GRADIENT, Need.MEANS} else None
+            # The sums change as the model learns.
+            sums = None if one.accumulator is None else one.accumulator.clone()
+            layers[name] = replace(one, gradient=gradient, accumulator=sums)
+        shown.append(with_means(layers) if Need.MEANS in needs else layers)
+        model.learn(clicks)
+    return shown
 
 
 def shape_and_dtype(criterion: Criterion) -> str | None:
@@ -125,23 +115,23 @@ def shape_and_dtype(criterion: Criterion) -> str | None:
 
 def finite(criterion: Criterion) -> str | None:
     """Scores are finite, for weights and gradients of zero too."""
-    dead = [_scaled(layers, 0.0) for layers in _shown(criterion)]
-    for evidence in (list(_shown(criterion)), dead):
+    shown = _shown(criterion)
+    for evidence in (shown, [_scaled(layers, 0.0) for layers in shown]):
         for name, score in _scores(criterion, evidence).items():
-            if not bool(torch.isfinite(score).all()):
-                return f"scores of {name!r} hold {_worst(score)}"
+            bad = score[~torch.isfinite(score)]
+            if len(bad):
+                return f"scores of {name!r} hold {float(bad[0])}"
     return None
 
 
 def inputs_unchanged(criterion: Criterion) -> str | None:
     """Neither evidence nor, by scoring, the state is changed."""
-    shown, untouched = list(_shown(criterion)), list(_shown(criterion))
-    states = _states(criterion, shown)
-    before = {name: {k: t.clone() for k, t in s.items()} for name, s in states.items()}
-    for name, state in states.items():
+    shown, untouched = _shown(criterion), _shown(criterion)
+    for name, state in _states(criterion, shown).items():
+        before = {key: tensor.clone() for key, tensor in state.items()}
         criterion.score(state, shown[-1][name])
-        if _differing(before[name], state):
-            return f"scoring changes the state: {_differing(before[name], state)}"
+        if changed := _differing(before, state):
+            return f"scoring changes the state: {changed}"
     for layers, copies in zip(shown, untouched, strict=True):
         for name, one in layers.items():
             if changed := _differing(_tensors(copies[name]), _tensors(one)):
@@ -156,16 +146,15 @@ def deterministic(criterion: Criterion) -> str | None:
 
 def survives_a_checkpoint(criterion: Criterion) -> str | None:
     """Written and read in mid-phase, the state continues as if nothing had happened."""
-    shown = list(_shown(criterion))
+    shown = _shown(criterion)
     through = _phase(criterion, 0.5)
     whole = [through.masks_after(layers) or {} for layers in shown][-1]
     scores = through.run.scores(shown[-1])
     before = _phase(criterion, 0.5)
     for layers in shown[: STEPS // 2]:
         before.masks_after(layers)
-    kept = dump_tensors(before.state())
     after = _phase(criterion, 0.5)
-    after.load(load_tensors(kept))
+    after.load(load_tensors(dump_tensors(before.state())))
     resumed = [after.masks_after(layers) or {} for layers in shown[STEPS // 2 :]][-1]
     return (
         _unequal(whole, resumed)
@@ -205,7 +194,7 @@ def sign_ignored(criterion: Criterion) -> str | None:
 
 def stateless(criterion: Criterion) -> str | None:
     """Scores depend on the last evidence alone."""
-    shown = list(_shown(criterion))
+    shown = _shown(criterion)
     return _unequal(_scores(criterion, shown), _scores(criterion, shown[-1:]))
 
 
@@ -227,15 +216,10 @@ CHECKS: dict[str, Callable[[Criterion], str | None]] = {
 """All checks; those with the name of a claim run only where it is made."""
 
 
-def _shown(criterion: Criterion) -> Iterator[Layers]:
-    return batches(criterion.needs)
-
-
 def _states(criterion: Criterion, evidence: list[Layers]) -> dict[str, State]:
     """Let a fresh criterion observe evidence."""
     rng = np.random.default_rng(3)
-    bare = {name: Evidence(weight=one.weight) for name, one in evidence[0].items()}
-    states = {name: criterion.init(one, rng) for name, one in bare.items()}
+    states = {n: criterion.init(Evidence(weight=e.weight), rng) for n, e in evidence[0].items()}
     for layers in evidence:
         states = {name: criterion.observe(states[name], one) for name, one in layers.items()}
     return states
@@ -243,7 +227,7 @@ def _states(criterion: Criterion, evidence: list[Layers]) -> dict[str, State]:
 
 def _scores(criterion: Criterion, evidence: list[Layers] | None = None) -> dict[str, Tensor]:
     """Score the last of the evidence that is observed."""
-    evidence = evidence or list(_shown(criterion))
+    evidence = evidence or _shown(criterion)
     states = _states(criterion, evidence)
     return {name: criterion.score(states[name], one) for name, one in evidence[-1].items()}
 
@@ -287,7 +271,3 @@ def _differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str
 def _unequal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> str | None:
     names = _differing(first, second)
     return f"they differ: {names}" if names else None
-
-
-def _worst(score: Tensor) -> float:
-    return float(score[~torch.isfinite(score)][0])

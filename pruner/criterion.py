@@ -106,17 +106,14 @@ class Stateless:
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
         """Remember nothing."""
-        del layer, rng
         return {}
 
     def observe(self, state: State, layer: Evidence) -> State:
         """Remember nothing."""
-        del layer
         return state
 
     def score(self, state: State, layer: Evidence) -> Tensor:
         """Call the function."""
-        del state
         return self.function(layer)
 
 
@@ -165,16 +162,26 @@ class CriterionRun:
         """Return the criterion's scores of all layers, checked."""
         with self.named_failures():
             score = self.criterion.score
-            return {n: _checked(n, score(self.states[n], one), one) for n, one in layers.items()}
+            found = {name: score(self.states[name], one) for name, one in layers.items()}
+            for name, scores in found.items():
+                wanted = tuple(layers[name].weight.shape)
+                if tuple(scores.shape) != wanted:
+                    raise ValueError(
+                        f"scores of {name!r} have shape {tuple(scores.shape)}, its weights {wanted}"
+                    )
+                if not bool(torch.isfinite(scores).all()):
+                    raise ValueError(f"scores of {name!r} are not all finite")
+            return found
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that it continues from: ``step``, and ``<criterion>/<layer>/<key>``."""
         named = {
-            f"{self.criterion.name}/{layer}/{key}": tensor.detach().to("cpu", copy=True)
+            f"{self.criterion.name}/{layer}/{key}": tensor.detach()
+            .to("cpu", copy=True)
+            .contiguous()
             for layer, state in self.states.items()
             for key, tensor in state.items()
         }
-        named = {name: tensor.contiguous() for name, tensor in named.items()}
         return named | {"step": torch.tensor(self.step)}
 
     def load(self, state: Mapping[str, Tensor]) -> bool:
@@ -197,21 +204,8 @@ class CriterionRun:
         """Raise any exception inside as the criterion's failure."""
         try:
             yield
-        except CriterionFailedError:
-            raise
         except Exception as error:
             raise CriterionFailedError(
                 f"criterion {self.criterion.name!r} failed at batch {self.step}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-
-
-def _checked(name: str, scores: Tensor, layer: Evidence) -> Tensor:
-    if scores.shape != layer.weight.shape:
-        raise ValueError(
-            f"scores of {name!r} have shape {tuple(scores.shape)}, "
-            f"its weights {tuple(layer.weight.shape)}"
-        )
-    if not bool(torch.isfinite(scores).all()):
-        raise ValueError(f"scores of {name!r} are not all finite")
-    return scores

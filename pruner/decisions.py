@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from learner import Answer, Continue, ModelVersion, NoModel, RollBackTo, SwitchTo, Wait
+from learner import Answer, Continue, ModelVersion, NoModel, RollBackTo, SwitchTo
 from pruner.triggers import Fire, Score, Seen, Trigger
 from stream import LogFollower, MessageLog, RunSpec, Waiting
 from stream.log import LogReader
@@ -76,32 +77,25 @@ class History:
 
     def after(self, message: Message) -> History:
         """Return the history with one more record, which changes it if it is of the ledger."""
-        if isinstance(message, Decision):
-            return self._decided(message)
         if isinstance(message, Verdict):
-            return self._ended(message)
-        return self
-
-    def _decided(self, decision: Decision) -> History:
-        known = replace(self, decided=decision.count)
-        if decision.request is not None:
-            known = replace(known, answered=self.answered | {decision.request.id})
-        if decision.rollback is not None:
-            superseded = decision if self.open else self.superseded
-            known = replace(known, superseded=superseded)
-            return known._with(version_after(decision.rollback))
-        plan = decision.rebuild
+            known = replace(self, verdict=message)
+            if message.verdict != "promoted":
+                return known
+            return replace(known, first_end=self.first_end or message.count)._with(
+                version_of(message)
+            )
+        if not isinstance(message, Decision):
+            return self
+        answered = {message.request.id} if message.request is not None else frozenset[str]()
+        known = replace(self, decided=message.count, answered=self.answered | answered)
+        if message.rollback is not None:
+            superseded = message if self.open else self.superseded
+            return replace(known, superseded=superseded)._with(version_after(message.rollback))
+        plan = message.rebuild
         if plan is None:
             return known
         rebuilds = self.rebuilds + (plan.reason != FIRST)
         return replace(known, plan=plan, verdict=None, superseded=None, rebuilds=rebuilds)
-
-    def _ended(self, verdict: Verdict) -> History:
-        known = replace(self, verdict=verdict)
-        if verdict.verdict != "promoted":
-            return known
-        first_end = verdict.count if self.first_end is None else self.first_end
-        return replace(known, first_end=first_end)._with(version_of(verdict))
 
     def _with(self, version: ModelVersion) -> History:
         return replace(self, promoted=(*self.promoted, version)[-self.versions :])
@@ -117,6 +111,31 @@ def version_of(verdict: Verdict) -> ModelVersion:
 def version_after(rollback: Rollback) -> ModelVersion:
     """Return the version that a rollback makes."""
     return ModelVersion(rollback.version, rollback.snapshot, rollback.count, rollback.mask)
+
+
+def ended_early(
+    plan: RebuildPlan, verdict: Literal["rejected", "failed", "unfinished"], reason: str, count: int
+) -> Verdict:
+    """End a rebuild without a candidate.
+
+    Parameters
+    ----------
+    plan
+        Of the rebuild.
+    verdict, reason
+        How and why it ends.
+    count
+        How far it came, for its cost.
+
+    Examples
+    --------
+    >>> plan = RebuildPlan(number=2, reason="", cause="", begin=500, decided=500, end=900)
+    >>> verdict = ended_early(plan, "failed", "no gradient", 700)
+    >>> verdict.verdict, verdict.reason, verdict.count, verdict.cost_events
+    ('failed', 'no gradient', 900, 200)
+    """
+    cost = count - plan.begin
+    return Verdict(count=plan.end, rebuild=plan, verdict=verdict, reason=reason, cost_events=cost)
 
 
 class LedgerFollower:
@@ -215,9 +234,18 @@ def decide(
     if declined is not None:
         decision = _decide_alone(history, scores, count, rules)
     elif request.action == "rebuild":
-        decision = _rebuild(history, count, rules, (REQUEST, f"asked for: {request.reason}"))
+        decision = _rebuild(history, count, rules, REQUEST, f"asked for: {request.reason}")
     else:
-        decision = _roll_back(history, count, rules, request)
+        old = next(one for one in history.promoted if one.version == request.version)
+        back = Rollback(
+            to_version=old.version,
+            version=history.version + 1,
+            snapshot=old.snapshot,
+            mask=old.mask,
+            count=count + rules.spec.lead_events,
+        )
+        why_not = f"back to version {old.version} as version {back.version} at {back.count}"
+        decision = Decision(count=count, why_not=why_not, rollback=back)
     return decision.model_copy(update={"request": request, "declined": declined})
 
 
@@ -250,7 +278,12 @@ def _decide_alone(history: History, scores: Sequence[Score], count: int, rules: 
     if why_not := _open_rebuild(history, count):
         return Decision(count=count, why_not=why_not)
     if history.first_end is None:
-        return _first_mask(history, count, rules)
+        first, ended = rules.spec.first_mask_events, history.verdict
+        if count < first:
+            return Decision(count=count, why_not=f"maturing: the first mask is cut at {first:,}")
+        again = f"; rebuild {ended.rebuild.number} {ended.verdict}" if ended else ""
+        cause = f"the dense model has matured over {count:,} events{again}"
+        return _rebuild(history, count, rules, FIRST, cause)
     swap = history.swap_count
     since = tuple(score for score in scores if score.begin >= swap and score.end <= count)
     if not since or since[-1].end != count:
@@ -264,50 +297,25 @@ def _decide_alone(history: History, scores: Sequence[Score], count: int, rules: 
     )
     answer = rules.trigger.decide(seen)
     if isinstance(answer, Fire):
-        return _rebuild(history, count, rules, (rules.trigger.name, answer.cause))
+        return _rebuild(history, count, rules, rules.trigger.name, answer.cause)
     return Decision(count=count, why_not=answer.why_not)
 
 
 def _open_rebuild(history: History, count: int) -> str | None:
-    plan = history.plan
-    if plan is None or history.busy_until < count:
-        return None
-    return f"rebuild {plan.number} is open until {plan.end}"
+    plan = history.plan if history.busy_until >= count else None
+    return f"rebuild {plan.number} is open until {plan.end}" if plan else None
 
 
-def _first_mask(history: History, count: int, rules: Rules) -> Decision:
-    first = rules.spec.first_mask_events
-    if count < first:
-        return Decision(count=count, why_not=f"maturing: the first mask is cut at {first:,}")
-    ended = history.verdict
-    again = f"; rebuild {ended.rebuild.number} {ended.verdict}" if ended else ""
-    cause = f"the dense model has matured over {count:,} events{again}"
-    return _rebuild(history, count, rules, (FIRST, cause))
-
-
-def _rebuild(history: History, count: int, rules: Rules, why: tuple[str, str]) -> Decision:
+def _rebuild(history: History, count: int, rules: Rules, reason: str, cause: str) -> Decision:
     plan = RebuildPlan(
         number=history.plan.number + 1 if history.plan else 1,
-        reason=why[0],
-        cause=why[1],
+        reason=reason,
+        cause=cause,
         begin=count // rules.spec.snapshot_events * rules.spec.snapshot_events,
         decided=count,
         end=count + rules.spec.rebuild_events,
     )
     return Decision(count=count, rebuild=plan)
-
-
-def _roll_back(history: History, count: int, rules: Rules, request: Request) -> Decision:
-    old = next(one for one in history.promoted if one.version == request.version)
-    back = Rollback(
-        to_version=old.version,
-        version=history.version + 1,
-        snapshot=old.snapshot,
-        mask=old.mask,
-        count=count + rules.spec.lead_events,
-    )
-    why_not = f"back to version {old.version} as version {back.version} at {back.count}"
-    return Decision(count=count, why_not=why_not, rollback=back)
 
 
 def is_complete(history: History, total: int, window_events: int) -> bool:
@@ -340,7 +348,6 @@ class LedgerMaskSource:
         self._ledger = LedgerFollower(ledger)
         self._spec = spec
         self._total = total
-        self._first: ModelVersion | None = None
         self._changes: dict[int, SwitchTo | RollBackTo] = {}
 
     def at(self, count: int | None) -> Answer:
@@ -350,8 +357,13 @@ class LedgerMaskSource:
         that could end within the lead is decided already.
         """
         answer = self._known(count)
-        if isinstance(answer, Wait):
-            self._read()
+        if isinstance(answer, Waiting):
+            for message in self._ledger.poll():
+                if isinstance(message, Verdict) and message.verdict == "promoted":
+                    self._changes[message.count] = SwitchTo(version_of(message))
+                if isinstance(message, Decision) and message.rollback is not None:
+                    back = RollBackTo(version_after(message.rollback))
+                    self._changes[back.to.count] = back
             answer = self._known(count)
         return answer
 
@@ -359,34 +371,18 @@ class LedgerMaskSource:
         """Return all versions that the ledger has named so far, oldest first."""
         return tuple(sorted((one.to for one in self._changes.values()), key=lambda v: v.version))
 
-    def _read(self) -> None:
-        for message in self._ledger.poll():
-            if isinstance(message, Verdict) and message.verdict == "promoted":
-                version = version_of(message)
-                self._first = self._first or version
-                self._changes[version.count] = SwitchTo(version)
-            if isinstance(message, Decision) and message.rollback is not None:
-                version = version_after(message.rollback)
-                self._changes[version.count] = RollBackTo(version)
-
     def _known(self, count: int | None) -> Answer:
-        if count is None:
-            return self._start()
         history, spec = self._ledger.history, self._spec
+        if count is None:
+            first, total = next(iter(self._changes.values()), None), self._total()
+            ended = total is not None and is_complete(history, total, spec.window_events)
+            return first or (NoModel() if ended else Waiting(LEDGER, "the first mask"))
         due = history.decided + spec.window_events
         if count >= due + spec.lead_events:
-            return Wait(Waiting(LEDGER, f"the decision on the window ending at {due}"))
+            return Waiting(LEDGER, f"the decision on the window ending at {due}")
         if history.open is not None and history.open.end == count:
-            return Wait(Waiting(LEDGER, f"the verdict on rebuild {history.open.number}"))
+            return Waiting(LEDGER, f"the verdict on rebuild {history.open.number}")
         return self._changes.get(count, Continue())
-
-    def _start(self) -> Answer:
-        if self._first is not None:
-            return SwitchTo(self._first)
-        total = self._total()
-        if total is not None and is_complete(self._ledger.history, total, self._spec.window_events):
-            return NoModel()
-        return Wait(Waiting(LEDGER, "the first mask"))
 
 
 class FirstMaskSource:

@@ -15,9 +15,6 @@ from stream import plugins
 GROUP = "resprout.evidence"
 """The entry-point group under which other packages offer kinds of evidence."""
 
-_OUT_IN = ("out", "in")
-"""The dimensions of a layer's weights."""
-
 Provider = Callable[[OnlineModel, Gradients, ForwardPass], Mapping[str, Tensor]]
 """Gathers one kind of evidence: takes the model, the gradients of the effective weights by layer
 and the batch with its predictions; returns a tensor of any shape for every prunable layer."""
@@ -74,12 +71,16 @@ class Evidence:
     """What providers of other packages gathered, by the name of the kind; any shape."""
 
     def __post_init__(self) -> None:
-        if self.weight.ndim != len(_OUT_IN):
-            raise ValueError(f"weight has shape {tuple(self.weight.shape)}; it must be (out, in)")
         shape = tuple(self.weight.shape)
-        for name in ("gradient", "accumulator", "mask"):
-            _check(name, getattr(self, name), shape)
-        _check("input_sq", self.input_sq, shape[1:])
+        if len(shape) != len(("out", "in")):
+            raise ValueError(f"weight has shape {shape}; it must be (out, in)")
+        for name in ("gradient", "accumulator", "mask", "input_sq"):
+            tensor, wanted = getattr(self, name), shape[1:] if name == "input_sq" else shape
+            if tensor is not None and tuple(tensor.shape) != wanted:
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}; beside this weight it must have "
+                    f"{wanted}"
+                )
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise ValueError(f"mask is {self.mask.dtype}; it must be torch.bool")
 
@@ -102,31 +103,19 @@ class Evidence:
         return (self.need(Need.GRADIENT) * self.weight).abs_()
 
 
-def _check(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and tuple(tensor.shape) != shape:
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; beside this weight it must have {shape}"
-        )
-
-
-def means(layers: Mapping[str, Evidence]) -> Means:
-    """Average over all weights of all layers.
+def with_means(layers: Mapping[str, Evidence]) -> dict[str, Evidence]:
+    """Add the averages over all weights of all layers to each layer's evidence.
 
     >>> one = Evidence(weight=torch.ones(1, 1), gradient=torch.zeros(1, 1))
     >>> three = Evidence(weight=torch.full((1, 3), -5.0), gradient=torch.ones(1, 3))
-    >>> found = means({"a": one, "b": three})
+    >>> found = with_means({"a": one, "b": three})["a"].means
     >>> found.saliency, found.magnitude
     (tensor(3.7500), tensor(4.))
     """
     weights = sum(layer.weight.numel() for layer in layers.values())
     saliency = torch.stack([layer.saliency.sum() for layer in layers.values()]).sum()
     magnitude = torch.stack([layer.weight.abs().sum() for layer in layers.values()]).sum()
-    return Means(saliency / weights, magnitude / weights)
-
-
-def with_means(layers: Mapping[str, Evidence]) -> dict[str, Evidence]:
-    """Add the averages over all layers to each layer's evidence."""
-    found = means(layers)
+    found = Means(saliency / weights, magnitude / weights)
     return {name: replace(one, means=found) for name, one in layers.items()}
 
 
@@ -140,12 +129,6 @@ def provider(kind: str) -> Provider:
     """
     found: Provider = plugins.find(GROUP, dict.fromkeys(_BUILT_IN), kind)
     return found
-
-
-def check_needs(needs: frozenset[str]) -> None:
-    """Raise ``ValueError`` where a kind of evidence has no provider."""
-    for kind in needs - _BUILT_IN:
-        provider(kind)
 
 
 def layers_of(model: OnlineModel) -> dict[str, Evidence]:

@@ -38,10 +38,6 @@ class RequestFollower:
             self._requests |= {request.id: request for request in found}
         return [one for one in self._requests.values() if one.id not in answered]
 
-    def next(self, answered: Collection[str]) -> Request | None:
-        """Return the oldest request that is not answered yet, None without one."""
-        return next(iter(self.open(answered)), None)
-
 
 def _pass_over(stored: StoredRecord, what: str) -> None:
     log.warning(

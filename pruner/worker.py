@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from learner import (
-    LearnerState,
     NonFiniteError,
     OnlineModel,
     Ports,
@@ -25,34 +23,16 @@ from learner import (
     from_parts,
     masks_of,
 )
-from pruner import verdicts
+from pruner import decisions
 from pruner.config import PrunerConfig
 from pruner.criterion import CriterionFailedError
-from pruner.decisions import (
-    FIRST,
-    History,
-    LedgerFollower,
-    PendingRequest,
-    Rules,
-    decide,
-    is_complete,
-    missing,
-)
+from pruner.decisions import FIRST, History, LedgerFollower, PendingRequest, Rules
 from pruner.evidence import layers_of
-from pruner.masks import ReconcilingRegistry
+from pruner.masks import ReconcilingRegistry, content_hash, describe, pack, sparsity
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
 from pruner.updaters import PrunePhase, recipe
-from stream import (
-    END,
-    FeatureSchema,
-    LogFollower,
-    MessageLog,
-    RunSpec,
-    Waiting,
-    kind_of,
-    nothing_follows,
-)
+from stream import END, FeatureSchema, LogFollower, MessageLog, Waiting, kind_of, nothing_follows
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump
 from stream.state import Checkpoints
@@ -88,21 +68,15 @@ class InputEnd:
 
     def total(self) -> int | None:
         """Return the number of valid events of the whole input, None while it is not known."""
-        if self._total is None and self._last_is_end():
+        lasts = (self._clicks.last(partition) for partition in self._clicks.partitions)
+        if self._total is None and all(last and kind_of(last) == END for last in lasts):
             newest = self._snapshots.names(_DENSE)[-1:]
             if newest and newest[0] != self._tried:
                 self._tried = newest[0]
-                self._total = self._count_at_end(newest[0])
+                cursor = self._snapshots.cursor(self._tried)
+                if nothing_follows(self._clicks, self._schema, cursor):
+                    self._total = cursor.count
         return self._total
-
-    def _last_is_end(self) -> bool:
-        lasts = [self._clicks.last(partition) for partition in self._clicks.partitions]
-        return all(last is not None and kind_of(last) == END for last in lasts)
-
-    def _count_at_end(self, snapshot: str) -> int | None:
-        """Return the count of a snapshot if nothing comes after it."""
-        cursor = self._snapshots.cursor(snapshot)
-        return cursor.count if nothing_follows(self._clicks, self._schema, cursor) else None
 
 
 class WindowFollower:
@@ -122,34 +96,26 @@ class WindowFollower:
         """The end of the last window."""
         self.scores: list[Score] = []
         """The windows on which the sparse model was scored, oldest first."""
+        self.judgements: dict[int, Judgement] = {}
+        """On candidates, by the number of their rebuild."""
         self._window_events = window_events
-        self._judgements: dict[int, Judgement] = {}
         self._tail: LogFollower[Window | Judgement]
         self._tail = MessageLog(reader, WINDOWS).follow(Window, Judgement)
 
     def poll(self) -> None:
         """Read some of what is new."""
         for message in self._tail.poll():
-            self._take(message)
-
-    def judgement(self, rebuild: int) -> Judgement | None:
-        """Return the judgement on a rebuild's candidate, None while there is none."""
-        return self._judgements.get(rebuild)
+            if isinstance(message, Judgement):
+                self.judgements[message.rebuild] = message
+            elif message.size == self._window_events and not message.partial:
+                self.closed = message.end
+                relative = message.metric(_SPARSE, "relative_ce")
+                if relative is not None:
+                    self.scores.append(Score(message.begin, message.end, relative))
 
     def forget(self, count: int) -> None:
         """Drop the windows that began before a swap."""
         self.scores = [score for score in self.scores if score.begin >= count]
-
-    def _take(self, message: Window | Judgement) -> None:
-        if isinstance(message, Judgement):
-            self._judgements[message.rebuild] = message
-            return
-        if message.size != self._window_events or message.partial:
-            return
-        self.closed = message.end
-        relative = message.metric(_SPARSE, "relative_ce")
-        if relative is not None:
-            self.scores.append(Score(message.begin, message.end, relative))
 
 
 def unused(names: list[str], history: History, snapshot_events: int) -> list[str]:
@@ -181,12 +147,6 @@ def unused(names: list[str], history: History, snapshot_events: int) -> list[str
     ]
 
 
-def tidy_dense(snapshots: SnapshotStore, history: History, snapshot_events: int) -> None:
-    """Delete the dense snapshots from which no rebuild can start."""
-    for name in unused(snapshots.names(_DENSE), history, snapshot_events):
-        snapshots.delete(name)
-
-
 def tidy_candidates(snapshots: SnapshotStore, history: History) -> None:
     """Delete the candidates that are neither being made nor among the last versions."""
     kept = {one.snapshot for one in history.promoted}
@@ -206,9 +166,6 @@ def tidy_checkpoints(folder: Path, history: History) -> None:
     for path in sorted(folder.glob("rebuild-*")):
         if path.name != mine:
             shutil.rmtree(path)
-
-
-_FAILURES = (CriterionFailedError, NonFiniteError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,78 +189,6 @@ class PrunePorts:
     """How many versions of the sparse model are kept."""
     order: LogReader | None = None
     """As in :class:`learner.Ports`."""
-
-    def of_trainer(self, model: str, checkpoints: Checkpoints) -> Ports:
-        """Return the ports of a rebuild's trainer."""
-        predictions, snapshots = self.predictions, self.snapshots
-        return Ports(model, self.clicks, predictions, checkpoints, snapshots, self.order)
-
-
-@dataclass(frozen=True, slots=True)
-class RebuildContext:
-    """What rebuilds are made with."""
-
-    config: PrunerConfig
-    spec: RunSpec
-    build: Callable[[], OnlineModel]
-    """Makes a model of the same kind as the dense one; its weights are replaced."""
-    ports: PrunePorts
-
-    def open(self, plan: RebuildPlan, version: int) -> StreamTrainer | None:
-        """Continue with a rebuild, or begin it; None while the dense snapshot is not there.
-
-        Its trainer learns the events after the snapshot under a prune phase, and publishes
-        predictions over those on which the candidate is judged.
-
-        Parameters
-        ----------
-        plan
-            What was decided.
-        version
-            That the candidate will have if it is promoted.
-
-        Raises
-        ------
-        learner.SnapshotError
-            Where the snapshot will never be there: dense has written a later one.
-        """
-        ports, spec, online = self.ports, self.spec, self.build()
-        checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
-        kept = checkpoints.latest()
-        begin = from_parts(kept.parts) if kept else self._dense(plan)
-        if begin is None:
-            return None
-        online.load(begin.tensors)
-        rng = np.random.default_rng([spec.seed, plan.number])
-        trainer = StreamTrainer(
-            online,
-            ports.of_trainer(plan.candidate, checkpoints),
-            spec,
-            PrunePhase(recipe(self.config, spec), layers_of(online), rng),
-            options=TrainerOptions(
-                checkpoint_events=self.config.checkpoint_events,
-                publish_from=plan.end - spec.judge_events,
-                end=plan.end,
-                check_predictions=True,
-            ),
-        )
-        if kept is None:
-            trainer.become(replace(begin, version=version))
-        return trainer
-
-    def _dense(self, plan: RebuildPlan) -> LearnerState | None:
-        """Read the dense snapshot that a rebuild begins with; None while it is not there."""
-        snapshots = self.ports.snapshots
-        name = snapshots.find(_DENSE, plan.begin)
-        if name is not None:
-            return snapshots.read(name)
-        later = [n for n in snapshots.names(_DENSE) if count_of(n) > plan.begin]
-        if later:
-            raise SnapshotError(
-                f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
-                f"is gone from {snapshots.folder}, and dense is past it ({later[-1]}); start afresh"
-            )
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,9 +232,8 @@ class PruneWorker:
         rules: Rules,
         build: Callable[[], OnlineModel],
     ) -> None:
-        self._ports = ports
+        self._ports, self._config, self._build = ports, config, build
         self._rules, self._spec = rules, rules.spec
-        self._rebuilds = RebuildContext(config, rules.spec, build, ports)
         self._ledger = LedgerFollower(ports.ledger, ports.versions)
         self._windows = WindowFollower(ports.windows, rules.spec.window_events)
         self._requests = RequestFollower(ports.requests)
@@ -369,7 +253,8 @@ class PruneWorker:
         """Do one thing, at once; decisions come first.
 
         1. Read what the evaluator has found.
-        2. End the open rebuild, if a rollback has superseded it.
+        2. End the open rebuild, if a rollback has superseded it. How far its candidate had come by
+           then is a matter of time, so its cost is counted as if it had kept pace with the windows.
         3. Decide on the next window, if it is closed, and take one request into the decision.
         4. Otherwise, learn one batch of the open rebuild, or end it.
         """
@@ -377,39 +262,93 @@ class PruneWorker:
             return self._report()
         self._ports.registry.reconcile()
         self._windows.poll()
-        history = self.history
-        if history.open is not None and history.superseded is not None:
-            return self._conclude(verdicts.superseded(history.open, history.superseded))
+        plan, back = self.history.open, self.history.superseded
+        if plan is not None and back is not None:
+            reason = f"superseded at {back.count}: {back.why_not}"
+            return self._conclude(decisions.ended_early(plan, "rejected", reason, back.count))
         decision = self._decide()
         if decision is not None:
             return self._report(decided=decision)
-        if self.history.open is not None:
-            return self._work(self.history.open)
-        return self._rest()
+        plan = self.history.open
+        return self._rest() if plan is None else self._work(plan)
 
     def close(self) -> None:
         """Write a checkpoint of the open rebuild, so that nothing is learned twice."""
         if self._rebuild is not None:
             self._rebuild.close()
 
+    def open_rebuild(self, plan: RebuildPlan) -> StreamTrainer | None:
+        """Continue with a rebuild, or begin it; None while the dense snapshot is not there.
+
+        Its trainer learns the events after the snapshot under a prune phase, and publishes
+        predictions over those on which the candidate is judged.
+
+        Raises
+        ------
+        learner.SnapshotError
+            Where the snapshot will never be there: dense has written a later one.
+        """
+        ports, spec, snapshots = self._ports, self._spec, self._ports.snapshots
+        checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
+        kept, dense = checkpoints.latest(), snapshots.find(_DENSE, plan.begin)
+        later = [name for name in snapshots.names(_DENSE) if count_of(name) > plan.begin]
+        if kept is None and dense is None and later:
+            raise SnapshotError(
+                f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
+                f"is gone from {snapshots.folder}, and dense is past it ({later[-1]}); start afresh"
+            )
+        if kept is not None:
+            begin = from_parts(kept.parts)
+        elif dense is not None:
+            begin = replace(snapshots.read(dense), version=self.history.version + 1)
+        else:
+            return None
+        online = self._build()
+        online.load(begin.tensors)
+        rng = np.random.default_rng([spec.seed, plan.number])
+        trainer = StreamTrainer(
+            online,
+            Ports(
+                plan.candidate, ports.clicks, ports.predictions, checkpoints, snapshots, ports.order
+            ),
+            spec,
+            PrunePhase(recipe(self._config, spec), layers_of(online), rng),
+            options=TrainerOptions(
+                checkpoint_events=self._config.checkpoint_events,
+                publish_from=plan.end - spec.judge_events,
+                end=plan.end,
+                check_predictions=True,
+            ),
+        )
+        if kept is None:
+            trainer.become(begin)
+        return trainer
+
     def _decide(self) -> Decision | None:
         count = self.history.decided + self._spec.window_events
-        if self._windows.closed < count or missing(self.history, count) is not None:
+        if self._windows.closed < count or decisions.missing(self.history, count) is not None:
             return None
-        request = self._requests.next(self.history.answered)
-        pending = PendingRequest(request, self._invalid(request)) if request is not None else None
-        decision = decide(self.history, self._windows.scores, count, self._rules, pending)
+        request = next(iter(self._requests.open(self.history.answered)), None)
+        pending = PendingRequest(request, self._invalid(request)) if request else None
+        decision = decisions.decide(self.history, self._windows.scores, count, self._rules, pending)
         self._write(decision)
-        tidy_dense(self._ports.snapshots, self.history, self._spec.snapshot_events)
-        _log_decision(decision)
+        snapshots = self._ports.snapshots
+        for name in unused(snapshots.names(_DENSE), self.history, self._spec.snapshot_events):
+            snapshots.delete(name)
+        if decision.rebuild is not None:
+            log.info("rebuild %d: %s", decision.rebuild.number, decision.rebuild.cause)
+        if request and decision.declined is not None:
+            log.warning("no %s (%s): %s", request.action, request.reason, decision.declined)
+        elif request and decision.rollback is not None:
+            log.info("%s: %s", decision.why_not, request.reason)
         return decision
 
     def _invalid(self, request: Request) -> str | None:
         """Return why a version cannot be gone back to though the ledger names it."""
-        named = (one for one in self.history.promoted if one.version == request.version)
         try:
-            for version in named:
-                self._ports.snapshots.read(version.snapshot)
+            for version in self.history.promoted:
+                if version.version == request.version:
+                    self._ports.snapshots.read(version.snapshot)
         except SnapshotError as error:
             return str(error)
         return None
@@ -423,9 +362,9 @@ class PruneWorker:
         if self._failed is None:
             try:
                 return self._advance(plan)
-            except _FAILURES as error:
+            except (CriterionFailedError, NonFiniteError) as error:
                 count = self._rebuild.count if self._rebuild else plan.begin
-                self._failed = verdicts.failed(plan, count, error)
+                self._failed = decisions.ended_early(plan, "failed", str(error), count)
                 self._rebuild = None
         total = self._end.total()
         through = plan.end if total is None else min(plan.end, total)
@@ -433,41 +372,53 @@ class PruneWorker:
 
     def _advance(self, plan: RebuildPlan) -> PruneStep:
         if self._rebuild is None:
-            self._rebuild = self._rebuilds.open(plan, self.history.version + 1)
+            self._rebuild = self.open_rebuild(plan)
         rebuild = self._rebuild
         if rebuild is None:
-            return self._report(
-                waiting_for=Waiting(SNAPSHOTS, f"the dense snapshot at {plan.begin}")
-            )
+            what = f"the dense snapshot at {plan.begin}"
+            return self._report(waiting_for=Waiting(SNAPSHOTS, what))
         if rebuild.count == plan.end:
-            return self._judge(rebuild, plan)
+            return self._undecided(plan.end) or self._judge(rebuild, plan)
         step = rebuild.step()
         if step.done:
-            undecided = self._undecided(step.count)
-            return undecided or self._conclude(verdicts.unfinished(plan, step.count))
+            reason = f"the input ended after {step.count:,} events"
+            verdict = decisions.ended_early(plan, "unfinished", reason, step.count)
+            return self._undecided(step.count) or self._conclude(verdict)
         return self._report(events=step.events, waiting_for=step.waiting_for)
 
     def _judge(self, rebuild: StreamTrainer, plan: RebuildPlan) -> PruneStep:
         """End a rebuild that has come to E, once the evaluator has judged it.
 
+        A candidate takes over that did better, and the first in any case.
+
         1. Write the snapshot of a candidate that takes over, and put its mask into the store.
         2. Write the verdict: from then on it is in force.
         """
-        if undecided := self._undecided(plan.end):
-            return undecided
-        judgement = self._windows.judgement(plan.number)
+        judgement = self._windows.judgements.get(plan.number)
         if judgement is None and plan.reason != FIRST:
-            return self._report(
-                waiting_for=Waiting(WINDOWS, f"the judgement of rebuild {plan.number}")
-            )
-        snapshot = rebuild.snapshot() if verdicts.promotes(judgement) else None
-        online = rebuild.online
-        masks = {name: online.masks[name].cpu() for name in online.prunable}
-        if snapshot is not None:
+            what = f"the judgement of rebuild {plan.number}"
+            return self._report(waiting_for=Waiting(WINDOWS, what))
+        promoted = judgement is None or judgement.difference.mean < 0
+        snapshot = rebuild.snapshot() if promoted else None
+        masks = {name: rebuild.online.masks[name].cpu() for name in rebuild.online.prunable}
+        if promoted:
             self._ports.registry.put(masks)
-        before = self._masks_in_force()
-        candidate = verdicts.Candidate(plan, rebuild.version, snapshot, masks, before)
-        return self._conclude(verdicts.judged(candidate, judgement))
+        last = self.history.promoted[-1:]
+        before = masks_of(self._ports.snapshots.read(last[0].snapshot)) if last else None
+        verdict = Verdict(
+            count=plan.end,
+            rebuild=plan,
+            verdict="promoted" if promoted else "rejected",
+            reason=_why(judgement),
+            version=rebuild.version if promoted else None,
+            snapshot=snapshot,
+            mask=content_hash(pack(masks)),
+            sparsity=sparsity(masks),
+            layers=describe(masks, before),
+            judgement=judgement,
+            cost_events=plan.end - plan.begin,
+        )
+        return self._conclude(verdict)
 
     def _conclude(self, verdict: Verdict) -> PruneStep:
         self._write(verdict)
@@ -478,29 +429,26 @@ class PruneWorker:
         return self._report(verdict=verdict)
 
     def _rest(self) -> PruneStep:
-        total = self._end.total()
-        if total is not None and is_complete(self.history, total, self._spec.window_events):
-            self._done = True
-            self._log_what_came_too_late(total)
-            return self._report()
-        return self._report(waiting_for=self._next_window)
-
-    def _log_what_came_too_late(self, total: int) -> None:
-        """Log the swap and the requests for which the input ended too early."""
-        if self.history.swap_count > total:
+        """Wait for the next window; where none comes any more, log what came too late."""
+        total, history = self._end.total(), self.history
+        if total is None or not decisions.is_complete(history, total, self._spec.window_events):
+            return self._report(waiting_for=self._next_window)
+        self._done = True
+        if history.swap_count > total:
             log.warning(
                 "version %d never took effect: the input ended after %d events, before %d",
-                self.history.version,
+                history.version,
                 total,
-                self.history.swap_count,
+                history.swap_count,
             )
-        for request in self._requests.open(self.history.answered):
+        for request in self._requests.open(history.answered):
             log.warning(
                 "the %s asked for (%s) was not decided on: the input ended after %d events",
                 request.action,
                 request.reason,
                 total,
             )
+        return self._report()
 
     def _undecided(self, through: int) -> PruneStep | None:
         """Report that a window ending by ``through`` is still to be decided, None if none is."""
@@ -517,10 +465,6 @@ class PruneWorker:
         self._ports.decisions.append([Record(dump(message))])
         self._ports.decisions.flush()
         self._ledger.poll()
-
-    def _masks_in_force(self) -> dict[str, Tensor] | None:
-        promoted = self.history.promoted
-        return masks_of(self._ports.snapshots.read(promoted[-1].snapshot)) if promoted else None
 
     def _tidy(self) -> None:
         """Delete what only rebuilds that have ended needed."""
@@ -539,14 +483,13 @@ class PruneWorker:
         return PruneStep(count, events, decided, verdict, waiting_for, self._done)
 
 
-def _log_decision(decision: Decision) -> None:
-    """Log the rebuild that begins, and how a request was answered."""
-    if decision.rebuild is not None:
-        log.info("rebuild %d: %s", decision.rebuild.number, decision.rebuild.cause)
-    request = decision.request
-    if request is None:
-        return
-    if decision.declined is not None:
-        log.warning("no %s (%s): %s", request.action, request.reason, decision.declined)
-    elif decision.rollback is not None:
-        log.info("%s: %s", decision.why_not, request.reason)
+def _why(judgement: Judgement | None) -> str:
+    if judgement is None:
+        return "the first mask, with no incumbent to be judged against"
+    relative, interval = judgement.relative, ""
+    if relative.low is not None and relative.high is not None:
+        interval = f" (95 %: {100 * relative.low:+.3f} to {100 * relative.high:+.3f} %)"
+    return (
+        f"CE {100 * relative.mean:+.3f} % against the incumbent's{interval} "
+        f"over events {judgement.begin + 1:,} to {judgement.end:,}"
+    )

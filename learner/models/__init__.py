@@ -24,24 +24,30 @@ GROUP = "resprout.models"
 BUILT_IN: dict[str, Builder] = {"dlrm": dlrm.from_schema}
 
 
-def builder(name: str) -> Builder:
-    """Look up a model by the name used in the configuration.
-
-    >>> builder("dlmr")
-    Traceback (most recent call last):
-    ...
-    ValueError: unknown model 'dlmr'; known: dlrm
-    """
-    found: Builder = plugins.find(GROUP, BUILT_IN, name)
-    return found
-
-
 def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) -> nn.Module:
     """Build a model whose weights at the start depend on ``seed`` alone.
 
     The generator that torch shares among all is left as it was.
+
+    Parameters
+    ----------
+    name
+        As it stands in the configuration.
+    schema
+        The features.
+    options
+        The model's own.
+    seed
+        Decides every weight.
+
+    Examples
+    --------
+    >>> build("dlmr", FeatureSchema(), {}, seed=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown model 'dlmr'; known: dlrm
     """
-    make = builder(name)
+    make: Builder = plugins.find(GROUP, BUILT_IN, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(schema, options)

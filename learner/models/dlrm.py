@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -171,21 +171,13 @@ class FieldMean(nn.Module):
         """
         if self.is_identity:
             return vectors
-        features = [
-            part if part.shape[1] == 1 else _mean_of_present(part, buckets)
-            for part, buckets in zip(
-                torch.split(vectors, self.columns, 1),
-                torch.split(categorical, self.columns, 1),
-                strict=True,
-            )
-        ]
+        features = list(torch.split(vectors, self.columns, 1))
+        for number, buckets in enumerate(torch.split(categorical, self.columns, 1)):
+            if self.columns[number] > 1:
+                present = (buckets != 0).to(vectors.dtype).unsqueeze(2)
+                total = (features[number] * present).sum(1, keepdim=True)
+                features[number] = total / present.sum(1, keepdim=True).clamp_min(1.0)
         return torch.cat(features, 1)
-
-
-def _mean_of_present(vectors: Tensor, buckets: Tensor) -> Tensor:
-    present = (buckets != 0).to(vectors.dtype).unsqueeze(2)
-    total = (vectors * present).sum(1, keepdim=True)
-    return total / present.sum(1, keepdim=True).clamp_min(1.0)
 
 
 class PairwiseDots(nn.Module):
@@ -255,17 +247,15 @@ def mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
     return nn.Sequential(*(layers if last_relu else layers[:-1]))
 
 
-def column_offsets(fields: Iterable[CategoricalField]) -> Tensor:
+def column_offsets(fields: Sequence[CategoricalField]) -> Tensor:
     """Return where each column's feature begins in the shared table, shape (c,), int64.
 
     >>> column_offsets([CategoricalField(5), CategoricalField(7, columns=2), CategoricalField(3)])
     tensor([ 0,  5,  5, 12])
     """
-    offsets, begin = [], 0
-    for field in fields:
-        offsets += [begin] * field.columns
-        begin += field.buckets
-    return torch.tensor(offsets, dtype=torch.int64)
+    pairs = torch.tensor(fields, dtype=torch.int64).reshape(-1, 2)
+    buckets, columns = pairs[:, 0], pairs[:, 1]
+    return (buckets.cumsum(0) - buckets).repeat_interleave(columns)
 
 
 def from_schema(schema: FeatureSchema, options: dict[str, Any]) -> DLRM:

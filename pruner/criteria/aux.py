@@ -29,8 +29,6 @@ from pruner.criterion import Claim, State
 from pruner.evidence import Evidence, Means, Need
 from pruner.sparsity import Phase
 
-Norm = Literal["layer_mean", "layer_sum", "global_mean"]
-
 
 class AuxOptions(BaseModel):
     """The options of AUX."""
@@ -49,7 +47,7 @@ class AuxOptions(BaseModel):
     """T0 / (λ K), with K the batches of the phase."""
     start: float | None = Field(default=None, ge=0)
     """T0 itself, the same for any K; takes the place of ``start_ratio``."""
-    norm: Norm = "layer_mean"
+    norm: Literal["layer_mean", "layer_sum", "global_mean"] = "layer_mean"
     """What G and M are divided by. ``layer_sum`` is the printed L1 norm: no importance exceeds 1,
     so a penalty above 1 prunes everything.
     """
@@ -93,20 +91,16 @@ def importance(layer: Evidence, options: AuxOptions = _DEFAULTS) -> Tensor:
     saliency = layer.saliency
     if options.literal:
         saliency *= magnitude
-    scale = _scale(layer, saliency, magnitude, options.norm)
+    if options.norm == "global_mean":
+        scale = layer.need_means()
+    elif options.norm == "layer_sum":
+        scale = Means(saliency.sum(), magnitude.sum())
+    else:
+        scale = Means(saliency.mean(), magnitude.mean())
     tiny = torch.finfo(magnitude.dtype).tiny
     saliency *= options.w1 / scale.saliency.clamp_min(tiny)
     magnitude *= options.w2 / scale.magnitude.clamp_min(tiny)
     return saliency.add_(magnitude)
-
-
-def _scale(layer: Evidence, saliency: Tensor, magnitude: Tensor, norm: Norm) -> Means:
-    """Return what the two terms are divided by."""
-    if norm == "global_mean":
-        return layer.need_means()
-    if norm == "layer_sum":
-        return Means(saliency.sum(), magnitude.sum())
-    return Means(saliency.mean(), magnitude.mean())
 
 
 def start_of(penalty: float, steps: int, options: AuxOptions = _DEFAULTS) -> float:
@@ -116,34 +110,6 @@ def start_of(penalty: float, steps: int, options: AuxOptions = _DEFAULTS) -> flo
     7.0
     """
     return options.start_ratio * penalty * steps if options.start is None else options.start
-
-
-def penalty_for(quantile: float, steps: int, options: AuxOptions = _DEFAULTS) -> float:
-    r"""Return the λ that cuts, by the end of a phase, what is below a time-averaged importance.
-
-    A weight is kept iff its average importance exceeds :math:`\lambda - T_0 / K`, so
-
-    .. math:: \lambda = \frac{q}{1 - T_0 / (\lambda K)} \quad \text{or} \quad q + T_0 / K
-
-    for a relative and an absolute start.
-
-    Parameters
-    ----------
-    quantile
-        q, the largest average importance that is to be pruned.
-    steps
-        K.
-    options
-        How a begins.
-
-    Examples
-    --------
-    >>> penalty_for(1.47, steps=200), penalty_for(1.47, 200, AuxOptions(start=6.0))
-    (1.5, 1.5)
-    """
-    if options.start is not None:
-        return quantile + options.start / steps
-    return quantile / (1 - options.start_ratio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,48 +142,60 @@ class Aux:
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
         """Begin with no importance seen."""
-        del rng
         return {
             "total": torch.zeros_like(layer.weight),
             "steps": torch.zeros((), dtype=torch.int64),
         }
 
     def observe(self, state: State, layer: Evidence) -> State:
-        """Add the importance at one batch, in place."""
+        """Add the importance at one batch, in place; a stays inside its bounds, if it has any."""
+        clamp, start, penalty = self.options.clamp, self.options.start, self.options.penalty
         state["total"] += importance(layer, self.options)
         state["steps"] += 1
-        if self.options.clamp is not None:
-            self._clamp(state)
+        if clamp is not None and start is not None and penalty is not None:
+            centre = penalty * int(state["steps"]) - start
+            state["total"].clamp_(centre - clamp, centre + clamp)
         return state
-
-    def _clamp(self, state: State) -> None:
-        """Move the sums so that a stays inside its bounds."""
-        options = self.options
-        if options.clamp is None or options.start is None or options.penalty is None:
-            return
-        centre = options.penalty * int(state["steps"]) - options.start
-        state["total"].clamp_(centre - options.clamp, centre + options.clamp)
 
     def score(self, state: State, layer: Evidence) -> Tensor:
         """Return the importance averaged over the batches so far."""
-        del layer
         return state["total"] / max(1, int(state["steps"]))
 
     def select(
         self, states: Mapping[str, State], layers: Mapping[str, Evidence], phase: Phase
     ) -> dict[str, Tensor]:
         """Keep the weights where a is positive."""
-        del layers
         penalty = self.penalty(states, phase)
         start = start_of(penalty, phase.steps, self.options)
         return {name: auxiliary(s, penalty, start) > 0 for name, s in states.items()}
 
     def penalty(self, states: Mapping[str, State], phase: Phase) -> float:
-        """Return λ: as it was set, or as it meets the target if averages stay what they are."""
+        r"""Return λ: as it was set, or as it meets the target if averages stay what they are.
+
+        A weight is kept iff its average importance exceeds :math:`\lambda - T_0 / K`. With
+        :math:`q` the largest average that is to be pruned,
+
+        .. math:: \lambda = \frac{q}{1 - T_0 / (\lambda K)} \quad \text{or} \quad q + T_0 / K
+
+        for a relative and an absolute start.
+
+        Examples
+        --------
+        >>> state = {"total": torch.tensor([[2.94, 6.0]]), "steps": torch.tensor(2)}
+        >>> phase = Phase(step=2, steps=200, sparsity=0.5)
+        >>> (
+        ...     Aux().penalty({"top": state}, phase),
+        ...     Aux(AuxOptions(start=6.0)).penalty({"top": state}, phase),
+        ... )
+        (1.5, 1.5)
+        """
         if self.options.penalty is not None:
             return self.options.penalty
         averages = torch.cat([(s["total"] / s["steps"]).flatten() for s in states.values()])
-        return penalty_for(cutoff(averages, phase.sparsity), phase.steps, self.options)
+        quantile = cutoff(averages, phase.sparsity)
+        if self.options.start is not None:
+            return quantile + self.options.start / phase.steps
+        return quantile / (1 - self.options.start_ratio)
 
 
 def auxiliary(state: State, penalty: float, start: float) -> Tensor:

@@ -66,7 +66,6 @@ class Mop:
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
         """Begin with an average of zero."""
-        del rng
         return {"average": torch.zeros_like(layer.weight)}
 
     def observe(self, state: State, layer: Evidence) -> State:

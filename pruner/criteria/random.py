@@ -38,10 +38,8 @@ class Random:
 
     def observe(self, state: State, layer: Evidence) -> State:
         """Learn nothing."""
-        del layer
         return state
 
     def score(self, state: State, layer: Evidence) -> Tensor:
         """Return what was drawn."""
-        del layer
         return state["score"]

@@ -1,9 +1,8 @@
 """The model registry: masks and the head, kept for servers of the model.
 
 - ``store``: masks as bytes, named by what they hold; what a store of masks offers, and its homes
-  in memory and on disk.
+  in memory and on disk; what fills a store from ledger and snapshots, and what follows one.
 - ``redis``: its home on a Redis server; loaded only where it is asked for.
-- ``registry``: fills a store from ledger and snapshots, and follows one.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruner.config import StoreConfig
-from pruner.masks.registry import ReconcilingRegistry, RegistryFollower, ServedModel
 from pruner.masks.store import (
     DiskMaskStore,
     MaskDamagedError,
     MaskMissingError,
     MaskStore,
     MemoryMaskStore,
+    ReconcilingRegistry,
+    RegistryFollower,
+    ServedModel,
     StoreAwayError,
     StoreError,
     StoreRefusedError,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
+from redis.commands.core import Script
 from redis.retry import Retry
 from torch import Tensor
 
@@ -30,9 +30,6 @@ from pruner.masks.store import (
     unpack,
 )
 
-MODEL = "sparse"
-"""The model whose head it is."""
-
 COMMANDS = (
     *("get", "set", "del", "exists", "scan", "select"),
     *("hgetall", "hmget", "hset"),
@@ -44,35 +41,6 @@ PUBLISH = Path(__file__).with_name("publish.lua").read_text("utf-8")
 RETAIN = Path(__file__).with_name("retain.lua").read_text("utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The names of all keys.
-
-    >>> keys = Keys("resprout")
-    >>> keys.head, keys.mask("0d5d")
-    ('resprout:head:sparse', 'resprout:mask:0d5d')
-    """
-
-    prefix: str
-
-    @property
-    def head(self) -> str:
-        """A hash: version, sequence, snapshot, count, mask, run, recent.
-
-        ``snapshot`` ends in the hash of its weights, ``recent`` are the masks of the last heads.
-        """
-        return f"{self.prefix}:head:{MODEL}"
-
-    @property
-    def hint(self) -> str:
-        """A channel that gets version and sequence of every new head; whoever misses one polls."""
-        return f"{self.prefix}:hint:{MODEL}"
-
-    def mask(self, name: str) -> str:
-        """Return the key of a blob: the packed masks of that content hash."""
-        return f"{self.prefix}:mask:{name}"
-
-
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +49,13 @@ class RedisMaskStore:
 
     Blobs are written once and never change; the head moves by one Lua script, so that whoever reads
     a head finds its mask, however many write. All of it can be filled again, so the server need not
-    persist anything.
+    persist anything. All keys begin with the prefix of the settings:
+
+    - ``head:sparse``, a hash: version, sequence, snapshot, count, mask, run, recent. ``snapshot``
+      ends in the hash of its weights, ``recent`` are the masks of the last heads.
+    - ``mask:<content hash>``, the packed masks.
+    - ``hint:sparse``, a channel that gets version and sequence of every new head; whoever misses
+      one polls.
 
     Parameters
     ----------
@@ -100,7 +74,7 @@ class RedisMaskStore:
     def __init__(self, config: StoreConfig, run: str | None = None) -> None:
         self._config = config
         self._run = run
-        self._keys = Keys(config.prefix)
+        self._prefix = config.prefix
         self._client = _connect(config)
         self._publish = self._client.register_script(PUBLISH)
         self._retain = self._client.register_script(RETAIN)
@@ -115,8 +89,19 @@ class RedisMaskStore:
         :class:`~pruner.masks.StoreAwayError` where that cannot be found out now.
         """
         trial = copy(self)
-        trial._keys = Keys(f"{self._config.prefix}:check-{uuid4().hex[:8]}")
-        trial._try()
+        trial._prefix = f"{self._config.prefix}:check-{uuid4().hex[:8]}"
+        try:
+            # A wipe that comes in between does not matter.
+            with suppress(MaskMissingError, MaskDamagedError):
+                name = trial.put({})
+                trial.publish(Publication(1, 0, "check", 0, name))
+                trial.get(name)
+            trial.head()
+            trial.retain(())
+        finally:
+            blob = trial._blob(content_hash(pack({})))
+            with suppress(StoreError), self._asking():
+                self._client.delete(trial._head, blob)
         self.head()
 
     def close(self) -> None:
@@ -127,7 +112,7 @@ class RedisMaskStore:
         """Keep masks and return their content hash."""
         packed = pack(masks)
         name = content_hash(packed)
-        key = self._keys.mask(name)
+        key = self._blob(name)
         with self._asking():
             if not self._client.set(key, packed, nx=True) and self._client.get(key) != packed:
                 log.warning("%s held something else at %s: written again", self, key)
@@ -136,7 +121,7 @@ class RedisMaskStore:
 
     def get(self, mask: str) -> dict[str, Tensor]:
         """Return masks by their content hash."""
-        key = self._keys.mask(mask)
+        key = self._blob(mask)
         with self._asking():
             packed = self._client.get(key)
         if packed is None:
@@ -150,7 +135,7 @@ class RedisMaskStore:
 
     def names(self) -> tuple[str, ...]:
         """Return the content hashes of all masks kept."""
-        start = self._keys.mask("")
+        start = self._blob("")
         with self._asking():
             keys = {_text(key) for key in self._client.scan_iter(f"{start}*", count=1000)}
         return tuple(sorted(key.removeprefix(start) for key in keys))
@@ -158,59 +143,54 @@ class RedisMaskStore:
     def retain(self, masks: Collection[str]) -> None:
         """Delete all masks but these and those of the last heads."""
         others = [name for name in self.names() if name not in masks]
-        keys = [self._keys.head, *map(self._keys.mask, others)]
-        with self._asking():
-            answer = _text(self._retain(keys, [self._run or "", *others]))
-        if answer == "other run":
-            raise StoreRefusedError(self._of_another_run())
+        self._run_script(self._retain, map(self._blob, others), others)
 
     def publish(self, publication: Publication) -> None:
         """Make this the head if it is newer."""
         one, mask = publication, publication.mask
-        keys = [self._keys.head, *([self._keys.mask(mask)] if mask is not None else [])]
-        arguments: list[str | int] = [self._run or "", self._keys.hint, self._config.versions]
+        arguments: list[str | int] = [f"{self._prefix}:hint:sparse", self._config.versions]
         arguments += [one.version, one.sequence, one.snapshot, one.count, mask or ""]
-        with self._asking():
-            answer = _text(self._publish(keys, arguments))
-        if answer == "other run":
-            raise StoreRefusedError(self._of_another_run())
-        if answer == "no mask":
+        blobs = [] if mask is None else [self._blob(mask)]
+        if self._run_script(self._publish, blobs, arguments) == "no mask":
             raise MaskMissingError(missing(mask or "", self.names()))
 
     def head(self) -> Publication | None:
         """Return the publication in force."""
         with self._asking():
-            found = self._client.hgetall(self._keys.head)
+            found = self._client.hgetall(self._head)
         head = {_text(key): _text(value) for key, value in found.items()}
         if not head:
             return None
         if self._run not in (None, head.get("run")):
-            raise StoreRefusedError(self._of_another_run())
+            raise self._of_another_run()
         try:
             version, sequence, count = (int(head[n]) for n in ("version", "sequence", "count"))
             return Publication(version, sequence, head["snapshot"], count, head["mask"] or None)
         except (KeyError, ValueError):
             raise StoreRefusedError(
-                f"{self._keys.head} in {self._config.url} holds {head}, which is no head; delete "
+                f"{self._head} in {self._config.url} holds {head}, which is no head; delete "
                 "the key, and it is filled again, or choose another store.prefix"
             ) from None
 
-    def _try(self) -> None:
-        """Do everything once; a wipe that comes in between does not matter."""
-        try:
-            with suppress(MaskMissingError, MaskDamagedError):
-                name = self.put({})
-                self.publish(Publication(1, 0, "check", 0, name))
-                self.get(name)
-            self.head()
-            self.retain(())
-        finally:
-            blob = self._keys.mask(content_hash(pack({})))
-            with suppress(StoreError), self._asking():
-                self._client.delete(self._keys.head, blob)
+    @property
+    def _head(self) -> str:
+        return f"{self._prefix}:head:sparse"
 
-    def _of_another_run(self) -> str:
-        return (
+    def _blob(self, mask: str) -> str:
+        return f"{self._prefix}:mask:{mask}"
+
+    def _run_script(
+        self, script: Script, blobs: Iterable[str], arguments: Iterable[str | int]
+    ) -> str:
+        """Run a script on the head and some blobs, and return its answer."""
+        with self._asking():
+            answer = _text(script([self._head, *blobs], [self._run or "", *arguments]))
+        if answer == "other run":
+            raise self._of_another_run()
+        return answer
+
+    def _of_another_run(self) -> StoreRefusedError:
+        return StoreRefusedError(
             f"{self._config.url} holds the head of another run under {self._config.prefix!r}; "
             f"choose another store.prefix, or delete the keys {self._config.prefix}:*"
         )
@@ -241,8 +221,8 @@ def _connect(config: StoreConfig) -> redis.Redis:
 
 
 def _certificates(config: StoreConfig) -> dict[str, str]:
-    files = {"cafile": config.cafile, "certfile": config.certfile, "keyfile": config.keyfile}
-    named = {name: path for name, path in files.items() if path is not None}
+    options = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
+    named = {name: path for name, path in config if name in options and path is not None}
     if named and not config.url.startswith("rediss://"):
         raise StoreRefusedError(
             f"store.{min(named)} is for TLS, and {config.url} is not; use rediss://"
@@ -250,7 +230,6 @@ def _certificates(config: StoreConfig) -> dict[str, str]:
     for name, path in named.items():
         if not Path(path).is_file():
             raise StoreRefusedError(f"store.{name} = {path!r} is no file; name a file of PEM")
-    options = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
     return {options[name]: path for name, path in named.items()}
 
 
@@ -272,51 +251,37 @@ _PASSING_WORDS = re.compile(
 
 def _explained(error: redis.RedisError, config: StoreConfig) -> StoreError:
     """Return the error of a store that means the same: away for now, or refused for good."""
-    said = f"{config.url}: {error}"
+    words, said = str(error), f"{config.url}: {error}"
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return StoreRefusedError(
             f"{said}; name the user in store.url and the password in store.password "
             "(RESPROUT_STORE__PASSWORD)"
         )
-    if _denied(error):
+    # Scripts say in words only that the user lacks a permission.
+    denied = ("NOPERM", "The user executing the script can't")
+    if isinstance(error, redis.exceptions.NoPermissionError) or any(w in words for w in denied):
         return StoreRefusedError(
             f"{said}; let the user do this: ACL SETUSER NAME ~{config.prefix}:* "
             f"&{config.prefix}:* {' '.join(f'+{command}' for command in COMMANDS)}"
         )
-    if _of_tls(error):
+    # TLS that failed for another reason than that the server went away.
+    if "[SSL" in words and "UNEXPECTED_EOF" not in words:
         return StoreRefusedError(
             f"{said}; name the certificate authority of the server in store.cafile, and what it "
             "asks for in store.certfile and store.keyfile; redis:// is for servers without TLS"
         )
-    if isinstance(error, _PASSING) or _PASSING_WORDS.search(str(error)):
-        return StoreAwayError(said + _hint(error, config))
-    return StoreRefusedError(
-        f"{said}; a Redis server of version 5 or newer is needed, and no others' keys under "
-        f"{config.prefix}:"
-    )
-
-
-def _denied(error: redis.RedisError) -> bool:
-    """Return whether the user lacks a permission; scripts say that in words only."""
-    return isinstance(error, redis.exceptions.NoPermissionError) or any(
-        words in str(error) for words in ("NOPERM", "The user executing the script can't")
-    )
-
-
-def _of_tls(error: redis.RedisError) -> bool:
-    """Return whether TLS failed for another reason than that the server went away."""
-    return "[SSL" in str(error) and "UNEXPECTED_EOF" not in str(error)
-
-
-def _hint(error: redis.RedisError, config: StoreConfig) -> str:
-    """Return what else may look like a server that is away."""
-    if "EOF occurred" in str(error):
-        return " (a server that wants another certificate hangs up too: see store.certfile)"
-    if config.url.startswith("rediss://") and isinstance(error, redis.TimeoutError):
-        return " (a server without TLS never answers rediss://)"
-    if config.url.startswith("redis://") and "reset by peer" in str(error):
-        return " (a server with TLS hangs up on redis://; rediss:// is for TLS)"
-    return ""
+    if not isinstance(error, _PASSING) and not _PASSING_WORDS.search(words):
+        return StoreRefusedError(
+            f"{said}; a Redis server of version 5 or newer is needed, and no others' keys under "
+            f"{config.prefix}:"
+        )
+    if "EOF occurred" in words:
+        said += " (a server that wants another certificate hangs up too: see store.certfile)"
+    elif config.url.startswith("rediss://") and isinstance(error, redis.TimeoutError):
+        said += " (a server without TLS never answers rediss://)"
+    elif config.url.startswith("redis://") and "reset by peer" in words:
+        said += " (a server with TLS hangs up on redis://; rediss:// is for TLS)"
+    return StoreAwayError(said)
 
 
 def _text(value: bytes | str) -> str:

@@ -1,5 +1,8 @@
 """Where masks are kept for servers of the model; ledger and snapshots can fill each store again.
 
+First masks as bytes, named by what they hold; then what a store of masks offers, and its homes in
+memory and on disk; last the registry, which keeps a store complete, and the follower of one.
+
 Masks are blobs named by their content. The head says which publication is in force; only the
 served model's trainer moves it, only forward, and only to a mask that is there: a reader of the
 head can read its mask. Nothing here decides anything.
@@ -16,11 +19,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,13 +33,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner import Publication
+from learner import ModelVersion, Publication, SnapshotError, SnapshotStore, masks_of
 from stream.messages import Layer
 from stream.state import write_atomic
+
+log = logging.getLogger(__name__)
 
 KEPT = 3
 """The masks of so many last heads are never deleted, unless the store is made with another number.
 """
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries to reach a store that has been away for long."""
 _FORMAT = 2
 """Of ``head.json``."""
 _LENGTH_BYTES = 4
@@ -125,15 +134,6 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
     return 1 - sum(int(mask.sum()) for mask in masks.values()) / weights
 
 
-def overlap(mask: Tensor, before: Tensor) -> float:
-    """Return the share of the weights kept now that were kept before too.
-
-    >>> overlap(torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]]))
-    0.5
-    """
-    return int((mask & before).sum()) / int(mask.sum())
-
-
 def describe(
     masks: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
 ) -> dict[str, Layer]:
@@ -144,22 +144,32 @@ def describe(
     masks
         By layer; each keeps at least one weight.
     before
-        The masks of the version before; None for the first.
+        The masks of the version before; None for the first. The overlap is the share of the weights
+        kept now that it kept too.
 
     Examples
     --------
-    >>> describe({"top": torch.tensor([[True, False]])})
-    {'top': Layer(weights=2, kept=1, sparsity=0.5, overlap=None)}
+    >>> mask = {"top": torch.tensor([[True, False]])}
+    >>> describe(mask), describe(mask, mask)["top"].overlap
+    ({'top': Layer(weights=2, kept=1, sparsity=0.5, overlap=None)}, 1.0)
     """
-    return {
-        name: Layer(
-            weights=mask.numel(),
-            kept=int(mask.sum()),
-            sparsity=sparsity({name: mask}),
-            overlap=None if before is None else overlap(mask, before[name]),
+    layers = {}
+    for name, mask in masks.items():
+        kept = int(mask.sum())
+        overlap = None if before is None else int((mask & before[name]).sum()) / kept
+        layers[name] = Layer(
+            weights=mask.numel(), kept=kept, sparsity=sparsity({name: mask}), overlap=overlap
         )
-        for name, mask in masks.items()
-    }
+    return layers
+
+
+def missing(mask: str, known: Collection[str]) -> str:
+    """Return the message that a store lacks a mask.
+
+    >>> missing("af", [])
+    "no mask 'af' in the store; it holds none"
+    """
+    return f"no mask {mask!r} in the store; it holds {', '.join(known) or 'none'}"
 
 
 class MaskStore(Protocol):
@@ -237,7 +247,6 @@ class MemoryMaskStore:
 
     Examples
     --------
-    >>> import torch
     >>> store = MemoryMaskStore()
     >>> name = store.put({"top": torch.tensor([[True, False]])})
     >>> store.get(name)
@@ -308,7 +317,7 @@ class DiskMaskStore:
 
     Examples
     --------
-    >>> import tempfile, torch
+    >>> import tempfile
     >>> store = DiskMaskStore(Path(tempfile.mkdtemp()))
     >>> name = store.put({"top": torch.tensor([[True, False]])})
     >>> store.names() == (name,), store.head() is None
@@ -403,10 +412,219 @@ class DiskMaskStore:
             os.close(descriptor)
 
 
-def missing(mask: str, known: Collection[str]) -> str:
-    """Return the message that a store lacks a mask.
+_FAULTS = (StoreError, MaskMissingError, SnapshotError)
 
-    >>> missing("af", [])
-    "no mask 'af' in the store; it holds none"
+
+@dataclass(eq=False)
+class ReconcilingRegistry:
+    """Publishes masks and the head to a store, and keeps going where the store is away.
+
+    It knows what belongs into the store: the pruner names the versions that are kept, the served
+    model's trainer what is in force. :meth:`reconcile` checks every few seconds that all of it is
+    there, and restores what is missing: after a wipe, damage or an absence. It is the
+    :class:`learner.ModelRegistry` of the served model. One thread uses one registry.
+
+    Parameters
+    ----------
+    store
+        Where to publish. What it refuses at the start raises
+        :class:`~pruner.masks.StoreRefusedError` here; whatever happens later is logged, and does
+        not raise.
+    snapshots
+        Where the masks of every kept version can be read.
+    versions
+        Returns all versions that the ledger names, for the head after a restart.
+    check_seconds
+        Between two checks; the first pause before a store that is away is tried again.
+    clock
+        Seconds that only grow.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> store = MemoryMaskStore()
+    >>> registry = ReconcilingRegistry(store, SnapshotStore(Path(tempfile.mkdtemp())))
+    >>> mask = store.put({"top": torch.tensor([[True, False]])})
+    >>> registry.publish(Publication(1, 0, "candidate-1/150000-af", 150_000, mask))
+    >>> store.head().version, registry.away
+    (1, None)
     """
-    return f"no mask {mask!r} in the store; it holds {', '.join(known) or 'none'}"
+
+    store: MaskStore
+    snapshots: SnapshotStore
+    versions: Callable[[], Iterable[ModelVersion]] = tuple
+    check_seconds: float = field(default=5.0, kw_only=True)
+    clock: Callable[[], float] = field(default=time.monotonic, kw_only=True)
+    _last: Publication | None = field(default=None, init=False)
+    _kept: tuple[ModelVersion, ...] | None = field(default=None, init=False)
+    _retained: tuple[object, ...] = field(default=(), init=False)
+    _version: int = field(default=0, init=False)
+    _reason: str = field(default="", init=False)
+    _since: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._due = self.clock()
+        self._pause = self.check_seconds
+        try:
+            self.store.check()
+        except StoreAwayError as error:
+            self._failed(error)
+
+    @property
+    def away(self) -> str | None:
+        """Why the store lacks something and since when, in words; None while it lacks nothing."""
+        if self._since is None:
+            return None
+        return f"{self._reason} (for {self.clock() - self._since:.0f} s)"
+
+    def put(self, masks: Mapping[str, Tensor]) -> None:
+        """Put masks into the store before anything names them; where it is away, later."""
+        if self._since is None:
+            try:
+                self.store.put(masks)
+            except _FAULTS as error:
+                self._failed(error)
+
+    def keep(self, versions: Sequence[ModelVersion]) -> None:
+        """Keep the masks of these versions, and delete those of others."""
+        self._kept = tuple(versions)
+        self._check_soon()
+        self.reconcile()
+
+    def publish(self, publication: Publication) -> None:
+        """Make a publication the head; the head only moves forward."""
+        if self._last is None or publication.rank > self._last.rank:
+            self._last = publication
+            self._check_soon()
+        self.reconcile(publication.version)
+
+    def reconcile(self, version: int = 0) -> None:
+        """Check that the store holds what it should, if it is time, and restore what it lacks.
+
+        It costs next to nothing where it is not time, and at most a few times the store's own
+        timeout where that is away.
+
+        Parameters
+        ----------
+        version
+            The version in force, as the caller knows; 0 where it does not decide that.
+        """
+        if version > self._version:
+            self._version = version
+            self._check_soon()
+        if self.clock() >= self._due:
+            self._restore_all()
+
+    def close(self) -> None:
+        """Check a last time that everything is there, and close the store."""
+        self._restore_all()
+        self.store.close()
+
+    def _restore_all(self) -> None:
+        current = self._current()
+        try:
+            head = self.store.head()
+            if current is not None:
+                self._last = self._restore(current)
+                self.store.publish(self._last)
+            for kept in reversed(self._kept or ()):
+                self._restore(Publication.first(kept))
+            # Masks of versions that are not kept are deleted once the head is past them too.
+            if self._kept is not None and self._retained != (self._kept, head):
+                self.store.retain({one.mask for one in self._kept if one.mask})
+                self._retained = (self._kept, head)
+        except _FAULTS as error:
+            self._failed(error)
+            return
+        now = self.clock()
+        if self._since is not None:
+            log.warning("the mask store is back after %.0f s", now - self._since)
+        self._since, self._pause = None, self.check_seconds
+        complete = current is not None or not self._version
+        self._due = now + self.check_seconds if complete else now
+
+    def _current(self) -> Publication | None:
+        """Return the publication in force; None while only its version is known."""
+        if self._last is not None and self._last.version == self._version:
+            return self._last
+        named = (one for one in self.versions() if one.version == self._version)
+        return next((Publication.first(one) for one in named), None)
+
+    def _restore(self, publication: Publication) -> Publication:
+        """Put its mask into a store that lacks it, and return the publication with its mask."""
+        if publication.mask is None:
+            masks = masks_of(self.snapshots.read(publication.snapshot))
+            publication = replace(publication, mask=content_hash(pack(masks)))
+        try:
+            self.store.get(publication.mask or "")
+        except (MaskMissingError, MaskDamagedError) as error:
+            self.store.put(masks_of(self.snapshots.read(publication.snapshot)))
+            log.info("mask of version %d restored: %s", publication.version, error)
+        return publication
+
+    def _check_soon(self) -> None:
+        """Check at the next occasion; a store that is away is not asked more often for that."""
+        if self._since is None:
+            self._due = self.clock()
+
+    def _failed(self, error: Exception) -> None:
+        """Note that the store lacks something; log it once."""
+        now = self.clock()
+        self._reason = str(error)
+        if self._since is None:
+            self._since = now
+            log.warning("the mask store is away, learning goes on without it: %s", error)
+        self._due = now + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """A publication of the sparse model, with its masks."""
+
+    publication: Publication
+    masks: dict[str, Tensor] = field(repr=False)
+
+
+class RegistryFollower:
+    """Follows the head of a store, for a server of the model.
+
+    A store that is away, a head that went back after a wipe and a mask that is missing or damaged
+    change nothing: the last good publication stays, and the next :meth:`poll` tries again.
+
+    Parameters
+    ----------
+    store
+        What the served model's trainer publishes to.
+
+    Examples
+    --------
+    >>> store = MemoryMaskStore()
+    >>> follower = RegistryFollower(store)
+    >>> follower.poll() is None
+    True
+    >>> mask = store.put({"top": torch.tensor([[True, False]])})
+    >>> store.publish(Publication(1, 0, "candidate-1/150000-af", 150_000, mask))
+    >>> follower.poll().masks
+    {'top': tensor([[ True, False]])}
+    """
+
+    def __init__(self, store: MaskStore) -> None:
+        self._store = store
+        self.served: ServedModel | None = None
+        self.fault: str | None = None
+        """Why the last poll could not follow, in words."""
+
+    def poll(self) -> ServedModel | None:
+        """Look at the head, and return what is to be served; None before the first version."""
+        try:
+            head = self._store.head()
+            rank = self.served.publication.rank if self.served else (0, 0)
+            if head is not None and head.mask is not None and head.rank > rank:
+                self.served = ServedModel(head, self._store.get(head.mask))
+            self.fault = None
+        except (StoreError, MaskMissingError, MaskDamagedError) as error:
+            if self.fault is None:
+                log.warning("the last mask stays in service: %s", error)
+            self.fault = str(error)
+        return self.served

@@ -55,7 +55,15 @@ class Adaptation:
     def __init__(self, options: AdaptationOptions, context: UpdaterContext) -> None:
         self._context = context
         self._recipe = context.recipe
-        self._every = _every_batches(options.every_events, context)
+        spec, criterion = context.spec, context.recipe.criterion
+        events = options.every_events or spec.window_events
+        if options.every_events is None and isinstance(criterion, LearnsMask):
+            events = context.recipe.schedule.every_steps * spec.batch_events
+        if events % spec.batch_events:
+            raise ValueError(
+                f"every_events = {events} is not a multiple of the batch, {spec.batch_events}"
+            )
+        self._every = events // spec.batch_events
         self._masks: dict[str, Tensor] | None = None
         self._run = self._begin()
 
@@ -76,7 +84,6 @@ class Adaptation:
 
     def update(self, model: OnlineModel, count: int) -> dict[str, Tensor] | None:
         """Return the masks that the last batch led to, None where none were selected."""
-        del model, count
         masks, self._masks = self._masks, None
         return masks
 
@@ -92,16 +99,3 @@ class Adaptation:
     def _begin(self) -> CriterionRun:
         context = self._context
         return CriterionRun(self._recipe.criterion, layers_of(context.model), context.rng)
-
-
-def _every_batches(every_events: int | None, context: UpdaterContext) -> int:
-    """Return the batches between two selections."""
-    recipe, spec = context.recipe, context.spec
-    if every_events is None and isinstance(recipe.criterion, LearnsMask):
-        return recipe.schedule.every_steps
-    events = every_events or spec.window_events
-    if events % spec.batch_events:
-        raise ValueError(
-            f"every_events = {events} is not a multiple of the batch, {spec.batch_events}"
-        )
-    return events // spec.batch_events

@@ -18,8 +18,8 @@ from learner import ForwardPass, Gradients, OnlineModel
 from pruner import criteria
 from pruner.config import PrunerConfig
 from pruner.criterion import Criterion, CriterionRun, LearnsMask
-from pruner.evidence import Evidence, Need, check_needs, gather
-from pruner.sparsity import ALLOCATIONS, Phase, Schedule, keep_exactly, top_k
+from pruner.evidence import Evidence, Need, gather, provider
+from pruner.sparsity import Phase, Schedule, keep_exactly, top_k
 from stream import RunSpec
 
 
@@ -36,11 +36,8 @@ class Recipe:
     """K: batches of the prune phase."""
 
     def __post_init__(self) -> None:
-        Phase(0, self.steps, self.sparsity)
-        check_needs(self.criterion.needs)
-        if self.allocation not in ALLOCATIONS:
-            known = ", ".join(sorted(ALLOCATIONS))
-            raise ValueError(f"unknown allocation {self.allocation!r}; known: {known}")
+        for kind in self.criterion.needs - frozenset(Need):
+            provider(kind)
 
 
 def recipe(config: PrunerConfig, spec: RunSpec) -> Recipe:
@@ -111,11 +108,6 @@ class PrunePhase:
         return self.run.step == self.recipe.steps
 
     @property
-    def phase(self) -> Phase:
-        """How far it has come."""
-        return Phase(self.run.step, self.recipe.steps, self.recipe.sparsity)
-
-    @property
     def needs_inputs(self) -> bool:
         """Whether its criterion needs the inputs of the layers, while the mask is not frozen."""
         return Need.INPUT_SQ in self.recipe.criterion.needs and not self.frozen
@@ -131,7 +123,6 @@ class PrunePhase:
 
     def update(self, model: OnlineModel, count: int) -> dict[str, Tensor] | None:
         """Return the masks that the last batch led to, None where it changed none."""
-        del model, count
         masks, self._masks = self._masks, None
         return masks
 
@@ -146,9 +137,26 @@ class PrunePhase:
             raise ValueError(
                 f"the mask is frozen since step {self.run.step}; nothing more to observe"
             )
-        layers = self.run.observe(layers)
+        layers, recipe, criterion = self.run.observe(layers), self.recipe, self.recipe.criterion
+        phase = Phase(self.run.step, recipe.steps, recipe.sparsity)
+        sparsity = phase.sparsity if self.frozen else recipe.schedule(phase)
+        if sparsity is None:
+            return None
+        if self.frozen or not isinstance(criterion, LearnsMask):
+            return keep_exactly(self.run.scores(layers), sparsity, recipe.allocation)
         with self.run.named_failures():
-            return self._select(layers)
+            masks = criterion.select(self.run.states, layers, phase)
+            for name, layer in layers.items():
+                mask, shape = masks.get(name), tuple(layer.weight.shape)
+                if mask is None or mask.dtype != torch.bool or tuple(mask.shape) != shape:
+                    found = None if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+                    raise ValueError(
+                        f"mask of {name!r} is {found}; it must be torch.bool of shape {shape}"
+                    )
+        if all(bool(mask.any()) for mask in masks.values()):
+            return masks
+        scores = self.run.scores(layers)
+        return {n: mask if mask.any() else top_k(scores[n], 1) for n, mask in masks.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that it continues from, as named tensors."""
@@ -164,28 +172,3 @@ class PrunePhase:
                 f"the state of the prune phase is not that of criterion "
                 f"{self.recipe.criterion.name!r} on this model: {', '.join(sorted(state))}"
             )
-
-    def _select(self, layers: Mapping[str, Evidence]) -> dict[str, Tensor] | None:
-        criterion, phase = self.recipe.criterion, self.phase
-        sparsity = phase.sparsity if self.frozen else self.recipe.schedule(phase)
-        if sparsity is None:
-            return None
-        if isinstance(criterion, LearnsMask) and not self.frozen:
-            masks = _checked(criterion.select(self.run.states, layers, phase), layers)
-            if all(bool(mask.any()) for mask in masks.values()):
-                return masks
-            scores = self.run.scores(layers)
-            return {n: mask if mask.any() else top_k(scores[n], 1) for n, mask in masks.items()}
-        return keep_exactly(self.run.scores(layers), sparsity, self.recipe.allocation)
-
-
-def _checked(masks: dict[str, Tensor], layers: Mapping[str, Evidence]) -> dict[str, Tensor]:
-    for name, layer in layers.items():
-        mask = masks.get(name)
-        if mask is None or mask.dtype != torch.bool or mask.shape != layer.weight.shape:
-            found = None if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
-            raise ValueError(
-                f"mask of {name!r} is {found}; "
-                f"it must be torch.bool of shape {tuple(layer.weight.shape)}"
-            )
-    return masks

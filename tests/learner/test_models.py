@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.models import BUILT_IN, build, builder
+from learner.models import BUILT_IN, build
 from tests.learner.worlds import SCHEMA, batches
 
 
@@ -39,7 +39,7 @@ def test_building_leaves_the_shared_generator_as_it_was() -> None:
 
 def test_an_unknown_model_is_refused_with_those_known() -> None:
     with pytest.raises(ValueError, match="unknown model 'dlmr'; known: dlrm"):
-        builder("dlmr")
+        build("dlmr", SCHEMA, {}, seed=0)
 
 
 def test_another_package_offers_a_model_by_an_entry_point(
@@ -57,4 +57,4 @@ def test_another_package_offers_a_model_by_an_entry_point(
     monkeypatch.syspath_prepend(tmp_path)
     assert str(build("flat", SCHEMA, {"width": 3}, seed=0)).startswith("Linear(in_features=2, out")
     with pytest.raises(ValueError, match="unknown model 'flatt'; known: dlrm, flat"):
-        builder("flatt")
+        build("flatt", SCHEMA, {}, seed=0)

@@ -18,9 +18,8 @@ from learner import (
     ModelVersion,
     StreamTrainer,
     SwitchTo,
-    Wait,
 )
-from learner.registry import Answer
+from learner.trainer import Answer
 from pruner.updaters import FixedMask
 from stream.batch import ClickBatch
 from stream.columnar import predictions_from_bytes
@@ -48,7 +47,7 @@ class FromSnapshot:
             return Continue()
         names = self.world.snapshots.names("candidate-1")
         if not names:
-            return Wait(Waiting(LEDGER, "the first mask"))
+            return Waiting(LEDGER, "the first mask")
         return SwitchTo(ModelVersion(1, names[0], BEGIN))
 
 

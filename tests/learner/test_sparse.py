@@ -22,10 +22,9 @@ from learner import (
     RollBackTo,
     StreamTrainer,
     SwitchTo,
-    Wait,
     count_of,
 )
-from learner.registry import Answer
+from learner.trainer import Answer
 from pruner.updaters import FixedMask
 from stream.messages import Position
 from stream.reader import ClickReader
@@ -111,7 +110,7 @@ def two_versions(world: World) -> Script:
 
 def test_it_waits_visibly_and_then_becomes_the_candidate(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    script = Script({None: Wait(Waiting(LEDGER, "the first mask"))})
+    script = Script({None: Waiting(LEDGER, "the first mask")})
     with world.ports("sparse") as ports:
         learner = sparse(ports, script)
         assert learner.step() == LearnerStep(0, 0, waiting_for=Waiting(LEDGER, "the first mask"))
@@ -120,7 +119,7 @@ def test_it_waits_visibly_and_then_becomes_the_candidate(tmp_path: Path) -> None
         assert learner.step() == LearnerStep(32)
         assert learner.version == 1
         assert learner.step() == LearnerStep(48, 16)
-        script.answers[48] = Wait(Waiting(LEDGER, "the decision on 64"))
+        script.answers[48] = Waiting(LEDGER, "the decision on 64")
         assert learner.step() == LearnerStep(
             48, 0, waiting_for=Waiting(LEDGER, "the decision on 64")
         )

@@ -16,7 +16,7 @@ from pruner import Criterion
 from pruner.criteria.aux import Aux, AuxOptions
 from pruner.evidence import layers_of
 from pruner.masks import sparsity as sparsity_of
-from pruner.sparsity import Schedule
+from pruner.sparsity import Phase, Schedule
 from pruner.updaters import PrunePhase, Recipe
 from stream.batch import ClickBatch
 
@@ -127,4 +127,5 @@ def open_end(options: AuxOptions, steps: int, width: int = 32) -> float:
     running = job(aux, steps, width=width)
     for batch in clicks(steps, seed=2):
         running.learn(batch)
-    return sparsity_of(aux.select(running.phase.run.states, {}, running.phase.phase))
+    moment = Phase(steps, steps, running.phase.recipe.sparsity)
+    return sparsity_of(aux.select(running.phase.run.states, {}, moment))

@@ -27,7 +27,7 @@ from pruner.masks import (
     MemoryMaskStore,
     RegistryFollower,
 )
-from pruner.masks.redis import Keys, RedisMaskStore
+from pruner.masks.redis import RedisMaskStore
 from pruner.masks.store import KEPT, Head
 from tests.redis_server import redis_server
 
@@ -84,7 +84,7 @@ def redis(folder: Path) -> Iterator[Place]:
             return opened[-1]
 
         def damage(mask: str) -> None:
-            client.append(Keys(config.prefix).mask(mask), "x")
+            client.append(f"{config.prefix}:mask:{mask}", "x")
 
         yield Place(open_store, damage, server.wipe)
         for store in opened:

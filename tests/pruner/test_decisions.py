@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from learner import ModelVersion
-from pruner import verdicts
 from pruner.decisions import (
     FIRST,
     History,
@@ -14,6 +13,7 @@ from pruner.decisions import (
     PendingRequest,
     Rules,
     decide,
+    ended_early,
     is_complete,
     missing,
 )
@@ -25,7 +25,7 @@ from tests.pruner.worlds import RULES, World, rules_with, window
 
 
 def promoted(plan: RebuildPlan, version: int) -> Verdict:
-    return verdicts.failed(plan, plan.end, ValueError()).model_copy(
+    return ended_early(plan, "failed", "", plan.end).model_copy(
         update={"verdict": "promoted", "version": version, "snapshot": "x", "mask": f"m{version}"}
     )
 
@@ -107,7 +107,7 @@ def test_after_its_end_the_verdict_must_be_there() -> None:
 
 @pytest.mark.parametrize("verdict", ["failed", "unfinished"])
 def test_a_first_mask_that_failed_is_tried_again_at_the_next_window(verdict: str) -> None:
-    ended = verdicts.failed(FIRST_PLAN, 500, ValueError("nan"))
+    ended = ended_early(FIRST_PLAN, "failed", "nan", 500)
     history = told(
         Decision(count=400, rebuild=FIRST_PLAN), ended.model_copy(update={"verdict": verdict})
     )
@@ -145,7 +145,7 @@ def test_a_decision_depends_on_its_arguments_alone() -> None:
 def test_rebuilds_are_counted_against_the_budget_without_the_first_mask() -> None:
     rules = replace(RULES, trigger=Divergence(threshold=0.002, budget=1))
     history = SERVING.after(Decision(count=900, rebuild=SECOND))
-    history = history.after(verdicts.failed(SECOND, 950, ValueError()))
+    history = history.after(ended_early(SECOND, "failed", "", 950))
     assert SERVING.rebuilds == 0
     assert history.rebuilds == 1
     assert decide(SERVING, scores(0.1, 0.5), 800, rules).rebuild is not None
@@ -155,7 +155,7 @@ def test_rebuilds_are_counted_against_the_budget_without_the_first_mask() -> Non
 
 def test_a_rejected_rebuild_leaves_version_swap_and_level_as_they_were() -> None:
     history = SERVING.after(Decision(count=900, rebuild=SECOND))
-    history = history.after(verdicts.failed(SECOND, 950, ValueError()))
+    history = history.after(ended_early(SECOND, "failed", "", 950))
     assert (history.version, history.swap_count, history.first_end, history.open) == (
         1,
         600,
@@ -266,7 +266,7 @@ def test_a_rollback_overrules_the_open_rebuild_whose_verdict_then_comes_first() 
     assert not is_complete(superseded, 1400, 100)
     with pytest.raises(ValueError, match="the window ending at 1500 cannot be decided without the"):
         decide(superseded, [], 1500, RULES)
-    ended = superseded.after(verdicts.superseded(plan(3, 1300), decision))
+    ended = superseded.after(ended_early(plan(3, 1300), "rejected", "", decision.count))
     assert (missing(ended, 1500), ended.open, is_complete(ended, 1400, 100)) == (None, None, True)
 
 
@@ -277,7 +277,9 @@ def test_behind_a_rollback_a_rebuild_may_begin_though_the_superseded_one_had_not
     )
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1), rules)
-    history = history.after(decision).after(verdicts.superseded(plan(3, 1300), decision))
+    history = history.after(decision).after(
+        ended_early(plan(3, 1300), "rejected", "", decision.count)
+    )
     again = decide(history, scores(0.0, begin=1400), 1500, rules)
     assert "rebuild 3" not in (again.why_not or "")
     asked = decide(history, scores(0.0, begin=1400), 1500, rules, PendingRequest(REBUILD)).rebuild
@@ -293,7 +295,9 @@ def test_the_cooldown_after_an_superseded_rebuild_begins_with_the_rollback() -> 
     )
     history = TWO.after(Decision(count=1300, rebuild=plan(3, 1300)))
     decision = answer(history, 1400, back_to(1), rules)
-    history = history.after(decision).after(verdicts.superseded(plan(3, 1300), decision))
+    history = history.after(decision).after(
+        ended_early(plan(3, 1300), "rejected", "", decision.count)
+    )
     low_then_high = scores(0.0, 0.5, begin=1400)
     assert str(decide(history, low_then_high, 1600, rules).why_not).startswith(
         "cooling down until 1,700"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pruner.evidence import Evidence, Need, means
+from pruner.evidence import Evidence, Need, with_means
 
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0], [0.0, 4.0, -6.0]])
 
@@ -50,5 +50,6 @@ def test_saliency_is_gradient_times_weight_without_its_sign() -> None:
 def test_means_weigh_every_weight_of_every_layer_alike() -> None:
     small = Evidence(torch.tensor([[8.0]]), gradient=torch.tensor([[1.0]]))
     layers = {"small": small, "big": Evidence(WEIGHT, gradient=torch.ones(2, 3))}
-    assert means(layers).magnitude.item() == pytest.approx(24 / 7)
-    assert means(layers).saliency.item() == pytest.approx(24 / 7)
+    for layer in with_means(layers).values():
+        assert layer.need_means().magnitude.item() == pytest.approx(24 / 7)
+        assert layer.need_means().saliency.item() == pytest.approx(24 / 7)

@@ -16,12 +16,11 @@ from learner import (
     RollBackTo,
     StreamTrainer,
     SwitchTo,
-    Wait,
 )
 from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, requests, version_of
+from pruner.decisions import ended_early
 from pruner.masks import ReconcilingRegistry
 from pruner.updaters import FixedMask
-from pruner.verdicts import unfinished
 from stream import topics
 from stream.columnar import predictions_from_bytes
 from stream.spec import RunSpec, Waiting
@@ -72,7 +71,7 @@ def test_before_the_first_mask_it_waits_and_then_it_swaps(tmp_path: Path) -> Non
     world.click(stream(1000))
     world.dense(1000)
     with source_of(world) as source:
-        assert source.at(None) == Wait(Waiting(LEDGER, "the first mask"))
+        assert source.at(None) == Waiting(LEDGER, "the first mask")
         world.find(*(window(count) for count in range(WINDOW, 700, WINDOW)))
         world.work()
         (verdict,) = world.verdicts()
@@ -87,11 +86,11 @@ def test_it_lets_the_model_go_as_far_as_the_leash(tmp_path: Path) -> None:
     world = first_mask(tmp_path)
     with source_of(world) as source:
         assert [source.at(count) for count in (620, 700, 780)] == [Continue()] * 3
-        assert source.at(800) == Wait(Waiting(LEDGER, "the decision on the window ending at 700"))
+        assert source.at(800) == Waiting(LEDGER, "the decision on the window ending at 700")
         world.find(window(700, 0.1))
         world.work()
         assert source.at(800) == Continue()
-        assert source.at(900) == Wait(Waiting(LEDGER, "the decision on the window ending at 800"))
+        assert source.at(900) == Waiting(LEDGER, "the decision on the window ending at 800")
 
 
 @pytest.mark.parametrize("percent", [-0.1, 0.1])
@@ -101,10 +100,10 @@ def test_at_e_it_waits_for_the_verdict(tmp_path: Path, percent: float) -> None:
     world.work()
     with source_of(world) as source:
         assert source.at(880) == Continue()
-        assert source.at(1000) == Wait(Waiting(LEDGER, "the decision on the window ending at 900"))
+        assert source.at(1000) == Waiting(LEDGER, "the decision on the window ending at 900")
         world.find(window(900, 0.5), window(1000, 0.5))
         world.work()
-        assert source.at(1000) == Wait(Waiting(LEDGER, "the verdict on rebuild 2"))
+        assert source.at(1000) == Waiting(LEDGER, "the verdict on rebuild 2")
         world.find(judgement(2, 1000, percent))
         world.work()
         answer = source.at(1000)
@@ -127,9 +126,9 @@ def test_it_is_over_when_the_input_ended_before_a_first_mask(tmp_path: Path, eve
     world = World(tmp_path)
     world.click(stream(events), end=True)
     with source_of(world) as source:
-        assert source.at(None) == Wait(Waiting(LEDGER, "the first mask"))
+        assert source.at(None) == Waiting(LEDGER, "the first mask")
         world.dense(1000)
-        assert source.at(None) == Wait(Waiting(LEDGER, "the first mask"))
+        assert source.at(None) == Waiting(LEDGER, "the first mask")
         world.find(*(window(count) for count in range(WINDOW, events + 1, WINDOW)))
         world.work()
         assert source.at(None) == NoModel()
@@ -137,7 +136,7 @@ def test_it_is_over_when_the_input_ended_before_a_first_mask(tmp_path: Path, eve
 
 def test_a_rebuild_that_was_not_promoted_is_no_swap() -> None:
     with pytest.raises(ValueError, match="rebuild 1 was unfinished: no swap"):
-        version_of(unfinished(FIRST_PLAN, 500))
+        version_of(ended_early(FIRST_PLAN, "unfinished", "", 500))
 
 
 def test_a_sparse_learner_under_it_becomes_every_promoted_candidate(tmp_path: Path) -> None:
@@ -164,7 +163,7 @@ def test_a_rollback_comes_exactly_one_lead_behind_its_window(tmp_path: Path) -> 
     """At 1400 the open rebuild would have ended; the rollback has superseded it at 1300."""
     world = opened(tmp_path)
     with source_of(world) as source:
-        assert source.at(1400) == Wait(Waiting(LEDGER, "the decision on the window ending at 1300"))
+        assert source.at(1400) == Waiting(LEDGER, "the decision on the window ending at 1300")
         requests.ask(world.home, back_to(1))
         world.find(window(1300, 0.1))
         world.work()
@@ -183,7 +182,7 @@ def test_without_a_lead_a_rollback_comes_with_the_decision_itself(tmp_path: Path
     world.rules = rules_with(lead_events=0)
     with source_of(world, replace(RUN, lead_events=0)) as source:
         assert source.at(1180) == Continue()
-        assert source.at(1200) == Wait(Waiting(LEDGER, "the decision on the window ending at 1200"))
+        assert source.at(1200) == Waiting(LEDGER, "the decision on the window ending at 1200")
         requests.ask(world.home, back_to(1))
         world.find(window(1200, 0.1))
         world.work()
@@ -197,11 +196,11 @@ def test_a_model_at_e_of_a_superseded_rebuild_goes_on(tmp_path: Path) -> None:
     world = opened(tmp_path)
     world.rules = rules_with(lead_events=200)
     with source_of(world, replace(RUN, lead_events=200)) as source:
-        assert source.at(1400) == Wait(Waiting(LEDGER, "the verdict on rebuild 3"))
+        assert source.at(1400) == Waiting(LEDGER, "the verdict on rebuild 3")
         requests.ask(world.home, back_to(1))
         world.find(window(1300, 0.1))
         world.work(1)
-        assert source.at(1400) == Wait(Waiting(LEDGER, "the verdict on rebuild 3"))
+        assert source.at(1400) == Waiting(LEDGER, "the verdict on rebuild 3")
         world.work(1)
         assert source.at(1400) == Continue()
         assert isinstance(source.at(1500), RollBackTo)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruner.masks import MaskDamagedError, content_hash, describe, pack, sparsity, unpack
-from pruner.masks.store import overlap
 
 shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=4)
 
@@ -54,8 +53,8 @@ def test_bytes_that_are_no_masks_are_refused(packed: bytes, fault: str) -> None:
 def test_overlap_is_of_the_weights_kept_now() -> None:
     now = torch.tensor([[True, True, True, False]])
     before = torch.tensor([[True, False, False, True]])
-    assert overlap(now, before) == pytest.approx(1 / 3)
-    assert overlap(now, now) == 1.0
+    assert describe({"a": now}, {"a": before})["a"].overlap == pytest.approx(1 / 3)
+    assert describe({"a": now}, {"a": now})["a"].overlap == 1.0
 
 
 def test_layers_are_described_one_by_one() -> None:

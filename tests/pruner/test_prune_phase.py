@@ -156,8 +156,6 @@ def test_a_learned_mask_that_does_not_fit_is_a_failure(mask: Tensor | None, faul
 
 
 def test_a_recipe_of_unknown_parts_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown allocation 'fair'; known: global, uniform"):
-        Recipe(MAGNITUDE, allocation="fair")
     with pytest.raises(ValueError, match="unknown criterion 'fisher'"):
         recipe(PrunerConfig(criterion="fisher"), RunSpec.small())
     with pytest.raises(ValidationError, match="penality"):

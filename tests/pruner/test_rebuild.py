@@ -11,26 +11,32 @@ import torch
 
 from learner import LearnerStep, NonFiniteError, SnapshotError, StreamTrainer
 from learner.snapshots import dump_tensors
+from pruner import PruneWorker
 from pruner.evidence import layers_of
 from pruner.updaters import PrunePhase, recipe
-from pruner.worker import RebuildContext
+from stream import topics
 from stream.batch import ClickBatch
-from stream.messages import Position, RebuildPlan
+from stream.log import Record
+from stream.messages import Decision, Position, RebuildPlan, dump
 from stream.spec import Waiting
 from tests.pruner.nets import Job
-from tests.pruner.worlds import BATCH, CONFIG, RUN, World, build, dense, stream
+from tests.pruner.worlds import BATCH, CONFIG, RULES, RUN, World, build, dense, stream
 
 PLAN = RebuildPlan(number=1, reason="x", cause="", begin=400, decided=400, end=600)
 
 
 @contextmanager
-def context(world: World) -> Iterator[RebuildContext]:
+def context(world: World, state: str = "pruner") -> Iterator[PruneWorker]:
+    """Open a worker whose ledger says that the rebuild was decided."""
+    world.append(topics.LEDGER, Record(dump(Decision(count=400, rebuild=PLAN))))
     with world.ports() as ports:
-        yield RebuildContext(CONFIG, RUN, build, ports)
+        yield PruneWorker(
+            replace(ports, folder=world.folder / "state" / state), CONFIG, RULES, build
+        )
 
 
-def opened(made: RebuildContext) -> StreamTrainer:
-    rebuild = made.open(PLAN, 1)
+def opened(made: PruneWorker) -> StreamTrainer:
+    rebuild = made.open_rebuild(PLAN)
     assert rebuild is not None
     return rebuild
 
@@ -120,9 +126,8 @@ def test_no_label_is_seen_before_its_prediction(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stops", [[1], [4, 5], [7], [2, 2, 9]])
 def test_killed_and_resumed_it_ends_in_the_same_bits(tmp_path: Path, stops: list[int]) -> None:
     world = world_of(tmp_path)
-    with context(world) as made:
-        elsewhere = replace(made.ports, folder=tmp_path / "elsewhere")
-        whole = opened(replace(made, ports=elsewhere))
+    with context(world, "elsewhere") as made:
+        whole = opened(made)
         finish(whole)
         expected = whole.snapshot()
     content = (world.snapshots.folder / expected / "model.safetensors").read_bytes()
@@ -154,7 +159,7 @@ def test_without_the_dense_snapshot_it_cannot_begin(tmp_path: Path) -> None:
     world.click(stream(700))
     world.dense(380)
     with context(world) as made:
-        assert made.open(PLAN, 1) is None
+        assert made.open_rebuild(PLAN) is None
 
 
 def test_without_clicks_it_waits_and_tells_that_the_input_has_ended(tmp_path: Path) -> None:
@@ -196,7 +201,7 @@ def test_predictions_that_are_not_finite_are_not_published(tmp_path: Path) -> No
     world.snapshots.delete(name)
     world.snapshots.write(dense)
     with context(world) as made:
-        rebuild = made.open(PLAN.model_copy(update={"end": 440}), 1)
+        rebuild = made.open_rebuild(PLAN.model_copy(update={"end": 440}))
         assert rebuild is not None
         with pytest.raises(NonFiniteError, match="candidate-1 predicts what is not finite"):
             finish(rebuild, 440)
@@ -210,4 +215,4 @@ def test_a_dense_snapshot_that_is_gone_is_named_rather_than_waited_for(tmp_path:
     world.snapshots.delete(str(world.snapshots.find("dense", PLAN.begin)))
     gone = pytest.raises(SnapshotError, match=r"is gone from .*, and dense is past it")
     with context(world) as made, gone:
-        made.open(PLAN, 1)
+        made.open_rebuild(PLAN)

@@ -13,10 +13,14 @@ import torch
 
 from learner import LearnerState, ModelVersion, Publication, SnapshotStore
 from pruner import StoreConfig
-from pruner.masks import MaskStore, MemoryMaskStore, ReconcilingRegistry, StoreRefusedError
+from pruner.masks import (
+    MaskStore,
+    MemoryMaskStore,
+    ReconcilingRegistry,
+    StoreRefusedError,
+)
 from pruner.masks.redis import RedisMaskStore
-from pruner.masks.registry import LONGEST_PAUSE
-from pruner.masks.store import Head
+from pruner.masks.store import LONGEST_PAUSE, Head
 from stream.reader import ClickCursor
 from tests.pruner.store_contract import PLACES, Place, masks
 from tests.redis_server import RedisServer, redis_server

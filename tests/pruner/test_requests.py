@@ -35,11 +35,11 @@ def tail_of(world: World) -> Iterator[RequestFollower]:
 def test_requests_are_taken_oldest_first_and_none_twice(tmp_path: Path) -> None:
     world = World(tmp_path)
     with tail_of(world) as tail:
-        assert tail.next(()) is None
+        assert tail.open(()) == []
         for request in (back_to(1, "b"), rebuild("a"), back_to(1, "b")):
             requests.ask(world.home, request)
-        assert tail.next(()) == back_to(1, "b")
-        assert tail.next({"b"}) == rebuild("a")
+        assert tail.open(())[0] == back_to(1, "b")
+        assert tail.open({"b"})[0] == rebuild("a")
         assert tail.open({"a", "b"}) == []
     with tail_of(world) as tail:
         assert tail.open(()) == [back_to(1, "b"), rebuild("a")]
@@ -61,7 +61,7 @@ def test_what_is_no_request_is_said_once_and_passed_over(
     world = World(tmp_path)
     world.append(topics.REQUESTS, Record(value), Record(dump(rebuild())))
     with tail_of(world) as tail:
-        assert [tail.next(()), tail.next(())] == [rebuild(), rebuild()]
+        assert [tail.open(()), tail.open(())] == [[rebuild()], [rebuild()]]
     (said,) = caplog.messages
     assert said.startswith("record 0 of the log requests is no request and is passed over: ")
 
@@ -94,7 +94,7 @@ def test_the_log_is_held_only_while_a_request_is_written(tmp_path: Path) -> None
 def test_requests_travel_over_a_broker_in_the_same_way(kafka_home: KafkaLogStore) -> None:
     with closing(kafka_home.reader(topics.REQUESTS)) as reader:
         tail = RequestFollower(reader)
-        assert tail.next(()) is None
+        assert tail.open(()) == []
         for request in (back_to(1, "b"), rebuild("a"), back_to(1, "b")):
             requests.ask(kafka_home, request)
             assert tail.open(()) != []
@@ -235,7 +235,11 @@ def test_a_rollback_at_e_itself_supersedes_the_rebuild_that_waits_for_its_judgem
     requests.ask(world.home, back_to(1))
     world.find(window(1400, 0.1))
     world.work()
-    assert world.verdicts()[-1].reason.startswith("superseded at 1400: ")
+    superseded = world.verdicts()[-1]
+    back = next(one for one in world.ledger() if isinstance(one, Decision) and one.rollback)
+    assert (superseded.verdict, superseded.count) == ("rejected", superseded.rebuild.end)
+    assert superseded.reason == f"superseded at 1400: {back.why_not}"
+    assert superseded.cost_events == 1400 - superseded.rebuild.begin
     assert str(world.work().waiting_for) == "the window ending at 1500"
 
 

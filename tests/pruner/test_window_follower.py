@@ -28,8 +28,8 @@ def test_it_reads_windows_of_one_size_judgements_and_nothing_else(tmp_path: Path
         windows.poll()
     assert windows.closed == 200
     assert windows.scores == [Score(100, 200, 0.0025)]
-    assert windows.judgement(3) == judgement(3, 200, -1.0)
-    assert windows.judgement(2) is None
+    assert windows.judgements[3] == judgement(3, 200, -1.0)
+    assert 2 not in windows.judgements
 
 
 def test_windows_before_a_swap_are_forgotten(tmp_path: Path) -> None:

@@ -78,7 +78,13 @@ def test_a_divergence_starts_a_rebuild_that_waits_for_its_judgement(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("percent", "verdict", "version"), [(-0.1, "promoted", 2), (0.1, "rejected", None)]
+    ("percent", "verdict", "version"),
+    [
+        (-0.1, "promoted", 2),
+        (-0.01, "promoted", 2),
+        (0.0, "rejected", None),
+        (0.1, "rejected", None),
+    ],
 )
 def test_the_judgement_decides(
     tmp_path: Path, percent: float, verdict: str, version: int | None
@@ -90,9 +96,16 @@ def test_the_judgement_decides(
     found = world.verdicts()[-1]
     assert (found.verdict, found.version, found.count) == (verdict, version, 1100)
     assert found.judgement == judgement(2, 1100, percent)
+    assert found.reason == (
+        f"CE {percent:+.3f} % against the incumbent's "
+        f"(95 %: {percent - 1:+.3f} to {percent + 1:+.3f} %) over events 1,041 to 1,100"
+    )
+    assert (found.cost_events, found.mask is None) == (200, False)
+    assert found.sparsity == pytest.approx(0.8, abs=0.01)
     assert all(layer.overlap is not None for layer in found.layers.values())
     assert 0 < sum(layer.overlap or 0 for layer in found.layers.values()) < len(found.layers)
     promoted = verdict == "promoted"
+    assert bool(found.snapshot) == promoted
     assert bool(world.snapshots.names("candidate-2")) == promoted
     assert (set(world.masks.names()) > set(before)) == promoted
 
@@ -305,6 +318,7 @@ def test_an_input_that_ends_inside_a_rebuild_leaves_it_unfinished(
         "unfinished",
         f"the input ended after {events} events",
     )
+    assert (verdict.count, verdict.cost_events) == (600, events - 400)
 
 
 @pytest.mark.usefixtures("_flaky")

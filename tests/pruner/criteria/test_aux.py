@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruner.criteria.aux import Aux, AuxOptions, auxiliary, cutoff, importance, start_of
 from pruner.criterion import State
-from pruner.evidence import Evidence, means
+from pruner.evidence import Evidence, with_means
 from pruner.masks import sparsity
 from pruner.sparsity import Phase
 from tests.pruner.nets import clicks, job, open_end
@@ -89,16 +89,9 @@ def test_with_the_printed_sum_a_penalty_of_one_and_three_quarters_prunes_everyth
 
 
 def test_the_global_mean_compares_layers_by_their_averages() -> None:
-    layers = evidence(0)
-    found = means(layers)
-    total = torch.cat(
-        [
-            importance(
-                Evidence(one.weight, one.gradient, means=found), AuxOptions(norm="global_mean")
-            ).flatten()
-            for one in layers.values()
-        ]
-    )
+    options = AuxOptions(norm="global_mean")
+    layers = with_means(evidence(0))
+    total = torch.cat([importance(one, options).flatten() for one in layers.values()])
     assert total.mean().item() == pytest.approx(1.0)
 
 
