@@ -34,6 +34,8 @@ class IdempotentWriter:
     ----------
     copied
         Copies of progress that were written after the checkpoint, before the restart, by worker.
+    letters
+        Of the dead letters that were written then, the place of the last event, by partition.
 
     Examples
     --------
@@ -54,9 +56,12 @@ class IdempotentWriter:
         self._writer = home.writer(name)
         self._log = home.reader(name)
         self.copied: Counter[str] = Counter()
+        self.letters: dict[int, Position] = {}
         tail: LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
         while found := tail.poll():
             self.copied.update(one.worker for one in found if isinstance(one, Progress))
+            letters = (one for one in found if isinstance(one, DeadLetter))
+            self.letters.update((one.partition, Position(one.offset, one.row)) for one in letters)
         self._published = tail.seen
 
     @property
@@ -218,7 +223,12 @@ class DeadLetterWriter:
         return written
 
     def keep(self) -> dict[int, Position]:
-        """Flush, and return how far they go, for a checkpoint."""
+        """Flush, and return how far they go, for a checkpoint.
+
+        A letter from before a restart may stand there though its event has not been read again.
+        """
         self._writer.flush()
         self._unkept = 0
-        return dict(self.through)
+        letters, through = self._writer.letters, self.through
+        ahead = {at: last for at, last in letters.items() if last > through.get(at, _BEFORE)}
+        return {**through, **ahead}
