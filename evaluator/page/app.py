@@ -14,13 +14,22 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal
 
 import uvicorn
+from pydantic import BaseModel, ConfigDict
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -34,29 +43,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
 from evaluator.metrics.roc_auc import ROC_AUC
-from evaluator.page.feed import (
-    Csv,
-    FeedState,
-    LayersReply,
-    PageFeed,
-    PanelReply,
-    Reply,
-    ScoresReply,
-    WindowsReply,
-    WorkersReply,
-    columns_of,
-    layer_rows,
-    layers_reply,
-    panels,
-    score_rows,
-    scores_reply,
-    segment_rows,
-    worker_rows,
-    workers_reply,
+from evaluator.page.feed import FeedState, PageFeed
+from evaluator.run.history import (
+    EDGES,
+    OF_EVENTS,
+    PSI,
+    Band,
+    Lines,
+    WindowTable,
+    WorkerRates,
+    score_figures,
 )
-from evaluator.run.history import EDGES, Band, Lines, RunHistory, WindowTable
 from evaluator.run.tables import TimelineEntry, timeline
 from stream import ModelSpec
+from stream.messages import Lifetime, Progress, Scores, Segment, Window
 
 STATIC: Final = Path(__file__).parent / "static"
 POINTS: Final = 1_000
@@ -81,6 +81,96 @@ _HEADERS: Final = {
 
 Probe = Callable[[str], tuple[int, bytes, str]]
 """Makes status, content and its type from the formats that the client takes."""
+
+
+class Reply(BaseModel):
+    """Base of all replies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PanelReply(Reply):
+    """What is drawn over the count of events: a metric of every model, or columns of its own.
+
+    What it has in common with a :class:`evaluator.metrics.Metric` is explained there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+    name: str
+    label: str
+    title: str
+    format: str
+    view: Literal["main", "panel", "choice"]
+    level: float | None = None
+    band: float | None = None
+    compares: bool = False
+    of_models: bool = True
+    """It has a line for each model, except for the root where it compares with that."""
+    columns: dict[str, str] = {}
+    """Further lines: column and label."""
+    alarms: tuple[str, ...] = ()
+    """The detectors whose alarms are marked."""
+    lacking: str | None = None
+    """Why there may be nothing to draw."""
+
+
+class WindowsReply(Reply):
+    """Figures of the whole windows of a size: ``/api/windows``."""
+
+    size: int
+    offset: int
+    windows: int
+    """How many there were before downsampling."""
+    end: list[int]
+    """The count at which each window that is shown ends."""
+    columns: dict[str, list[float | None]]
+
+
+class ScoresReply(Reply):
+    """The newest scores in full: ``/api/scores``."""
+
+    window: Window | None
+    """The newest whole window of the size asked for."""
+    lifetimes: list[Lifetime]
+    """So far, by where they begin."""
+
+
+class LayerHistory(Reply):
+    """One pruned layer over the promoted rebuilds."""
+
+    name: str
+    sparsity: list[float | None]
+    overlap: list[float | None]
+    """Share of the kept weights that the mask before kept too; None for the first."""
+
+
+class LayersReply(Reply):
+    """What the masks of the promoted rebuilds look like: ``/api/layers``."""
+
+    counts: list[int]
+    """At which each took over."""
+    numbers: list[int]
+    """Of the rebuilds; 1 is the first mask."""
+    kept: list[float | None]
+    """Share of all prunable weights that each mask keeps."""
+    layers: list[LayerHistory]
+
+
+class WorkerReply(Reply):
+    """One worker over the wall clock."""
+
+    name: str
+    last: Progress
+    time_ms: list[int]
+    columns: dict[str, list[float | None]]
+
+
+class WorkersReply(Reply):
+    """How fast the workers are: ``/api/workers``."""
+
+    now_ms: int
+    workers: list[WorkerReply]
 
 
 class RunReply(Reply):
@@ -120,36 +210,75 @@ class RunReply(Reply):
     """What happened, the last things at most."""
 
 
-def run_reply(feed: PageFeed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
-    """Sum a run up."""
-    history = feed.history
-    return RunReply(
-        about=feed.about,
-        identity=feed.identity,
-        state=feed.state,
-        live=feed.live,
-        now_ms=now_ms,
-        offset=feed.offset,
-        events=history.events,
-        sizes=history.sizes,
-        models=history.models or history.specs,
-        panels=panels(history.root.label, metrics),
-        choice=ROC_AUC.name,
-        signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
-        columns=columns_of(history.models, metrics),
-        bands=history.bands,
-        timeline=timeline(history)[-MAX_ENTRIES:],
-    )
-
-
-def timeline_rows(history: RunHistory) -> Csv:
-    """List what happened."""
-    head = ("count", "begin", "kind", "outcome", "title", "text")
-    return head, [tuple(getattr(one, name) for name in head) for one in timeline(history)]
-
-
 REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
 """All of them."""
+_ALARMS: Final = {"ne": ("dense_loss",), "relative_ce": DETECTORS}
+"""By metric, the detectors whose alarms are marked."""
+_RATE: Final = PanelReply(
+    name="click_rate",
+    label="click rate",
+    title="Click rate, observed",
+    format=".4f",
+    view="panel",
+    of_models=False,
+    columns={"click_rate": "click rate"},
+    alarms=("click_rate",),
+)
+_PSI: Final = PanelReply(
+    name=PSI,
+    label="PSI",
+    title="input: population stability index",
+    format=".3f",
+    view="choice",
+    of_models=False,
+    columns={PSI: "worst feature"},
+    alarms=("input",),
+    lacking="the input is compared over windows of one size only, the smallest unless "
+    "evaluator.alarms says otherwise",
+)
+
+
+def panels(root: str, metrics: Sequence[Metric]) -> list[PanelReply]:
+    """List all panels; ``root`` is what people call the root model."""
+    made = []
+    for metric in metrics:
+        if metric.view != "data":
+            names = {one: getattr(metric, one).format(root=root) for one in ("label", "title")}
+            more = {"columns": {"bayes_ce": "true probability"}} if metric.name == "ce" else {}
+            panel = PanelReply.model_validate(metric)
+            alarms = _ALARMS.get(metric.name, ())
+            made.append(panel.model_copy(update={**names, **more, "alarms": alarms}))
+    return sorted((*made, _RATE, _PSI), key=lambda one: ("main", "panel", "choice").index(one.view))
+
+
+def columns_of(models: Sequence[ModelSpec], metrics: Sequence[Metric]) -> list[str]:
+    """Name every column that windows of some models can have, without errors and intervals.
+
+    >>> from evaluator.metrics import METRICS
+    >>> from stream.spec import MODELS
+    >>> [name for name in columns_of(MODELS[:2], METRICS) if "ce" in name][:4]
+    ['bayes_ce', 'dense.ce', 'dense.ece', 'sparse.ce']
+    """
+    own = [
+        f"{model.name}.{metric.name}"
+        for model in models
+        for metric in metrics
+        if not (metric.compares and model.role == "root")
+    ]
+    return [*OF_EVENTS, PSI, *own]
+
+
+Row = tuple[object, ...]
+Csv = tuple[Sequence[str], Iterable[Row]]
+"""Head and rows of a table."""
+_FIGURE: Final = ("model", "figure", "value", *EDGES)
+
+
+def _figure_rows(scores: Scores | Segment) -> Iterator[Row]:
+    """Yield the figures that are known, with the bound of the error or the interval of each."""
+    for model, score in scores.models.items():
+        for metric, value, beside in score_figures(score) if score else ():
+            yield model, metric, value, *(beside.get(edge) for edge in EDGES)
 
 
 @dataclass(frozen=True)
@@ -190,12 +319,27 @@ class Pages:
 
     def application(self) -> ASGIApp:
         """Make the web application; while it runs it follows the log."""
+        replies: dict[str, Callable[[Request], Reply]] = {
+            "run": lambda _: self._run(),
+            "windows": self._windows,
+            "scores": self._scores,
+            "layers": lambda _: self._layers(),
+            "workers": lambda request: self._workers(_points(request)),
+        }
+        tables: dict[str, Callable[[Request], Csv]] = {
+            "windows": self._windows_csv,
+            "scores": self._scores_csv,
+            "segments": self._segments_csv,
+            "layers": lambda _: self._layers_csv(),
+            "workers": lambda _: self._workers_csv(),
+            "timeline": lambda _: self._timeline_csv(),
+        }
         routes = [
             Route("/", self._index),
             Route("/api/stream", self._stream),
             Route("/api/schema", self._schema),
-            Route("/api/{name}.csv", self._csv),
-            Route("/api/{name}", self._json),
+            *(Route(f"/api/{name}", _json(reply)) for name, reply in replies.items()),
+            *(Route(f"/api/{name}.csv", self._csv(name, of)) for name, of in tables.items()),
             *_probe_routes(self.probes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
@@ -215,41 +359,23 @@ class Pages:
     async def _index(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
-    async def _json(self, request: Request) -> Response:
-        history = self.feed.history
-        replies: dict[str, Callable[[], Reply]] = {
-            "run": lambda: run_reply(self.feed, self.metrics, _now_ms()),
-            "windows": lambda: self._windows(request),
-            "scores": lambda: scores_reply(history, self._size(request)),
-            "layers": lambda: layers_reply(history),
-            "workers": lambda: workers_reply(history, _points(request), _now_ms()),
-        }
-        reply = _known(replies, request)()
-        return Response(reply.model_dump_json(), media_type="application/json")
+    def _csv(self, name: str, table: Callable[[Request], Csv]) -> Answer:
+        """Answer with a table; it is written in a thread, for it may be long."""
 
-    async def _csv(self, request: Request) -> Response:
-        """Write a table in a thread, for it may be long."""
-        history = self.feed.history
-        tables: dict[str, Callable[[], Csv]] = {
-            "windows": lambda: self._windows_csv(request),
-            "scores": lambda: score_rows(scores_reply(history, self._size(request))),
-            "segments": lambda: segment_rows(scores_reply(history, self._size(request))),
-            "layers": lambda: layer_rows(layers_reply(history)),
-            "workers": lambda: worker_rows(workers_reply(history, _ALL, _now_ms())),
-            "timeline": lambda: timeline_rows(history),
-        }
-        head, rows = _known(tables, request)()
+        async def answer(request: Request) -> Response:
+            head, rows = table(request)
 
-        def write() -> str:
-            text = io.StringIO()
-            csv.writer(text).writerows([head, *rows])
-            return text.getvalue()
+            def write() -> str:
+                text = io.StringIO()
+                csv.writer(text).writerows([head, *rows])
+                return text.getvalue()
 
-        name = request.path_params["name"]
-        if name in ("windows", "scores", "segments"):
-            name = f"{name}-{self._size(request)}"
-        attachment = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-        return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
+            sized = name in ("windows", "scores", "segments")
+            file = f"{name}-{self._size(request)}.csv" if sized else f"{name}.csv"
+            attachment = {"Content-Disposition": f'attachment; filename="{file}"'}
+            return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
+
+        return answer
 
     async def _stream(self, request: Request) -> Response:
         seen = request.headers.get("last-event-id", request.query_params.get("offset", "-1"))
@@ -260,11 +386,12 @@ class Pages:
     async def _events(self, offset: int) -> AsyncIterator[ServerSentEvent]:
         yield ServerSentEvent(self.feed.identity, event="log", retry=_RETRY_MS)
         async for entry in self.feed.after(offset):
-            yield ServerSentEvent(entry.value.decode(), event=entry.kind, id=str(entry.offset))
+            yield ServerSentEvent(
+                entry.value.decode(), event=entry.message.kind, id=str(entry.offset)
+            )
             # Sending does not let the loop see that the viewer has gone.
             await asyncio.sleep(0)
-        last = run_reply(self.feed, self.metrics, _now_ms())
-        yield ServerSentEvent(last.model_dump_json(), event="end")
+        yield ServerSentEvent(self._run().model_dump_json(), event="end")
 
     async def _schema(self, _: Request) -> Response:
         return JSONResponse(
@@ -279,6 +406,27 @@ class Pages:
             known = ", ".join(f"{one:,}" for one in sizes)
             raise HTTPException(404, f"there are no windows of {size:,} events; sizes: {known}")
         return size
+
+    def _run(self) -> RunReply:
+        """Sum the run up."""
+        feed, history = self.feed, self.feed.history
+        return RunReply(
+            about=feed.about,
+            identity=feed.identity,
+            state=feed.state,
+            live=feed.live,
+            now_ms=_now_ms(),
+            offset=feed.offset,
+            events=history.events,
+            sizes=history.sizes,
+            models=history.models or history.specs,
+            panels=panels(history.root.label, self.metrics),
+            choice=ROC_AUC.name,
+            signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
+            columns=columns_of(history.models, self.metrics),
+            bands=history.bands,
+            timeline=timeline(history)[-MAX_ENTRIES:],
+        )
 
     def _windows(self, request: Request) -> WindowsReply:
         found = self._lines(request, _points(request))
@@ -307,6 +455,92 @@ class Pages:
         between = _number(request, "begin", 0), _number(request, "end", _ALL)
         return table.lines(wanted, between, points)
 
+    def _scores(self, request: Request) -> ScoresReply:
+        history = self.feed.history
+        table = history.tables.get(self._size(request))
+        newest = [lifetime for _, lifetime in sorted(history.lifetimes.items())]
+        return ScoresReply(window=table.newest if table else None, lifetimes=newest)
+
+    def _scores_csv(self, request: Request) -> Csv:
+        """List every figure of the newest window, and of the events since each beginning so far."""
+        reply = self._scores(request)
+        windows = [("window", reply.window)] if reply.window else []
+        rows = [
+            (*row, on, scores.begin, scores.end)
+            for on, scores in [*windows, *(("lifetime", one) for one in reply.lifetimes)]
+            for row in _figure_rows(scores)
+        ]
+        return (*_FIGURE, "on", "begin", "end"), rows
+
+    def _segments_csv(self, request: Request) -> Csv:
+        """List every figure of every segment of the newest window."""
+        window = self._scores(request).window
+        rows = [
+            (one.feature, one.value, *row, one.events, one.click_rate, window.begin, window.end)
+            for one in (window.segments if window else ())
+            for row in _figure_rows(one)
+            if window
+        ]
+        return ("feature", "segment", *_FIGURE, "events", "click_rate", "begin", "end"), rows
+
+    def _layers(self) -> LayersReply:
+        """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
+        promoted = [one for one in self.feed.history.verdicts if one.verdict == "promoted"]
+        layers = []
+        for name in dict.fromkeys(name for verdict in promoted for name in verdict.layers):
+            found = [verdict.layers.get(name) for verdict in promoted]
+            sparsity = [one.sparsity if one else None for one in found]
+            overlap = [one.overlap if one else None for one in found]
+            layers.append(LayerHistory(name=name, sparsity=sparsity, overlap=overlap))
+        return LayersReply(
+            counts=[verdict.count for verdict in promoted],
+            numbers=[verdict.rebuild.number for verdict in promoted],
+            kept=[None if one.sparsity is None else 1 - one.sparsity for one in promoted],
+            layers=layers,
+        )
+
+    def _layers_csv(self) -> Csv:
+        """List sparsity and overlap of every layer of every mask."""
+        reply = self._layers()
+        rows = [
+            (count, reply.numbers[at], layer.name, layer.sparsity[at], layer.overlap[at])
+            for at, count in enumerate(reply.counts)
+            for layer in reply.layers
+        ]
+        return ("count", "rebuild", "layer", "sparsity", "overlap"), rows
+
+    def _workers(self, points: int) -> WorkersReply:
+        workers = []
+        for name, rates in self.feed.history.workers.items():
+            lines = rates.lines(points)
+            found = WorkerReply(name=name, last=rates.last, time_ms=lines.at, columns=lines.columns)
+            workers.append(found)
+        return WorkersReply(now_ms=_now_ms(), workers=workers)
+
+    def _workers_csv(self) -> Csv:
+        """List every report of every worker."""
+        rows = [
+            (worker.name, *row)
+            for worker in self._workers(_ALL).workers
+            for row in zip(worker.time_ms, *worker.columns.values(), strict=True)
+        ]
+        return ("worker", "time_ms", *WorkerRates.COLUMNS), rows
+
+    def _timeline_csv(self) -> Csv:
+        head = ("count", "begin", "kind", "outcome", "title", "text")
+        rows = [tuple(getattr(one, name) for name in head) for one in timeline(self.feed.history)]
+        return head, rows
+
+
+Answer = Callable[[Request], Coroutine[None, None, Response]]
+
+
+def _json(reply: Callable[[Request], Reply]) -> Answer:
+    async def answer(request: Request) -> Response:
+        return Response(reply(request).model_dump_json(), media_type="application/json")
+
+    return answer
+
 
 def probe_application(probes: Mapping[str, Probe]) -> ASGIApp:
     """Make a web application that answers probes and nothing else."""
@@ -332,17 +566,6 @@ def _probe_routes(probes: Mapping[str, Probe]) -> list[Route]:
         return Response(content, status, {"Cache-Control": "no-store"}, media_type)
 
     return [Route(path, answer) for path in probes]
-
-
-T = TypeVar("T")
-
-
-def _known(found: Mapping[str, T], request: Request) -> T:
-    """Find what is asked for; raises where there is no such thing."""
-    name = request.path_params["name"]
-    if name not in found:
-        raise HTTPException(404)
-    return found[name]
 
 
 def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
