@@ -13,8 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evaluator.publishing import DeadLetterWriter, IdempotentWriter
-from evaluator.worker import load, save
+from evaluator.worker import DeadLetterWriter, IdempotentWriter, load, save
 from stream import topics
 from stream.codec import Invalid
 from stream.events import Reason
