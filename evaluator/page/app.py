@@ -59,18 +59,10 @@ from stream import ModelSpec
 from stream.messages import Lifetime, Progress, Scores, Segment, Window
 
 STATIC: Final = Path(__file__).parent / "static"
-POINTS: Final = 1_000
-MAX_POINTS: Final = 5_000
 _ALL: Final = 2**62
 """More than there will ever be of anything."""
-MAX_ENTRIES: Final = 1_000
-"""Of what happened, as many of the last things are listed at once."""
-_PING_SECONDS: Final = 15
-_RETRY_MS: Final = 1_000
-"""Pause of a browser before it connects again."""
 _GRACE_SECONDS: Final = 3
 """What is left to be read has as long, and then what is left to be sent."""
-_LOOK_SECONDS: Final = 0.01
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -86,7 +78,7 @@ Probe = Callable[[str], tuple[int, bytes, str]]
 class Reply(BaseModel):
     """Base of all replies."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
 
 class PanelReply(Reply):
@@ -94,8 +86,6 @@ class PanelReply(Reply):
 
     What it has in common with a :class:`evaluator.metrics.Metric` is explained there.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
     name: str
     label: str
@@ -210,8 +200,6 @@ class RunReply(Reply):
     """What happened, the last things at most."""
 
 
-REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
-"""All of them."""
 _ALARMS: Final = {"ne": ("dense_loss",), "relative_ce": DETECTORS}
 """By metric, the detectors whose alarms are marked."""
 _RATE: Final = PanelReply(
@@ -320,19 +308,19 @@ class Pages:
     def application(self) -> ASGIApp:
         """Make the web application; while it runs it follows the log."""
         replies: dict[str, Callable[[Request], Reply]] = {
-            "run": lambda _: self._run(),
+            "run": self._run,
             "windows": self._windows,
             "scores": self._scores,
-            "layers": lambda _: self._layers(),
+            "layers": self._layers,
             "workers": lambda request: self._workers(_points(request)),
         }
         tables: dict[str, Callable[[Request], Csv]] = {
             "windows": self._windows_csv,
             "scores": self._scores_csv,
             "segments": self._segments_csv,
-            "layers": lambda _: self._layers_csv(),
-            "workers": lambda _: self._workers_csv(),
-            "timeline": lambda _: self._timeline_csv(),
+            "layers": self._layers_csv,
+            "workers": self._workers_csv,
+            "timeline": self._timeline_csv,
         }
         routes = [
             Route("/", self._index),
@@ -343,7 +331,7 @@ class Pages:
             *_probe_routes(self.probes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-        return _Headers(Starlette(routes=routes, lifespan=self._following))
+        return _with_headers(Starlette(routes=routes, lifespan=self._following))
 
     @asynccontextmanager
     async def _following(self, _: Starlette) -> AsyncIterator[None]:
@@ -381,10 +369,11 @@ class Pages:
         seen = request.headers.get("last-event-id", request.query_params.get("offset", "-1"))
         if not re.fullmatch(r"-1|[0-9]{1,18}", seen):
             raise HTTPException(400, f"offset is {seen!r}; it must be a whole number, or -1")
-        return EventSourceResponse(self._events(int(seen)), ping=_PING_SECONDS)
+        return EventSourceResponse(self._events(int(seen)), ping=15)
 
     async def _events(self, offset: int) -> AsyncIterator[ServerSentEvent]:
-        yield ServerSentEvent(self.feed.identity, event="log", retry=_RETRY_MS)
+        # A browser waits as many milliseconds before it connects again.
+        yield ServerSentEvent(self.feed.identity, event="log", retry=1_000)
         async for entry in self.feed.after(offset):
             yield ServerSentEvent(
                 entry.value.decode(), event=entry.message.kind, id=str(entry.offset)
@@ -394,9 +383,9 @@ class Pages:
         yield ServerSentEvent(self._run().model_dump_json(), event="end")
 
     async def _schema(self, _: Request) -> Response:
-        return JSONResponse(
-            {model.__name__: model.model_json_schema(mode="serialization") for model in REPLIES}
-        )
+        replies = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
+        schemas = {one.__name__: one.model_json_schema(mode="serialization") for one in replies}
+        return JSONResponse(schemas)
 
     def _size(self, request: Request) -> int:
         """Read the size of the windows that somebody asks for; by default the smallest."""
@@ -407,7 +396,7 @@ class Pages:
             raise HTTPException(404, f"there are no windows of {size:,} events; sizes: {known}")
         return size
 
-    def _run(self) -> RunReply:
+    def _run(self, _: Request | None = None) -> RunReply:
         """Sum the run up."""
         feed, history = self.feed, self.feed.history
         return RunReply(
@@ -425,18 +414,13 @@ class Pages:
             signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
             columns=columns_of(history.models, self.metrics),
             bands=history.bands,
-            timeline=timeline(history)[-MAX_ENTRIES:],
+            timeline=timeline(history)[-1_000:],
         )
 
     def _windows(self, request: Request) -> WindowsReply:
-        found = self._lines(request, _points(request))
-        return WindowsReply(
-            size=self._size(request),
-            offset=self.feed.offset,
-            windows=found.rows,
-            end=found.at,
-            columns=found.columns,
-        )
+        size, found = self._size(request), self._lines(request, _points(request))
+        reply = {"size": size, "offset": self.feed.offset, "windows": found.rows}
+        return WindowsReply(end=found.at, columns=found.columns, **reply)
 
     def _windows_csv(self, request: Request) -> Csv:
         found = self._lines(request, _ALL)
@@ -483,7 +467,7 @@ class Pages:
         ]
         return ("feature", "segment", *_FIGURE, "events", "click_rate", "begin", "end"), rows
 
-    def _layers(self) -> LayersReply:
+    def _layers(self, _: Request) -> LayersReply:
         """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
         promoted = [one for one in self.feed.history.verdicts if one.verdict == "promoted"]
         layers = []
@@ -499,9 +483,9 @@ class Pages:
             layers=layers,
         )
 
-    def _layers_csv(self) -> Csv:
+    def _layers_csv(self, request: Request) -> Csv:
         """List sparsity and overlap of every layer of every mask."""
-        reply = self._layers()
+        reply = self._layers(request)
         rows = [
             (count, reply.numbers[at], layer.name, layer.sparsity[at], layer.overlap[at])
             for at, count in enumerate(reply.counts)
@@ -517,7 +501,7 @@ class Pages:
             workers.append(found)
         return WorkersReply(now_ms=_now_ms(), workers=workers)
 
-    def _workers_csv(self) -> Csv:
+    def _workers_csv(self, _: Request) -> Csv:
         """List every report of every worker."""
         rows = [
             (worker.name, *row)
@@ -526,7 +510,7 @@ class Pages:
         ]
         return ("worker", "time_ms", *WorkerRates.COLUMNS), rows
 
-    def _timeline_csv(self) -> Csv:
+    def _timeline_csv(self, _: Request) -> Csv:
         head = ("count", "begin", "kind", "outcome", "title", "text")
         rows = [tuple(getattr(one, name) for name in head) for one in timeline(self.feed.history)]
         return head, rows
@@ -578,20 +562,17 @@ def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
 
 
 def _points(request: Request) -> int:
-    return min(_number(request, "points", POINTS, least=1), MAX_POINTS)
+    return min(_number(request, "points", 1_000, least=1), 5_000)
 
 
 def _now_ms() -> int:
     return round(1_000 * time.time())
 
 
-class _Headers:
-    """Adds to every answer what it lacks of the headers that all have."""
+def _with_headers(application: ASGIApp) -> ASGIApp:
+    """Add to every answer what it lacks of the headers that all have."""
 
-    def __init__(self, application: ASGIApp) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def put(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers: Any = MutableHeaders(scope=message)
@@ -599,7 +580,9 @@ class _Headers:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._application(scope, receive, put)
+        await application(scope, receive, put)
+
+    return answer
 
 
 class WebServer:
@@ -633,7 +616,11 @@ class WebServer:
         name: str = "web",
         finish: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
-        self.url = _url(listening)
+        host, port = listening.getsockname()[:2]
+        if ipaddress.ip_address(host).is_unspecified:
+            # Who listens everywhere is found here.
+            host = "::1" if ":" in host else "127.0.0.1"
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         self._socket, self._finish = listening, finish
         config = uvicorn.Config(
             application,
@@ -647,7 +634,7 @@ class WebServer:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Let every client have what is left, within a few seconds, and stop."""
@@ -697,12 +684,3 @@ def listen(host: str, port: int) -> socket.socket:
             "serve.port to a free address, or the port to 0 for any free one"
         ) from error
     return listening
-
-
-def _url(listening: socket.socket) -> str:
-    """Write where people find it; who listens everywhere is found here."""
-    host, port = listening.getsockname()[:2]
-    address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        host = "127.0.0.1" if isinstance(address, ipaddress.IPv4Address) else "::1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

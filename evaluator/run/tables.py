@@ -33,8 +33,6 @@ T = TypeVar("T")
 _REASONS: Final = {"first": "first mask"}
 _LONG: Final = 32
 """Letters of a cell that is broken into lines."""
-_MS: Final = 1_000
-_MINUTE: Final = 60
 
 
 class TimelineEntry(BaseModel):
@@ -99,10 +97,10 @@ def _took(begun: Event | None, ended: Event) -> str:
     """
     if begun is None or begun.time_ms is None or ended.time_ms is None:
         return ""
-    milliseconds = ended.time_ms - begun.time_ms
-    minutes, seconds = divmod(round(milliseconds / _MS), _MINUTE)
+    took = (ended.time_ms - begun.time_ms) / 1_000
+    minutes, seconds = divmod(round(took), 60)
     text = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return f", about {text}" if milliseconds >= _MS else ""
+    return f", about {text}" if took >= 1 else ""
 
 
 def _effect(verdict: Verdict, history: RunHistory) -> str:
