@@ -336,9 +336,8 @@ class InputComparison:
     def state(self) -> StabilityState:
         """All that it knows, for a checkpoint."""
         numeric, categorical = self._sampled()
-        return StabilityState(
-            tuple(self._references), ArraySums(numeric), ArraySums(categorical), self._events
-        )
+        parts = ArraySums(numeric), ArraySums(categorical)
+        return StabilityState(tuple(self._references), *parts, self._events)
 
     def add(self, clicks: ClickBatch) -> None:
         """Take in a batch."""
@@ -511,14 +510,11 @@ class Alarms:
             "relative_loss": f"CE of {served} against {root}",
             "click_rate": "click rate",
         }
-        self._series = {
-            name: Series(
-                page_hinkley if name == "relative_loss" else adwin,
-                state.series.get(name, SeriesState()),
-            )
-            for name in self._texts
-            if name in alarms.detectors
-        }
+        self._series: dict[DetectorName, Series] = {}
+        for name in self._texts:
+            if name in alarms.detectors:
+                make = page_hinkley if name == "relative_loss" else adwin
+                self._series[name] = Series(make, state.series.get(name, SeriesState()))
         self._input: InputComparison | None = None
         if "input" in alarms.detectors:
             threshold = alarms.psi_threshold

@@ -403,7 +403,7 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     Examples
     --------
     >>> from stream.batch import ClickBatch
-    >>> from stream.messages import PositionRange
+    >>> from stream.messages import Position, PositionRange
     >>> one = ClickBatch(*np.zeros((3, 1), np.float32), *np.zeros((2, 1, 0), np.float32))
     >>> spans = (PositionRange(0, Position(120, 0), Position(120, 0), 1),)
     >>> clicks = CountedBatch(0, one, spans, skipped={}, last=False)

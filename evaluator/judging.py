@@ -299,10 +299,7 @@ class Judging:
         """Drop the places at which no judgement will begin; ``plan`` is the next one to judge."""
         lead = self._spec.rebuild_events - self._spec.judge_events
         wanted = plan.end - self._spec.judge_events if plan else None
-        starts = {
-            count: cursor
-            for count, cursor in self._state.starts.items()
-            if count - lead > ledger.decided or count == wanted
-        }
-        if len(starts) < len(self._state.starts):
+        old = self._state.starts
+        starts = {n: at for n, at in old.items() if n - lead > ledger.decided or n == wanted}
+        if len(starts) < len(old):
             self._state = replace(self._state, starts=starts)

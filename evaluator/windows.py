@@ -599,8 +599,7 @@ class TumblingWindows:
         self._take_pending()
         opened = self.state.opened
         unfinished = tuple(self._close(one, one.sums) for one in opened if one.sums is not None)
-        emptied = tuple(replace(window, sums=None) for window in opened)
-        self.state = replace(self.state, opened=emptied)
+        self.state = replace(self.state, opened=tuple(replace(one, sums=None) for one in opened))
         return unfinished
 
     def lifetimes(self, closed: Sequence[Window]) -> tuple[Lifetime, ...]:
@@ -611,14 +610,12 @@ class TumblingWindows:
         sizes = [window.size for window in self.state.opened]
         if all(window.size != sizes[:2][-1] for window in closed):
             return ()
-        return tuple(
-            Lifetime(
-                begin=one.begin,
-                end=one.begin + one.sums.on.events,
-                **self._scorer.score(one.sums, one.before),
-            )
-            for one in self.state.cumulative
-        )
+        found = []
+        for one in self.state.cumulative:
+            scores = self._scorer.score(one.sums, one.before)
+            end = one.begin + one.sums.on.events
+            found.append(Lifetime(begin=one.begin, end=end, **scores))
+        return tuple(found)
 
     def _take_pending(self) -> tuple[Window, ...]:
         """Take what is pending into all windows, and return those that it closes."""
@@ -640,15 +637,10 @@ class TumblingWindows:
 
     def _close(self, window: OpenWindow, sums: Sums) -> Window:
         """Turn a window's sums into its scores."""
-        end = window.begin + sums.on.events
-        return Window(
-            size=window.size,
-            number=window.begin // window.size,
-            begin=window.begin,
-            end=end,
-            partial=end < window.end,
-            **self._scorer.score(sums, window.before),
-        )
+        begin, size, end = window.begin, window.size, window.begin + sums.on.events
+        scores = self._scorer.score(sums, window.before)
+        place = {"size": size, "number": begin // size, "begin": begin, "end": end}
+        return Window(**place, partial=end < window.end, **scores)
 
 
 def _listed(sizes: Sequence[int]) -> str:
@@ -724,13 +716,8 @@ class Scoring:
     @property
     def state(self) -> ScoringState:
         """All that it knows, for a checkpoint; equal histories give equal states."""
-        return ScoringState(
-            self._windows.state,
-            self._segments.state,
-            self._alarms.state,
-            dict(sorted(self._invalid.items())),
-            self._invalid_since,
-        )
+        parts = self._windows.state, self._segments.state, self._alarms.state
+        return ScoringState(*parts, dict(sorted(self._invalid.items())), self._invalid_since)
 
     def add(self, batch: JoinedBatch) -> tuple[Sums, tuple[ScoringMessage, ...]]:
         """Take in a batch; return its sums, and what there is to write."""
