@@ -28,8 +28,6 @@ _SHORTEST: Final = 5
 """Figures that ADWIN wants on either side of a change."""
 _GRACE: Final = 10
 """Figures before any change is looked for."""
-_RANGE_TO_SCATTER: Final = 1.128
-"""Mean distance of two normal figures, in standard deviations: 2 / √π."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,8 @@ Detector = Adwin | PageHinkley
 
 def _scatter(values: Sequence[float]) -> float:
     """Return the standard deviation of single figures; 1 where they are all the same."""
-    return float(np.abs(np.diff(values)).mean()) / _RANGE_TO_SCATTER or 1.0
+    # The mean distance of two normal figures is 2 / √π standard deviations.
+    return float(np.abs(np.diff(values)).mean()) / 1.128 or 1.0
 
 
 def _means(values: Sequence[float], at: int) -> tuple[float, float]:

@@ -48,9 +48,6 @@ EDGES: Final = ("error", "low", "high")
 """What may follow the name of a metric's column: a bound of its error, or its interval."""
 _SOON_MS: Final = 10_000
 """Workers report the time every few seconds; between reports further apart it is not known."""
-_LAST: Final = "evaluator"
-"""The worker that is done once the input has ended, and all of it is scored and decided."""
-_MS: Final = 1_000
 
 
 def downsample(columns: Sequence[Floats], points: int) -> NDArray[np.intp]:
@@ -296,7 +293,7 @@ class WorkerRates:
         before, rate = self.last, None
         passed, events = report.time_ms - before.time_ms, report.events - before.events
         if report.wall_seconds > before.wall_seconds and events >= 0 and passed > 0:
-            rate = _MS * events / passed
+            rate = 1_000 * events / passed
         values = (report.count, rate, report.lag_events, report.lag_seconds)
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(np.nan if value is None else value)
@@ -455,7 +452,8 @@ class RunHistory:
     def is_finished(self) -> bool:
         """The input has ended and everything about it is written, as far as the workers say."""
         done = {name: rates.last.done for name, rates in self.workers.items()}
-        return done.get(_LAST, False) or (bool(done) and all(done.values()))
+        # The evaluator is done once the input has ended, and all of it is scored and decided.
+        return done.get("evaluator", False) or (bool(done) and all(done.values()))
 
     @property
     def sizes(self) -> tuple[int, ...]:

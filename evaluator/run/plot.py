@@ -116,17 +116,9 @@ _ROW: Final = 0.2
 """Inches that each further row of the key takes."""
 _LETTER: Final = 0.066
 """Inches that a letter of the key or beside a title takes, more or less."""
-_BOLD: Final = 0.084
-"""Inches of a letter of a title."""
-_TICK: Final = 0.8
-"""Inches between two labels of the axis of events, at least."""
 _LEAST: Final = (4.5, 3.5)
 """Inches of the smallest picture."""
 _MOST_PIXELS: Final = 100_000_000
-_GAP_POINTS: Final = 14
-"""Between two labels at line ends."""
-_AT_LEAST: Final = (-0.05, 0.45)
-"""Percent that the relative panel shows at least, so that noise does not fill it."""
 _MILLIONS: Final = 1_500_000
 """From this many events on the axis counts in millions."""
 _SIGNS: Final = {"hatch": 0.267, "*": 0.11}
@@ -134,8 +126,6 @@ _SIGNS: Final = {"hatch": 0.267, "*": 0.11}
 _MARKER: Final = 0.166
 _APART: Final = 0.276
 """Inches between two entries of the key."""
-_LEARNED: Final = 0.1
-"""The share of the stream before which the learning curve may leave the panel."""
 
 
 class _Mark(NamedTuple):
@@ -309,17 +299,13 @@ def draw(
     return _with_title(drawn.getvalue(), view) if suffix == "svg" else drawn.getvalue()
 
 
-@dataclass
 class _Drawing:
     """Puts the panels and the key on a figure."""
 
-    figure: Figure
-    view: RunView
-    palette: Palette
-
-    def __post_init__(self) -> None:
-        self.width, self.height = map(float, self.figure.get_size_inches())
-        self.middles = np.asarray(self.view.table.ends - self.view.size / 2)
+    def __init__(self, figure: Figure, view: RunView, palette: Palette) -> None:
+        self.figure, self.view, self.palette = figure, view, palette
+        self.width, self.height = map(float, figure.get_size_inches())
+        self.middles = np.asarray(view.table.ends - view.size / 2)
 
     def compose(self) -> None:
         """Draw one panel where the root runs alone, else two."""
@@ -359,7 +345,8 @@ class _Drawing:
         """Draw the normalised entropy of each model."""
         lines = [(one, self.view.table.column(f"{one.name}.ne")) for one in self.view.models]
         self.lines(panel, lines)
-        learned = self.middles >= _LEARNED * self.view.end
+        # In the first tenth of the stream the learning curve may leave the panel.
+        learned = self.middles >= 0.1 * self.view.end
         self.limits(panel, np.concatenate([line[learned] for _, line in lines]))
         more = "lower is better, 1 = no better than the click rate"
         self.title(panel, "Normalised entropy", more)
@@ -375,10 +362,11 @@ class _Drawing:
         lines = [(one, 100 * table.column(f"{one.name}.relative_ce")) for one in view.others]
         panel.axhline(0, color=self.palette.of(root), linewidth=1.7)
         self.lines(panel, lines)
-        self.limits(panel, np.concatenate([*(line for _, line in lines), _AT_LEAST]))
+        # So many percent are shown at least, so that noise does not fill the panel.
+        self.limits(panel, np.concatenate([*(line for _, line in lines), (-0.05, 0.45)]))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g} %" if y else "0 %"))
-        last = f"windows of {view.size:,} events".replace(",", " ")
-        more = f"on the same events, {last}"
+        size = f"{view.size:,}".replace(",", " ")
+        more = f"on the same events, windows of {size} events"
         self.title(panel, f"Cross entropy relative to {root.label}", more)
         labels = [(root, np.zeros(1), root.label)]
         for one, line in lines:
@@ -408,7 +396,8 @@ class _Drawing:
         bold: dict[str, Any] = {"fontsize": 10.5, "fontweight": "bold"}
         over = self.above(panel, 11)
         text = panel.text(0, over, title, transform=panel.transAxes, **bold)
-        if _LEFT + len(title) * _BOLD + len(more) * _LETTER <= self.width:
+        # A letter of the title takes 0.084 inches.
+        if _LEFT + len(title) * 0.084 + len(more) * _LETTER <= self.width:
             small: dict[str, Any] = {"va": "bottom", "fontsize": 9, "color": self.palette.muted}
             place: dict[str, Any] = {"xytext": (8, 0.7), "textcoords": "offset points"}
             panel.annotate(more, (1, 0), xycoords=text, **place, **small)
@@ -421,7 +410,7 @@ class _Drawing:
             for model, line, text in lines
             if np.isfinite(line).any()
         ]
-        heights = label_layout([end for _, end, _ in ends], self.above(panel, _GAP_POINTS) - 1)
+        heights = label_layout([end for _, end, _ in ends], self.above(panel, 14) - 1)
         look: dict[str, Any] = {"va": "center", "fontweight": "bold"}
         for (model, _, text), height in zip(ends, heights, strict=True):
             colour = self.palette.of(model)
@@ -434,7 +423,8 @@ class _Drawing:
     def events_axis(self, panel: Axes) -> None:
         """Count events from 0, in thousands or millions."""
         panel.set_xlim(0, self.view.end)
-        labels = int(panel.get_position().width * self.width / _TICK)
+        # Two labels are 0.8 inches apart at least.
+        labels = int(panel.get_position().width * self.width / 0.8)
         panel.xaxis.set_major_locator(MaxNLocator(min(labels, 7), steps=[1, 2, 2.5, 5, 10]))
         unit, letter = (1e6, "M") if self.view.end >= _MILLIONS else (1e3, "k")
         panel.xaxis.set_major_formatter(

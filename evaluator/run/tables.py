@@ -386,38 +386,33 @@ class RunTables:
 
     def windows(self) -> Iterator[TextTable]:
         """Yield the windows of every size, one by one where they are not too many."""
-        for size, rows in self._rows():
-            if len(rows) <= MAX_ROWS:
-                yield self._windows(size, rows)
-
-    def left_out(self) -> tuple[str, ...]:
-        """Name the sizes of windows that are too many to be listed one by one."""
-        counts = {size: len(rows) for size, rows in self._rows()}
-        return tuple(f"{n:,} of {size:,} events" for size, n in counts.items() if n > MAX_ROWS)
-
-    def _rows(self) -> Iterator[tuple[int, list[WindowRow]]]:
-        for size in sorted(self.history.tables):
-            yield size, list(self.history.tables[size].rows())
-
-    def _windows(self, size: int, found: Sequence[WindowRow]) -> TextTable:
         header = ["window", "first event", "last event", "click rate", "true drift", "truth CE"]
         for model in self.history.models:
             header += [f"{model.label} {head}" for head in self._header]
-        rows = []
-        for row in found:
-            cells = [
-                f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
-                f"{row.begin + 1:,}",
-                f"{row.end:,}",
-                _share(row.figures.get("click_rate")),
-                ", ".join(row.drift),
-                _figure(row.figures.get("bayes_ce")),
-            ]
-            for model in self.history.models:
-                cells += self._cells(row.figures, model.name)
-            rows.append(tuple(cells))
-        caption = f"{len(rows):,} window{'s' if len(rows) != 1 else ''} of {size:,} events"
-        return TextTable(caption, tuple(header), tuple(rows)).without_gaps()
+        for size, table in sorted(self.history.tables.items()):
+            n = len(table.begins)
+            if n <= MAX_ROWS:
+                rows = tuple(self._window(size, row) for row in table.rows())
+                caption = f"{n:,} window{'s' if n != 1 else ''} of {size:,} events"
+                yield TextTable(caption, tuple(header), rows).without_gaps()
+
+    def _window(self, size: int, row: WindowRow) -> tuple[str, ...]:
+        cells = [
+            f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
+            f"{row.begin + 1:,}",
+            f"{row.end:,}",
+            _share(row.figures.get("click_rate")),
+            ", ".join(row.drift),
+            _figure(row.figures.get("bayes_ce")),
+        ]
+        for model in self.history.models:
+            cells += self._cells(row.figures, model.name)
+        return tuple(cells)
+
+    def left_out(self) -> tuple[str, ...]:
+        """Name the sizes of windows that are too many to be listed one by one."""
+        counts = {size: len(table.begins) for size, table in sorted(self.history.tables.items())}
+        return tuple(f"{n:,} of {size:,} events" for size, n in counts.items() if n > MAX_ROWS)
 
     def dead_letters(self) -> TextTable:
         """Count the events that did not validate, by reason, with the first of each."""
