@@ -125,14 +125,13 @@ class PageFeed:
         """Take in what comes, until closed; a log that cannot be read is tried again."""
         readable = True
         while not self._closed:
+            more = False
             try:
-                more = await self._take()
+                more, readable = await self._take(), True
             except LogError as error:
                 if readable:
                     log.warning("the page does not see what comes: %s", error)
-                readable, more = False, False
-            else:
-                readable = True
+                readable = False
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
 

@@ -415,7 +415,7 @@ class RunHistory:
         self._names: tuple[str, ...] = ()
         self._first = Deduplicator()
         self._time_ms: int | None = None
-        self._untimed: list[int] = []
+        self._timed = 0
 
     @classmethod
     def of(
@@ -432,14 +432,12 @@ class RunHistory:
         return history
 
     @classmethod
-    def read(
-        cls, logs: LogStore, models: Sequence[ModelSpec] = MODELS, *, keeps_messages: bool = False
-    ) -> RunHistory:
+    def read(cls, logs: LogStore, *, keeps_messages: bool = False) -> RunHistory:
         """Gather what the logs of a run hold, without what belongs to the wall clock.
 
         The ledger comes first: what the evaluator copied from it is a repeat.
         """
-        history = cls(models, keeps_messages=keeps_messages)
+        history = cls(keeps_messages=keeps_messages)
         for name in LOGS:
             with closing(logs.reader(name)) as reader:
                 for stored in read_all(reader):
@@ -598,25 +596,21 @@ class RunHistory:
             case Stability():
                 self._shift(message)
             case Verdict() | Alarm():
-                self._happen(message)
+                self.happened.append(Event(message))
             case Decision() if message.rebuild or message.rollback or message.declined:
-                self._happen(message)
+                self.happened.append(Event(message))
             case DeadLetters():
                 self._skip(message)
             case DeadLetter():
                 known = self.invalid.get(message.reason, InvalidEvents(message, 0))
                 self.invalid[message.reason] = replace(known, count=known.count + 1)
 
-    def _happen(self, message: Decision | Verdict | Alarm) -> None:
-        self._untimed.append(len(self.happened))
-        self.happened.append(Event(message))
-
     def _report(self, progress: Progress) -> None:
         """Take in a report, whose time is also that of what has happened since the last one."""
         if self._time_ms is not None and abs(progress.time_ms - self._time_ms) <= _SOON_MS:
-            for at in self._untimed:
-                self.happened[at] = self.happened[at]._replace(time_ms=progress.time_ms)
-        self._untimed, self._time_ms = [], progress.time_ms
+            new = self.happened[self._timed :]
+            self.happened[self._timed :] = [e._replace(time_ms=progress.time_ms) for e in new]
+        self._timed, self._time_ms = len(self.happened), progress.time_ms
         if progress.worker in self.workers:
             self.workers[progress.worker].add(progress)
         else:
