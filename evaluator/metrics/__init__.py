@@ -1,4 +1,4 @@
-"""How good predictions are, one file a metric.
+"""How good predictions are: a file for each metric, or for some that belong together.
 
 ::
 
