@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -175,7 +174,7 @@ class Sums:
             finite = {term: value for term, value in sums.items() if math.isfinite(value)}
             models[name] = ModelSums((predicted.version,), finite, ArraySums(cells[at]))
         bayes = None if events.truth_loss is None else float(events.truth_loss.sum())
-        segments = tuple(SegmentSums.of(batch, events, values, bins, one) for one in members)
+        segments = tuple(one.sums(batch, events, values, bins) for one in members)
         return cls(EventSums.of(batch.label, batch.weight), models, bayes, batch.drift, segments)
 
     def __add__(self, other: Sums) -> Sums:
@@ -202,19 +201,32 @@ class Membership:
     group: Ints
     """Shape (m,), the segment of each, 0 to ``len(values)``."""
 
-    def add_up(self, values: Floats) -> ArraySums:
-        """Sum values of each event, shape (n,), by segment into shape (g,)."""
-        return ArraySums(np.bincount(self.group, values[self.rows], len(self.values) + 1))
+    def sums(
+        self, batch: JoinedBatch, events: PerEvent, terms: Mapping[str, Floats], bins: Ints
+    ) -> SegmentSums:
+        """Sum up one batch by segment."""
+        rows, groups, weight = self.rows, len(self.values) + 1, batch.weight
 
-    def histogram(self, events: PerEvent, bins: Ints, at: int) -> ArraySums:
-        """Sort the predictions of one model by segment into shape (3, SEGMENT_BINS, g)."""
-        rows, groups = self.rows, len(self.values) + 1
+        def add_up(values: Floats) -> ArraySums:
+            return ArraySums(np.bincount(self.group, values[rows], groups))
+
         size = SEGMENT_BINS * groups
-        place = bins[at][rows] // (BINS // SEGMENT_BINS) * groups + self.group
-        row = np.where(events.label[rows] == 1, CLICKS, OTHERS) * size
-        cells = np.bincount(place + row, events.weight[rows], 3 * size)
-        cells[EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
-        return ArraySums(cells.reshape(3, SEGMENT_BINS, groups))
+        row = np.where(batch.label[rows] == 1, CLICKS, OTHERS) * size
+        shared = {name: add_up(one) for name, one in terms.items() if one.ndim == 1}
+        own = {name: one for name, one in terms.items() if one.ndim > 1}
+        models = {}
+        for at, model in enumerate(batch.models):
+            place = bins[at][rows] // (BINS // SEGMENT_BINS) * groups + self.group
+            cells = np.bincount(place + row, weight[rows], 3 * size)
+            cells[EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
+            models[model] = shared | {name: add_up(one[at]) for name, one in own.items()}
+            models[model][_HISTOGRAM] = ArraySums(cells.reshape(3, SEGMENT_BINS, groups))
+        happened = {"events": np.ones_like(weight), "clicked": batch.label}
+        happened |= {"weight": weight, "clicks": weight * batch.label}
+        if events.truth_loss is not None:
+            happened["bayes"] = events.truth_loss
+        on = {name: add_up(one) for name, one in happened.items()}
+        return SegmentSums(self.feature, self.values, on, models)
 
 
 _HISTOGRAM: Final = "histogram"
@@ -236,30 +248,6 @@ class SegmentSums:
     models: dict[str, dict[str, ArraySums]]
     """By model the sums of the metrics' terms, shape (g,) each, and the histogram, shape
     (3, SEGMENT_BINS, g)."""
-
-    @classmethod
-    def of(
-        cls,
-        batch: JoinedBatch,
-        events: PerEvent,
-        terms: Mapping[str, Floats],
-        bins: Ints,
-        member: Membership,
-    ) -> SegmentSums:
-        """Sum up one batch."""
-        label, weight = batch.label, batch.weight
-        happened = {"events": np.ones_like(weight), "clicked": label}
-        happened |= {"weight": weight, "clicks": weight * label}
-        if events.truth_loss is not None:
-            happened["bayes"] = events.truth_loss
-        shared = {name: member.add_up(one) for name, one in terms.items() if one.ndim == 1}
-        own = {name: one for name, one in terms.items() if one.ndim > 1}
-        models = {}
-        for at, model in enumerate(batch.models):
-            models[model] = shared | {name: member.add_up(one[at]) for name, one in own.items()}
-            models[model][_HISTOGRAM] = member.histogram(events, bins, at)
-        on = {name: member.add_up(one) for name, one in happened.items()}
-        return cls(member.feature, member.values, on, models)
 
     def __add__(self, other: SegmentSums) -> SegmentSums:
         models = {
@@ -726,11 +714,9 @@ class Scoring:
         self._invalid.update(batch.skipped)
         return sums, self._close(self._windows.add(sums))
 
-    def finish(
-        self, skipped: Mapping[str, int] = MappingProxyType({})
-    ) -> tuple[ScoringMessage, ...]:
+    def finish(self, skipped: Mapping[str, int] | None = None) -> tuple[ScoringMessage, ...]:
         """Close what is open, since the input has ended, with invalid events at its very end."""
-        self._invalid.update(skipped)
+        self._invalid.update(skipped or {})
         closed = self._windows.finish()
         return self._close(closed) or self._count_invalid(self._windows.state.so_far.events)
 

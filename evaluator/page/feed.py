@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
-from types import MappingProxyType
 from typing import Final, Literal
 
 from evaluator.run.history import RunHistory
@@ -61,13 +60,13 @@ class PageFeed:
     def __init__(
         self,
         reader: LogReader | None = None,
-        about: Mapping[str, str] = MappingProxyType({}),
+        about: Mapping[str, str] | None = None,
         *,
         live: bool = True,
         recent: int = RECENT,
         models: Sequence[ModelSpec] = MODELS,
     ) -> None:
-        self.about, self._is_of_run = dict(about), live
+        self.about, self._is_of_run = dict(about or {}), live
         self.history = RunHistory(models)
         self.offset = self.forgotten = -1
         self._recent: deque[LoggedMessage[AnyMessage]] = deque(maxlen=recent)
