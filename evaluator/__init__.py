@@ -6,8 +6,7 @@
     windows     sums of events, segments, tumbling and cumulative windows, and their scores
     judging     what the ledger says is to be judged, and a candidate against the incumbent
     drift       alarms: what the windows and the features say has changed
-    publishing  writes each message once, mirrors progress, writes dead letters
-    worker      the evaluator: one step, and its checkpoint
+    worker      the evaluator: what it writes, each once; one step, and its checkpoint
     config      its settings
     metrics/    how good predictions are, one file a metric
     run/        what came of a run: history, tables, report, plot

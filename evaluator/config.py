@@ -10,7 +10,6 @@ from stream import model_of
 from stream.messages import DetectorName
 
 DETECTORS: Final[tuple[DetectorName, ...]] = get_args(DetectorName)
-_MAX_COUNTED: Final = 10_000
 
 
 class AlarmsConfig(BaseModel):
@@ -75,7 +74,7 @@ class EvaluatorConfig(BaseModel):
     @property
     def counted_events(self) -> int:
         """The first events, in which it is counted which values are the most frequent ones."""
-        return min(_MAX_COUNTED, *self.windows)
+        return min(10_000, *self.windows)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

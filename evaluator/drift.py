@@ -8,15 +8,15 @@ checkpoint holds these, and a restarted evaluator feeds them to it again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri, stdtrit
 
-from evaluator.config import AlarmsConfig, EvaluatorConfig
+from evaluator.config import EvaluatorConfig
 from evaluator.metrics.metric import ArraySums, Ints
 from evaluator.metrics.relative_ce import CONFIDENCE
 from stream import ClickBatch, FeatureSchema, RunSpec, find_model
@@ -28,8 +28,6 @@ _SHORTEST: Final = 5
 """Figures that ADWIN wants on either side of a change."""
 _GRACE: Final = 10
 """Figures before any change is looked for."""
-_RANGE_TO_SCATTER: Final = 1.128
-"""Mean distance of two normal figures, in standard deviations: 2 / √π."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +47,6 @@ class Change:
     def rose(self) -> bool:
         """Tell whether the figures are larger since."""
         return self.after > self.before
-
-
-class Detector(Protocol):
-    """Looks at one figure after the other."""
-
-    def update(self, value: float) -> bool:
-        """Take in a figure, and tell whether there has been a change."""
-
-    def change(self, values: Sequence[float]) -> Change:
-        """Describe the change that :meth:`update` has just found in all that it was given."""
-
-
-class _River(Protocol):
-    """What River leaves untyped."""
-
-    @property
-    def drift_detected(self) -> bool: ...
-
-    def update(self, x: float) -> object: ...
 
 
 class Adwin:
@@ -107,7 +86,7 @@ class Adwin:
         # River takes seconds to load, and only an evaluator needs it.
         from river.drift import ADWIN
 
-        make: Callable[..., _River] = ADWIN
+        make: Callable[..., Any] = ADWIN
         self._adwin = make(delta=delta, clock=1, min_window_length=_SHORTEST, grace_period=_GRACE)
         self._first: list[float] = []
         self._scatter: float | None = None
@@ -122,7 +101,7 @@ class Adwin:
                     self._adwin.update(one / self._scatter)
             return False
         self._adwin.update(value / self._scatter)
-        return self._adwin.drift_detected
+        return bool(self._adwin.drift_detected)
 
     def change(self, values: Sequence[float]) -> Change:
         """Let the change begin where the means differ most, measured by their standard errors.
@@ -177,14 +156,14 @@ class PageHinkley:
         from river.drift import PageHinkley as RiverPageHinkley
 
         self._error, self._tolerance, self._threshold = error, tolerance, threshold
-        self._test: _River = RiverPageHinkley(
+        self._test: Any = RiverPageHinkley(
             min_instances=_GRACE, delta=tolerance, threshold=threshold, alpha=1.0, mode="up"
         )
 
     def update(self, value: float) -> bool:
         """Take in a figure, and tell whether they have risen."""
         self._test.update(value / self._error)
-        return self._test.drift_detected
+        return bool(self._test.drift_detected)
 
     def change(self, values: Sequence[float]) -> Change:
         """Let the change begin where the rises began to add up."""
@@ -195,9 +174,14 @@ class PageHinkley:
         return Change(at, *_means(values, at), float(sums[-1] - sums.min()), self._threshold)
 
 
+Detector = Adwin | PageHinkley
+"""Looks at one figure after the other."""
+
+
 def _scatter(values: Sequence[float]) -> float:
     """Return the standard deviation of single figures; 1 where they are all the same."""
-    return float(np.abs(np.diff(values)).mean()) / _RANGE_TO_SCATTER or 1.0
+    # The mean distance of two normal figures is 2 / √π standard deviations.
+    return float(np.abs(np.diff(values)).mean()) / 1.128 or 1.0
 
 
 def _means(values: Sequence[float], at: int) -> tuple[float, float]:
@@ -351,9 +335,8 @@ class InputComparison:
     def state(self) -> StabilityState:
         """All that it knows, for a checkpoint."""
         numeric, categorical = self._sampled()
-        return StabilityState(
-            tuple(self._references), ArraySums(numeric), ArraySums(categorical), self._events
-        )
+        parts = ArraySums(numeric), ArraySums(categorical)
+        return StabilityState(tuple(self._references), *parts, self._events)
 
     def add(self, clicks: ClickBatch) -> None:
         """Take in a batch."""
@@ -365,16 +348,19 @@ class InputComparison:
         """End a window; return every feature's distance from what it was, if that is known."""
         found = []
         parts = self._sampled()
+        events = len(parts[0])
         for at, feature in enumerate(self._names):
             is_number, known = at < self._first_category, self._references[at]
             values = parts[not is_number][:, self._columns[at]].ravel()
             if known is None:
-                groups = (_bounds if is_number else _frequent)(values)
+                groups = _groups(values, is_number)
                 counts = _count(values, groups, is_number)
                 self._references[at] = Reference(ArraySums(groups), ArraySums(counts), end)
                 continue
             counts = _count(values, known.groups.values, is_number)
-            found.append(self._shift(feature, known, counts, len(parts[0])))
+            psi = population_stability(known.counts.values, counts)
+            least = max(self._threshold, chance(events, events, len(counts)))
+            found.append(Shift(feature, psi, least, known.end - self._events, known.end))
             if found[-1].has_drifted:
                 self._references[at] = None
         self._events, self._sample = 0, [self._empty]
@@ -384,31 +370,26 @@ class InputComparison:
         numeric, categorical = zip(*self._sample, strict=True)
         return np.concatenate(numeric), np.concatenate(categorical)
 
-    def _shift(self, feature: str, known: Reference, counts: Ints, events: int) -> Shift:
-        psi = population_stability(known.counts.values, counts)
-        least = max(self._threshold, chance(events, events, len(counts)))
-        return Shift(feature, psi, least, known.end - self._events, known.end)
+
+def _groups(values: NDArray[Any], is_number: bool) -> NDArray[Any]:
+    """Return what values are sorted by, ascending.
+
+    Of numbers that is the upper bounds of the tenths, and one below all values; of categories the
+    most frequent buckets, of those as frequent the lower ones.
+    """
+    if is_number:
+        tenths = np.quantile(values, np.arange(1, TENTHS) / TENTHS, method="inverted_cdf")
+        return np.unique([np.nextafter(values.min(), values.dtype.type(-np.inf)), *tenths])
+    bucket, times = np.unique_counts(values)
+    return np.sort(bucket[np.lexsort((bucket, -times))[:FREQUENT]])
 
 
 def _count(values: NDArray[Any], groups: NDArray[Any], is_number: bool) -> Ints:
     """Count the values in each group, shape (groups + 1,)."""
     place = np.searchsorted(groups, values)
     if not is_number:
-        found = groups.take(place, mode="clip") == values
-        place = np.where(found, place, len(groups))
+        place[groups.take(place, mode="clip") != values] = len(groups)
     return np.bincount(place, minlength=len(groups) + 1)
-
-
-def _bounds(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the upper bounds of the tenths, and one below all values."""
-    tenths = np.quantile(values, np.arange(1, TENTHS) / TENTHS, method="inverted_cdf")
-    return np.unique([np.nextafter(values.min(), values.dtype.type(-np.inf)), *tenths])
-
-
-def _frequent(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the most frequent buckets, ascending; of those as frequent the lower ones."""
-    bucket, times = np.unique_counts(values)
-    return np.sort(bucket[np.lexsort((bucket, -times))[:FREQUENT]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,10 +423,6 @@ class Figure(NamedTuple):
     """The version that it is of, where each has a series of its own."""
 
 
-Make = Callable[[float | None], Detector]
-"""Makes a new detector, given the standard error of one figure."""
-
-
 class Series:
     """Figures, one a window, and the detector that they are fed to.
 
@@ -454,14 +431,14 @@ class Series:
     Parameters
     ----------
     make
-        Makes the detectors.
+        Makes a new detector, given the standard error of one figure.
     state
         What it begins with.
     """
 
     state: SeriesState
 
-    def __init__(self, make: Make, state: SeriesState) -> None:
+    def __init__(self, make: Callable[[float | None], Detector], state: SeriesState) -> None:
         self._make = make
         self._begin(state)
 
@@ -476,38 +453,21 @@ class Series:
             self._begin(SeriesState(error=figure.error, version=figure.version))
         ends, values = (*self.state.ends, end), (*self.state.values, figure.value)
         self.state = replace(self.state, ends=ends, values=values)
+        found, dropped = None, MAX_FIGURES // 2 if len(values) > MAX_FIGURES else 0
         if self._detector.update(figure.value):
             change = self._detector.change(values)
-            self._drop(change.at, figure)
-            return ends[change.at - 1], change
-        if len(values) > MAX_FIGURES:
-            self._drop(MAX_FIGURES // 2, figure)
-        return None
-
-    def _drop(self, figures: int, last: Figure) -> None:
-        """Begin anew without the first figures; the last one says how much they scatter."""
-        old = self.state
-        ends, values = old.ends[figures:], old.values[figures:]
-        self._begin(replace(old, ends=ends, values=values, error=last.error))
+            found, dropped = (ends[change.at - 1], change), change.at
+        if dropped:
+            # The last figure says how much the others scatter.
+            ends, values = ends[dropped:], values[dropped:]
+            self._begin(replace(self.state, ends=ends, values=values, error=figure.error))
+        return found
 
     def _begin(self, state: SeriesState) -> None:
         """Make a detector that knows what the state says."""
         self.state, self._detector = state, self._make(state.error)
         for value in state.values:
             self._detector.update(value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """What one detector is fed, and how it is described."""
-
-    figure: Callable[[Window], Figure | None]
-    make: Make
-    text: str
-    format: str
-    test: str
-    falls: bool = False
-    """A fall is an alarm too."""
 
 
 class Alarms:
@@ -533,15 +493,27 @@ class Alarms:
     def __init__(
         self, config: EvaluatorConfig, spec: RunSpec, state: AlarmsState | None = None
     ) -> None:
-        alarms, self._size = config.alarms, config.alarm_events
+        alarms, self._size, self._spec = config.alarms, config.alarm_events, spec
         state = state or AlarmsState()
-        self._watched = {
-            name: one for name, one in _watched(alarms, spec).items() if name in alarms.detectors
+
+        def adwin(_: float | None) -> Detector:
+            return Adwin(alarms.adwin_delta)
+
+        def page_hinkley(error: float | None) -> Detector:
+            tolerance, threshold = alarms.page_hinkley_tolerance, alarms.page_hinkley_threshold
+            return PageHinkley(error or 1.0, tolerance, threshold)
+
+        root, served = (find_model(one, spec.models).label for one in (spec.root, spec.served))
+        self._texts: dict[DetectorName, str] = {
+            "dense_loss": f"normalised entropy of {root}",
+            "relative_loss": f"CE of {served} against {root}",
+            "click_rate": "click rate",
         }
-        self._series = {
-            name: Series(one.make, state.series.get(name, SeriesState()))
-            for name, one in self._watched.items()
-        }
+        self._series: dict[DetectorName, Series] = {}
+        for name in self._texts:
+            if name in alarms.detectors:
+                make = page_hinkley if name == "relative_loss" else adwin
+                self._series[name] = Series(make, state.series.get(name, SeriesState()))
         self._input: InputComparison | None = None
         if "input" in alarms.detectors:
             threshold = alarms.psi_threshold
@@ -565,7 +537,10 @@ class Alarms:
         for window in closed:
             if window.size != self._size or window.partial:
                 continue
-            alarms += self._changes(window)
+            for name, figure in self._figures(window):
+                found = self._series[name].add(window.end, figure) if name in self._series else None
+                if found and (found[1].rose or name == "click_rate"):
+                    alarms.append(self._change_alarm(window.end, name, *found))
             shifts = self._input.close(window.end) if self._input else ()
             if shifts:
                 psi = {shift.feature: shift.psi for shift in shifts}
@@ -573,75 +548,37 @@ class Alarms:
             alarms += [_input_alarm(window, shift) for shift in shifts if shift.has_drifted]
         return tuple(stability), tuple(alarms)
 
-    def _changes(self, window: Window) -> Iterator[Alarm]:
-        """Feed every detector its figure, and yield an alarm for each change."""
-        for name, watched in self._watched.items():
-            figure = watched.figure(window)
-            found = self._series[name].add(window.end, figure) if figure else None
-            if found and (found[1].rose or watched.falls):
-                yield _change_alarm(window, name, watched, *found)
+    def _figures(self, window: Window) -> Iterator[tuple[DetectorName, Figure]]:
+        """Yield what the detectors are fed; nothing for the one that a window says nothing to.
 
+        A window that a swap falls into says nothing of the relative CE.
+        """
+        root, served = self._spec.root, self._spec.served
+        entropy = window.metric(root, "ne")
+        if entropy is not None:
+            yield "dense_loss", Figure(entropy)
+        score, relative = window.models.get(served), window.interval(served, "relative_ce")
+        if score and len(score.versions) == 1 and relative and relative.high is not None:
+            half_width = float(stdtrit(window.size - 1, (1 + CONFIDENCE) / 2))
+            error = (relative.high - relative.mean) / half_width
+            if error:
+                yield "relative_loss", Figure(relative.mean, error, score.versions[0])
+        yield "click_rate", Figure(window.click_rate)
 
-def _watched(config: AlarmsConfig, spec: RunSpec) -> Mapping[DetectorName, _Watched]:
-    """Describe every detector that looks at a series of figures."""
-
-    def page_hinkley(error: float | None) -> Detector:
-        tolerance, threshold = config.page_hinkley_tolerance, config.page_hinkley_threshold
-        return PageHinkley(error or 1.0, tolerance, threshold)
-
-    def adwin(_: float | None) -> Detector:
-        return Adwin(config.adwin_delta)
-
-    def root_loss(window: Window) -> Figure | None:
-        entropy = window.metric(spec.root, "ne")
-        return None if entropy is None else Figure(entropy)
-
-    def relative_loss(window: Window) -> Figure | None:
-        """Return the relative CE; None also for a window that a swap falls into."""
-        score, relative = (
-            window.models.get(spec.served),
-            window.interval(spec.served, "relative_ce"),
+    def _change_alarm(self, count: int, name: DetectorName, since: int, change: Change) -> Alarm:
+        verb = "rose" if change.rose else "fell"
+        how, test = ("+.3%", "Page-Hinkley") if name == "relative_loss" else (".4f", "ADWIN")
+        before, after = (f"{one:{how}}".replace("%", " %") for one in (change.before, change.after))
+        return Alarm(
+            detector=name,
+            feature=None,
+            count=count,
+            since=since,
+            statistic=change.statistic,
+            threshold=change.threshold,
+            reason=f"{self._texts[name]} {verb} from {before} to {after} after {since:,} events; "
+            f"{test}: {change.statistic:.2f} over {change.threshold:.2f}",
         )
-        if score is None or relative is None or relative.high is None or len(score.versions) > 1:
-            return None
-        half_width = float(stdtrit(window.size - 1, (1 + CONFIDENCE) / 2))
-        error = (relative.high - relative.mean) / half_width
-        return Figure(relative.mean, error, score.versions[0]) if error else None
-
-    root, served = (find_model(one, spec.models).label for one in (spec.root, spec.served))
-    return {
-        "dense_loss": _Watched(root_loss, adwin, f"normalised entropy of {root}", ".4f", "ADWIN"),
-        "relative_loss": _Watched(
-            relative_loss, page_hinkley, f"CE of {served} against {root}", "+.3%", "Page-Hinkley"
-        ),
-        "click_rate": _Watched(
-            lambda window: Figure(window.click_rate),
-            adwin,
-            "click rate",
-            ".4f",
-            "ADWIN",
-            falls=True,
-        ),
-    }
-
-
-def _change_alarm(
-    window: Window, name: DetectorName, watched: _Watched, since: int, change: Change
-) -> Alarm:
-    verb = "rose" if change.rose else "fell"
-    before, after = (
-        f"{one:{watched.format}}".replace("%", " %") for one in (change.before, change.after)
-    )
-    return Alarm(
-        detector=name,
-        feature=None,
-        count=window.end,
-        since=since,
-        statistic=change.statistic,
-        threshold=change.threshold,
-        reason=f"{watched.text} {verb} from {before} to {after} after {since:,} events; "
-        f"{watched.test}: {change.statistic:.2f} over {change.threshold:.2f}",
-    )
 
 
 def _input_alarm(window: Window, shift: Shift) -> Alarm:

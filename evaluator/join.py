@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from stream import (
     truth_from_bytes,
 )
 from stream.log import LogReader, LogStore, StoredRecord
-from stream.messages import DriftSpan, Position, PredictionBatch
+from stream.messages import PredictionBatch
 from stream.topics import CLICKS, TRUTH, predictions
 
 Floats = NDArray[np.float64]
@@ -70,13 +71,12 @@ class JoinedBatch:
         return self.begin + len(self.label)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTruth:
+class BatchTruth(NamedTuple):
     """The truth about one batch."""
 
     probability: Floats
     """Shape (n,), the true chance of a click."""
-    drift: tuple[str, ...] = ()
+    drift: tuple[str, ...]
     """The drifts that run there; sorted."""
 
 
@@ -136,12 +136,12 @@ class PredictionFollower:
             batch = predictions_from_bytes(stored.record.value)
             if self._is_later(batch.model):
                 return None
-            if batch.model == self.model and batch.begin >= begin:
-                self._hold(batch, begin)
-            else:
-                if batch.model == self.model:
-                    self._compare(batch, stored)
-                self.take()
+            if batch.model == self.model and batch.begin == begin:
+                self._found, self._earlier = batch, None
+                continue
+            if batch.model == self.model:
+                self._compare(batch, stored, begin)
+            self.take()
         return self._found
 
     def take(self) -> None:
@@ -164,19 +164,14 @@ class PredictionFollower:
             )
         return int(model.removeprefix(_CANDIDATE)) > int(self.model.removeprefix(_CANDIDATE))
 
-    def _hold(self, batch: PredictionBatch, begin: int) -> None:
-        """Keep what is looked for; refuse what has left something out."""
+    def _compare(self, batch: PredictionBatch, stored: StoredRecord, begin: int) -> None:
+        """Compare a repeat with the first; refuse what has left something out."""
         if batch.begin > begin:
             raise ValueError(
                 f"the predictions of {self.model!r} go on at {batch.begin:,}, those from "
                 f"{begin:,} on are missing; begin with new logs"
             )
-        self._found, self._earlier = batch, None
-
-    def _compare(self, batch: PredictionBatch, stored: StoredRecord) -> None:
-        """Compare a repeat with the first."""
-        if self._earlier is None:
-            self._earlier = self._read_back(batch.begin, stored.offset)
+        self._earlier = self._earlier or self._read_back(batch.begin, stored.offset)
         before = self._earlier.conflicts
         self._earlier.accept(self._key(batch), stored.record.value)
         self.conflicts += self._earlier.conflicts - before
@@ -244,18 +239,14 @@ class TruthFollower:
                 f"the truth about the events {begin + 1:,} to {end:,} has a hole; make the stream "
                 "anew"
             )
-        spans = (span for part in parts for span in part.drift)
-        drift = sorted({span.drift for span in spans if _touches(span, begin, end)})
+        spans = [span for part in parts for span in part.drift if span.begin < end]
+        # An abrupt drift takes a moment, and ends where it begins.
+        drift = sorted({one.drift for one in spans if begin < one.end or begin <= one.begin})
         return BatchTruth(probability[first : first + end - begin], tuple(drift))
 
     def close(self) -> None:
         """Release the log."""
         self._log.close()
-
-
-def _touches(span: DriftSpan, begin: int, end: int) -> bool:
-    """Tell whether a drift runs in ``begin`` <= count < ``end``; an abrupt one takes a moment."""
-    return span.begin < end and (begin < span.end or begin <= span.begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,9 +302,8 @@ class Join:
         self._pending: CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}
         self._tails: dict[str, PredictionFollower] = {}
-        self._truth: TruthFollower | None = None
-        if spec.has_truth:
-            self._truth = TruthFollower(home.reader(TRUTH), cursor.truth if cursor else None)
+        place = cursor.truth if cursor else None
+        self._truth = TruthFollower(home.reader(TRUTH), place) if spec.has_truth else None
 
     @property
     def count(self) -> int:
@@ -352,8 +342,7 @@ class Join:
                 self._clicks.look_ahead()
             self.missing = self._clicks.waits_for
             return None
-        clicks = self._pending
-        found = self._find(models, clicks.begin)
+        clicks, found = self._pending, self._find(models, self._pending.begin)
         if found is None:
             return None
         truth = self._truth.find(clicks.begin, clicks.end) if self._truth else None
@@ -414,7 +403,7 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     Examples
     --------
     >>> from stream.batch import ClickBatch
-    >>> from stream.messages import PositionRange
+    >>> from stream.messages import Position, PositionRange
     >>> one = ClickBatch(*np.zeros((3, 1), np.float32), *np.zeros((2, 1, 0), np.float32))
     >>> spans = (PositionRange(0, Position(120, 0), Position(120, 0), 1),)
     >>> clicks = CountedBatch(0, one, spans, skipped={}, last=False)
@@ -436,8 +425,9 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
         through = prediction.trained_through.get(span.partition)
         if through is not None and through >= span.first:
             raise ValueError(
-                f"prediction of {prediction.model!r} for {_words(span.first)} came from a model "
-                f"trained through {_words(through)}: it has seen the click"
+                f"prediction of {prediction.model!r} for offset {span.first.offset}, row "
+                f"{span.first.row} came from a model trained through offset {through.offset}, row "
+                f"{through.row}: it has seen the click"
             )
     p = prediction.probability
     # Written so that NaN does not pass.
@@ -447,7 +437,3 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
             f"{clicks.begin + 1:,} to {clicks.end:,}; its weights are not finite, or its output is "
             "not a chance of a click"
         )
-
-
-def _words(place: Position) -> str:
-    return f"offset {place.offset}, row {place.row}"

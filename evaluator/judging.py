@@ -77,7 +77,7 @@ class LedgerState:
         while messages := self._tail.poll_logged():
             for one in messages:
                 self._take(one.message)
-                found += [one.message] if one.offset >= self._copied else []
+            found += [one.message for one in messages if one.offset >= self._copied]
         return found
 
     def required(self, models: Sequence[str], count: int) -> tuple[str, ...]:
@@ -122,13 +122,14 @@ class LedgerState:
         if message.rollback is not None:
             self.superseded |= self.plans.keys() - self.verdicts.keys()
         plan = message.rebuild
-        if plan is not None and plan.end - plan.decided != self._spec.rebuild_events:
+        if plan is None:
+            return
+        if plan.end - plan.decided != self._spec.rebuild_events:
             raise ValueError(
                 f"rebuild {plan.number} takes {plan.end - plan.decided:,} events, agreed are "
                 f"{self._spec.rebuild_events:,}; give all workers one configuration"
             )
-        if plan is not None:
-            self.plans[plan.number] = plan
+        self.plans[plan.number] = plan
 
 
 def _refuse(stored: StoredRecord, what: str) -> None:
@@ -155,13 +156,9 @@ class JudgeSums:
         probabilities = {name: one.probability for name, one in batch.models.items()}
         losses = weighted_losses(batch.label, batch.weight, probabilities, batch.begin)
         root, incumbent, candidate = losses.values()
-        difference = candidate - incumbent
-        return cls(
-            candidate=float(candidate.sum()),
-            root=float(root.sum()),
-            difference=RatioSums.of(difference, batch.weight),
-            relative=RatioSums.of(difference, incumbent),
-        )
+        sums = float(candidate.sum()), float(root.sum())
+        lost = candidate - incumbent
+        return cls(*sums, RatioSums.of(lost, batch.weight), RatioSums.of(lost, incumbent))
 
     def __add__(self, other: JudgeSums) -> JudgeSums:
         return added(self, other)
@@ -302,10 +299,7 @@ class Judging:
         """Drop the places at which no judgement will begin; ``plan`` is the next one to judge."""
         lead = self._spec.rebuild_events - self._spec.judge_events
         wanted = plan.end - self._spec.judge_events if plan else None
-        starts = {
-            count: cursor
-            for count, cursor in self._state.starts.items()
-            if count - lead > ledger.decided or count == wanted
-        }
-        if len(starts) < len(self._state.starts):
+        old = self._state.starts
+        starts = {n: at for n, at in old.items() if n - lead > ledger.decided or n == wanted}
+        if len(starts) < len(old):
             self._state = replace(self._state, starts=starts)

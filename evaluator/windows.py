@@ -6,11 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluator.config import EvaluatorConfig
 from evaluator.drift import Alarms, AlarmsState
@@ -74,10 +72,9 @@ def per_event(batch: JoinedBatch) -> PerEvent:
     with np.errstate(divide="ignore", invalid="ignore"):
         log_click, log_other = np.log(probability), np.log(1 - probability)
         loss = batch.weight * -np.where(batch.label == 1, log_click, log_other)
-        known: dict[str, Floats] = {}
+        entropy = None
         if truth is not None:
             entropy = -(truth * log_click[-1] + (1 - truth) * log_other[-1])
-            known = {"truth": truth, "truth_loss": loss[-1], "truth_entropy": entropy}
     n = len(rows)
     if loss[:n].max() == np.inf:
         named = {name: one.probability for name, one in models.items()}
@@ -91,7 +88,9 @@ def per_event(batch: JoinedBatch) -> PerEvent:
         loss=loss[:n],
         difference=loss[:n] - loss[0],
         expected=batch.weight * probability[:n],
-        **known,
+        truth=truth,
+        truth_loss=None if truth is None else loss[-1],
+        truth_entropy=entropy,
     )
 
 
@@ -116,12 +115,9 @@ class ModelSums:
     """Shape (3, BINS)."""
 
     def __add__(self, other: ModelSums) -> ModelSums:
-        known = self.versions
-        return ModelSums(
-            known + tuple(version for version in other.versions if version not in known),
-            _common(self.terms, other.terms),
-            self.histogram + other.histogram,
-        )
+        versions = tuple(dict.fromkeys(self.versions + other.versions))
+        terms = _common(self.terms, other.terms)
+        return ModelSums(versions, terms, self.histogram + other.histogram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +174,19 @@ class Sums:
             finite = {term: value for term, value in sums.items() if math.isfinite(value)}
             models[name] = ModelSums((predicted.version,), finite, ArraySums(cells[at]))
         bayes = None if events.truth_loss is None else float(events.truth_loss.sum())
-        segments = tuple(SegmentSums.of(batch, events, values, bins, one) for one in members)
+        segments = tuple(one.sums(batch, events, values, bins) for one in members)
         return cls(EventSums.of(batch.label, batch.weight), models, bayes, batch.drift, segments)
 
     def __add__(self, other: Sums) -> Sums:
         known = self.bayes is not None and other.bayes is not None
-        drift = self.drift
-        if drift != other.drift:
-            drift = tuple(sorted({*drift, *other.drift}))
+        bayes = (self.bayes or 0.0) + (other.bayes or 0.0) if known else None
+        drift = tuple(sorted({*self.drift, *other.drift}))
         segments = self.segments or other.segments
         if self.segments and other.segments:
             both = zip(self.segments, other.segments, strict=True)
             segments = tuple(one + another for one, another in both)
-        return Sums(
-            on=self.on + other.on,
-            models=_common(self.models, other.models),
-            bayes=(self.bayes or 0.0) + (other.bayes or 0.0) if known else None,
-            drift=drift,
-            segments=segments,
-        )
+        models = _common(self.models, other.models)
+        return Sums(self.on + other.on, models, bayes, drift, segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,26 +196,37 @@ class Membership:
     feature: str
     values: tuple[str, ...]
     """Of the segments, the most frequent first; the last segment, the rest, has none."""
-    rows: Ints | None
-    """Shape (m,), the events counted; None: all, each once."""
+    rows: Ints | slice
+    """Shape (m,), the events counted; a slice: all, each once."""
     group: Ints
     """Shape (m,), the segment of each, 0 to ``len(values)``."""
 
-    def add_up(self, values: Floats) -> ArraySums:
-        """Sum values of each event, shape (n,), by segment into shape (g,)."""
-        counted = values if self.rows is None else values[self.rows]
-        return ArraySums(np.bincount(self.group, counted, len(self.values) + 1))
+    def sums(
+        self, batch: JoinedBatch, events: PerEvent, terms: Mapping[str, Floats], bins: Ints
+    ) -> SegmentSums:
+        """Sum up one batch by segment."""
+        rows, groups, weight = self.rows, len(self.values) + 1, batch.weight
 
-    def histogram(self, events: PerEvent, bins: Ints, at: int) -> ArraySums:
-        """Sort the predictions of one model by segment into shape (3, SEGMENT_BINS, g)."""
-        rows = slice(None) if self.rows is None else self.rows
-        groups = len(self.values) + 1
+        def add_up(values: Floats) -> ArraySums:
+            return ArraySums(np.bincount(self.group, values[rows], groups))
+
         size = SEGMENT_BINS * groups
-        place = bins[at][rows] // (BINS // SEGMENT_BINS) * groups + self.group
-        row = np.where(events.label[rows] == 1, CLICKS, OTHERS) * size
-        cells = np.bincount(place + row, events.weight[rows], 3 * size)
-        cells[EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
-        return ArraySums(cells.reshape(3, SEGMENT_BINS, groups))
+        row = np.where(batch.label[rows] == 1, CLICKS, OTHERS) * size
+        shared = {name: add_up(one) for name, one in terms.items() if one.ndim == 1}
+        own = {name: one for name, one in terms.items() if one.ndim > 1}
+        models = {}
+        for at, model in enumerate(batch.models):
+            place = bins[at][rows] // (BINS // SEGMENT_BINS) * groups + self.group
+            cells = np.bincount(place + row, weight[rows], 3 * size)
+            cells[EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
+            models[model] = shared | {name: add_up(one[at]) for name, one in own.items()}
+            models[model][_HISTOGRAM] = ArraySums(cells.reshape(3, SEGMENT_BINS, groups))
+        happened = {"events": np.ones_like(weight), "clicked": batch.label}
+        happened |= {"weight": weight, "clicks": weight * batch.label}
+        if events.truth_loss is not None:
+            happened["bayes"] = events.truth_loss
+        on = {name: add_up(one) for name, one in happened.items()}
+        return SegmentSums(self.feature, self.values, on, models)
 
 
 _HISTOGRAM: Final = "histogram"
@@ -247,38 +248,6 @@ class SegmentSums:
     models: dict[str, dict[str, ArraySums]]
     """By model the sums of the metrics' terms, shape (g,) each, and the histogram, shape
     (3, SEGMENT_BINS, g)."""
-
-    @classmethod
-    def of(
-        cls,
-        batch: JoinedBatch,
-        events: PerEvent,
-        terms: Mapping[str, Floats],
-        bins: Ints,
-        member: Membership,
-    ) -> SegmentSums:
-        """Sum up one batch."""
-        label, weight = batch.label, batch.weight
-        happened = {
-            "events": np.ones_like(weight),
-            "clicked": label,
-            "weight": weight,
-            "clicks": weight * label,
-        }
-        if events.truth_loss is not None:
-            happened["bayes"] = events.truth_loss
-        shared = {name: member.add_up(one) for name, one in terms.items() if one.ndim == 1}
-        own = {name: one for name, one in terms.items() if one.ndim > 1}
-        models = {
-            model: {
-                **shared,
-                **{name: member.add_up(one[at]) for name, one in own.items()},
-                _HISTOGRAM: member.histogram(events, bins, at),
-            }
-            for at, model in enumerate(batch.models)
-        }
-        on = {name: member.add_up(one) for name, one in happened.items()}
-        return cls(member.feature, member.values, on, models)
 
     def __add__(self, other: SegmentSums) -> SegmentSums:
         models = {
@@ -332,25 +301,20 @@ class Segments:
         self, schema: FeatureSchema, config: EvaluatorConfig, state: SegmentsState | None = None
     ) -> None:
         named = [(one,) if isinstance(one, str) else one for one in config.segments]
-        self._kinds = [_Segmentation.of(schema, names) for names in named]
+        self._kinds = [_Segmentation(schema, names) for names in named]
         self._top, self._events = config.segments_top, config.counted_events
-        self._state = state or SegmentsState(seen=tuple({} for _ in named))
-        known = len(self._state.chosen or self._state.seen)
+        self.state = state or SegmentsState(seen=tuple({} for _ in named))
+        known = len(self.state.chosen or self.state.seen)
         if known != len(named):
             raise ValueError(
                 f"{len(named)} segmentations cannot go on from {known}; keep evaluator.segments "
                 "as it was, or begin with a new state folder"
             )
 
-    @property
-    def state(self) -> SegmentsState:
-        """All that it knows, for a checkpoint."""
-        return self._state
-
     def of(self, clicks: ClickBatch) -> tuple[Membership, ...]:
         """Return for each segmentation which event is where; nothing before the choice."""
         placed = [kind.place(clicks) for kind in self._kinds]
-        chosen = self._state.chosen
+        chosen = self.state.chosen
         if chosen is None:
             self._count(len(clicks), [key for _, key in placed])
             return ()
@@ -359,77 +323,66 @@ class Segments:
 
     def _count(self, events: int, keys: Sequence[Ints]) -> None:
         """Count values, and choose the most frequent ones once there are enough."""
-        for seen, key in zip(self._state.seen, keys, strict=True):
+        for seen, key in zip(self.state.seen, keys, strict=True):
             for value, times in zip(*np.unique_counts(key), strict=True):
                 seen[int(value)] = seen.get(int(value), 0) + int(times)
-        total = self._state.events + events
+        total = self.state.events + events
         if total < self._events:
-            self._state = SegmentsState(total, self._state.seen)
+            self.state = SegmentsState(total, self.state.seen)
             return
-        ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self._state.seen]
-        self._state = SegmentsState(total, chosen=tuple(tuple(o[: self._top]) for o in ranked))
+        ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self.state.seen]
+        self.state = SegmentsState(total, chosen=tuple(tuple(o[: self._top]) for o in ranked))
 
 
-@dataclass(frozen=True, slots=True)
 class _Segmentation:
-    """One feature, or several that are crossed."""
+    """One feature, or several that are crossed.
 
-    names: tuple[str, ...]
-    columns: tuple[slice, ...]
-    buckets: tuple[int, ...]
+    Raises :class:`ValueError` for a feature that cannot be segmented by.
+    """
 
-    @classmethod
-    def of(cls, schema: FeatureSchema, names: tuple[str, ...]) -> _Segmentation:
-        """Look features up; raises :class:`ValueError` for one that cannot be segmented by."""
-        columns = tuple(schema.columns_of(name) for name in names)
-        features = {one.name: one for one in schema.categorical}
-        several = [name for name in names if features[name].max_values > 1]
+    def __init__(self, schema: FeatureSchema, names: tuple[str, ...]) -> None:
+        self._feature = ",".join(names)
+        self._columns = [schema.columns_of(name) for name in names]
+        features = [one for name in names for one in schema.categorical if one.name == name]
+        several = [one.name for one in features if one.max_values > 1]
         if len(names) > 1 and several:
             raise ValueError(
                 f"feature {several[0]!r} has several values and cannot be crossed; name it in a "
                 "segmentation of its own"
             )
-        buckets = tuple(features[name].buckets for name in names)
-        if math.prod(buckets) >= 2**63:
+        self._buckets = tuple(one.buckets for one in features)
+        if math.prod(self._buckets) >= 2**63:
             raise ValueError(
-                f"the segmentation {','.join(names)} has {math.prod(buckets):.1e} values; cross "
-                "fewer features"
+                f"the segmentation {self._feature} has {math.prod(self._buckets):.1e} values; "
+                "cross fewer features"
             )
-        return cls(names, columns, buckets)
 
-    def place(self, clicks: ClickBatch) -> tuple[Ints | None, Ints]:
-        """Return which events count, None for all, and the value of each."""
-        if self.columns[0].stop - self.columns[0].start > 1:
-            return _unfolded(clicks.categorical[:, self.columns[0]])
-        key = np.zeros(len(clicks), np.int64)
-        for column, buckets in zip(self.columns, self.buckets, strict=True):
-            key = key * buckets + clicks.categorical[:, column.start]
-        return None, key
+    def place(self, clicks: ClickBatch) -> tuple[Ints | slice, Ints]:
+        """Return which events count, and the value of each.
 
-    def member(self, rows: Ints | None, key: Ints, values: tuple[int, ...]) -> Membership:
-        """Find the segment of each value."""
+        Of a feature with several values each counts once an event.
+        """
+        columns = clicks.categorical[:, self._columns[0]]
+        if columns.shape[1] == 1:
+            parts = [clicks.categorical[:, column.start] for column in self._columns]
+            return slice(None), np.ravel_multi_index(parts, self._buckets)
+        new = columns != PADDING
+        for later in range(1, columns.shape[1]):
+            new[:, later] &= (columns[:, :later] != columns[:, later : later + 1]).all(axis=1)
+        rows, at = np.nonzero(new)
+        return rows, columns[rows, at].astype(np.int64)
+
+    def member(self, rows: Ints | slice, key: Ints, values: tuple[int, ...]) -> Membership:
+        """Find the segment of each value, which is written as its buckets."""
         known = np.array([*values, np.iinfo(np.int64).max])
         order = np.argsort(known)
         at = order[np.searchsorted(known, key, sorter=order)]
         group = np.where(known[at] == key, at, len(values))
-        return Membership(",".join(self.names), tuple(map(self._text, values)), rows, group)
-
-    def _text(self, value: int) -> str:
-        """Write a value as its buckets."""
-        words = []
-        for buckets in reversed(self.buckets):
-            value, bucket = divmod(value, buckets)
-            words.append("missing" if bucket == MISSING else str(bucket))
-        return ",".join(reversed(words))
-
-
-def _unfolded(columns: NDArray[np.int32]) -> tuple[Ints, Ints]:
-    """Return every value of every event once, with the row of the event."""
-    new = columns != PADDING
-    for later in range(1, columns.shape[1]):
-        new[:, later] &= (columns[:, :later] != columns[:, later : later + 1]).all(axis=1)
-    rows, at = np.nonzero(new)
-    return rows, columns[rows, at].astype(np.int64)
+        texts = []
+        for value in values:
+            buckets = np.unravel_index(value, self._buckets)
+            texts.append(",".join("missing" if b == MISSING else str(b) for b in buckets))
+        return Membership(self._feature, tuple(texts), rows, group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,11 +456,13 @@ class Scorer:
             on = {name: float(one.values[at]) for name, one in sums.on.items()}
             bayes = on.pop("bayes", math.nan)
             happened = EventSums(int(on["events"]), int(on["clicked"]), on["weight"], on["clicks"])
-            scored = {
-                name: _of_segment(one, happened, at)
-                for name, one in sums.models.items()
-                if name in whole and happened.events
-            }
+            scored = {}
+            for name, one in sums.models.items():
+                if name in whole and happened.events:
+                    terms = {t: float(v.values[at]) for t, v in one.items() if t != _HISTOGRAM}
+                    finite = {term: value for term, value in terms.items() if math.isfinite(value)}
+                    cells = one[_HISTOGRAM].values[:, :, at]
+                    scored[name] = ScoredEvents(happened, finite, cells)
             known = happened.events and math.isfinite(bayes)
             yield Segment(
                 feature=sums.feature,
@@ -519,13 +474,6 @@ class Scorer:
                 models=self._models(scored, whole),
                 bayes_ce=bayes / happened.weight if known else None,
             )
-
-
-def _of_segment(sums: Mapping[str, ArraySums], on: EventSums, at: int) -> ScoredEvents:
-    """Take one model's sums over one segment out of those over all of them."""
-    terms = {name: float(one.values[at]) for name, one in sums.items() if name != _HISTOGRAM}
-    finite = {name: value for name, value in terms.items() if math.isfinite(value)}
-    return ScoredEvents(on, finite, sums[_HISTOGRAM].values[:, :, at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -639,8 +587,7 @@ class TumblingWindows:
         self._take_pending()
         opened = self.state.opened
         unfinished = tuple(self._close(one, one.sums) for one in opened if one.sums is not None)
-        emptied = tuple(replace(window, sums=None) for window in opened)
-        self.state = replace(self.state, opened=emptied)
+        self.state = replace(self.state, opened=tuple(replace(one, sums=None) for one in opened))
         return unfinished
 
     def lifetimes(self, closed: Sequence[Window]) -> tuple[Lifetime, ...]:
@@ -651,14 +598,12 @@ class TumblingWindows:
         sizes = [window.size for window in self.state.opened]
         if all(window.size != sizes[:2][-1] for window in closed):
             return ()
-        return tuple(
-            Lifetime(
-                begin=one.begin,
-                end=one.begin + one.sums.on.events,
-                **self._scorer.score(one.sums, one.before),
-            )
-            for one in self.state.cumulative
-        )
+        found = []
+        for one in self.state.cumulative:
+            scores = self._scorer.score(one.sums, one.before)
+            end = one.begin + one.sums.on.events
+            found.append(Lifetime(begin=one.begin, end=end, **scores))
+        return tuple(found)
 
     def _take_pending(self) -> tuple[Window, ...]:
         """Take what is pending into all windows, and return those that it closes."""
@@ -680,15 +625,10 @@ class TumblingWindows:
 
     def _close(self, window: OpenWindow, sums: Sums) -> Window:
         """Turn a window's sums into its scores."""
-        end = window.begin + sums.on.events
-        return Window(
-            size=window.size,
-            number=window.begin // window.size,
-            begin=window.begin,
-            end=end,
-            partial=end < window.end,
-            **self._scorer.score(sums, window.before),
-        )
+        begin, size, end = window.begin, window.size, window.begin + sums.on.events
+        scores = self._scorer.score(sums, window.before)
+        place = {"size": size, "number": begin // size, "begin": begin, "end": end}
+        return Window(**place, partial=end < window.end, **scores)
 
 
 def _listed(sizes: Sequence[int]) -> str:
@@ -764,13 +704,8 @@ class Scoring:
     @property
     def state(self) -> ScoringState:
         """All that it knows, for a checkpoint; equal histories give equal states."""
-        return ScoringState(
-            self._windows.state,
-            self._segments.state,
-            self._alarms.state,
-            dict(sorted(self._invalid.items())),
-            self._invalid_since,
-        )
+        parts = self._windows.state, self._segments.state, self._alarms.state
+        return ScoringState(*parts, dict(sorted(self._invalid.items())), self._invalid_since)
 
     def add(self, batch: JoinedBatch) -> tuple[Sums, tuple[ScoringMessage, ...]]:
         """Take in a batch; return its sums, and what there is to write."""
@@ -779,11 +714,9 @@ class Scoring:
         self._invalid.update(batch.skipped)
         return sums, self._close(self._windows.add(sums))
 
-    def finish(
-        self, skipped: Mapping[str, int] = MappingProxyType({})
-    ) -> tuple[ScoringMessage, ...]:
+    def finish(self, skipped: Mapping[str, int] | None = None) -> tuple[ScoringMessage, ...]:
         """Close what is open, since the input has ended, with invalid events at its very end."""
-        self._invalid.update(skipped)
+        self._invalid.update(skipped or {})
         closed = self._windows.finish()
         return self._close(closed) or self._count_invalid(self._windows.state.so_far.events)
 

@@ -23,22 +23,20 @@ LOWEST, HIGHEST = -14.0, 6.0
 CLICKS, OTHERS, EXPECTED = range(3)
 """The rows of a histogram: weighted clicks, other events, and predicted clicks."""
 _FORMAT: Final = re.compile(r"\+?\.\d+[f%]")
-_FAST = 1
-"""Most cells are 0: the quickest compression already makes them small."""
 
 
 def _encode(values: NDArray[Any]) -> str:
     """Write type, shape and content as text."""
     shape = ",".join(str(length) for length in values.shape)
-    packed = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), _FAST))
+    # Most cells are 0: the quickest compression already makes them small.
+    packed = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), level=1))
     return f"{values.dtype.str} {shape} {packed.decode()}"
 
 
 def _decode(text: str) -> NDArray[Any]:
     kind, shape, packed = text.split(" ")
     content = zlib.decompress(base64.b64decode(packed))
-    lengths = tuple(int(length) for length in shape.split(","))
-    return np.frombuffer(content, np.dtype(kind)).reshape(lengths)
+    return np.frombuffer(content, np.dtype(kind)).reshape([int(one) for one in shape.split(",")])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,15 +119,12 @@ def histograms(bins: Ints, label: Floats, weight: Floats, expected: Floats) -> F
     array([1., 2., 1.])
     """
     models = len(bins)
-    cells = np.empty((models, 3, BINS))
     model = np.arange(models)[:, None]
     place = bins + BINS * (OTHERS - label.astype(np.int64) + 2 * model)
     counted = np.bincount(place.ravel(), np.concatenate([weight] * models), 2 * models * BINS)
-    cells[:, :EXPECTED] = counted.reshape(models, 2, BINS)
-    place = bins + BINS * model
-    counted = np.bincount(place.ravel(), expected.ravel(), models * BINS)
-    cells[:, EXPECTED] = counted.reshape(models, BINS)
-    return cells
+    summed = np.bincount((bins + BINS * model).ravel(), expected.ravel(), models * BINS)
+    parts = counted.reshape(models, EXPECTED, BINS), summed.reshape(models, 1, BINS)
+    return np.concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +193,8 @@ class EventSums:
     @classmethod
     def of(cls, label: Floats, weight: Floats) -> EventSums:
         """Sum up events, shapes (n,) both."""
-        return cls(
-            events=len(label),
-            clicked=int(np.count_nonzero(label)),
-            weight=float(weight.sum()),
-            clicks=float((weight * label).sum()),
-        )
+        weighted = float(weight.sum()), float((weight * label).sum())
+        return cls(len(label), int(np.count_nonzero(label)), *weighted)
 
     def __add__(self, other: EventSums) -> EventSums:
         return added(self, other)

@@ -26,8 +26,8 @@ def background(rate: float, predicted: float) -> float:
 
     Examples
     --------
-    >>> background(0.5, 0.5), background(0.2, 0.5), background(0.2, 0.0)
-    (0.6931, 0.6931, inf)
+    >>> background(0.5, 0.5), background(0.2, 0.5), background(0.2, 0.0), background(0.0, 0.0)
+    (0.6931, 0.6931, inf, 0.0)
     """
     return _times_log(rate, predicted) + _times_log(1 - rate, 1 - predicted)
 
@@ -37,15 +37,6 @@ def _times_log(share: float, predicted: float) -> float:
     if share == 0:
         return 0.0
     return -share * math.log(predicted) if predicted > 0 else math.inf
-
-
-def entropy(rate: float) -> float:
-    """Return the entropy of a click rate: the cross entropy of predicting just that rate.
-
-    >>> entropy(0.5), entropy(0.0)
-    (0.6931, 0.0)
-    """
-    return background(rate, rate)
 
 
 def normalized_entropy(ce: float, rate: float, predicted: float | None = None) -> float | None:
@@ -86,10 +77,8 @@ def _value(scored: ScoredEvents) -> float | None:
 
 
 def _training_value(scored: ScoredEvents) -> float | None:
-    if scored.rate_before is None:
-        return None
-    ce = scored.terms["loss"] / scored.on.weight
-    return normalized_entropy(ce, scored.on.click_rate, scored.rate_before)
+    ce, before = scored.terms["loss"] / scored.on.weight, scored.rate_before
+    return None if before is None else normalized_entropy(ce, scored.on.click_rate, before)
 
 
 NORMALIZED_ENTROPY = Metric(

@@ -14,13 +14,22 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal
 
 import uvicorn
+from pydantic import BaseModel, ConfigDict
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -33,44 +42,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
-from evaluator.metrics.roc_auc import ROC_AUC
-from evaluator.page.feed import (
-    Csv,
-    FeedState,
-    LayersReply,
-    PageFeed,
-    PanelReply,
-    Reply,
-    ScoresReply,
-    WindowsReply,
-    WorkersReply,
-    columns_of,
-    layer_rows,
-    layers_reply,
-    panels,
-    score_rows,
-    scores_reply,
-    segment_rows,
-    worker_rows,
-    workers_reply,
+from evaluator.metrics.auc import ROC_AUC
+from evaluator.page.feed import FeedState, PageFeed
+from evaluator.run.history import (
+    EDGES,
+    OF_EVENTS,
+    PSI,
+    Band,
+    Lines,
+    WindowTable,
+    WorkerRates,
+    score_figures,
 )
-from evaluator.run.history import EDGES, Band, Lines, RunHistory, WindowTable
 from evaluator.run.tables import TimelineEntry, timeline
 from stream import ModelSpec
+from stream.messages import Lifetime, Progress, Scores, Segment, Window
 
 STATIC: Final = Path(__file__).parent / "static"
-POINTS: Final = 1_000
-MAX_POINTS: Final = 5_000
 _ALL: Final = 2**62
 """More than there will ever be of anything."""
-MAX_ENTRIES: Final = 1_000
-"""Of what happened, as many of the last things are listed at once."""
-_PING_SECONDS: Final = 15
-_RETRY_MS: Final = 1_000
-"""Pause of a browser before it connects again."""
 _GRACE_SECONDS: Final = 3
 """What is left to be read has as long, and then what is left to be sent."""
-_LOOK_SECONDS: Final = 0.01
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -81,6 +73,94 @@ _HEADERS: Final = {
 
 Probe = Callable[[str], tuple[int, bytes, str]]
 """Makes status, content and its type from the formats that the client takes."""
+
+
+class Reply(BaseModel):
+    """Base of all replies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+
+class PanelReply(Reply):
+    """What is drawn over the count of events: a metric of every model, or columns of its own.
+
+    What it has in common with a :class:`evaluator.metrics.Metric` is explained there.
+    """
+
+    name: str
+    label: str
+    title: str
+    format: str
+    view: Literal["main", "panel", "choice"]
+    level: float | None = None
+    band: float | None = None
+    compares: bool = False
+    of_models: bool = True
+    """It has a line for each model, except for the root where it compares with that."""
+    columns: dict[str, str] = {}
+    """Further lines: column and label."""
+    alarms: tuple[str, ...] = ()
+    """The detectors whose alarms are marked."""
+    lacking: str | None = None
+    """Why there may be nothing to draw."""
+
+
+class WindowsReply(Reply):
+    """Figures of the whole windows of a size: ``/api/windows``."""
+
+    size: int
+    offset: int
+    windows: int
+    """How many there were before downsampling."""
+    end: list[int]
+    """The count at which each window that is shown ends."""
+    columns: dict[str, list[float | None]]
+
+
+class ScoresReply(Reply):
+    """The newest scores in full: ``/api/scores``."""
+
+    window: Window | None
+    """The newest whole window of the size asked for."""
+    lifetimes: list[Lifetime]
+    """So far, by where they begin."""
+
+
+class LayerHistory(Reply):
+    """One pruned layer over the promoted rebuilds."""
+
+    name: str
+    sparsity: list[float | None]
+    overlap: list[float | None]
+    """Share of the kept weights that the mask before kept too; None for the first."""
+
+
+class LayersReply(Reply):
+    """What the masks of the promoted rebuilds look like: ``/api/layers``."""
+
+    counts: list[int]
+    """At which each took over."""
+    numbers: list[int]
+    """Of the rebuilds; 1 is the first mask."""
+    kept: list[float | None]
+    """Share of all prunable weights that each mask keeps."""
+    layers: list[LayerHistory]
+
+
+class WorkerReply(Reply):
+    """One worker over the wall clock."""
+
+    name: str
+    last: Progress
+    time_ms: list[int]
+    columns: dict[str, list[float | None]]
+
+
+class WorkersReply(Reply):
+    """How fast the workers are: ``/api/workers``."""
+
+    now_ms: int
+    workers: list[WorkerReply]
 
 
 class RunReply(Reply):
@@ -120,36 +200,73 @@ class RunReply(Reply):
     """What happened, the last things at most."""
 
 
-def run_reply(feed: PageFeed, metrics: Sequence[Metric], now_ms: int) -> RunReply:
-    """Sum a run up."""
-    history = feed.history
-    return RunReply(
-        about=feed.about,
-        identity=feed.identity,
-        state=feed.state,
-        live=feed.live,
-        now_ms=now_ms,
-        offset=feed.offset,
-        events=history.events,
-        sizes=history.sizes,
-        models=history.models or history.specs,
-        panels=panels(history.root.label, metrics),
-        choice=ROC_AUC.name,
-        signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
-        columns=columns_of(history.models, metrics),
-        bands=history.bands,
-        timeline=timeline(history)[-MAX_ENTRIES:],
-    )
+_ALARMS: Final = {"ne": ("dense_loss",), "relative_ce": DETECTORS}
+"""By metric, the detectors whose alarms are marked."""
+_RATE: Final = PanelReply(
+    name="click_rate",
+    label="click rate",
+    title="Click rate, observed",
+    format=".4f",
+    view="panel",
+    of_models=False,
+    columns={"click_rate": "click rate"},
+    alarms=("click_rate",),
+)
+_PSI: Final = PanelReply(
+    name=PSI,
+    label="PSI",
+    title="input: population stability index",
+    format=".3f",
+    view="choice",
+    of_models=False,
+    columns={PSI: "worst feature"},
+    alarms=("input",),
+    lacking="the input is compared over windows of one size only, the smallest unless "
+    "evaluator.alarms says otherwise",
+)
 
 
-def timeline_rows(history: RunHistory) -> Csv:
-    """List what happened."""
-    head = ("count", "begin", "kind", "outcome", "title", "text")
-    return head, [tuple(getattr(one, name) for name in head) for one in timeline(history)]
+def panels(root: str, metrics: Sequence[Metric]) -> list[PanelReply]:
+    """List all panels; ``root`` is what people call the root model."""
+    made = []
+    for metric in metrics:
+        if metric.view != "data":
+            names = {one: getattr(metric, one).format(root=root) for one in ("label", "title")}
+            more = {"columns": {"bayes_ce": "true probability"}} if metric.name == "ce" else {}
+            panel = PanelReply.model_validate(metric)
+            alarms = _ALARMS.get(metric.name, ())
+            made.append(panel.model_copy(update={**names, **more, "alarms": alarms}))
+    return sorted((*made, _RATE, _PSI), key=lambda one: ("main", "panel", "choice").index(one.view))
 
 
-REPLIES: Final = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
-"""All of them."""
+def columns_of(models: Sequence[ModelSpec], metrics: Sequence[Metric]) -> list[str]:
+    """Name every column that windows of some models can have, without errors and intervals.
+
+    >>> from evaluator.metrics import METRICS
+    >>> from stream.spec import MODELS
+    >>> [name for name in columns_of(MODELS[:2], METRICS) if "ce" in name][:4]
+    ['bayes_ce', 'dense.ce', 'dense.ece', 'sparse.ce']
+    """
+    own = [
+        f"{model.name}.{metric.name}"
+        for model in models
+        for metric in metrics
+        if not (metric.compares and model.role == "root")
+    ]
+    return [*OF_EVENTS, PSI, *own]
+
+
+Row = tuple[object, ...]
+Csv = tuple[Sequence[str], Iterable[Row]]
+"""Head and rows of a table."""
+_FIGURE: Final = ("model", "figure", "value", *EDGES)
+
+
+def _figure_rows(scores: Scores | Segment) -> Iterator[Row]:
+    """Yield the figures that are known, with the bound of the error or the interval of each."""
+    for model, score in scores.models.items():
+        for metric, value, beside in score_figures(score) if score else ():
+            yield model, metric, value, *(beside.get(edge) for edge in EDGES)
 
 
 @dataclass(frozen=True)
@@ -190,16 +307,31 @@ class Pages:
 
     def application(self) -> ASGIApp:
         """Make the web application; while it runs it follows the log."""
+        replies: dict[str, Callable[[Request], Reply]] = {
+            "run": self._run,
+            "windows": self._windows,
+            "scores": self._scores,
+            "layers": self._layers,
+            "workers": lambda request: self._workers(_points(request)),
+        }
+        tables: dict[str, Callable[[Request], Csv]] = {
+            "windows": self._windows_csv,
+            "scores": self._scores_csv,
+            "segments": self._segments_csv,
+            "layers": self._layers_csv,
+            "workers": self._workers_csv,
+            "timeline": self._timeline_csv,
+        }
         routes = [
             Route("/", self._index),
             Route("/api/stream", self._stream),
             Route("/api/schema", self._schema),
-            Route("/api/{name}.csv", self._csv),
-            Route("/api/{name}", self._json),
+            *(Route(f"/api/{name}", _json(reply)) for name, reply in replies.items()),
+            *(Route(f"/api/{name}.csv", self._csv(name, of)) for name, of in tables.items()),
             *_probe_routes(self.probes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
-        return _Headers(Starlette(routes=routes, lifespan=self._following))
+        return _with_headers(Starlette(routes=routes, lifespan=self._following))
 
     @asynccontextmanager
     async def _following(self, _: Starlette) -> AsyncIterator[None]:
@@ -215,61 +347,45 @@ class Pages:
     async def _index(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
-    async def _json(self, request: Request) -> Response:
-        history = self.feed.history
-        replies: dict[str, Callable[[], Reply]] = {
-            "run": lambda: run_reply(self.feed, self.metrics, _now_ms()),
-            "windows": lambda: self._windows(request),
-            "scores": lambda: scores_reply(history, self._size(request)),
-            "layers": lambda: layers_reply(history),
-            "workers": lambda: workers_reply(history, _points(request), _now_ms()),
-        }
-        reply = _known(replies, request)()
-        return Response(reply.model_dump_json(), media_type="application/json")
+    def _csv(self, name: str, table: Callable[[Request], Csv]) -> Answer:
+        """Answer with a table; it is written in a thread, for it may be long."""
 
-    async def _csv(self, request: Request) -> Response:
-        """Write a table in a thread, for it may be long."""
-        history = self.feed.history
-        tables: dict[str, Callable[[], Csv]] = {
-            "windows": lambda: self._windows_csv(request),
-            "scores": lambda: score_rows(scores_reply(history, self._size(request))),
-            "segments": lambda: segment_rows(scores_reply(history, self._size(request))),
-            "layers": lambda: layer_rows(layers_reply(history)),
-            "workers": lambda: worker_rows(workers_reply(history, _ALL, _now_ms())),
-            "timeline": lambda: timeline_rows(history),
-        }
-        head, rows = _known(tables, request)()
+        async def answer(request: Request) -> Response:
+            head, rows = table(request)
 
-        def write() -> str:
-            text = io.StringIO()
-            csv.writer(text).writerows([head, *rows])
-            return text.getvalue()
+            def write() -> str:
+                text = io.StringIO()
+                csv.writer(text).writerows([head, *rows])
+                return text.getvalue()
 
-        name = request.path_params["name"]
-        if name in ("windows", "scores", "segments"):
-            name = f"{name}-{self._size(request)}"
-        attachment = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-        return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
+            sized = name in ("windows", "scores", "segments")
+            file = f"{name}-{self._size(request)}.csv" if sized else f"{name}.csv"
+            attachment = {"Content-Disposition": f'attachment; filename="{file}"'}
+            return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
+
+        return answer
 
     async def _stream(self, request: Request) -> Response:
         seen = request.headers.get("last-event-id", request.query_params.get("offset", "-1"))
         if not re.fullmatch(r"-1|[0-9]{1,18}", seen):
             raise HTTPException(400, f"offset is {seen!r}; it must be a whole number, or -1")
-        return EventSourceResponse(self._events(int(seen)), ping=_PING_SECONDS)
+        return EventSourceResponse(self._events(int(seen)), ping=15)
 
     async def _events(self, offset: int) -> AsyncIterator[ServerSentEvent]:
-        yield ServerSentEvent(self.feed.identity, event="log", retry=_RETRY_MS)
+        # A browser waits as many milliseconds before it connects again.
+        yield ServerSentEvent(self.feed.identity, event="log", retry=1_000)
         async for entry in self.feed.after(offset):
-            yield ServerSentEvent(entry.value.decode(), event=entry.kind, id=str(entry.offset))
+            yield ServerSentEvent(
+                entry.value.decode(), event=entry.message.kind, id=str(entry.offset)
+            )
             # Sending does not let the loop see that the viewer has gone.
             await asyncio.sleep(0)
-        last = run_reply(self.feed, self.metrics, _now_ms())
-        yield ServerSentEvent(last.model_dump_json(), event="end")
+        yield ServerSentEvent(self._run().model_dump_json(), event="end")
 
     async def _schema(self, _: Request) -> Response:
-        return JSONResponse(
-            {model.__name__: model.model_json_schema(mode="serialization") for model in REPLIES}
-        )
+        replies = (RunReply, WindowsReply, ScoresReply, LayersReply, WorkersReply)
+        schemas = {one.__name__: one.model_json_schema(mode="serialization") for one in replies}
+        return JSONResponse(schemas)
 
     def _size(self, request: Request) -> int:
         """Read the size of the windows that somebody asks for; by default the smallest."""
@@ -280,15 +396,31 @@ class Pages:
             raise HTTPException(404, f"there are no windows of {size:,} events; sizes: {known}")
         return size
 
-    def _windows(self, request: Request) -> WindowsReply:
-        found = self._lines(request, _points(request))
-        return WindowsReply(
-            size=self._size(request),
-            offset=self.feed.offset,
-            windows=found.rows,
-            end=found.at,
-            columns=found.columns,
+    def _run(self, _: Request | None = None) -> RunReply:
+        """Sum the run up."""
+        feed, history = self.feed, self.feed.history
+        return RunReply(
+            about=feed.about,
+            identity=feed.identity,
+            state=feed.state,
+            live=feed.live,
+            now_ms=_now_ms(),
+            offset=feed.offset,
+            events=history.events,
+            sizes=history.sizes,
+            models=history.models or history.specs,
+            panels=panels(history.root.label, self.metrics),
+            choice=ROC_AUC.name,
+            signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
+            columns=columns_of(history.models, self.metrics),
+            bands=history.bands,
+            timeline=timeline(history)[-1_000:],
         )
+
+    def _windows(self, request: Request) -> WindowsReply:
+        size, found = self._size(request), self._lines(request, _points(request))
+        reply = {"size": size, "offset": self.feed.offset, "windows": found.rows}
+        return WindowsReply(end=found.at, columns=found.columns, **reply)
 
     def _windows_csv(self, request: Request) -> Csv:
         found = self._lines(request, _ALL)
@@ -306,6 +438,92 @@ class Pages:
                 raise HTTPException(404, f"no column {column!r}; columns: {', '.join(known)}")
         between = _number(request, "begin", 0), _number(request, "end", _ALL)
         return table.lines(wanted, between, points)
+
+    def _scores(self, request: Request) -> ScoresReply:
+        history = self.feed.history
+        table = history.tables.get(self._size(request))
+        newest = [lifetime for _, lifetime in sorted(history.lifetimes.items())]
+        return ScoresReply(window=table.newest if table else None, lifetimes=newest)
+
+    def _scores_csv(self, request: Request) -> Csv:
+        """List every figure of the newest window, and of the events since each beginning so far."""
+        reply = self._scores(request)
+        windows = [("window", reply.window)] if reply.window else []
+        rows = [
+            (*row, on, scores.begin, scores.end)
+            for on, scores in [*windows, *(("lifetime", one) for one in reply.lifetimes)]
+            for row in _figure_rows(scores)
+        ]
+        return (*_FIGURE, "on", "begin", "end"), rows
+
+    def _segments_csv(self, request: Request) -> Csv:
+        """List every figure of every segment of the newest window."""
+        window = self._scores(request).window
+        rows = [
+            (one.feature, one.value, *row, one.events, one.click_rate, window.begin, window.end)
+            for one in (window.segments if window else ())
+            for row in _figure_rows(one)
+            if window
+        ]
+        return ("feature", "segment", *_FIGURE, "events", "click_rate", "begin", "end"), rows
+
+    def _layers(self, _: Request) -> LayersReply:
+        """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
+        promoted = [one for one in self.feed.history.verdicts if one.verdict == "promoted"]
+        layers = []
+        for name in dict.fromkeys(name for verdict in promoted for name in verdict.layers):
+            found = [verdict.layers.get(name) for verdict in promoted]
+            sparsity = [one.sparsity if one else None for one in found]
+            overlap = [one.overlap if one else None for one in found]
+            layers.append(LayerHistory(name=name, sparsity=sparsity, overlap=overlap))
+        return LayersReply(
+            counts=[verdict.count for verdict in promoted],
+            numbers=[verdict.rebuild.number for verdict in promoted],
+            kept=[None if one.sparsity is None else 1 - one.sparsity for one in promoted],
+            layers=layers,
+        )
+
+    def _layers_csv(self, request: Request) -> Csv:
+        """List sparsity and overlap of every layer of every mask."""
+        reply = self._layers(request)
+        rows = [
+            (count, reply.numbers[at], layer.name, layer.sparsity[at], layer.overlap[at])
+            for at, count in enumerate(reply.counts)
+            for layer in reply.layers
+        ]
+        return ("count", "rebuild", "layer", "sparsity", "overlap"), rows
+
+    def _workers(self, points: int) -> WorkersReply:
+        workers = []
+        for name, rates in self.feed.history.workers.items():
+            lines = rates.lines(points)
+            found = WorkerReply(name=name, last=rates.last, time_ms=lines.at, columns=lines.columns)
+            workers.append(found)
+        return WorkersReply(now_ms=_now_ms(), workers=workers)
+
+    def _workers_csv(self, _: Request) -> Csv:
+        """List every report of every worker."""
+        rows = [
+            (worker.name, *row)
+            for worker in self._workers(_ALL).workers
+            for row in zip(worker.time_ms, *worker.columns.values(), strict=True)
+        ]
+        return ("worker", "time_ms", *WorkerRates.COLUMNS), rows
+
+    def _timeline_csv(self, _: Request) -> Csv:
+        head = ("count", "begin", "kind", "outcome", "title", "text")
+        rows = [tuple(getattr(one, name) for name in head) for one in timeline(self.feed.history)]
+        return head, rows
+
+
+Answer = Callable[[Request], Coroutine[None, None, Response]]
+
+
+def _json(reply: Callable[[Request], Reply]) -> Answer:
+    async def answer(request: Request) -> Response:
+        return Response(reply(request).model_dump_json(), media_type="application/json")
+
+    return answer
 
 
 def probe_application(probes: Mapping[str, Probe]) -> ASGIApp:
@@ -334,17 +552,6 @@ def _probe_routes(probes: Mapping[str, Probe]) -> list[Route]:
     return [Route(path, answer) for path in probes]
 
 
-T = TypeVar("T")
-
-
-def _known(found: Mapping[str, T], request: Request) -> T:
-    """Find what is asked for; raises where there is no such thing."""
-    name = request.path_params["name"]
-    if name not in found:
-        raise HTTPException(404)
-    return found[name]
-
-
 def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
     text = request.query_params.get(name)
     if text is None:
@@ -355,20 +562,17 @@ def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
 
 
 def _points(request: Request) -> int:
-    return min(_number(request, "points", POINTS, least=1), MAX_POINTS)
+    return min(_number(request, "points", 1_000, least=1), 5_000)
 
 
 def _now_ms() -> int:
     return round(1_000 * time.time())
 
 
-class _Headers:
-    """Adds to every answer what it lacks of the headers that all have."""
+def _with_headers(application: ASGIApp) -> ASGIApp:
+    """Add to every answer what it lacks of the headers that all have."""
 
-    def __init__(self, application: ASGIApp) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def put(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers: Any = MutableHeaders(scope=message)
@@ -376,7 +580,9 @@ class _Headers:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._application(scope, receive, put)
+        await application(scope, receive, put)
+
+    return answer
 
 
 class WebServer:
@@ -410,7 +616,11 @@ class WebServer:
         name: str = "web",
         finish: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
-        self.url = _url(listening)
+        host, port = listening.getsockname()[:2]
+        if ipaddress.ip_address(host).is_unspecified:
+            # Who listens everywhere is found here.
+            host = "::1" if ":" in host else "127.0.0.1"
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         self._socket, self._finish = listening, finish
         config = uvicorn.Config(
             application,
@@ -424,7 +634,7 @@ class WebServer:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Let every client have what is left, within a few seconds, and stop."""
@@ -474,12 +684,3 @@ def listen(host: str, port: int) -> socket.socket:
             "serve.port to a free address, or the port to 0 for any free one"
         ) from error
     return listening
-
-
-def _url(listening: socket.socket) -> str:
-    """Write where people find it; who listens everywhere is found here."""
-    host, port = listening.getsockname()[:2]
-    address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        host = "127.0.0.1" if isinstance(address, ipaddress.IPv4Address) else "::1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

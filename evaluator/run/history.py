@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -46,15 +46,8 @@ OF_EVENTS: Final = ("weight", "clicks", "click_rate", "bayes_ce")
 """The columns that are not of a model."""
 EDGES: Final = ("error", "low", "high")
 """What may follow the name of a metric's column: a bound of its error, or its interval."""
-_AT_ENDS: Final = 2
-"""The first and the last row."""
-_EACH: Final = 3
-"""Of a bucket and a column at most: the least value, the greatest, and a gap."""
 _SOON_MS: Final = 10_000
 """Workers report the time every few seconds; between reports further apart it is not known."""
-_LAST: Final = "evaluator"
-"""The worker that is done once the input has ended, and all of it is scored and decided."""
-_MS: Final = 1_000
 
 
 def downsample(columns: Sequence[Floats], points: int) -> NDArray[np.intp]:
@@ -86,7 +79,8 @@ def downsample(columns: Sequence[Floats], points: int) -> NDArray[np.intp]:
     n = len(columns[0]) if columns else 0
     if n <= points:
         return np.arange(n)
-    buckets = max((points - _AT_ENDS) // (_EACH * len(columns)), 1)
+    # Besides the two at the ends, three of a bucket and a column: least, greatest, and a gap.
+    buckets = max((points - 2) // (3 * len(columns)), 1)
     chosen = {0, n - 1}
     for rows in np.array_split(np.arange(n), buckets):
         for column in columns:
@@ -113,13 +107,12 @@ class Lines:
     def of(cls, at: NDArray[np.int64], columns: Mapping[str, Floats], points: int) -> Lines:
         """Downsample columns to so many points."""
         chosen = downsample(list(columns.values()), points) if columns else np.arange(len(at))
-        plain = {name: _plain(column[chosen]) for name, column in columns.items()}
+        # JSON cannot write NaN.
+        plain = {
+            name: [None if np.isnan(value) else value for value in column[chosen].tolist()]
+            for name, column in columns.items()
+        }
         return cls(at[chosen].tolist(), plain, len(at))
-
-
-def _plain(values: Floats) -> list[float | None]:
-    """Turn NaN into None, which JSON can write."""
-    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +141,8 @@ def figures(scores: Scores | Segment) -> Iterator[tuple[str, float]]:
     A column is named after the model and the metric, as in ``sparse.relative_ce``; its error and
     the bounds of its interval follow, as in ``sparse.relative_ce.low``.
     """
-    for name in OF_EVENTS:
-        value = getattr(scores, name)
-        if value is not None:
-            yield name, value
+    known = ((name, getattr(scores, name)) for name in OF_EVENTS)
+    yield from ((name, value) for name, value in known if value is not None)
     for model, score in scores.models.items():
         for metric, value, beside in score_figures(score) if score else ():
             yield f"{model}.{metric}", value
@@ -177,13 +168,15 @@ class WindowTable:
         The last whole window.
     bands
         Ranges of true drift.
+    begins, all_ends
+        The counts at which windows begin and end, the partial one too.
     """
 
     def __init__(self) -> None:
         self.newest: Window | None = None
         self.bands: list[Band] = []
+        self.begins, self.all_ends = array("q"), array("q")
         self._whole = 0
-        self._begin, self._end = array("q"), array("q")
         self._columns: dict[str, array[float]] = {}
 
     def __len__(self) -> int:
@@ -199,11 +192,11 @@ class WindowTable:
         known = dict(figures(window))
         for name in known:
             if name not in self._columns:
-                self._columns[name] = array("d", [np.nan]) * len(self._end)
+                self._columns[name] = array("d", [np.nan]) * len(self.all_ends)
         for name, values in self._columns.items():
             values.append(known.get(name, np.nan))
-        self._begin.append(window.begin)
-        self._end.append(window.end)
+        self.begins.append(window.begin)
+        self.all_ends.append(window.end)
         if not window.partial:
             self._whole, self.newest = self._whole + 1, window
         last = self.bands[-1] if self.bands else None
@@ -214,18 +207,23 @@ class WindowTable:
 
     def amend(self, end: int, name: str, value: float) -> None:
         """Add one more figure to the newest window, if that is the one which ends there."""
-        if self._end and self._end[-1] == end:
-            blank = array("d", [np.nan]) * len(self._end)
+        if self.all_ends and self.all_ends[-1] == end:
+            blank = array("d", [np.nan]) * len(self.all_ends)
             self._columns.setdefault(name, blank)[-1] = value
 
     @property
     def ends(self) -> NDArray[np.int64]:
         """The count at which each whole window ends."""
-        return np.array(self._end[: self._whole], np.int64)
+        return np.array(self.all_ends[: self._whole], np.int64)
 
     def column(self, name: str) -> Floats:
         """Return one figure of every whole window; NaN where it is not known."""
-        return self._values(name)[: self._whole]
+        return self.values(name)[: self._whole]
+
+    def values(self, name: str) -> Floats:
+        """Return one figure of every window, the partial one last; NaN where it is not known."""
+        known = self._columns.get(name)
+        return np.full(len(self.begins), np.nan) if known is None else np.array(known, np.float64)
 
     def lines(self, columns: Sequence[str], between: tuple[int, int], points: int) -> Lines:
         """Return columns of the whole windows that end in ``(begin, end]``, downsampled.
@@ -242,43 +240,25 @@ class WindowTable:
         """
         begin, end = np.searchsorted(self.ends, between, side="right")
         names = columns or list(self._columns)
-        chosen = {name: self._values(name)[begin:end] for name in names}
+        chosen = {name: self.values(name)[begin:end] for name in names}
         return Lines.of(self.ends[begin:end], chosen, points)
 
     def rows(self) -> Iterator[WindowRow]:
         """Yield all windows in order, the partial one last."""
-        for at, (begin, end) in enumerate(zip(self._begin, self._end, strict=True)):
+        for at, (begin, end) in enumerate(zip(self.begins, self.all_ends, strict=True)):
             known = {n: v[at] for n, v in self._columns.items() if not np.isnan(v[at])}
-            band = bisect_right(self.bands, begin, key=lambda band: band.begin) - 1
-            drifts = band >= 0 and begin < self.bands[band].end
-            drift = self.bands[band].drift if drifts else ()
+            drift = next((b.drift for b in self.bands if b.begin <= begin < b.end), ())
             yield WindowRow(begin, end, at >= self._whole, drift, known)
-
-    def range_since(self, count: int) -> tuple[int, int] | None:
-        """Return where the windows that begin at or after a count begin and end, if there is one.
-
-        The partial one is among them; so it is for :meth:`values_since`.
-        """
-        first = bisect_left(self._begin, count)
-        return (self._begin[first], self._end[-1]) if first < len(self._end) else None
-
-    def values_since(self, name: str, count: int) -> Floats:
-        """Return a figure of all windows that begin at or after a count; NaN: not known."""
-        return self._values(name)[bisect_left(self._begin, count) :]
 
     def last_through(self, name: str, count: int) -> float | None:
         """Return a figure of the last whole window that ends at or before a count."""
         values = self.column(name)[: np.searchsorted(self.ends, count, "right")]
-        return _plain(values[-1:])[0] if len(values) else None
+        return float(values[-1]) if len(values) and not np.isnan(values[-1]) else None
 
     def first_from(self, name: str, count: int) -> float | None:
         """Return a figure of the first whole window that begins at or after a count."""
-        values = self.column(name)[bisect_left(self._begin, count) :]
-        return _plain(values[:1])[0] if len(values) else None
-
-    def _values(self, name: str) -> Floats:
-        known = self._columns.get(name)
-        return np.full(len(self._end), np.nan) if known is None else np.array(known, np.float64)
+        values = self.column(name)[bisect_left(self.begins, count) :]
+        return float(values[0]) if len(values) and not np.isnan(values[0]) else None
 
 
 class WorkerRates:
@@ -311,10 +291,9 @@ class WorkerRates:
     def add(self, report: Progress) -> None:
         """Append a report; its rate is since the last one, where the worker was not restarted."""
         before, rate = self.last, None
-        passed = report.time_ms - before.time_ms
-        goes_on = report.wall_seconds > before.wall_seconds and report.events >= before.events
-        if goes_on and passed > 0:
-            rate = _MS * (report.events - before.events) / passed
+        passed, events = report.time_ms - before.time_ms, report.events - before.events
+        if report.wall_seconds > before.wall_seconds and events >= 0 and passed > 0:
+            rate = 1_000 * events / passed
         values = (report.count, rate, report.lag_events, report.lag_seconds)
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(np.nan if value is None else value)
@@ -436,7 +415,7 @@ class RunHistory:
         self._names: tuple[str, ...] = ()
         self._first = Deduplicator()
         self._time_ms: int | None = None
-        self._untimed: list[int] = []
+        self._timed = 0
 
     @classmethod
     def of(
@@ -453,14 +432,12 @@ class RunHistory:
         return history
 
     @classmethod
-    def read(
-        cls, logs: LogStore, models: Sequence[ModelSpec] = MODELS, *, keeps_messages: bool = False
-    ) -> RunHistory:
+    def read(cls, logs: LogStore, *, keeps_messages: bool = False) -> RunHistory:
         """Gather what the logs of a run hold, without what belongs to the wall clock.
 
         The ledger comes first: what the evaluator copied from it is a repeat.
         """
-        history = cls(models, keeps_messages=keeps_messages)
+        history = cls(keeps_messages=keeps_messages)
         for name in LOGS:
             with closing(logs.reader(name)) as reader:
                 for stored in read_all(reader):
@@ -472,10 +449,9 @@ class RunHistory:
     @property
     def is_finished(self) -> bool:
         """The input has ended and everything about it is written, as far as the workers say."""
-        last = self.workers.get(_LAST)
-        return (last is not None and last.last.done) or (
-            bool(self.workers) and all(rates.last.done for rates in self.workers.values())
-        )
+        done = {name: rates.last.done for name, rates in self.workers.items()}
+        # The evaluator is done once the input has ended, and all of it is scored and decided.
+        return done.get("evaluator", False) or (bool(done) and all(done.values()))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -516,8 +492,7 @@ class RunHistory:
     @property
     def start(self) -> int | None:
         """The count after which the first mask serves; None if it never did."""
-        promoted = (v.count for v in self.verdicts if v.verdict == "promoted")
-        return next((one for one in promoted), None)
+        return next((one.count for one in self.verdicts if one.verdict == "promoted"), None)
 
     def superseded(self, verdict: Verdict) -> bool:
         """Tell whether a rebuild was open at a rollback: nothing happened at its end."""
@@ -571,18 +546,18 @@ class RunHistory:
         -------
         None without a window.
         """
-        table = self.tables[min(self.tables)] if self.tables else None
-        between = table.range_since(begin) if table else None
-        if table is None or between is None:
+        table = self.tables[min(self.tables)] if self.tables else WindowTable()
+        first = bisect_left(table.begins, begin)
+        if first == len(table.begins):
             return None
-        weights = table.values_since("weight", begin)
-        weight, clicks = float(weights.sum()), float(table.values_since("clicks", begin).sum())
-        events = between[1] - between[0]
+        begin, end = table.begins[first], table.all_ends[-1]
+        weights = table.values("weight")[first:]
+        weight, clicks = float(weights.sum()), float(table.values("clicks")[first:].sum())
         # Where events differ in weight, the number clicked is estimated by the rate.
-        on = EventSums(events, round(events * clicks / weight), weight, clicks)
+        on = EventSums(end - begin, round((end - begin) * clicks / weight), weight, clicks)
 
         def mean(column: str) -> float | None:
-            total = float((weights * table.values_since(column, begin)).sum()) / weight
+            total = float((weights * table.values(column)[first:]).sum()) / weight
             return None if np.isnan(total) else total
 
         root = mean(f"{self._names[0]}.ce")
@@ -590,14 +565,13 @@ class RunHistory:
         for name in self._names:
             if (ce := mean(f"{name}.ce")) is None:
                 continue
-            known = not np.isnan(table.values_since(f"{name}.ne", begin)).all()
+            known = not np.isnan(table.values(f"{name}.ne")[first:]).all()
             is_defined = known or on.has_both(min_clicks)
-            models[name] = {"ce": ce, "ne": None}
-            if is_defined:
-                models[name]["ne"] = normalized_entropy(ce, on.click_rate)
+            ne = normalized_entropy(ce, on.click_rate) if is_defined else None
+            models[name] = {"ce": ce, "ne": ne}
             if name != self._names[0]:
                 models[name]["relative_ce"] = ce / root - 1 if root else None
-        return RangeScores(*between, models, mean("bayes_ce"))
+        return RangeScores(begin, end, models, mean("bayes_ce"))
 
     def whole_and_last_half(
         self, min_clicks: int = 10
@@ -622,25 +596,21 @@ class RunHistory:
             case Stability():
                 self._shift(message)
             case Verdict() | Alarm():
-                self._happen(message)
+                self.happened.append(Event(message))
             case Decision() if message.rebuild or message.rollback or message.declined:
-                self._happen(message)
+                self.happened.append(Event(message))
             case DeadLetters():
                 self._skip(message)
             case DeadLetter():
                 known = self.invalid.get(message.reason, InvalidEvents(message, 0))
                 self.invalid[message.reason] = replace(known, count=known.count + 1)
 
-    def _happen(self, message: Decision | Verdict | Alarm) -> None:
-        self._untimed.append(len(self.happened))
-        self.happened.append(Event(message))
-
     def _report(self, progress: Progress) -> None:
         """Take in a report, whose time is also that of what has happened since the last one."""
         if self._time_ms is not None and abs(progress.time_ms - self._time_ms) <= _SOON_MS:
-            for at in self._untimed:
-                self.happened[at] = self.happened[at]._replace(time_ms=progress.time_ms)
-        self._untimed, self._time_ms = [], progress.time_ms
+            new = self.happened[self._timed :]
+            self.happened[self._timed :] = [e._replace(time_ms=progress.time_ms) for e in new]
+        self._timed, self._time_ms = len(self.happened), progress.time_ms
         if progress.worker in self.workers:
             self.workers[progress.worker].add(progress)
         else:
@@ -648,14 +618,12 @@ class RunHistory:
 
     def _shift(self, message: Stability) -> None:
         """Keep the largest index of each feature, and of each window."""
-        if message.end - message.begin in self.tables and message.psi:
-            table = self.tables[message.end - message.begin]
+        table = self.tables.get(message.end - message.begin)
+        if table is not None and message.psi:
             table.amend(message.end, PSI, max(message.psi.values()))
         for feature, psi in message.psi.items():
-            known = self.shifts.get(feature)
-            largest, end = max(
-                (psi, message.end), (known.largest, known.largest_end) if known else (psi, 0)
-            )
+            known = self.shifts.get(feature, FeatureShift(psi, 0, psi))
+            largest, end = max((psi, message.end), (known.largest, known.largest_end))
             self.shifts[feature] = FeatureShift(largest, end, psi)
 
     def _skip(self, message: DeadLetters) -> None:

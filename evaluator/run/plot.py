@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -90,26 +90,21 @@ def label_layout(heights: Sequence[float], gap: float) -> list[float]:
     >>> label_layout([0.5, 0.5, 0.9], gap=0.1)
     [0.45, 0.55, 0.9]
     """
+
+    def bottom(group: Sequence[float]) -> float:
+        """Return where the lowest of a group is, the group centred on its mean."""
+        return sum(group) / len(group) - gap * (len(group) - 1) / 2
+
     order = np.argsort(heights, kind="stable")
     groups: list[list[float]] = []
     for height in np.asarray(heights)[order].tolist():
         groups.append([height])
-        while len(groups) > 1 and _top(groups[-2], gap) + gap > _bottom(groups[-1], gap):
+        while len(groups) > 1 and bottom(groups[-2]) + gap * len(groups[-2]) > bottom(groups[-1]):
             last = groups.pop()
             groups[-1] += last
-    placed = [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
-    found = np.empty(len(placed))
-    found[order] = placed
+    found = np.empty(len(order))
+    found[order] = [bottom(group) + i * gap for group in groups for i in range(len(group))]
     return [float(height) for height in found]
-
-
-def _bottom(group: Sequence[float], gap: float) -> float:
-    """Return where the lowest of a group is, the group centred on its mean."""
-    return sum(group) / len(group) - gap * (len(group) - 1) / 2
-
-
-def _top(group: Sequence[float], gap: float) -> float:
-    return _bottom(group, gap) + gap * (len(group) - 1)
 
 
 _FONTS: Final = "system-ui, -apple-system, &quot;Segoe UI&quot;, Helvetica, Arial, sans-serif"
@@ -121,29 +116,44 @@ _ROW: Final = 0.2
 """Inches that each further row of the key takes."""
 _LETTER: Final = 0.066
 """Inches that a letter of the key or beside a title takes, more or less."""
-_BOLD: Final = 0.084
-"""Inches of a letter of a title."""
-_TICK: Final = 0.8
-"""Inches between two labels of the axis of events, at least."""
 _LEAST: Final = (4.5, 3.5)
 """Inches of the smallest picture."""
 _MOST_PIXELS: Final = 100_000_000
-_GAP_POINTS: Final = 14
-"""Between two labels at line ends."""
-_AT_LEAST: Final = (-0.05, 0.45)
-"""Percent that the relative panel shows at least, so that noise does not fill it."""
 _MILLIONS: Final = 1_500_000
 """From this many events on the axis counts in millions."""
-_FILLS: Final = {"promoted": "full", "rejected": "none"}
-_BACK: Final = "<"
-"""The mark of a rollback; those of rebuilds point down."""
-_ALARM: Final = "D"
-"""The mark of an alarm, hollow: nothing was decided by it."""
-_SIZE: Final = 6
-_SIZES: Final = {_ALARM: 4.2}
-"""Points of a mark; a square on its corner looks larger than it is."""
-_LEARNED: Final = 0.1
-"""The share of the stream before which the learning curve may leave the panel."""
+_SIGNS: Final = {"hatch": 0.267, "*": 0.11}
+"""Inches that a sign of the key takes; the others are marks."""
+_MARKER: Final = 0.166
+_APART: Final = 0.276
+"""Inches between two entries of the key."""
+
+
+class _Mark(NamedTuple):
+    """How something that happened is marked, and the words for it in the key."""
+
+    words: str
+    marker: str
+    fill: Literal["full", "none"]
+    points: float = 6
+    at_foot: bool = False
+
+    def draw(self, panel: Axes, x: float, y: float, colour: str, **more: Any) -> None:
+        look: dict[str, Any] = {
+            "marker": self.marker,
+            "markersize": self.points,
+            "fillstyle": self.fill,
+        }
+        panel.plot([x], [y], color=colour, **look, **more)
+
+
+_MARKS: Final = {
+    "promoted": _Mark("new mask takes over", "v", "full"),
+    "rejected": _Mark("candidate rejected", "v", "none"),
+    "rollback": _Mark("rollback", "<", "full"),
+    # A square on its corner looks larger than it is. It is at the foot, for an alarm may be raised
+    # where a mask takes over, and hollow: nothing was decided by it.
+    "alarm": _Mark("alarm", "D", "none", points=4.2, at_foot=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +205,10 @@ class RunView:
     """These windows."""
     models: list[ModelSpec]
     """Those that were scored at all, the root first."""
-    alarms: list[int]
-    """The counts at which there was any alarm."""
+    marks: list[tuple[str, int]]
+    """What is marked, and the count at which: where a rebuild ended, and a rollback took effect."""
+    lost: dict[str, float]
+    """What models have lost to the root over the last half since the first mask, by name."""
     last_half: RangeScores | None
     """The scores over the last half of the events since the first mask, if there was one."""
 
@@ -207,15 +219,24 @@ class RunView:
         few = [one for one in sizes if len(history.tables[one]) <= MAX_WINDOWS]
         size = size or (few or [*sizes, 0])[0]
         if size not in sizes:
-            known = ", ".join(f"{one:,}" for one in sizes) or "none"
+            there = ", ".join(f"{one:,}" for one in sizes) or "none"
             raise ValueError(
-                f"no whole window of {size:,} events to draw; sizes there are: {known}"
+                f"no whole window of {size:,} events to draw; sizes there are: {there}"
             )
         table = history.tables[size]
         found = [one for one in history.models if np.isfinite(table.column(f"{one.name}.ce")).any()]
         alarms = {e.message.count for e in history.happened if isinstance(e.message, Alarm)}
+        marks = [
+            *((one.verdict, one.count) for one in history.verdicts if not history.superseded(one)),
+            *(("rollback", one.rollback.count) for one in history.rollbacks if one.rollback),
+            *(("alarm", count) for count in sorted(alarms)),
+        ]
+        marks = [(what, at) for what, at in marks if what in _MARKS and at <= table.ends[-1]]
         half = None if history.start is None else history.whole_and_last_half()[1]
-        return cls(history, size, table, found, sorted(alarms), half)
+        models = half.models if half else {}
+        lost = {name: one.get("relative_ce") for name, one in models.items()}
+        known = {name: mean for name, mean in lost.items() if mean is not None}
+        return cls(history, size, table, found, marks, known, half)
 
     @property
     def end(self) -> int:
@@ -226,11 +247,6 @@ class RunView:
     def others(self) -> list[ModelSpec]:
         """The models that are compared with the root."""
         return [model for model in self.models if model.role != "root"]
-
-    def lost(self, model: ModelSpec) -> float | None:
-        """Return what a model has lost to the root over the last half."""
-        models = self.last_half.models if self.last_half else {}
-        return models.get(model.name, {}).get("relative_ce")
 
 
 def save(
@@ -276,305 +292,210 @@ def draw(
     with style.context(["default", palette.settings, letters]):
         figure = Figure(figsize=(paper.width, paper.height))
         FigureCanvasAgg(figure)
-        _compose(figure, view, palette)
+        _Drawing(figure, view, palette).compose()
         drawn = BytesIO()
         about = {"Date": None, "Creator": "resprout"} if suffix == "svg" else {}
         figure.savefig(drawn, format=suffix, dpi=paper.dpi, metadata=about)
     return _with_title(drawn.getvalue(), view) if suffix == "svg" else drawn.getvalue()
 
 
-def _compose(figure: Figure, view: RunView, palette: Palette) -> None:
-    """Put the panels on the figure: one where the root runs alone, else two."""
-    others = view.others
-    ratios = [3, 2] if others else [1]
-    width, height = figure.get_size_inches()
-    key = _rows(_entries(view), width)
-    bottom = _BOTTOM + _ROW * max(len(key) - 1, 0)
-    grid = figure.add_gridspec(
-        len(ratios),
-        1,
-        height_ratios=ratios,
-        hspace=2 * _BETWEEN / (height - _TOP - bottom - _BETWEEN),
-        left=_LEFT / width,
-        right=1 - _RIGHT / width,
-        top=1 - _TOP / height,
-        bottom=bottom / height,
-    )
-    top = figure.add_subplot(grid[0])
-    panels = [top, figure.add_subplot(grid[1], sharex=top)] if others else [top]
-    for panel in panels:
-        _background(panel, view, palette)
-    _entropies(top, view, palette)
-    if others:
-        top.tick_params(labelbottom=False)
-        _relatives(panels[1], view, palette)
-    _events_axis(panels[-1], view)
-    _marks(panels, view, palette)
-    _key(figure, key, palette)
+class _Drawing:
+    """Puts the panels and the key on a figure."""
 
+    def __init__(self, figure: Figure, view: RunView, palette: Palette) -> None:
+        self.figure, self.view, self.palette = figure, view, palette
+        self.width, self.height = map(float, figure.get_size_inches())
+        self.middles = np.asarray(view.table.ends - view.size / 2)
 
-def _background(panel: Axes, view: RunView, palette: Palette) -> None:
-    """Draw what is under the lines: a grid and the ranges of true drift."""
-    panel.set_axisbelow(True)
-    panel.grid(axis="y", color=palette.faint, linewidth=0.8)
-    panel.tick_params(length=0, pad=5)
-    panel.spines["left"].set_visible(False)
-    for band in view.history.bands:
-        panel.axvspan(
-            band.begin, band.end, facecolor="none", edgecolor=palette.hatch, hatch="///", lw=0
+    def compose(self) -> None:
+        """Draw one panel where the root runs alone, else two."""
+        others = self.view.others
+        ratios = [3, 2] if others else [1]
+        key = self.key()
+        bottom = _BOTTOM + _ROW * max(len(key) - 1, 0)
+        grid = self.figure.add_gridspec(
+            len(ratios),
+            1,
+            height_ratios=ratios,
+            hspace=2 * _BETWEEN / (self.height - _TOP - bottom - _BETWEEN),
+            left=_LEFT / self.width,
+            right=1 - _RIGHT / self.width,
+            top=1 - _TOP / self.height,
+            bottom=bottom / self.height,
         )
+        top = self.figure.add_subplot(grid[0])
+        panels = [top, self.figure.add_subplot(grid[1], sharex=top)] if others else [top]
+        for panel in panels:
+            panel.set_axisbelow(True)
+            panel.grid(axis="y", color=self.palette.faint, linewidth=0.8)
+            panel.tick_params(length=0, pad=5)
+            panel.spines["left"].set_visible(False)
+            for band in self.view.history.bands:
+                span = panel.axvspan(band.begin, band.end, facecolor="none", hatch="///", lw=0)
+                span.set_edgecolor(self.palette.hatch)
+        self.entropies(top)
+        if others:
+            top.tick_params(labelbottom=False)
+            self.relatives(panels[1])
+        self.events_axis(panels[-1])
+        self.marks(panels)
+        self.draw_key(key)
 
+    def entropies(self, panel: Axes) -> None:
+        """Draw the normalised entropy of each model."""
+        lines = [(one, self.view.table.column(f"{one.name}.ne")) for one in self.view.models]
+        self.lines(panel, lines)
+        # In the first tenth of the stream the learning curve may leave the panel.
+        learned = self.middles >= 0.1 * self.view.end
+        self.limits(panel, np.concatenate([line[learned] for _, line in lines]))
+        more = "lower is better, 1 = no better than the click rate"
+        self.title(panel, "Normalised entropy", more)
+        low, high = panel.get_ylim()
+        if low < 1 < high:
+            panel.axhline(1, color=self.palette.muted, linewidth=0.8)
+        self.end_labels(panel, [(model, line, model.label) for model, line in lines])
 
-def _entropies(panel: Axes, view: RunView, palette: Palette) -> None:
-    """Draw the normalised entropy of each model."""
-    lines = [(model, view.table.column(f"{model.name}.ne")) for model in view.models]
-    _lines(panel, view, lines, palette)
-    learned = _middles(view) >= _LEARNED * view.end
-    _limits(panel, np.concatenate([line[learned] for _, line in lines]))
-    _title(panel, "Normalised entropy", "lower is better, 1 = no better than the click rate")
-    low, high = panel.get_ylim()
-    if low < 1 < high:
-        panel.axhline(1, color=palette.muted, linewidth=0.8)
-    _end_labels(panel, [(model, line, model.label) for model, line in lines], palette)
+    def relatives(self, panel: Axes) -> None:
+        """Draw what each model loses to the root, in percent."""
+        view = self.view
+        root, table = view.history.root, view.table
+        lines = [(one, 100 * table.column(f"{one.name}.relative_ce")) for one in view.others]
+        panel.axhline(0, color=self.palette.of(root), linewidth=1.7)
+        self.lines(panel, lines)
+        # So many percent are shown at least, so that noise does not fill the panel.
+        self.limits(panel, np.concatenate([*(line for _, line in lines), (-0.05, 0.45)]))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g} %" if y else "0 %"))
+        size = f"{view.size:,}".replace(",", " ")
+        more = f"on the same events, windows of {size} events"
+        self.title(panel, f"Cross entropy relative to {root.label}", more)
+        labels = [(root, np.zeros(1), root.label)]
+        for one, line in lines:
+            lost = f"  {100 * view.lost[one.name]:+.2f} %*" if one.name in view.lost else ""
+            labels.append((one, line, f"{one.label}{lost}"))
+        self.end_labels(panel, labels)
 
+    def lines(self, panel: Axes, lines: Sequence[tuple[ModelSpec, Floats]]) -> None:
+        """Draw one line a model."""
+        for model, line in lines:
+            look: dict[str, Any] = {
+                "linestyle": (0, model.dash) if model.dash else "solid",
+                "marker": "o" if np.isfinite(line).sum() == 1 else "none",
+            }
+            panel.plot(self.middles, line, color=self.palette.of(model), markersize=4, **look)
 
-def _relatives(panel: Axes, view: RunView, palette: Palette) -> None:
-    """Draw what each model loses to the root, in percent."""
-    root, table = view.history.root, view.table
-    lines = [(one, 100 * table.column(f"{one.name}.relative_ce")) for one in view.others]
-    panel.axhline(0, color=palette.of(root), linewidth=1.7)
-    _lines(panel, view, lines, palette)
-    _limits(panel, np.concatenate([*(line for _, line in lines), _AT_LEAST]))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g} %" if y else "0 %"))
-    last = f"windows of {view.size:,} events".replace(",", " ")
-    _title(panel, f"Cross entropy relative to {root.label}", f"on the same events, {last}")
-    labels = [(root, np.zeros(1), root.label)]
-    for model, line in lines:
-        mean = view.lost(model)
-        figure = "" if mean is None else f"  {100 * mean:+.2f} %*"
-        labels.append((model, line, f"{model.label}{figure}"))
-    _end_labels(panel, labels, palette)
+    def limits(self, panel: Axes, seen: Floats) -> None:
+        """Fit the panel around what is to be seen; NaN is not."""
+        seen = seen[np.isfinite(seen)]
+        low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
+        pad = 0.09 * (high - low) or 0.01
+        panel.set_ylim(low - pad, high + pad)
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
+    def title(self, panel: Axes, title: str, more: str) -> None:
+        """Write what a panel shows above its left corner, and more of it where there is room."""
+        bold: dict[str, Any] = {"fontsize": 10.5, "fontweight": "bold"}
+        over = self.above(panel, 11)
+        text = panel.text(0, over, title, transform=panel.transAxes, **bold)
+        # A letter of the title takes 0.084 inches.
+        if _LEFT + len(title) * 0.084 + len(more) * _LETTER <= self.width:
+            small: dict[str, Any] = {"va": "bottom", "fontsize": 9, "color": self.palette.muted}
+            place: dict[str, Any] = {"xytext": (8, 0.7), "textcoords": "offset points"}
+            panel.annotate(more, (1, 0), xycoords=text, **place, **small)
 
-def _lines(
-    panel: Axes, view: RunView, lines: Sequence[tuple[ModelSpec, Floats]], palette: Palette
-) -> None:
-    """Draw one line a model."""
-    for model, line in lines:
-        dashed = (0, model.dash) if model.dash else "solid"
-        marker = "o" if np.isfinite(line).sum() == 1 else "none"
-        colour = palette.of(model)
-        panel.plot(
-            _middles(view), line, color=colour, linestyle=dashed, marker=marker, markersize=4
+    def end_labels(self, panel: Axes, lines: Sequence[tuple[ModelSpec, Floats, str]]) -> None:
+        """Write each line's name where it ends, moved apart where two end close to each other."""
+        low, high = panel.get_ylim()
+        ends = [
+            (model, (float(line[np.isfinite(line)][-1]) - low) / (high - low), text)
+            for model, line, text in lines
+            if np.isfinite(line).any()
+        ]
+        heights = label_layout([end for _, end, _ in ends], self.above(panel, 14) - 1)
+        look: dict[str, Any] = {"va": "center", "fontweight": "bold"}
+        for (model, _, text), height in zip(ends, heights, strict=True):
+            colour = self.palette.of(model)
+            panel.text(1.012, height, text, transform=panel.transAxes, color=colour, **look)
+
+    def above(self, panel: Axes, points: float) -> float:
+        """Return the height that many points above a panel, as a share of the panel's height."""
+        return 1 + points / 72 / (panel.get_position().height * self.height)
+
+    def events_axis(self, panel: Axes) -> None:
+        """Count events from 0, in thousands or millions."""
+        panel.set_xlim(0, self.view.end)
+        # Two labels are 0.8 inches apart at least.
+        labels = int(panel.get_position().width * self.width / 0.8)
+        panel.xaxis.set_major_locator(MaxNLocator(min(labels, 7), steps=[1, 2, 2.5, 5, 10]))
+        unit, letter = (1e6, "M") if self.view.end >= _MILLIONS else (1e3, "k")
+        panel.xaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x / unit:g} {letter}" if x else "0 events")
         )
+        panel.get_xticklabels()[0].set_horizontalalignment("left")
 
+    def marks(self, panels: Sequence[Axes]) -> None:
+        """Mark what happened; a line goes down where what serves became another."""
+        over = self.above(panels[0], 5)
+        look = {"transform": panels[0].get_xaxis_transform(), "clip_on": False}
+        for what, count in self.view.marks:
+            mark = _MARKS[what]
+            mark.draw(panels[0], count, over - mark.at_foot, self.palette.ink, **look)
+            if mark.fill == "full":
+                for panel in panels:
+                    panel.axvline(count, color=self.palette.muted, linewidth=0.7, zorder=1)
 
-def _limits(panel: Axes, seen: Floats) -> None:
-    """Fit the panel around what is to be seen; NaN is not."""
-    seen = seen[np.isfinite(seen)]
-    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
-    pad = 0.09 * (high - low) or 0.01
-    panel.set_ylim(low - pad, high + pad)
-    panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    def key(self) -> list[list[tuple[float, str, str]]]:
+        """Lay out the signs that there are to explain, in rows: inches from the left, sign, words.
 
+        A sign is the name of a mark, ``hatch`` or ``*``.
+        """
+        marked = {what for what, _ in self.view.marks}
+        entries = [(what, mark.words) for what, mark in _MARKS.items() if what in marked]
+        kinds = sorted({kind for band in self.view.history.bands for kind in band.drift})
+        if kinds:
+            entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
+        if self.view.last_half and self.view.others:
+            entries.append(("*", "over the last half since the first mask"))
+        rows: list[list[tuple[float, str, str]]] = []
+        x = self.width
+        for sign, words in entries:
+            taken = _SIGNS.get(sign, _MARKER) + _LETTER * len(words)
+            if x + taken > self.width:
+                rows.append([])
+                x = _LEFT
+            rows[-1].append((x, sign, words))
+            x += taken + _APART
+        return rows
 
-def _title(panel: Axes, title: str, more: str) -> None:
-    """Write what a panel shows above its left corner, and more of it where there is room."""
-    text = panel.text(
-        0, _above(panel, 11), title, transform=panel.transAxes, fontsize=10.5, fontweight="bold"
-    )
-    if _LEFT + len(title) * _BOLD + len(more) * _LETTER > _size(panel)[0]:
-        return
-    panel.annotate(
-        more,
-        (1, 0),
-        xycoords=text,
-        xytext=(8, 0.7),
-        textcoords="offset points",
-        va="bottom",
-        fontsize=9,
-        color=panel.xaxis.label.get_color(),
-    )
-
-
-def _end_labels(
-    panel: Axes, lines: Sequence[tuple[ModelSpec, Floats, str]], palette: Palette
-) -> None:
-    """Write each line's name where it ends, moved apart where two end close to each other."""
-    low, high = panel.get_ylim()
-    ends = [
-        (model, float(line[np.isfinite(line)][-1]), text)
-        for model, line, text in lines
-        if np.isfinite(line).any()
-    ]
-    gap = _above(panel, _GAP_POINTS) - 1
-    heights = label_layout([(end - low) / (high - low) for _, end, _ in ends], gap)
-    for (model, _, text), height in zip(ends, heights, strict=True):
-        panel.text(
-            1.012,
-            height,
-            text,
-            transform=panel.transAxes,
-            color=palette.of(model),
-            va="center",
-            fontweight="bold",
-        )
-
-
-def _above(panel: Axes, points: float) -> float:
-    """Return the height that many points above a panel, as a share of the panel's own height."""
-    return 1 + points / 72 / (panel.get_position().height * _size(panel)[1])
-
-
-def _size(panel: Axes) -> tuple[float, float]:
-    """Return the inches of the figure that a panel is on."""
-    figure = panel.get_figure(root=True)
-    width, height = figure.get_size_inches() if figure else (PAPER.width, PAPER.height)
-    return float(width), float(height)
-
-
-def _events_axis(panel: Axes, view: RunView) -> None:
-    """Count events from 0, in thousands or millions."""
-    panel.set_xlim(0, view.end)
-    labels = int(panel.get_position().width * _size(panel)[0] / _TICK)
-    panel.xaxis.set_major_locator(MaxNLocator(min(labels, 7), steps=[1, 2, 2.5, 5, 10]))
-    unit, letter = (1e6, "M") if view.end >= _MILLIONS else (1e3, "k")
-    panel.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x / unit:g} {letter}" if x else "0 events")
-    )
-    panel.get_xticklabels()[0].set_horizontalalignment("left")
-
-
-def _marks(panels: Sequence[Axes], view: RunView, palette: Palette) -> None:
-    """Mark where a rebuild ended: full where its mask took over, hollow where it was rejected.
-
-    A rollback is marked where it took effect, pointing back; an alarm where it was raised.
-    """
-    over = _above(panels[0], 5)
-    marks = [(count, "v", _FILLS[outcome], over) for count, outcome in _ended(view)]
-    marks += [(count, _BACK, "full", over) for count in _rolled_back(view)]
-    # At the foot: an alarm may be raised where a mask takes over.
-    marks += [(count, _ALARM, "none", over - 1) for count in view.alarms if count <= view.end]
-    for count, marker, fill, height in marks:
-        panels[0].plot(
-            [count],
-            [height],
-            marker=marker,
-            markersize=_SIZES.get(marker, _SIZE),
-            color=palette.ink,
-            fillstyle=fill,
-            transform=panels[0].get_xaxis_transform(),
-            clip_on=False,
-        )
-        if fill == "full":
-            for panel in panels:
-                panel.axvline(count, color=palette.muted, linewidth=0.7, zorder=1)
-
-
-def _ended(view: RunView) -> list[tuple[int, str]]:
-    """Return where rebuilds were promoted or rejected; those superseded by a rollback were not."""
-    return [
-        (one.count, one.verdict)
-        for one in view.history.verdicts
-        if one.verdict in _FILLS and one.count <= view.end and not view.history.superseded(one)
-    ]
-
-
-def _rolled_back(view: RunView) -> list[int]:
-    """Return where rollbacks took effect."""
-    found = (one.rollback.count for one in view.history.rollbacks if one.rollback)
-    return [count for count in found if count <= view.end]
-
-
-def _entries(view: RunView) -> list[tuple[str, str]]:
-    """Return the signs that there are to explain, and the words for each."""
-    shown = {outcome for _, outcome in _ended(view)}
-    kinds = sorted({kind for band in view.history.bands for kind in band.drift})
-    entries: list[tuple[str, str]] = []
-    if "promoted" in shown:
-        entries.append(("full", "new mask takes over"))
-    if "rejected" in shown:
-        entries.append(("none", "candidate rejected"))
-    if _rolled_back(view):
-        entries.append((_BACK, "rollback"))
-    if view.alarms and view.alarms[0] <= view.end:
-        entries.append((_ALARM, "alarm"))
-    if kinds:
-        entries.append(("hatch", f"true drift: {', '.join(kinds)}"))
-    if view.last_half and view.others:
-        entries.append(("*", "over the last half since the first mask"))
-    return entries
-
-
-_SIGNS: Final = {"hatch": 0.267, "*": 0.11}
-"""Inches that a sign takes; the others are markers."""
-_MARKER: Final = 0.166
-_APART: Final = 0.276
-"""Inches between two entries of the key."""
-
-
-def _rows(entries: Sequence[tuple[str, str]], width: float) -> list[list[tuple[str, str]]]:
-    """Break the key into rows that fit into so many inches."""
-    rows: list[list[tuple[str, str]]] = []
-    x = width
-    for entry in entries:
-        taken = _taken(entry)
-        if x + taken > width:
-            rows.append([])
-            x = _LEFT
-        rows[-1].append(entry)
-        x += taken + _APART
-    return rows
-
-
-def _taken(entry: tuple[str, str]) -> float:
-    """Return the inches that an entry of the key takes."""
-    sign, words = entry
-    return _SIGNS.get(sign, _MARKER) + _LETTER * len(words)
-
-
-def _key(figure: Figure, rows: Sequence[Sequence[tuple[str, str]]], palette: Palette) -> None:
-    """Explain the marks that there are, below the panels."""
-    width, height = figure.get_size_inches()
-    tall = 0.312 + _ROW * max(len(rows) - 1, 0)
-    axes = figure.add_axes((0.0, 0.052 / height, 1.0, tall / height))
-    axes.set(xlim=(0, width), ylim=(0, tall))
-    axes.axis("off")
-    for number, row in enumerate(rows):
-        x = _LEFT
-        for entry in row:
-            _entry(axes, (x, tall - 0.156 - _ROW * number), entry, palette)
-            x += _taken(entry) + _APART
-
-
-def _entry(axes: Axes, at: tuple[float, float], entry: tuple[str, str], palette: Palette) -> None:
-    """Draw one sign and its words at a place, in inches."""
-    (x, y), (sign, words) = at, entry
-    if sign == "hatch":
-        box = Rectangle((x, y - 0.062), 0.202, 0.125, hatch="/////", fill=False, linewidth=0)
-        box.set_edgecolor(palette.hatch)
-        axes.add_patch(box)
-    elif sign == "*":
-        axes.text(x, y, "*", va="center", fontsize=9, color=palette.muted)
-    else:
-        marker, fill = {_BACK: (_BACK, "full"), _ALARM: (_ALARM, "none")}.get(sign, ("v", sign))
-        size = _SIZES.get(marker, _SIZE)
-        axes.plot([x + 0.046], [y], marker, markersize=size, color=palette.ink, fillstyle=fill)
-    words_at = x + _SIGNS.get(sign, _MARKER)
-    axes.text(words_at, y - 0.006, words, va="center", fontsize=8.5, color=palette.muted)
-
-
-def _middles(view: RunView) -> Floats:
-    return np.asarray(view.table.ends - view.size / 2)
+    def draw_key(self, rows: Sequence[Sequence[tuple[float, str, str]]]) -> None:
+        """Draw the key below the panels."""
+        tall = 0.312 + _ROW * max(len(rows) - 1, 0)
+        axes = self.figure.add_axes((0.0, 0.052 / self.height, 1.0, tall / self.height))
+        axes.set(xlim=(0, self.width), ylim=(0, tall))
+        axes.axis("off")
+        muted: dict[str, Any] = {"va": "center", "color": self.palette.muted}
+        for number, row in enumerate(rows):
+            y = tall - 0.156 - _ROW * number
+            for x, sign, words in row:
+                if sign == "hatch":
+                    look: dict[str, Any] = {"hatch": "/////", "fill": False, "linewidth": 0}
+                    box = Rectangle((x, y - 0.062), 0.202, 0.125, **look)
+                    box.set_edgecolor(self.palette.hatch)
+                    axes.add_patch(box)
+                elif sign == "*":
+                    axes.text(x, y, "*", fontsize=9, **muted)
+                else:
+                    _MARKS[sign].draw(axes, x + 0.046, y, self.palette.ink, linestyle="none")
+                words_at = x + _SIGNS.get(sign, _MARKER)
+                axes.text(words_at, y - 0.006, words, fontsize=8.5, **muted)
 
 
 def _with_title(svg: bytes, view: RunView) -> bytes:
     """Name the picture for those who hear it, and let it use the reader's own font."""
     root = view.history.root.label
     lost = [
-        f"{model.label} {100 * mean:+.2f} % against {root} over the last half"
+        f"{model.label} {100 * view.lost[model.name]:+.2f} % against {root} over the last half"
         for model in view.others
-        if (mean := view.lost(model)) is not None
+        if model.name in view.lost
     ]
     heard = f"Normalised entropy over {view.end:,} events; {'; '.join(lost) or f'{root} alone'}"
     text = svg.decode().replace(f"'{FONT}'", _FONTS)

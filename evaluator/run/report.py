@@ -72,17 +72,22 @@ def report(history: RunHistory, about: About) -> bytes:
     about
         What they do not say.
     """
-    page = (
-        _environment()
-        .from_string((files("evaluator.run") / "report.html").read_text("utf-8"))
-        .render(
-            about=about,
-            palettes={theme: p.hues(history.specs) for theme, p in PALETTES.items()},
-            accent=history.root.name if history.root.colour else "ink",
-            root=history.root.label,
-            picture=inline(draw(history), "run", history.specs) if history.sizes else None,
-            sections=tuple(_sections(RunTables.of(history), about)),
-        )
+    # Whatever comes from outside is escaped: names of features, values of events, words of people.
+    environment = Environment(
+        autoescape=True,
+        finalize=lambda one: one.translate(_CONTROL) if isinstance(one, str) else one,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = (files("evaluator.run") / "report.html").read_text("utf-8")
+    page = environment.from_string(template).render(
+        about=about,
+        palettes={theme: p.hues(history.specs) for theme, p in PALETTES.items()},
+        accent=history.root.name if history.root.colour else "ink",
+        root=history.root.label,
+        picture=inline(draw(history), "run", history.specs) if history.sizes else None,
+        sections=tuple(_sections(RunTables.of(history), about)),
     )
     return page.encode()
 
@@ -129,19 +134,3 @@ def inline(svg: bytes, name: str, models: Sequence[ModelSpec]) -> str:
     text = _TAG.sub(of_page, _OUTSIDE.sub("", svg.decode())).strip()
     text = text.replace("<title>", f'<title id="{name}-title">', 1)
     return text.replace("<svg ", f'<svg role="img" aria-labelledby="{name}-title" ', 1)
-
-
-def _environment() -> Environment:
-    """Escape whatever comes from outside: names of features, values of events, words of people."""
-    return Environment(
-        autoescape=True,
-        finalize=_printable,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _printable(value: object) -> object:
-    """Replace what HTML may not hold."""
-    return value.translate(_CONTROL) if isinstance(value, str) else value

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from evaluator.metrics import Metric, installed
-from evaluator.run.history import Event, FeatureShift, InvalidEvents, RunHistory, WindowRow, figures
+from evaluator.run.history import Event, RunHistory, WindowRow, figures
 from stream import find_model
 from stream.messages import (
     Alarm,
@@ -18,7 +19,6 @@ from stream.messages import (
     DeadLetters,
     Decision,
     Interval,
-    Layer,
     RebuildPlan,
     Scores,
     Segment,
@@ -33,9 +33,6 @@ T = TypeVar("T")
 _REASONS: Final = {"first": "first mask"}
 _LONG: Final = 32
 """Letters of a cell that is broken into lines."""
-_INTERVAL: Final = "95 % interval"
-_MS: Final = 1_000
-_MINUTE: Final = 60
 
 
 class TimelineEntry(BaseModel):
@@ -59,7 +56,7 @@ def timeline(history: RunHistory) -> list[TimelineEntry]:
     """List what happened, in the order of the counts: rebuilds, rollbacks, alarms, dead letters."""
     found = [
         *_rebuilds(history),
-        *filter(None, (_answer(event.message) for event in history.happened)),
+        *_answers(history),
         *_alarms(history),
         *map(_letters, history.letters),
     ]
@@ -70,31 +67,25 @@ def _rebuilds(history: RunHistory) -> Iterator[TimelineEntry]:
     """Yield the rebuilds, ended ones by their verdicts."""
     opened: dict[int, tuple[RebuildPlan, Event]] = {}
     for event in history.happened:
-        plan = event.message.rebuild if isinstance(event.message, Decision) else None
-        if plan:
-            opened[plan.number] = plan, event
+        if isinstance(event.message, Decision) and event.message.rebuild:
+            opened[event.message.rebuild.number] = event.message.rebuild, event
     for event in history.happened:
-        if isinstance(event.message, Verdict):
-            _, begun = opened.pop(event.message.rebuild.number, (None, None))
-            yield _ended(event.message, begun, event, history)
+        if not isinstance(event.message, Verdict):
+            continue
+        verdict, plan = event.message, event.message.rebuild
+        _, begun = opened.pop(plan.number, (None, None))
+        outcome = "superseded" if history.superseded(verdict) else str(verdict.verdict)
+        said = [plan.cause, verdict.reason]
+        if verdict.verdict != "unfinished":
+            said.append(f"took {plan.end - plan.decided:,} events{_took(begun, event)}")
+        if verdict.verdict == "promoted":
+            said += [f"version {verdict.version} from {verdict.count + 1:,} on"]
+            said += [_effect(verdict, history), f"{verdict.cost_events:,} events of pruning"]
+        title = f"{_name(plan)} {outcome}"
+        yield _entry("rebuild", outcome, plan.decided, verdict.count, title, *said)
     for plan, _ in opened.values():
         title = f"{_name(plan)} under way until {plan.end:,}"
-        yield _entry("rebuild", "open", (plan.decided, plan.decided), title, plan.cause)
-
-
-def _ended(
-    verdict: Verdict, begun: Event | None, ended: Event, history: RunHistory
-) -> TimelineEntry:
-    plan = verdict.rebuild
-    outcome = "superseded" if history.superseded(verdict) else str(verdict.verdict)
-    said = [plan.cause, verdict.reason]
-    if verdict.verdict != "unfinished":
-        said.append(f"took {plan.end - plan.decided:,} events{_took(begun, ended)}")
-    if verdict.verdict == "promoted":
-        said += [f"version {verdict.version} from {verdict.count + 1:,} on"]
-        said += [_effect(verdict, history), f"{verdict.cost_events:,} events of pruning"]
-    between = (plan.decided, verdict.count)
-    return _entry("rebuild", outcome, between, f"{_name(plan)} {outcome}", *said)
+        yield _entry("rebuild", "open", plan.decided, plan.decided, title, plan.cause)
 
 
 def _took(begun: Event | None, ended: Event) -> str:
@@ -106,10 +97,10 @@ def _took(begun: Event | None, ended: Event) -> str:
     """
     if begun is None or begun.time_ms is None or ended.time_ms is None:
         return ""
-    milliseconds = ended.time_ms - begun.time_ms
-    minutes, seconds = divmod(round(milliseconds / _MS), _MINUTE)
+    took = (ended.time_ms - begun.time_ms) / 1_000
+    minutes, seconds = divmod(round(took), 60)
     text = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return f", about {text}" if milliseconds >= _MS else ""
+    return f", about {text}" if took >= 1 else ""
 
 
 def _effect(verdict: Verdict, history: RunHistory) -> str:
@@ -130,19 +121,19 @@ def _effect(verdict: Verdict, history: RunHistory) -> str:
     return f"CE against {history.root.label} {was}{100 * after:+.2f} % after"
 
 
-def _answer(message: Decision | Verdict | Alarm) -> TimelineEntry | None:
-    """List a decision that answers a person, except for the rebuild that may come of it."""
-    if not isinstance(message, Decision):
-        return None
-    reason, back = message.request.reason if message.request else "", message.rollback
-    if back is not None:
-        between = (message.count, back.count)
-        title = f"rolled back to version {back.to_version}"
-        return _entry("rollback", "rollback", between, title, f"now version {back.version}", reason)
-    if message.declined is None:
-        return None
-    at = (message.count, message.count)
-    return _entry("declined", "declined", at, "request declined", message.declined, reason)
+def _answers(history: RunHistory) -> Iterator[TimelineEntry]:
+    """Yield the decisions that answer a person, except for the rebuilds that may come of them."""
+    for event in history.happened:
+        if not isinstance(event.message, Decision):
+            continue
+        one, back = event.message, event.message.rollback
+        reason = one.request.reason if one.request else ""
+        if back is not None:
+            title, now = f"rolled back to version {back.to_version}", f"now version {back.version}"
+            yield _entry("rollback", "rollback", one.count, back.count, title, now, reason)
+        elif one.declined is not None:
+            said = ("request declined", one.declined, reason)
+            yield _entry("declined", "declined", one.count, one.count, *said)
 
 
 def _alarms(history: RunHistory) -> Iterator[TimelineEntry]:
@@ -160,32 +151,28 @@ def _alarms(history: RunHistory) -> Iterator[TimelineEntry]:
     for (count, detector), same in found.items():
         features = [one.feature for one in same if one.feature]
         title = f"{titles[detector]}{': ' if features else ''}{', '.join(features)}"
-        between = (min(one.since for one in same), count)
-        yield _entry("alarm", detector, between, title, *(one.reason for one in same))
+        begin = min(one.since for one in same)
+        yield _entry("alarm", detector, begin, count, title, *(one.reason for one in same))
 
 
 def _letters(letters: DeadLetters) -> TimelineEntry:
     """List a range with events that did not validate."""
-    number = sum(letters.reasons.values())
+    begin, count, number = letters.begin, letters.count, sum(letters.reasons.values())
     ranked = sorted(letters.reasons.items(), key=lambda item: (-item[1], item[0]))
     title = f"{number:,} dead letter{'s' if number > 1 else ''}"
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in ranked)
-    where = f"in the events {letters.begin + 1:,} to {letters.count:,}"
-    if letters.begin == letters.count:
-        where = f"after event {letters.count:,}"
-    return _entry(
-        "dead_letters", "dead_letters", (letters.begin, letters.count), title, reasons, where
+    reasons = ", ".join(f"{reason} {times:,}" for reason, times in ranked)
+    where = (
+        f"in the events {begin + 1:,} to {count:,}" if count > begin else f"after event {count:,}"
     )
+    return _entry("dead_letters", "dead_letters", begin, count, title, reasons, where)
 
 
 def _entry(
-    kind: Kind, outcome: str, between: tuple[int, int], title: str, *parts: str
+    kind: Kind, outcome: str, begin: int, count: int, title: str, *parts: str
 ) -> TimelineEntry:
-    begin, count = between
     text = "; ".join(part.rstrip(".") for part in parts if part)
-    return TimelineEntry(
-        kind=kind, outcome=outcome, begin=begin, count=count, title=title, text=text
-    )
+    said = {"outcome": outcome, "begin": begin, "count": count, "title": title, "text": text}
+    return TimelineEntry.model_validate({"kind": kind, **said})
 
 
 def _name(plan: RebuildPlan) -> str:
@@ -271,18 +258,18 @@ class RunTables:
     def _header(self) -> tuple[str, ...]:
         """The heads of the columns of one model: each metric, and its interval."""
         root = self.history.root.label
-        return tuple(
-            head for one in self.metrics for head in (one.label.format(root=root), _INTERVAL)
-        )
+        heads = ((one.label.format(root=root), "95 % interval") for one in self.metrics)
+        return tuple(chain.from_iterable(heads))
 
     def _cells(self, known: Mapping[str, float], model: str) -> tuple[str, ...]:
         """Write the metrics of a model, an empty cell for each that is not known."""
         cells: list[str] = []
         for metric in self.metrics:
             name = f"{model}.{metric.name}"
-            low, high = known.get(f"{name}.low"), known.get(f"{name}.high")
             cells.append(metric.write(known.get(name), known.get(f"{name}.error")))
-            cells.append("" if low is None or high is None else _bounds(low, high, metric.format))
+            cells.append(
+                _bounds(known.get(f"{name}.low"), known.get(f"{name}.high"), metric.format)
+            )
         return tuple(cells)
 
     def scores(self) -> Iterator[TextTable]:
@@ -296,18 +283,13 @@ class RunTables:
         """Yield the scores by segment over the longest range on which all models are compared."""
         lifetimes = [one for one in self.history.lifetimes.values() if one.segments]
         last = max(lifetimes, key=lambda one: one.begin, default=None)
-        segments = last.segments if last else ()
-        for feature in dict.fromkeys(segment.feature for segment in segments):
-            rows = tuple(
-                row
-                for one in segments
-                if one.feature == feature
-                for row in self._by_model(
-                    one, (one.value, f"{one.events:,}", _share(one.click_rate))
-                )
-            )
+        by_feature: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for one in last.segments if last else ():
+            before = (one.value, f"{one.events:,}", _share(one.click_rate))
+            by_feature[one.feature] += self._by_model(one, before)
+        for feature, rows in by_feature.items():
             header = (feature, "events", "click rate", "model", *self._header)
-            yield TextTable(f"By {feature}", header, rows).without_gaps()
+            yield TextTable(f"By {feature}", header, tuple(rows)).without_gaps()
 
     def _by_model(
         self, scores: Scores | Segment, before: tuple[str, ...]
@@ -321,12 +303,8 @@ class RunTables:
 
     def happenings(self) -> TextTable:
         """List in words what happened: rebuilds with cause and effect, rollbacks, alarms."""
-        columns: dict[str, Callable[[TimelineEntry], str]] = {
-            "at event": lambda one: f"{one.count:,}",
-            "what": lambda one: one.title,
-            "cause and effect": lambda one: one.text,
-        }
-        return TextTable.of("In the order of events", timeline(self.history), columns)
+        rows = tuple((f"{one.count:,}", one.title, one.text) for one in timeline(self.history))
+        return TextTable("In the order of events", ("at event", "what", "cause and effect"), rows)
 
     def rebuilds(self) -> TextTable:
         """List every rebuild that ended, in figures."""
@@ -339,28 +317,32 @@ class RunTables:
             "verdict": lambda one: one.verdict,
             "version": lambda one: "" if one.version is None else str(one.version),
             "sparsity": lambda one: _share(one.sparsity),
-            "against the one in force": lambda one: (
-                _interval(one.judgement.relative, "+.2%") if one.judgement else ""
-            ),
-            "nats per event": lambda one: (
-                _interval(one.judgement.difference, "+.5f") if one.judgement else ""
-            ),
+            "against the one in force": lambda one: _against(one, "relative", "+.2%"),
+            "nats per event": lambda one: _against(one, "difference", "+.5f"),
             "cost in events": lambda one: f"{one.cost_events:,}",
         }
         return TextTable.of("Every rebuild", self.history.verdicts, columns).without_gaps()
 
     def requests(self) -> TextTable:
         """List what people asked for, and what was decided."""
-        decisions = (e.message for e in self.history.happened if isinstance(e.message, Decision))
-        columns: dict[str, Callable[[Decision], str]] = {
-            "decided at": lambda one: f"{one.count:,}",
-            "asked for": _asked,
-            "in their words": lambda one: one.request.reason if one.request else "",
-            "granted": _granted,
-            "in force from": lambda one: f"{one.rollback.count:,}" if one.rollback else "",
-        }
-        answers = [one for one in decisions if one.request or one.rollback]
-        return TextTable.of("What people asked for", answers, columns)
+        rows = []
+        for event in self.history.happened:
+            one = event.message
+            if not isinstance(one, Decision) or not (one.request or one.rollback):
+                continue
+            asked, back = one.request, one.rollback
+            version = f" to version {asked.version}" if asked and asked.version is not None else ""
+            granted = "yes" if one.declined is None else f"no: {one.declined}"
+            cells = (
+                f"{one.count:,}",
+                f"{asked.action if asked else 'rollback'}{version}",
+                asked.reason if asked else "",
+                f"as version {back.version}" if back else granted,
+                f"{back.count:,}" if back else "",
+            )
+            rows.append(cells)
+        header = ("decided at", "asked for", "in their words", "granted", "in force from")
+        return TextTable("What people asked for", header, tuple(rows))
 
     def alarms(self) -> TextTable:
         """List the alarms; they decide nothing."""
@@ -378,81 +360,69 @@ class RunTables:
 
     def stability(self) -> TextTable:
         """List for each feature how far it was at most from the window that it is compared with."""
-        columns: dict[str, Callable[[tuple[str, FeatureShift]], str]] = {
-            "feature": lambda one: one[0],
-            "largest": lambda one: f"{one[1].largest:.4f}",
-            "in the window that ends at": lambda one: f"{one[1].largest_end:,}",
-            "last": lambda one: f"{one[1].last:.4f}",
-        }
-        caption = "Population stability index of every feature"
-        return TextTable.of(caption, self.history.shifts.items(), columns)
+        rows = tuple(
+            (name, f"{one.largest:.4f}", f"{one.largest_end:,}", f"{one.last:.4f}")
+            for name, one in self.history.shifts.items()
+        )
+        header = ("feature", "largest", "in the window that ends at", "last")
+        return TextTable("Population stability index of every feature", header, rows)
 
     def masks(self) -> Iterator[TextTable]:
         """Yield sparsity and overlap: a row for each mask that took over, a column for a layer."""
         promoted = [one for one in self.history.verdicts if one.verdict == "promoted"]
         names = dict.fromkeys(name for verdict in promoted for name in verdict.layers)
-        kinds: dict[str, Callable[[Layer], float | None]] = {
-            "Sparsity: the share of a layer's weights that is removed": lambda one: one.sparsity,
-            "Overlap: the share of the kept weights that the mask before kept too": (
-                lambda one: one.overlap
-            ),
+        captions = {
+            "sparsity": "Sparsity: the share of a layer's weights that is removed",
+            "overlap": "Overlap: the share of the kept weights that the mask before kept too",
         }
-        for caption, of in kinds.items():
+        for kind, caption in captions.items():
             rows = []
             for one in promoted:
                 layers = (one.layers.get(name) for name in names)
-                shares = tuple(_share(of(layer) if layer else None) for layer in layers)
+                shares = [_share(getattr(layer, kind, None)) for layer in layers]
                 if any(shares):
                     rows.append((str(one.version), f"{one.count + 1:,}", *shares))
             yield TextTable(caption, ("version", "from event", *names), tuple(rows))
 
     def windows(self) -> Iterator[TextTable]:
         """Yield the windows of every size, one by one where they are not too many."""
-        for size, rows in self._rows():
-            if len(rows) <= MAX_ROWS:
-                yield self._windows(size, rows)
-
-    def left_out(self) -> tuple[str, ...]:
-        """Name the sizes of windows that are too many to be listed one by one."""
-        counts = {size: len(rows) for size, rows in self._rows()}
-        return tuple(f"{n:,} of {size:,} events" for size, n in counts.items() if n > MAX_ROWS)
-
-    def _rows(self) -> Iterator[tuple[int, list[WindowRow]]]:
-        for size in sorted(self.history.tables):
-            yield size, list(self.history.tables[size].rows())
-
-    def _windows(self, size: int, found: Sequence[WindowRow]) -> TextTable:
         header = ["window", "first event", "last event", "click rate", "true drift", "truth CE"]
         for model in self.history.models:
             header += [f"{model.label} {head}" for head in self._header]
-        rows = []
-        for row in found:
-            cells = [
-                f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
-                f"{row.begin + 1:,}",
-                f"{row.end:,}",
-                _share(row.figures.get("click_rate")),
-                ", ".join(row.drift),
-                _figure(row.figures.get("bayes_ce")),
-            ]
-            for model in self.history.models:
-                cells += self._cells(row.figures, model.name)
-            rows.append(tuple(cells))
-        caption = f"{len(rows):,} window{'s' if len(rows) != 1 else ''} of {size:,} events"
-        return TextTable(caption, tuple(header), tuple(rows)).without_gaps()
+        for size, table in sorted(self.history.tables.items()):
+            n = len(table.begins)
+            if n <= MAX_ROWS:
+                rows = tuple(self._window(size, row) for row in table.rows())
+                caption = f"{n:,} window{'s' if n != 1 else ''} of {size:,} events"
+                yield TextTable(caption, tuple(header), rows).without_gaps()
+
+    def _window(self, size: int, row: WindowRow) -> tuple[str, ...]:
+        cells = [
+            f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
+            f"{row.begin + 1:,}",
+            f"{row.end:,}",
+            _share(row.figures.get("click_rate")),
+            ", ".join(row.drift),
+            _figure(row.figures.get("bayes_ce")),
+        ]
+        for model in self.history.models:
+            cells += self._cells(row.figures, model.name)
+        return tuple(cells)
+
+    def left_out(self) -> tuple[str, ...]:
+        """Name the sizes of windows that are too many to be listed one by one."""
+        counts = {size: len(table.begins) for size, table in sorted(self.history.tables.items())}
+        return tuple(f"{n:,} of {size:,} events" for size, n in counts.items() if n > MAX_ROWS)
 
     def dead_letters(self) -> TextTable:
         """Count the events that did not validate, by reason, with the first of each."""
-        columns: dict[str, Callable[[InvalidEvents], str]] = {
-            "reason": lambda one: one.first.reason,
-            "events": lambda one: f"{one.count:,}",
-            "the first at": lambda one: place(one.first),
-            "what was wrong with it": lambda one: one.first.detail,
-        }
-        found = sorted(
-            self.history.invalid.values(), key=lambda one: (-one.count, one.first.reason)
+        found = self.history.invalid.values()
+        rows = tuple(
+            (one.first.reason, f"{one.count:,}", place(one.first), one.first.detail)
+            for one in sorted(found, key=lambda one: (-one.count, one.first.reason))
         )
-        return TextTable.of("Events that did not validate", found, columns)
+        header = ("reason", "events", "the first at", "what was wrong with it")
+        return TextTable("Events that did not validate", header, rows)
 
     def results(self, min_clicks: int) -> TextTable:
         """Return the table that a run closes with: the scores of all models on the same events."""
@@ -476,18 +446,6 @@ class RunTables:
         return TextTable(caption, header, tuple(rows))
 
 
-def _asked(decision: Decision) -> str:
-    asked = decision.request
-    version = "" if asked is None or asked.version is None else f" to version {asked.version}"
-    return f"{asked.action if asked else 'rollback'}{version}"
-
-
-def _granted(decision: Decision) -> str:
-    if decision.rollback:
-        return f"as version {decision.rollback.version}"
-    return "yes" if decision.declined is None else f"no: {decision.declined}"
-
-
 def place(letter: DeadLetter) -> str:
     """Say where an invalid event came from."""
     if letter.file is not None and letter.line is not None:
@@ -495,15 +453,16 @@ def place(letter: DeadLetter) -> str:
     return f"partition {letter.partition}, offset {letter.offset}, row {letter.row}"
 
 
-def _interval(found: Interval, how: str) -> str:
-    mean = f"{found.mean:{how}}"
-    if found.low is None or found.high is None:
-        return mean
-    return f"{mean} {_bounds(found.low, found.high, how)}"
+def _against(verdict: Verdict, what: Literal["relative", "difference"], how: str) -> str:
+    """Write what a candidate was judged to lose, and its interval."""
+    if verdict.judgement is None:
+        return ""
+    found: Interval = getattr(verdict.judgement, what)
+    return f"{found.mean:{how}} {_bounds(found.low, found.high, how)}".rstrip()
 
 
-def _bounds(low: float, high: float, how: str) -> str:
-    return f"[{low:{how}}, {high:{how}}]"
+def _bounds(low: float | None, high: float | None, how: str) -> str:
+    return "" if low is None or high is None else f"[{low:{how}}, {high:{how}}]"
 
 
 def _figure(value: float | None) -> str:

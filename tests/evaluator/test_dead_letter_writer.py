@@ -10,11 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evaluator.publishing import DeadLetterWriter, IdempotentWriter
-from evaluator.worker import load, save
+from evaluator.worker import DeadLetterWriter, IdempotentWriter, load, save
 from stream import topics
 from stream.batch import Reason
 from stream.codec import Invalid
@@ -178,6 +177,7 @@ ACT = (
 
 @settings(max_examples=25, deadline=None)
 @given(acts=st.lists(ACT, max_size=25))
+@example(acts=[("bad", 1), ("step", 0), ("kill", 0), ("close", 0)])
 def test_whenever_events_come_and_it_is_killed_letters_and_counts_are_the_same(
     acts: list[Act],
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.publishing import IdempotentWriter
+from evaluator.worker import IdempotentWriter
 from stream.follow import LogPosition, read_all
 from stream.log import LogIdentityError, LogLockedError
 from stream.log.local import LocalLogStore

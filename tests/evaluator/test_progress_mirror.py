@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.publishing import POLL_SECONDS, ProgressMirror
+from evaluator.worker import POLL_SECONDS, ProgressMirror
 from stream.codec import columnar_record, end_record
 from stream.follow import LogPosition
 from stream.log import LogIdentityError, Record

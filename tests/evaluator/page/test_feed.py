@@ -195,11 +195,11 @@ def test_who_looks_at_a_run_that_another_process_writes_is_let_go_at_its_end(
     async def look(write: Callable[[Message], None]) -> list[str]:
         feed = PageFeed(home.reader(WINDOWS), live=False)
         following = asyncio.create_task(feed.follow())
-        seen = []
+        seen: list[str] = []
         write(window(100, 0, {"dense": 0.4}))
         async for entry in feed.after(-1):
-            seen.append(entry.kind)
-            if entry.kind == "window":
+            seen.append(entry.message.kind)
+            if entry.message.kind == "window":
                 write(DONE[0])
         await feed.close()
         await following

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluator.metrics import METRICS
-from evaluator.page.feed import columns_of
+from evaluator.page.app import columns_of
 from evaluator.run.history import RunHistory, WindowTable
 from stream.messages import AnyMessage
 from stream.spec import MODELS
