@@ -16,9 +16,8 @@ from torch import nn
 
 from evaluator.run import RangeScores, RunHistory, place
 from resprout.folder import RunFolder
-from resprout.monitoring.health import Health, pages
 from resprout.monitoring.metrics import Known, Metrics
-from resprout.monitoring.page import Page
+from resprout.monitoring.page import Health, Page, pages
 from resprout.monitoring.progress import ProgressLogs, Watch
 from resprout.runner import Observe, Runner, one_thread_each
 from resprout.settings import EVALUATOR, Settings
