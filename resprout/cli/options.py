@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -21,7 +22,6 @@ from pydantic import ValidationError
 
 from learner import NonFiniteError, SnapshotError
 from pruner.masks import StoreError
-from resprout.monitoring.console import ProgressLine
 from resprout.settings import Layer, Loaded, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
 from stream import FeatureSchema, load_schema, make_source
@@ -59,14 +59,11 @@ class CommandRequest:
     resume: bool = False
     json: bool = False
     log_json: bool = False
-    _features: FeatureSchema | None = None
 
-    @property
+    @cached_property
     def features(self) -> FeatureSchema | None:
         """The schema, read once; None without a schema file."""
-        if self._features is None and self.schema is not None:
-            self._features = load_schema(self.schema)
-        return self._features
+        return load_schema(self.schema) if self.schema is not None else None
 
     def load(self, base: Layer | None = None) -> Loaded:
         """Read the settings from everywhere they may stand."""
@@ -113,24 +110,20 @@ def stored(*names: str, setting: str | None = None, **options: Any) -> Callable[
     """
 
     def store(context: click.Context, option: click.Parameter, value: Any) -> None:
-        request = context.find_object(CommandRequest)
-        if request is None or value is None:
-            return
-        if setting is not None:
-            request.arguments[setting] = value
-        else:
-            setattr(request, str(option.name), value)
+        if setting is not None and value is not None:
+            context.obj.arguments[setting] = value
+        elif value is not None:
+            setattr(context.obj, str(option.name), value)
 
     return click.option(*names, expose_value=False, callback=store, **options)
 
 
 def _set(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> None:
-    request = context.find_object(CommandRequest) or CommandRequest()
     for text in values:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", context, option)
-        request.arguments[name] = parsed(value)
+        context.obj.arguments[name] = parsed(value)
 
 
 def parsed(text: str) -> Any:
@@ -212,18 +205,6 @@ def usage() -> AbstractContextManager[None]:
 ROOMS = ("stream", "learner", "pruner", "evaluator", "resprout")
 
 
-class _Above(logging.Handler):
-    """Prints log messages above the progress line."""
-
-    def __init__(self, progress: ProgressLine) -> None:
-        super().__init__(logging.INFO)
-        self._progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        self._progress.message(self.format(record))
-
-
 class JsonLines(logging.Formatter):
     """Writes each message as one line of JSON: time, level, logger, message, and any exception."""
 
@@ -240,21 +221,9 @@ class JsonLines(logging.Formatter):
         return json.dumps(said)
 
 
-def logging_to(progress: ProgressLine) -> AbstractContextManager[None]:
-    """Show what our rooms log while a run goes on, above its progress."""
-    return _logging_by(_Above(progress))
-
-
-def logging_lines(*, as_json: bool) -> AbstractContextManager[None]:
-    """Show what our rooms log on standard error, a line each."""
-    handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(JsonLines() if as_json else plain)
-    return _logging_by(handler)
-
-
 @contextmanager
-def _logging_by(handler: logging.Handler) -> Iterator[None]:
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """Show what our rooms log."""
     loggers = [logging.getLogger(room) for room in ROOMS]
     for logger in loggers:
         logger.addHandler(handler)
@@ -264,6 +233,14 @@ def _logging_by(handler: logging.Handler) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+
+
+def logging_lines(*, as_json: bool) -> AbstractContextManager[None]:
+    """Show what our rooms log on standard error, a line each."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLines() if as_json else plain)
+    return logging_to(handler)
 
 
 @contextmanager

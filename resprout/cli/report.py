@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -18,9 +18,9 @@ from resprout.cli.inspect import RecordedRun
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder
 from resprout.run import Outcome, Result
-from resprout.settings import MODELS, SPARSE, with_defaults
+from resprout.settings import MODELS, SPARSE, tree, with_defaults
 from resprout.spec import decisive
-from stream import NumericFeature, open_logs
+from stream import CategoricalFeature, NumericFeature, open_logs
 
 HELP = """Write a run as one page of HTML: pictures, tables, ledger, configuration.
 
@@ -130,26 +130,25 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
 
 def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> TextTable:
     """List every setting that decides anything, beside the default where it is another."""
-    usual = dict(_flat(decisive(with_defaults({}))))
-    rows = []
-    for name, value in _flat(decisive(with_defaults(recorded))):
+
+    def texts(values: Mapping[str, Any]) -> dict[str, str]:
+        named = tree(decisive(with_defaults(values)))
+        leaves = {n: one for n, one in named if not one or not isinstance(one, Mapping)}
+        return {name: to_json(one).decode() for name, one in leaves.items()}
+
+    usual, rows = texts({}), []
+    for name, value in texts(recorded).items():
         default = usual.get(name, "")
         rows.append((name, value, "" if default == value else default, origins.get(name, "")))
     header = ("setting", "value", "default, where another", "set by")
     return TextTable(f"Configuration, as in {RECORD}", header, tuple(rows)).without_gaps()
 
 
-def _flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{at}{name}.")
-        else:
-            yield at + name, to_json(value).decode()
-
-
 def _features(recorded: RecordedRun) -> TextTable:
     schema, rows = recorded.schema, []
-    for one in (*schema.numeric, *schema.categorical):
+    features: tuple[NumericFeature | CategoricalFeature, ...]
+    features = (*schema.numeric, *schema.categorical)
+    for one in features:
         options = ", ".join(
             f"{name.replace('_', ' ')} {to_json(value).decode()}"
             for name, value in one.model_dump(exclude={"name"}).items()

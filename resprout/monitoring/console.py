@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -118,10 +119,10 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-class ProgressLine:
+class ProgressLine(logging.Handler):
     """Prints how a run goes: one line rewritten on a terminal, plain lines elsewhere.
 
-    It is called from the threads of all workers.
+    It is called from the threads of all workers, and prints log messages above the line.
 
     Parameters
     ----------
@@ -139,6 +140,7 @@ class ProgressLine:
         clock: Callable[[], float] = time.monotonic,
         window_events: int | None = None,
     ) -> None:
+        super().__init__(logging.INFO)
         self._out = out or sys.stderr
         self._clock = clock
         terminal = self._out.isatty()
@@ -166,6 +168,10 @@ class ProgressLine:
         """Print a line of its own, above the progress line."""
         with self._lock:
             self._write(f"{text}\n")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one log message."""
+        self.message(self.format(record))
 
     def finish(self) -> None:
         """Take the progress line away."""
