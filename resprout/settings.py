@@ -121,30 +121,25 @@ class Environment(EnvSettingsSource):
         return super().__call__()
 
 
-def _counted(settings: Settings) -> Iterator[tuple[str, int]]:
-    """Yield everything that is counted in events and falls between batches, by name."""
-    for section, keys in {
-        "learner": ("checkpoint_events", "snapshot_events", "publish_events"),
-        "pruner": (
-            "first_mask_events",
-            "rebuild_events",
-            "prune_events",
-            "judge_events",
-            "lead_events",
-            "checkpoint_events",
-        ),
-        "trigger": ("window_events", "cooldown_events"),
-        "evaluator": ("checkpoint_events",),
-    }.items():
-        for key in keys:
-            yield f"{section}.{key}", getattr(getattr(settings, section), key)
-    for size in settings.evaluator.windows:
-        yield "evaluator.windows", size
+_ANY_COUNT = (
+    "stream.",
+    "trigger.every_events",
+    "trigger.phase_events",
+    "evaluator.alarms.window_events",
+)
+"""How the names of settings begin that are counted in events, and need not fall between batches."""
 
 
 def _uneven(settings: Settings) -> Iterator[str]:
     batch = settings.stream.batch_events
-    for name, events in _counted(settings):
+    counted = [
+        (name, value)
+        for name, value in flat(settings)
+        if name.endswith("_events") and not name.startswith(_ANY_COUNT)
+    ]
+    for name, events in counted + [
+        ("evaluator.windows", one) for one in settings.evaluator.windows
+    ]:
         if events % batch:
             yield f"{name} = {events} is not a multiple of stream.batch_events = {batch}"
 
@@ -182,17 +177,14 @@ def _misfits(settings: Settings) -> Iterator[str]:
                 f"pruner.first_mask_events = {pruner.first_mask_events} is not a multiple of "
                 f"{name} = {step}"
             )
-    if pruner.prune_events + pruner.judge_events > pruner.rebuild_events:
-        yield (
-            f"pruner.prune_events + pruner.judge_events = "
-            f"{pruner.prune_events + pruner.judge_events} is more than "
-            f"pruner.rebuild_events = {pruner.rebuild_events}"
-        )
-    if pruner.lead_events > pruner.rebuild_events:
-        yield (
-            f"pruner.lead_events = {pruner.lead_events} is more than "
-            f"pruner.rebuild_events = {pruner.rebuild_events}"
-        )
+    for name, events in {
+        "pruner.prune_events + pruner.judge_events": pruner.prune_events + pruner.judge_events,
+        "pruner.lead_events": pruner.lead_events,
+    }.items():
+        if events > pruner.rebuild_events:
+            yield (
+                f"{name} = {events} is more than pruner.rebuild_events = {pruner.rebuild_events}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
