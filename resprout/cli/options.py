@@ -260,19 +260,13 @@ def stoppable(
         yield stop
 
 
-@contextmanager
-def leaving() -> Iterator[None]:
+def leaving() -> AbstractContextManager[None]:
     """Let Ctrl+C, or a polite kill, end at once what has not begun to work: exit code 0."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    with _on_signal(leave):
-        yield
+    return _on_signal(lambda number, frame: sys.exit(0))
 
 
 @contextmanager
-def _on_signal(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _on_signal(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, handler) for number in numbers}
     try:

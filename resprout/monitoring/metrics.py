@@ -215,7 +215,7 @@ class Known:
 class Metrics(Collector):
     """The metrics of one process; called with every step of its workers, as an observer.
 
-    Each value is changed by the thread of one worker, and read by any.
+    Each value is changed by the thread of one worker, lags by whoever reads them.
 
     Parameters
     ----------
