@@ -16,9 +16,8 @@ from torch import nn
 
 from evaluator.run import RangeScores, RunHistory, place
 from resprout.folder import RunFolder
-from resprout.monitoring.health import Health, pages
 from resprout.monitoring.metrics import Known, Metrics
-from resprout.monitoring.page import Page
+from resprout.monitoring.page import Health, Page, pages
 from resprout.monitoring.progress import ProgressLogs, Watch
 from resprout.runner import Observe, Runner, one_thread_each
 from resprout.settings import EVALUATOR, Settings
@@ -152,6 +151,16 @@ def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summ
     """Put a run into figures."""
     whole, half = history.whole_and_last_half(settings.evaluator.min_clicks)
     sparsity = _sparsity(history)
+
+    def models(scores: RangeScores | None) -> dict[str, ModelSummary | None]:
+        """Sum up all models that there can be."""
+        found: dict[str, ModelSummary | None] = {}
+        for model in history.specs:
+            known = scores.models.get(model.name) if scores else None
+            more = {"sparsity": sparsity} if model.role == "served" else {}
+            found[model.name] = ModelSummary(**known | more) if known else None
+        return found
+
     return Summary(
         events=history.events,
         seconds=outcome.seconds,
@@ -159,24 +168,23 @@ def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summ
         seed=settings.seed,
         windows=history.windows,
         bayes_ce=whole.bayes_ce if whole else None,
-        last_half=_models(history, half, sparsity),
+        last_half=models(half),
         rebuilds=tuple(map(RebuildSummary.of, history.verdicts)),
-        rollbacks=tuple(_rollbacks(history)),
+        rollbacks=tuple(
+            RollbackSummary(
+                count=one.rollback.count,
+                decided=one.count,
+                version=one.rollback.version,
+                to_version=one.rollback.to_version,
+                reason=one.request.reason if one.request else "",
+                took_effect=one.rollback.count <= history.events,
+            )
+            for one in history.rollbacks
+            if one.rollback is not None
+        ),
         dead_letters=sum(one.count for one in history.invalid.values()),
-        **_models(history, whole, sparsity),
+        **models(whole),
     )
-
-
-def _models(
-    history: RunHistory, scores: RangeScores | None, sparsity: float | None
-) -> dict[str, ModelSummary | None]:
-    """Sum up all models that there can be."""
-    found: dict[str, ModelSummary | None] = {}
-    for model in history.specs:
-        known = scores.models.get(model.name) if scores else None
-        more = {"sparsity": sparsity} if model.role == "served" else {}
-        found[model.name] = ModelSummary(**known | more) if known else None
-    return found
 
 
 def _sparsity(history: RunHistory) -> float | None:
@@ -191,19 +199,6 @@ def _sparsity(history: RunHistory) -> float | None:
             found[back.version] = found.get(back.to_version)
             in_force = found[back.version] if back.count <= history.events else in_force
     return in_force
-
-
-def _rollbacks(history: RunHistory) -> Iterator[RollbackSummary]:
-    for one in history.rollbacks:
-        if one.rollback is not None:
-            yield RollbackSummary(
-                count=one.rollback.count,
-                decided=one.count,
-                version=one.rollback.version,
-                to_version=one.rollback.to_version,
-                reason=one.request.reason if one.request else "",
-                took_effect=one.rollback.count <= history.events,
-            )
 
 
 class Result:
@@ -264,39 +259,32 @@ class Result:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the figures do not say: why there is no sparse model, and what was left out."""
-        early = self.finished and (self.history.events or not self.history.invalid)
-        found = (_ended_early(self.history, self.settings) if early else "", _invalid(self.history))
-        return tuple(text for text in found if text)
+        return tuple(_remarks(self.history, self.settings, finished=self.finished))
 
 
-def _ended_early(history: RunHistory, settings: Settings) -> str:
-    """Say where the first mask would have been, if only the input was too short for it."""
+def _remarks(history: RunHistory, settings: Settings, *, finished: bool) -> Iterator[str]:
     last = history.verdicts[-1] if history.verdicts else None
-    if history.start is not None or (last and last.verdict != "unfinished"):
-        return ""
-    cut = settings.pruner.first_mask_events
-    swap = cut + settings.pruner.rebuild_events
-    if last:
-        cut, swap = last.rebuild.decided, last.rebuild.end
-    return (
-        f"no sparse model: the input ended at {_spaced(history.events)} events, the first mask "
-        f"{'was' if last else 'is'} cut at {_spaced(cut)} and takes over at {_spaced(swap)} "
-        "(pruner.first_mask_events, pruner.rebuild_events)"
-    )
-
-
-def _invalid(history: RunHistory) -> str:
-    """Say how many events did not validate, why, and where to look."""
-    if not history.invalid:
-        return ""
-    ranked = sorted(history.invalid.items(), key=lambda item: -item[1].count)
-    count, first = sum(one.count for _, one in ranked), next(iter(history.invalid.values())).first
-    why = ", ".join(f"{_spaced(one.count)} {reason}" for reason, one in ranked)
-    many = f"{_spaced(count)} dead letter{'s' if count > 1 else ''}"
-    return (
-        f"{many if history.events else f'no event was valid: {many}'} ({why}), the first at "
-        f"{place(first)}; kept in the log `{topics.DEAD_LETTERS}` of the state folder"
-    )
+    early = history.start is None and (last is None or last.verdict == "unfinished")
+    if early and finished and (history.events or not history.invalid):
+        cut = settings.pruner.first_mask_events
+        swap = cut + settings.pruner.rebuild_events
+        if last:
+            cut, swap = last.rebuild.decided, last.rebuild.end
+        yield (
+            f"no sparse model: the input ended at {_spaced(history.events)} events, the first mask "
+            f"{'was' if last else 'is'} cut at {_spaced(cut)} and takes over at {_spaced(swap)} "
+            "(pruner.first_mask_events, pruner.rebuild_events)"
+        )
+    if history.invalid:
+        first = next(iter(history.invalid.values())).first
+        ranked = sorted(history.invalid.items(), key=lambda item: -item[1].count)
+        count = sum(one.count for _, one in ranked)
+        why = ", ".join(f"{_spaced(one.count)} {reason}" for reason, one in ranked)
+        many = f"{_spaced(count)} dead letter{'s' if count > 1 else ''}"
+        yield (
+            f"{many if history.events else f'no event was valid: {many}'} ({why}), the first at "
+            f"{place(first)}; kept in the log `{topics.DEAD_LETTERS}` of the state folder"
+        )
 
 
 def _spaced(number: int) -> str:

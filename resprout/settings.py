@@ -121,30 +121,25 @@ class Environment(EnvSettingsSource):
         return super().__call__()
 
 
-def _counted(settings: Settings) -> Iterator[tuple[str, int]]:
-    """Yield everything that is counted in events and falls between batches, by name."""
-    for section, keys in {
-        "learner": ("checkpoint_events", "snapshot_events", "publish_events"),
-        "pruner": (
-            "first_mask_events",
-            "rebuild_events",
-            "prune_events",
-            "judge_events",
-            "lead_events",
-            "checkpoint_events",
-        ),
-        "trigger": ("window_events", "cooldown_events"),
-        "evaluator": ("checkpoint_events",),
-    }.items():
-        for key in keys:
-            yield f"{section}.{key}", getattr(getattr(settings, section), key)
-    for size in settings.evaluator.windows:
-        yield "evaluator.windows", size
+_ANY_COUNT = (
+    "stream.",
+    "trigger.every_events",
+    "trigger.phase_events",
+    "evaluator.alarms.window_events",
+)
+"""How the names of settings begin that are counted in events, and need not fall between batches."""
 
 
 def _uneven(settings: Settings) -> Iterator[str]:
     batch = settings.stream.batch_events
-    for name, events in _counted(settings):
+    counted = [
+        (name, value)
+        for name, value in flat(settings)
+        if name.endswith("_events") and not name.startswith(_ANY_COUNT)
+    ]
+    for name, events in counted + [
+        ("evaluator.windows", one) for one in settings.evaluator.windows
+    ]:
         if events % batch:
             yield f"{name} = {events} is not a multiple of stream.batch_events = {batch}"
 
@@ -182,17 +177,14 @@ def _misfits(settings: Settings) -> Iterator[str]:
                 f"pruner.first_mask_events = {pruner.first_mask_events} is not a multiple of "
                 f"{name} = {step}"
             )
-    if pruner.prune_events + pruner.judge_events > pruner.rebuild_events:
-        yield (
-            f"pruner.prune_events + pruner.judge_events = "
-            f"{pruner.prune_events + pruner.judge_events} is more than "
-            f"pruner.rebuild_events = {pruner.rebuild_events}"
-        )
-    if pruner.lead_events > pruner.rebuild_events:
-        yield (
-            f"pruner.lead_events = {pruner.lead_events} is more than "
-            f"pruner.rebuild_events = {pruner.rebuild_events}"
-        )
+    for name, events in {
+        "pruner.prune_events + pruner.judge_events": pruner.prune_events + pruner.judge_events,
+        "pruner.lead_events": pruner.lead_events,
+    }.items():
+        if events > pruner.rebuild_events:
+            yield (
+                f"{name} = {events} is more than pruner.rebuild_events = {pruner.rebuild_events}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +227,15 @@ def load(
         ("argument", nested(arguments or {})),
     ]
     merged: dict[str, Any] = {}
-    for _, values in layers:
+    origins: dict[str, str] = {}
+    for origin, values in layers:
         merged = _merge(merged, values)
+        origins |= {name: origin for name, _ in tree(values)}
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise ValueError("; ".join(_complaints(error, layers))) from error
-    return Loaded(settings, {name: _origin(name, layers) for name, _ in flat(settings)})
+        raise ValueError("; ".join(_complaints(error, origins))) from error
+    return Loaded(settings, {name: origins.get(name, "default") for name, _ in flat(settings)})
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,10 +246,9 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """
     made: dict[str, Any] = {}
     for name, value in dotted.items():
-        one: Any = value
         for part in reversed(name.split(".")):
-            one = {part: one}
-        made = _merge(made, one)
+            value = {part: value}
+        made = _merge(made, value)
     return made
 
 
@@ -266,6 +259,18 @@ def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
     500
     """
     return _merge(Settings.model_construct().model_dump(mode="json"), recorded)
+
+
+def tree(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield values by their dotted names, each section before what it holds.
+
+    >>> dict(tree({"seed": 4, "pruner": {"sparsity": 0.9}}))
+    {'seed': 4, 'pruner': {'sparsity': 0.9}, 'pruner.sparsity': 0.9}
+    """
+    for key, value in values.items():
+        yield f"{at}{key}", value
+        if isinstance(value, Mapping):
+            yield from tree(value, f"{at}{key}.")
 
 
 def flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -298,55 +303,29 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     """Lay one tree of values over another."""
     merged = dict(below)
     for key, value in above.items():
-        under = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
-            merged[key] = _merge(under, value)
-        else:
-            merged[key] = value
+        under: Any = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(under, Mapping)
+        merged[key] = _merge(under, value) if both else value
     return merged
 
 
-def _origin(name: str, layers: list[Layer]) -> str:
-    """Return the highest layer that says anything of a setting."""
-    parts = name.split(".")
-    found = "default"
-    for origin, values in layers:
-        at: Any = values
-        for part in parts:
-            at = at.get(part, _ABSENT) if isinstance(at, Mapping) else _ABSENT
-        found = found if at is _ABSENT else origin
-    return found
-
-
-_ABSENT = object()
-
-
-def _complaints(error: ValidationError, layers: list[Layer]) -> Iterator[str]:
+def _complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:
     """Say of each bad value its name, the value, where it came from and the way out."""
     for item in error.errors(include_url=False):
-        if not item["loc"]:
-            yield item["msg"].removeprefix("Value error, ")
-            continue
-        name = ".".join(map(str, item["loc"]))
-        origin = _origin(name, layers)
-        if item["type"] == "extra_forbidden":
-            yield f"unknown setting {name} ({origin}); known: {_known(item['loc'][:-1])}"
+        place, given = item["loc"], item["input"]
+        message = item["msg"].removeprefix("Value error, ")
+        name = ".".join(map(str, place))
+        origin = origins.get(name, "default")
+        if not place:
+            yield message
+        elif item["type"] == "extra_forbidden":
+            known = ", ".join(_annotation(place[:-1]).model_fields)
+            yield f"unknown setting {name} ({origin}); known: {known}"
+        elif isinstance(given, Mapping) or "SecretStr" in str(_annotation(place)):
+            # It is a password, or a whole section, which may hold one.
+            yield f"{name} ({origin}): {message}"
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            yield f"{name}{_shown(item['loc'], item['input'])} ({origin}): {message}"
-
-
-def _shown(section: tuple[int | str, ...], given: object) -> str:
-    """Show a bad value, unless it is a password or a whole section, which may hold one."""
-    annotation = _annotation(section)
-    if isinstance(given, Mapping) or "SecretStr" in str(annotation):
-        return ""
-    return f" = {given!r}"
-
-
-def _known(section: tuple[int | str, ...]) -> str:
-    """Name the settings of a section."""
-    return ", ".join(_annotation(section).model_fields)
+            yield f"{name} = {given!r} ({origin}): {message}"
 
 
 def _annotation(section: tuple[int | str, ...]) -> Any:
@@ -362,5 +341,5 @@ def _annotation(section: tuple[int | str, ...]) -> Any:
 
 def _by_name(annotation: Any) -> type[BaseModel] | None:
     """Return what a section holds under names that the user chooses; None for any other type."""
-    kind = get_args(annotation)[-1:] if get_origin(annotation) is dict else ()
-    return next((one for one in kind if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    held = get_args(annotation)[-1] if get_origin(annotation) is dict else None
+    return held if isinstance(held, type) and issubclass(held, BaseModel) else None

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from pruner import LedgerFollower
 from resprout.folder import RunFolder
-from resprout.monitoring.health import Health, pages, serve_health
 from resprout.monitoring.metrics import Known, Metrics
-from resprout.monitoring.page import Page
+from resprout.monitoring.page import Health, Page, pages, serve_health
 from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
 from resprout.runner import Runner, Worker, one_thread_each
 from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings

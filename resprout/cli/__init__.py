@@ -16,8 +16,7 @@ from learner.models import build
 from pruner import conformance, criteria
 from resprout.cli import commands as demonstration
 from resprout.cli.commands import COMMANDS
-from resprout.cli.deadletters import deadletters
-from resprout.cli.inspect import masks, rebuild
+from resprout.cli.inspect import deadletters, masks, rebuild
 from resprout.cli.options import (
     INIT_FROM,
     INPUT,
@@ -27,11 +26,12 @@ from resprout.cli.options import (
     STATE,
     CommandRequest,
     failure,
+    logging_to,
+    stoppable,
     stored,
     usage,
 )
 from resprout.cli.report import report_command
-from resprout.cli.signals import logging_to, stoppable
 from resprout.folder import PLOT, RECORD, RunFolder
 from resprout.monitoring.console import ProgressLine, closing_table, settings_toml
 from resprout.run import Result, execute

@@ -21,11 +21,13 @@ from resprout.cli.options import (
     STATE,
     CommandRequest,
     failure,
+    leaving,
+    logging_lines,
     several,
+    stoppable,
     stored,
     usage,
 )
-from resprout.cli.signals import leaving, logging_lines, stoppable
 from resprout.folder import RunFolder
 from resprout.monitoring.page import replayed
 from resprout.settings import (

@@ -1,8 +1,10 @@
-"""A run opened to be inspected: its ledger, its masks, and what people ask of it."""
+"""A run looked at, and what people ask of it: its versions and masks, its dead letters."""
 
 from __future__ import annotations
 
+import base64
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +13,7 @@ from typing import Any
 import click
 from torch import Tensor
 
-from learner import ModelVersion, Publication, SnapshotError, SnapshotStore, masks_of
+from learner import ModelVersion, SnapshotError, masks_of
 from pruner import (
     FIRST,
     History,
@@ -32,95 +34,37 @@ from pruner.masks import (
     open_store,
 )
 from resprout import homes
-from resprout.cli.options import JSON, SETTINGS, STATE, failure, several, usage
-from resprout.cli.options import CommandRequest as Asked
+from resprout.cli.options import JSON, SETTINGS, STATE, CommandRequest, failure, several, usage
 from resprout.folder import RunFolder
+from resprout.monitoring.console import aligned
+from resprout.settings import Settings
 from resprout.spec import ExternalSource, RunDefinition
-from stream import FeatureSchema, topics
+from stream import FeatureSchema, MessageLog, topics
 from stream.log import LogStore
-from stream.messages import Decision, Layer, Request, Verdict
+from stream.messages import DeadLetter, Decision, Layer, Request, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedRun:
-    """A run as the ledger, the mask store and the snapshots show it."""
+class RecordedRun:
+    """What the state folder says of a run; the command line may say where the servers are."""
 
-    plan: RunDefinition
-    logs: LogStore
-    snapshots: SnapshotStore
-    store: MaskStore
-    history: History
-    known: tuple[Version, ...]
-    """All versions, oldest first."""
+    folder: RunFolder
+    record: Mapping[str, Any]
+    settings: Settings
+    schema: FeatureSchema
 
-    def head(self) -> tuple[Publication | None, str | None]:
-        """Return the head of the store, and why it cannot be asked, if so."""
-        try:
-            return self.store.head(), None
-        except StoreError as error:
-            return None, str(error)
+    @classmethod
+    def of(cls, folder: RunFolder, request: CommandRequest) -> RecordedRun:
+        """Read it."""
+        with usage():
+            record = folder.record()
+            settings = request.load((str(folder.path), record["settings"])).settings
+            return cls(folder, record, settings, FeatureSchema.model_validate(record["schema"]))
 
-    def in_force(self, head: Publication | None) -> int | None:
-        """Return the version in force: the head, or without one what the ledger says of now."""
-        if head is not None:
-            return head.version
-        begun = [one.number for one in self.known if one.begins.count <= self.history.decided]
-        return begun[-1] if begun else None
-
-    def masks(self, version: Version) -> dict[str, Tensor] | None:
-        """Return the masks of a version, from the store or its snapshot; None where both lack."""
-        try:
-            return self.store.get(version.begins.mask or "")
-        except (MaskMissingError, MaskDamagedError, StoreError):
-            try:
-                return masks_of(self.snapshots.read(version.begins.snapshot))
-            except SnapshotError:
-                return None
-
-    def masks_kept(self, version: Version) -> dict[str, Tensor]:
-        """Return the masks of a version; ``ValueError`` where nothing holds them any more."""
-        found = self.masks(version)
-        if found is None:
-            kept = ", ".join(str(one.version) for one in self.history.promoted) or "none"
-            raise ValueError(f"the mask of version {version.number} is not kept; kept are {kept}")
-        return found
-
-    def before(self, version: Version) -> Version | None:
-        """Return the version before one."""
-        return next((one for one in self.known if one.number == version.number - 1), None)
-
-    def open(self) -> list[Request]:
-        """Return the requests that no decision has answered yet."""
-        with closing(self.logs.reader(topics.REQUESTS)) as reader:
-            return requests.RequestFollower(reader).open(self.history.answered)
-
-    def total(self) -> int | None:
+    def total(self, logs: LogStore) -> int | None:
         """Return the events of the whole input, None while that is not known."""
-        with closing(self.logs.reader(topics.CLICKS)) as reader:
-            return InputEnd(reader, self.snapshots, self.plan.source.schema).total()
-
-
-@contextmanager
-def opened(asked: Asked) -> Iterator[OpenedRun]:
-    """Open the run in a state folder; what it was begun with are its settings."""
-    folder = RunFolder(asked.folder("generated"))
-    with usage():
-        record = folder.record()
-        settings = asked.load((str(folder.path), record["settings"])).settings
-        plan = RunDefinition(
-            settings, ExternalSource(FeatureSchema.model_validate(record["schema"]))
-        )
-    with failure(), homes.look(settings.stream, folder) as logs:
-        with closing(logs.reader(topics.LEDGER)) as reader:
-            tail = LedgerFollower(reader, settings.store.versions)
-            known = versions(tail.poll())
-            identity = reader.identity
-        with closing(open_store(settings.store, folder.masks, identity)) as store:
-            yield OpenedRun(plan, logs, folder.snapshots, store, tail.history, known)
-
-
-SHORTEST = 6
-"""Digits by which a mask may be named, at least."""
+        with closing(logs.reader(topics.CLICKS)) as reader:
+            return InputEnd(reader, self.folder.snapshots, self.schema).total()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,44 +83,41 @@ class Version:
         """The version."""
         return self.begins.version
 
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How two masks of one layer differ, in weights."""
-
-    weights: int
-    both: int
-    """Kept by both."""
-    only_a: int
-    only_b: int
+    def row(self) -> dict[str, Any]:
+        """Return what JSON says of it."""
+        return {
+            "version": self.number,
+            "count": self.begins.count,
+            "made_by": self.made_by,
+            "sparsity": self.sparsity,
+            "mask": self.begins.mask,
+            "snapshot": self.begins.snapshot,
+        }
 
 
 def versions(ledger: Iterable[Decision | Verdict]) -> tuple[Version, ...]:
     """Return all versions that a ledger tells of, oldest first."""
     found: dict[int, Version] = {}
     for one in ledger:
-        made = _made(one, found)
-        if made is not None:
-            found[made.number] = made
+        if isinstance(one, Verdict) and one.verdict == "promoted":
+            plan = one.rebuild
+            first = plan.reason == FIRST
+            made_by = "first mask" if first else f"rebuild {plan.number}, {plan.reason}"
+            made = Version(version_of(one), made_by, one.sparsity, one.layers)
+        elif isinstance(one, Decision) and one.rollback is not None:
+            old = found[one.rollback.to_version]
+            # What it shares with the version before it, only the masks can tell.
+            layers = {n: la.model_copy(update={"overlap": None}) for n, la in old.layers.items()}
+            made_by = f"back to version {old.number}"
+            made = Version(version_after(one.rollback), made_by, old.sparsity, layers)
+        else:
+            continue
+        found[made.number] = made
     return tuple(found.values())
 
 
-def _made(message: Decision | Verdict, earlier: Mapping[int, Version]) -> Version | None:
-    if isinstance(message, Verdict):
-        return _promoted(message) if message.verdict == "promoted" else None
-    back = message.rollback
-    if back is None:
-        return None
-    old = earlier[back.to_version]
-    # What it shares with the version before it, only the masks can tell.
-    layers = {n: one.model_copy(update={"overlap": None}) for n, one in old.layers.items()}
-    return Version(version_after(back), f"back to version {old.number}", old.sparsity, layers)
-
-
-def _promoted(verdict: Verdict) -> Version:
-    plan = verdict.rebuild
-    made_by = "first mask" if plan.reason == FIRST else f"rebuild {plan.number}, {plan.reason}"
-    return Version(version_of(verdict), made_by, verdict.sparsity, verdict.layers)
+SHORTEST = 6
+"""Digits by which a mask may be named, at least."""
 
 
 def find(known: Sequence[Version], named: str) -> Version:
@@ -192,9 +133,9 @@ def find(known: Sequence[Version], named: str) -> Version:
     ...
     ValueError: no version '7'; versions are 1 (or give 6 digits or more of a mask's hash)
     """
-    numbered = [one for one in known if str(one.number) == named]
-    hashed = [one for one in known if (one.begins.mask or "").startswith(named)]
-    found = numbered or (hashed if len(named) >= SHORTEST else [])
+    found = [one for one in known if str(one.number) == named]
+    if not found and len(named) >= SHORTEST:
+        found = [one for one in known if (one.begins.mask or "").startswith(named)]
     masks = sorted({one.begins.mask or "" for one in found})
     if len(masks) > 1:
         raise ValueError(f"{named!r} begins several masks: {', '.join(masks)}; give more digits")
@@ -207,6 +148,17 @@ def find(known: Sequence[Version], named: str) -> Version:
     return found[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two masks of one layer differ, in weights."""
+
+    weights: int
+    both: int
+    """Kept by both."""
+    only_a: int
+    only_b: int
+
+
 def difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Difference]:
     """Compare two masks, layer by layer.
 
@@ -215,23 +167,71 @@ def difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Di
     >>> difference(a, {"top": torch.tensor([[True, False, True, False]])})
     {'top': Difference(weights=4, both=1, only_a=1, only_b=1)}
     """
-    return {name: _difference(a[name], b[name]) for name in a}
+    found = {}
+    for name, one in a.items():
+        both = int((one & b[name]).sum())
+        only = int(one.sum()) - both, int(b[name].sum()) - both
+        found[name] = Difference(one.numel(), both, *only)
+    return found
 
 
-def _difference(a: Tensor, b: Tensor) -> Difference:
-    both = int((a & b).sum())
-    return Difference(a.numel(), both, int(a.sum()) - both, int(b.sum()) - both)
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run as the ledger, the mask store and the snapshots show it."""
+
+    recorded: RecordedRun
+    plan: RunDefinition
+    logs: LogStore
+    store: MaskStore
+    history: History
+    known: tuple[Version, ...]
+    """All versions, oldest first."""
+
+    def masks(self, version: Version) -> dict[str, Tensor] | None:
+        """Return the masks of a version, from the store or its snapshot; None where both lack."""
+        try:
+            return self.store.get(version.begins.mask or "")
+        except (MaskMissingError, MaskDamagedError, StoreError):
+            try:
+                return masks_of(self.recorded.folder.snapshots.read(version.begins.snapshot))
+            except SnapshotError:
+                return None
+
+    def open(self) -> list[Request]:
+        """Return the requests that no decision has answered yet."""
+        with closing(self.logs.reader(topics.REQUESTS)) as reader:
+            return requests.RequestFollower(reader).open(self.history.answered)
+
+    def ask(self, request: Request) -> int:
+        """Write a request that can be granted now, and return the window that it goes into."""
+        history, rules, total = self.history, self.plan.rules, self.recorded.total(self.logs)
+        if total is not None and is_complete(history, total, rules.spec.window_events):
+            raise ValueError(f"the run is over: its input ended after {total:,} events")
+        count = history.decided + rules.spec.window_events * (1 + len(self.open()))
+        declined = reason_to_decline(history, request, count, rules)
+        if declined is not None:
+            raise ValueError(f"no {request.action}: {declined}")
+        requests.ask(self.logs, request)
+        return count
 
 
-def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Put cells under each other, all but the last column as wide as their widest cell.
+@contextmanager
+def opened(asked: CommandRequest) -> Iterator[OpenedRun]:
+    """Open the run in a state folder; what it was begun with are its settings.
 
-    >>> list(columns([("layer", "kept"), ("bottom.0", "12")]))
-    ['layer     kept', 'bottom.0  12']
+    What goes wrong while it is open ends the command with exit code 1.
     """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
+    folder = RunFolder(asked.folder("generated"))
+    recorded = RecordedRun.of(folder, asked)
+    settings = recorded.settings
+    plan = RunDefinition(settings, ExternalSource(recorded.schema))
+    with failure(), homes.look(settings.stream, folder) as logs:
+        with closing(logs.reader(topics.LEDGER)) as reader:
+            tail = LedgerFollower(reader, settings.store.versions)
+            known = versions(tail.poll())
+            identity = reader.identity
+        with closing(open_store(settings.store, folder.masks, identity)) as store:
+            yield OpenedRun(recorded, plan, logs, store, tail.history, known)
 
 
 _RUN = several(STATE, SETTINGS, JSON)
@@ -247,6 +247,10 @@ Examples:
 """
 
 
+def _print(asked: CommandRequest, found: dict[str, Any], lines: Iterable[str]) -> None:
+    click.echo(json.dumps(found) if asked.json else "\n".join(lines))
+
+
 @click.group(help=MASKS)
 def masks() -> None:
     """Gather the commands."""
@@ -255,39 +259,67 @@ def masks() -> None:
 @masks.command(name="list")
 @_RUN
 @click.pass_obj
-def list_versions(asked: Asked) -> None:
+def list_versions(asked: CommandRequest) -> None:
     """List all versions, oldest first; * marks the one in force."""
     with opened(asked) as run:
-        head, away = run.head()
-        in_force = run.in_force(head)
+        head, away = None, None
+        try:
+            head = run.store.head()
+        except StoreError as error:
+            away = str(error)
+        begun = [one.number for one in run.known if one.begins.count <= run.history.decided]
+        in_force = head.version if head else max(begun, default=None)
         kept = {one.version for one in run.history.promoted}
-        listed = [
-            _row(one) | {"kept": one.number in kept, "in_force": one.number == in_force}
-            for one in run.known
-        ]
         found = {
             "in_force": in_force,
             "head": asdict(head) if head else None,
             "history": [one.number for one in run.known if one.number <= (in_force or 0)],
             "store_away": away,
             "decided": run.history.decided,
-            "versions": listed,
+            "versions": [
+                one.row() | {"kept": one.number in kept, "in_force": one.number == in_force}
+                for one in run.known
+            ],
             "requests": [one.model_dump(mode="json") for one in run.open()],
         }
     _print(asked, found, _listing(found))
+
+
+def _listing(found: dict[str, Any]) -> Iterator[str]:
+    """Write the list for people."""
+    if not found["versions"]:
+        yield f"no version yet: decided through {found['decided']:,}"
+        return
+    rows = [("", "version", "from", "made by", "sparsity", "mask", "kept")]
+    for one in found["versions"]:
+        sparsity = "" if one["sparsity"] is None else f"{one['sparsity']:.1%}"
+        mark, kept = "*" if one["in_force"] else "", "yes" if one["kept"] else "no"
+        cells = (str(one["version"]), f"{one['count']:,}", one["made_by"], sparsity, one["mask"])
+        rows.append((mark, *cells, kept))
+    yield from aligned(rows)
+    if found["store_away"] is not None:
+        yield f"by the ledger alone, the mask store is away: {found['store_away']}"
+    elif found["head"] is None:
+        yield "by the ledger alone: the mask store has no head"
+    for one in found["requests"]:
+        version = "" if one["version"] is None else f" to version {one['version']}"
+        yield f"asked, not yet decided: {one['action']}{version} ({one['reason']})"
 
 
 @masks.command()
 @click.argument("version", metavar="VERSION|HASH")
 @_RUN
 @click.pass_obj
-def show(asked: Asked, version: str) -> None:
+def show(asked: CommandRequest, version: str) -> None:
     """Show a mask layer by layer."""
-    with opened(asked) as run, failure():
+    with opened(asked) as run:
         one = find(run.known, version)
-        before = run.before(one)
-        layers = _layers(run, one, before)
-    found = _row(one) | {
+        before = next((v for v in run.known if v.number == one.number - 1), None)
+        own, layers = run.masks(one), dict(one.layers)
+        # Where a mask is not kept any more, what the ledger says of it is.
+        if own is not None:
+            layers = describe(own, run.masks(before) if before else None)
+    found = one.row() | {
         "before": before.number if before else None,
         "layers": {name: layer.model_dump() for name, layer in layers.items()},
     }
@@ -299,7 +331,7 @@ def show(asked: Asked, version: str) -> None:
             (name, f"{layer.weights:,}", f"{layer.kept:,}", f"{layer.sparsity:.1%}", shared)
         )
     title = f"version {one.number}: {one.made_by}, in force from {one.begins.count:,} on"
-    _print(asked, found, [title, f"mask {one.begins.mask}", "", *columns(rows)])
+    _print(asked, found, [title, f"mask {one.begins.mask}", "", *aligned(rows)])
 
 
 @masks.command()
@@ -307,21 +339,30 @@ def show(asked: Asked, version: str) -> None:
 @click.argument("b", metavar="VERSION|HASH")
 @_RUN
 @click.pass_obj
-def diff(asked: Asked, a: str, b: str) -> None:
+def diff(asked: CommandRequest, a: str, b: str) -> None:
     """Compare two masks layer by layer."""
-    with opened(asked) as run, failure():
+    with opened(asked) as run:
         one, other = find(run.known, a), find(run.known, b)
-        layers = difference(run.masks_kept(one), run.masks_kept(other))
+        compared = []
+        for version in (one, other):
+            own = run.masks(version)
+            if own is None:
+                kept = ", ".join(str(v.version) for v in run.history.promoted) or "none"
+                raise ValueError(
+                    f"the mask of version {version.number} is not kept; kept are {kept}"
+                )
+            compared.append(own)
+        layers = difference(*compared)
     found = {
-        "a": _row(one),
-        "b": _row(other),
+        "a": one.row(),
+        "b": other.row(),
         "layers": {name: asdict(layer) for name, layer in layers.items()},
     }
-    rows = [("layer", "weights", "kept by both", f"only {one.number}", f"only {other.number}")]
-    for name, layer in layers.items():
-        kept = (f"{layer.both:,}", f"{layer.only_a:,}", f"{layer.only_b:,}")
-        rows.append((name, f"{layer.weights:,}", *kept))
-    _print(asked, found, list(columns(rows)))
+    rows: list[tuple[str, ...]] = [
+        ("layer", "weights", "kept by both", f"only {one.number}", f"only {other.number}")
+    ]
+    rows += [(name, *(f"{n:,}" for n in asdict(layer).values())) for name, layer in layers.items()]
+    _print(asked, found, aligned(rows))
 
 
 @masks.command()
@@ -329,14 +370,14 @@ def diff(asked: Asked, a: str, b: str) -> None:
 @_REASON
 @_RUN
 @click.pass_obj
-def rollback(asked: Asked, version: int, reason: str) -> None:
+def rollback(asked: CommandRequest, version: int, reason: str) -> None:
     """Let an earlier version serve again, under a new number.
 
     The prune worker takes it into its next decision; an open rebuild is then rejected.
     """
-    with opened(asked) as run, failure():
+    with opened(asked) as run:
         request = requests.rollback(version, reason)
-        count = _ask(run, request)
+        count = run.ask(request)
         history, effective = run.history, count + run.plan.spec.lead_events
         superseded = history.open if history.open and history.busy_until >= count else None
     found = {
@@ -360,14 +401,14 @@ def rollback(asked: Asked, version: int, reason: str) -> None:
 @_REASON
 @_RUN
 @click.pass_obj
-def rebuild(asked: Asked, reason: str) -> None:
+def rebuild(asked: CommandRequest, reason: str) -> None:
     """Begin a rebuild now, whatever the trigger says.
 
     The prune worker takes it into its next decision; the candidate is judged like any other.
     """
-    with opened(asked) as run, failure():
+    with opened(asked) as run:
         request = requests.rebuild(reason)
-        count = _ask(run, request)
+        count = run.ask(request)
         end = count + run.plan.spec.rebuild_events
     found = {"request": request.model_dump(mode="json"), "decided": count, "end": end}
     lines = [
@@ -378,60 +419,63 @@ def rebuild(asked: Asked, reason: str) -> None:
     _print(asked, found, lines)
 
 
-def _ask(run: OpenedRun, request: Request) -> int:
-    """Write a request that can be granted as things stand, and return the window it goes into."""
-    history, rules, total = run.history, run.plan.rules, run.total()
-    if total is not None and is_complete(history, total, rules.spec.window_events):
-        raise ValueError(f"the run is over: its input ended after {total:,} events")
-    count = history.decided + rules.spec.window_events * (1 + len(run.open()))
-    declined = reason_to_decline(history, request, count, rules)
-    if declined is not None:
-        raise ValueError(f"no {request.action}: {declined}")
-    requests.ask(run.logs, request)
-    return count
+@click.command()
+@_RUN
+@click.pass_obj
+def deadletters(request: CommandRequest) -> None:
+    """List the events that did not validate: where they stand, why, and their bytes.
+
+    Bytes are shown as text where they are text, else as base64; --json has both.
+    """
+    recorded = RecordedRun.of(RunFolder(request.folder("generated")), request)
+    found: list[dict[str, Any]] = []
+    reasons: Counter[str] = Counter()
+    with failure(), homes.look(recorded.settings.stream, recorded.folder) as logs:
+        for letter in MessageLog(logs, topics.DEAD_LETTERS).read(DeadLetter):
+            reasons[letter.reason] += 1
+            if request.json:
+                headers = [{"name": n, "value": v, "text": readable(v)} for n, v in letter.headers]
+                more = {"text": readable(letter.raw), "headers": headers}
+                found.append(letter.model_dump(mode="json") | more)
+            else:
+                click.echo("\n".join(_lines(letter)))
+    if request.json:
+        click.echo(json.dumps({"reasons": dict(reasons.most_common()), "letters": found}))
+    elif total := reasons.total():
+        each = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        click.echo(f"{total} dead letter{'s' if total > 1 else ''}: {each}")
+    else:
+        click.echo("no dead letters")
 
 
-def _layers(run: OpenedRun, version: Version, before: Version | None) -> dict[str, Layer]:
-    """Describe a mask layer by layer; where it is not kept any more, as the ledger does."""
-    own = run.masks(version)
-    if own is None:
-        return dict(version.layers)
-    return describe(own, run.masks(before) if before else None)
+def readable(encoded: str) -> str | None:
+    """Decode bytes that are text a terminal can show; None where they are not.
+
+    >>> readable("eyJsYWJlbCI6IDJ9"), readable("/w=="), readable("GwBj")
+    ('{"label": 2}', None, None)
+    """
+    try:
+        text = base64.b64decode(encoded).decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.replace("\n", "").replace("\t", "").isprintable() else None
 
 
-def _row(version: Version) -> dict[str, Any]:
-    return {
-        "version": version.number,
-        "count": version.begins.count,
-        "made_by": version.made_by,
-        "sparsity": version.sparsity,
-        "mask": version.begins.mask,
-        "snapshot": version.begins.snapshot,
-    }
+def _lines(letter: DeadLetter) -> Iterator[str]:
+    """Write a dead letter for people; text that somebody else wrote is made safe."""
 
+    def shown(text: str) -> str:
+        return text if text.isprintable() else ascii(text)
 
-def _listing(found: dict[str, Any]) -> list[str]:
-    """Write the list for people."""
-    if not found["versions"]:
-        return [f"no version yet: decided through {found['decided']:,}"]
-    rows = [("", "version", "from", "made by", "sparsity", "mask", "kept")]
-    for one in found["versions"]:
-        sparsity = "" if one["sparsity"] is None else f"{one['sparsity']:.1%}"
-        mark, kept = "*" if one["in_force"] else "", "yes" if one["kept"] else "no"
-        cells = (str(one["version"]), f"{one['count']:,}", one["made_by"], sparsity, one["mask"])
-        rows.append((mark, *cells, kept))
-    lines = [*columns(rows)]
-    if found["store_away"] is not None:
-        lines.append(f"by the ledger alone, the mask store is away: {found['store_away']}")
-    elif found["head"] is None:
-        lines.append("by the ledger alone: the mask store has no head")
-    return lines + [_asked_line(one) for one in found["requests"]]
+    def content(encoded: str) -> str:
+        text = readable(encoded)
+        return f"base64 {encoded}" if text is None else text.replace("\n", "\n          ")
 
-
-def _asked_line(request: dict[str, Any]) -> str:
-    version = "" if request["version"] is None else f" to version {request['version']}"
-    return f"asked, not yet decided: {request['action']}{version} ({request['reason']})"
-
-
-def _print(asked: Asked, found: dict[str, Any], lines: list[str]) -> None:
-    click.echo(json.dumps(found) if asked.json else "\n".join(lines))
+    place = f"partition {letter.partition}, offset {letter.offset}, row {letter.row}"
+    if letter.file is not None:
+        line = "" if letter.line is None else f":{letter.line}"
+        place = f"{shown(letter.file)}{line} ({place})"
+    yield f"{place}: {letter.reason}: {shown(letter.detail)}"
+    for name, value in letter.headers:
+        yield f"  header  {shown(name)}: {content(value)}"
+    yield f"  bytes   {content(letter.raw)}"

@@ -1,12 +1,20 @@
-"""The options that commands share, gathered into one request."""
+"""What commands share: options, gathered into one request; exit codes, log messages and signals."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -51,14 +59,11 @@ class CommandRequest:
     resume: bool = False
     json: bool = False
     log_json: bool = False
-    _features: FeatureSchema | None = None
 
-    @property
+    @cached_property
     def features(self) -> FeatureSchema | None:
         """The schema, read once; None without a schema file."""
-        if self._features is None and self.schema is not None:
-            self._features = load_schema(self.schema)
-        return self._features
+        return load_schema(self.schema) if self.schema is not None else None
 
     def load(self, base: Layer | None = None) -> Loaded:
         """Read the settings from everywhere they may stand."""
@@ -90,34 +95,35 @@ class CommandRequest:
         return self.state or Path("runs") / otherwise
 
 
-def stored(*names: str, **options: Any) -> Callable[[Command], Command]:
-    """Declare an option whose value goes into the request, under its own name."""
+def stored(*names: str, setting: str | None = None, **options: Any) -> Callable[[Command], Command]:
+    """Declare an option whose value goes into the request.
+
+    Parameters
+    ----------
+    names
+        As of ``click.option``.
+    setting
+        The setting, by its dotted name, that it is; without it, the value is kept under the name
+        of the option.
+    options
+        As of ``click.option``.
+    """
 
     def store(context: click.Context, option: click.Parameter, value: Any) -> None:
-        if option.name is not None and value is not None:
-            setattr(context.find_object(CommandRequest), option.name, value)
+        if setting is not None and value is not None:
+            context.obj.arguments[setting] = value
+        elif value is not None:
+            setattr(context.obj, str(option.name), value)
 
     return click.option(*names, expose_value=False, callback=store, **options)
 
 
-def setting(name: str, dotted: str, **options: Any) -> Callable[[Command], Command]:
-    """Declare an option that is a setting of its own."""
-
-    def store(context: click.Context, _: click.Parameter, value: Any) -> None:
-        request = context.find_object(CommandRequest)
-        if value is not None and request is not None:
-            request.arguments[dotted] = value
-
-    return click.option(name, expose_value=False, callback=store, **options)
-
-
 def _set(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> None:
-    request = context.find_object(CommandRequest) or CommandRequest()
     for text in values:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", context, option)
-        request.arguments[name] = parsed(value)
+        context.obj.arguments[name] = parsed(value)
 
 
 def parsed(text: str) -> Any:
@@ -155,9 +161,9 @@ SETTINGS = several(
         callback=_set,
         help="One setting, such as pruner.sparsity=0.9; may stand several times.",
     ),
-    setting("--seed", "seed", type=int, help="Decides every random thing."),
-    setting("--criterion", "pruner.criterion", help="How important is a weight?"),
-    setting("--sparsity", "pruner.sparsity", type=float, help="Share of weights to remove."),
+    stored("--seed", setting="seed", type=int, help="Decides every random thing."),
+    stored("--criterion", setting="pruner.criterion", help="How important is a weight?"),
+    stored("--sparsity", setting="pruner.sparsity", type=float, help="Share of weights to remove."),
 )
 INPUT = several(
     stored("--input", type=PATH, metavar="FILE", help="CSV, TSV, JSON Lines or Parquet."),
@@ -173,31 +179,98 @@ JSON = stored("--json", is_flag=True, help="The result as one line of JSON, the 
 
 
 @contextmanager
-def usage() -> Iterator[None]:
-    """Turn a fault in what was asked for into exit code 2."""
+def failure(told: type[click.ClickException] = click.ClickException) -> Iterator[None]:
+    """Turn a fault that a run met into exit code 1, or into what ``told`` stands for."""
     try:
         yield
-    except StateLockedError as error:
-        raise click.ClickException(str(error)) from error
     except FAULTS as error:
-        raise click.UsageError(_words(error)) from error
+        if isinstance(error, ValidationError):
+            said = [
+                f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ")
+                for one in error.errors()
+            ]
+        else:
+            said = [str(error)]
+        text = "; ".join([*said, *getattr(error, "__notes__", [])])
+        # That somebody else uses a folder is no wrong usage.
+        kind = click.ClickException if isinstance(error, StateLockedError) else told
+        raise kind(text) from error
+
+
+def usage() -> AbstractContextManager[None]:
+    """Turn a fault in what was asked for into exit code 2."""
+    return failure(click.UsageError)
+
+
+ROOMS = ("stream", "learner", "pruner", "evaluator", "resprout")
+
+
+class JsonLines(logging.Formatter):
+    """Writes each message as one line of JSON: time, level, logger, message, and any exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one message."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said)
 
 
 @contextmanager
-def failure() -> Iterator[None]:
-    """Turn a fault that a run met into exit code 1."""
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """Show what our rooms log."""
+    loggers = [logging.getLogger(room) for room in ROOMS]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
-    except FAULTS as error:
-        raise click.ClickException(_words(error)) from error
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
-def _words(error: BaseException) -> str:
-    if isinstance(error, ValidationError):
-        said = [
-            ": ".join([*([".".join(map(str, one["loc"]))] if one["loc"] else []), one["msg"]])
-            for one in error.errors(include_url=False)
-        ]
-    else:
-        said = [str(error)]
-    return "; ".join([*said, *getattr(error, "__notes__", [])])
+def logging_lines(*, as_json: bool) -> AbstractContextManager[None]:
+    """Show what our rooms log on standard error, a line each."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLines() if as_json else plain)
+    return logging_to(handler)
+
+
+@contextmanager
+def stoppable(
+    say: Callable[[str], object] = lambda text: sys.stderr.write(f"\n{text}\n"),
+) -> Iterator[threading.Event]:
+    """Let Ctrl+C, or a polite kill, end the run after the batch; a second one ends it now."""
+    stop = threading.Event()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+        say("finishing the batch; once more leaves now")
+
+    with _on_signal(end):
+        yield stop
+
+
+def leaving() -> AbstractContextManager[None]:
+    """Let Ctrl+C, or a polite kill, end at once what has not begun to work: exit code 0."""
+    return _on_signal(lambda number, frame: sys.exit(0))
+
+
+@contextmanager
+def _on_signal(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -16,7 +17,7 @@ from pydantic_core import to_jsonable_python
 from evaluator import EvaluatorStep
 from evaluator.run import RunTables
 from pruner import PruneStep
-from resprout.run import RebuildSummary, Result, RollbackSummary
+from resprout.run import Result
 from resprout.runner import Step
 from resprout.settings import Loaded, flat
 from stream import find_model
@@ -50,25 +51,20 @@ class View:
         """Take in one step of one worker."""
         self.counts[name] = step.count
         if isinstance(step, EvaluatorStep):
-            self._closed(step.windows)
+            for window in step.windows:
+                # Larger windows lag behind, and would mix old figures with new.
+                smallest = (self.window or window).size
+                size = self.window_events or min(smallest, window.size)
+                if window.size == size and not window.partial:
+                    self.window = window
         if isinstance(step, PruneStep) and step.verdict and step.verdict.verdict == "promoted":
             self.verdict = step.verdict
             self.rebuilds += step.verdict.rebuild.reason != "first"
         if name == "sparse":
-            self._wait(step, now)
-
-    def _closed(self, windows: Sequence[Window]) -> None:
-        """Keep to one size: larger windows lag behind, and would mix old figures with new."""
-        whole = [window for window in windows if not window.partial]
-        known = [self.window, *whole] if self.window else whole
-        size = self.window_events or min((window.size for window in known), default=0)
-        self.window = next((w for w in reversed(whole) if w.size == size), self.window)
-
-    def _wait(self, step: Step, now: float) -> None:
-        if step.waiting_for is None or step.events:
-            self.waiting = None
-        elif self.waiting is None or self.waiting[0] != str(step.waiting_for):
-            self.waiting = (str(step.waiting_for), now)
+            if step.waiting_for is None or step.events:
+                self.waiting = None
+            elif self.waiting is None or self.waiting[0] != str(step.waiting_for):
+                self.waiting = (str(step.waiting_for), now)
 
 
 def line(view: View, rate: float, now: float) -> str:
@@ -92,7 +88,7 @@ def line(view: View, rate: float, now: float) -> str:
     count = view.counts.get("evaluator", 0)
     lag = max(view.counts.get("source", count) - count, 0)
     parts = [f"{_short(count)} events", f"{_short(rate)}/s", f"lag {_short(lag)}"]
-    parts += _scores(view.window)
+    parts += _scores(view.window) if view.window else ()
     if view.verdict is not None and view.verdict.sparsity is not None:
         parts += [f"sparsity {view.verdict.sparsity:.0%}", f"rebuilds {view.rebuilds}"]
     if view.waiting is not None and now - view.waiting[1] >= HINT_SECONDS:
@@ -100,18 +96,15 @@ def line(view: View, rate: float, now: float) -> str:
     return "  ".join(parts)
 
 
-def _scores(window: Window | None) -> list[str]:
-    """NE of every model of a window, relative CE beside it."""
-    found: list[str] = []
-    for name in window.models if window else ():
-        entropy = window.metric(name, "ne") if window else None
-        if window is None or entropy is None:
-            continue
-        relative = window.metric(name, "relative_ce")
-        beside = f" ({relative:+.1%})" if relative is not None else ""
-        before = "" if found else "NE "
-        found.append(f"{before}{find_model(name).label} {entropy:.3f}{beside}")
-    return found
+def _scores(window: Window) -> Iterator[str]:
+    """Yield NE of every model of a window, relative CE beside it."""
+    before = "NE "
+    for name in window.models:
+        entropy, relative = window.metric(name, "ne"), window.metric(name, "relative_ce")
+        if entropy is not None:
+            beside = f" ({relative:+.1%})" if relative is not None else ""
+            yield f"{before}{find_model(name).label} {entropy:.3f}{beside}"
+            before = ""
 
 
 def _short(number: float) -> str:
@@ -126,10 +119,10 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-class ProgressLine:
+class ProgressLine(logging.Handler):
     """Prints how a run goes: one line rewritten on a terminal, plain lines elsewhere.
 
-    It is called from the threads of all workers.
+    It is called from the threads of all workers, and prints log messages above the line.
 
     Parameters
     ----------
@@ -147,10 +140,12 @@ class ProgressLine:
         clock: Callable[[], float] = time.monotonic,
         window_events: int | None = None,
     ) -> None:
+        super().__init__(logging.INFO)
         self._out = out or sys.stderr
         self._clock = clock
-        self._terminal = self._out.isatty()
-        self._every = TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS
+        terminal = self._out.isatty()
+        self._every = TERMINAL_SECONDS if terminal else PLAIN_SECONDS
+        self._clear, self._end = ("\r\x1b[K", "") if terminal else ("", "\n")
         self._lock = threading.Lock()
         self._view = View(window_events=window_events)
         self._printed = (clock(), 0)
@@ -162,31 +157,30 @@ class ProgressLine:
             if name == "evaluator" and name not in self._view.counts:
                 self._printed = (self._printed[0], step.count - step.events)
             self._view.update(name, step, now)
-            if now - self._printed[0] >= self._every:
-                self._print(now)
+            then, before = self._printed
+            if now - then >= self._every:
+                count = self._view.counts.get("evaluator", 0)
+                text = line(self._view, max(count - before, 0) / (now - then), now)
+                self._write(f"{text}{self._end}")
+                self._printed = (now, count)
 
     def message(self, text: str) -> None:
         """Print a line of its own, above the progress line."""
         with self._lock:
-            self._out.write(f"{self._clear()}{text}\n")
-            self._out.flush()
+            self._write(f"{text}\n")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one log message."""
+        self.message(self.format(record))
 
     def finish(self) -> None:
         """Take the progress line away."""
         with self._lock:
-            self._out.write(self._clear())
-            self._out.flush()
+            self._write("")
 
-    def _print(self, now: float) -> None:
-        then, before = self._printed
-        count = self._view.counts.get("evaluator", 0)
-        text = line(self._view, max(count - before, 0) / (now - then), now)
-        self._out.write(f"{self._clear()}{text}" if self._terminal else f"{text}\n")
+    def _write(self, text: str) -> None:
+        self._out.write(f"{self._clear}{text}")
         self._out.flush()
-        self._printed = (now, count)
-
-    def _clear(self) -> str:
-        return "\r\x1b[K" if self._terminal else ""
 
 
 def closing_table(result: Result) -> str:
@@ -194,45 +188,47 @@ def closing_table(result: Result) -> str:
     results = RunTables.of(result.history).results(result.settings.evaluator.min_clicks)
     # Of the last half the cross entropy would say little beside the rest.
     shown = results.select([0, 1, 2, 3, 5, 6])
-    lines = [*_aligned([("", *shown.header[1:5], shown.header[3]), *shown.rows]), ""]
-    lines += [_rebuild_line(rebuild) for rebuild in result.summary.rebuilds]
-    lines += [_rollback_line(rollback) for rollback in result.summary.rollbacks]
+    rows = [("", *shown.header[1:5], shown.header[3]), *shown.rows]
+    lines = [*aligned(rows, str.rjust), ""]
+    for rebuild in result.summary.rebuilds:
+        name = "first mask" if rebuild.reason == "first" else f"rebuild {rebuild.number}"
+        lines.append(
+            f"{name} decided at {rebuild.decided:,}, {rebuild.verdict} at {rebuild.count:,}: "
+            f"{rebuild.verdict_reason}"
+        )
+    for back in result.summary.rollbacks:
+        at = "at" if back.took_effect else "never: the input ended before"
+        lines.append(
+            f"back to version {back.to_version} as version {back.version} decided at "
+            f"{back.decided:,}, in force {at} {back.count:,}: {back.reason}"
+        )
     return "\n".join([*lines, *result.remarks]).rstrip()
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Put cells under each other, names on the left and figures on the right."""
+def aligned(
+    rows: Sequence[Sequence[str]], justify: Callable[[str, int], str] = str.ljust
+) -> Iterator[str]:
+    """Put cells under each other; all but the first of a row as ``justify`` does.
+
+    >>> list(aligned([("layer", "kept"), ("bottom.0", "12")]))
+    ['layer     kept', 'bottom.0  12']
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
     for first, *cells in rows:
-        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join((first.ljust(widths[0]), *right)).rstrip())
-    return lines
-
-
-def _rebuild_line(rebuild: RebuildSummary) -> str:
-    name = "first mask" if rebuild.reason == "first" else f"rebuild {rebuild.number}"
-    return (
-        f"{name} decided at {rebuild.decided:,}, {rebuild.verdict} at {rebuild.count:,}: "
-        f"{rebuild.verdict_reason}"
-    )
-
-
-def _rollback_line(rollback: RollbackSummary) -> str:
-    never = "never: the input ended before"
-    return (
-        f"back to version {rollback.to_version} as version {rollback.version} decided at "
-        f"{rollback.decided:,}, in force {'at' if rollback.took_effect else never} "
-        f"{rollback.count:,}: {rollback.reason}"
-    )
+        others = map(justify, cells, widths[1:])
+        yield "  ".join((first.ljust(widths[0]), *others)).rstrip()
 
 
 def settings_toml(loaded: Loaded) -> str:
     """Write settings as TOML, the origin of each as a comment.
 
+    What TOML has no word for, and what nobody is to see, is a comment too.
+
     >>> from resprout.settings import load
-    >>> print(settings_toml(load(arguments={"seed": 7})).splitlines()[0])
-    seed = 7  # argument
+    >>> lines = settings_toml(load(arguments={"seed": 7, "store.password": "1234"})).splitlines()
+    >>> lines[0], [line for line in lines if line.startswith("# password")]
+    ('seed = 7  # argument',
+    ['# password = null  # default', '# password = (not shown)  # argument'])
     """
     lines, section = [], ""
     for name, value in flat(loaded.settings):
@@ -240,21 +236,14 @@ def settings_toml(loaded: Loaded) -> str:
         if path != section:
             lines += ["", f"[{path}]"]
             section = path
-        lines.append(f"{_setting(key, value)}  # {loaded.origins[name]}")
+        if value is None:
+            said = f"# {key} = null"
+        elif isinstance(value, SecretStr):
+            said = f"# {key} = (not shown)"
+        else:
+            said = f"{key} = {_toml(to_jsonable_python(value))}"
+        lines.append(f"{said}  # {loaded.origins[name]}")
     return "\n".join(lines)
-
-
-def _setting(key: str, value: object) -> str:
-    """Write one setting; what TOML has no word for, and what nobody is to see, as a comment.
-
-    >>> _setting("seed", 7), _setting("budget", None), _setting("password", SecretStr("1234"))
-    ('seed = 7', '# budget = null', '# password = (not shown)')
-    """
-    if value is None:
-        return f"# {key} = null"
-    if isinstance(value, SecretStr):
-        return f"# {key} = (not shown)"
-    return f"{key} = {_toml(to_jsonable_python(value))}"
 
 
 def _toml(value: object) -> str:

@@ -1,321 +1,193 @@
 """What Prometheus sees: every metric, and how the workers' reports become its values.
 
-Each process has a registry of its own, with the metrics of the workers that it runs.
+Each process has metrics of its own, those of the workers that it runs. The evaluator's metrics
+bring their own names; no other file of the code has one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
-from typing import Self, TypeVar
+from typing import Literal, Self, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from evaluator import EvaluatorStep
-from evaluator.metrics import ScoredEvents
-from pruner import FIRST, PruneStep
-from resprout.monitoring.families import (
-    BUILD_INFO,
-    DEAD_LETTERS,
-    DEAD_REASONS,
-    DETECTORS,
-    DRIFT_ALARMS,
-    EVENTS,
-    EVERY,
-    FAMILIES,
-    GAUGES,
-    LABELS,
-    LAG_EVENTS,
-    LAG_SECONDS,
-    LAST_PROGRESS,
-    LAYER_OVERLAP,
-    LAYER_SPARSITY,
-    OBSERVED_CLICKS,
-    OUTCOMES,
-    REBUILD_DURATION,
-    REBUILD_LAST_SUCCESS,
-    REBUILD_REASONS,
-    REBUILDS,
-    STEP_DURATION,
-    TOTALS,
-    Family,
-    markdown,
-    one_of,
-)
-from resprout.monitoring.progress import LagClock
+from evaluator.metrics import ScoredEvents, installed
+from pruner import FIRST, REQUEST, TRIGGERS, PruneStep
+from resprout.monitoring.progress import Lags
 from resprout.runner import Step, Worker
-from resprout.settings import NEVER_REBUILT, SPARSE, Settings
+from resprout.settings import EVALUATOR, NEVER_REBUILT, PRUNER, SPARSE, WORKERS, Settings
 from resprout.spec import decisive
-from stream.messages import Decision, Layer, Verdict, Window
+from stream import Reason
+from stream.messages import Decision, DetectorName, Layer, Verdict, VerdictName
 
-__all__ = ["DETECTORS", "FAMILIES", "LABELS", "OUTCOMES", "Known", "Metrics", "markdown"]
-
-
-_Wrapped = TypeVar("_Wrapped", bound=MetricWrapperBase)
+EVERY = "every worker"
 
 
-class Registry:
-    """Holds the values of some families.
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """One metric: its name, and what it says."""
 
-    A gauge without a value is not exported. The client shows one without labels as 0, so that is
-    made with its first value.
-
-    Parameters
-    ----------
-    families
-        Those that it holds.
-
-    Examples
-    --------
-    >>> from resprout.monitoring.families import DRIFT_ALARMS
-    >>> registry = Registry([DRIFT_ALARMS])
-    >>> registry.count(DRIFT_ALARMS, "input", by=2)
-    >>> registry.render()[0].decode().splitlines()[-1].removeprefix(DRIFT_ALARMS.name)
-    '{detector="input"} 2.0'
-    """
-
-    def __init__(self, families: Sequence[Family]) -> None:
-        self._registry = CollectorRegistry()
-        self._counters = {
-            f: Counter(f.name, f.text, f.labels, registry=self._registry)
-            for f in families
-            if f.kind == "counter"
-        }
-        self._gauges = {
-            f: Gauge(f.name, f.text, f.labels, registry=self._registry)
-            for f in families
-            if f.kind == "gauge" and f.labels
-        }
-        self._histograms = {
-            f: Histogram(f.name, f.text, f.labels, buckets=f.buckets, registry=self._registry)
-            for f in families
-            if f.kind == "histogram"
-        }
-
-    def count(self, family: Family, *labels: str, by: float = 1) -> None:
-        """Raise a counter; by 0 it is there from now on."""
-        _child(self._counters[family], labels).inc(by)
-
-    def histogram(self, family: Family, *labels: str) -> Histogram:
-        """Return a histogram, which is there from now on."""
-        return _child(self._histograms[family], labels)
-
-    def show(self, family: Family, labels: tuple[str, ...], value: float | None) -> None:
-        """Set a gauge, or take it away where there is no value."""
-        if family not in self._gauges:
-            self._gauges[family] = Gauge(family.name, family.text, registry=self._registry)
-        gauge = self._gauges[family]
-        if value is None:
-            # Old versions of the client object where there was no value before either.
-            with suppress(KeyError):
-                gauge.remove(*labels)
-        else:
-            _child(gauge, labels).set(value)
-
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Write all values down, and name the format.
-
-        Parameters
-        ----------
-        accept
-            The formats that the reader takes, as HTTP says it.
-        """
-        encode, content_type = choose_encoder(accept)
-        return encode(_Collected(self._registry)), content_type
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    text: str
+    exported_by: str = EVERY
+    """The worker whose process exports it."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds, of a histogram."""
 
 
-def _child(metric: _Wrapped, labels: tuple[str, ...]) -> _Wrapped:
-    """Pick the one with these labels; one that knows no labels is its own only child."""
-    return metric.labels(*labels) if labels else metric
+_TOTALS = [
+    (one, Family(one.export.name, "counter", ("model",), one.export.text, EVALUATOR))
+    for one in installed()
+    if one.export and one.export.is_total
+]
+"""The evaluator's metrics that are counted over all events scored."""
+_GAUGES = [
+    (one, Family(one.export.name, "gauge", ("model", "window"), one.export.text, EVALUATOR))
+    for one in installed()
+    if one.export and not one.export.is_total
+]
+"""Those that are shown for the last full window of each size."""
+
+FAMILIES = (
+    EVENTS := Family(
+        "resprout_events_total",
+        "counter",
+        ("worker",),
+        "Events that the worker has learned from; of the evaluator, those it has scored",
+    ),
+    STEP_DURATION := Family(
+        "resprout_step_duration_seconds",
+        "histogram",
+        ("worker",),
+        "Time that one step took, of those that did not merely wait",
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    ),
+    LAG_EVENTS := Family(
+        "resprout_log_lag_events",
+        "gauge",
+        ("worker",),
+        "Events that are there for the worker and that it has not come through",
+    ),
+    LAG_SECONDS := Family(
+        "resprout_log_lag_seconds",
+        "gauge",
+        ("worker",),
+        "Time since there were as many events as the worker has come through",
+    ),
+    LAST_PROGRESS := Family(
+        "resprout_worker_last_progress_timestamp_seconds",
+        "gauge",
+        ("worker",),
+        "Unix time of the worker's last step that did not merely wait; at first, of its start",
+    ),
+    BUILD_INFO := Family(
+        "resprout_build_info",
+        "gauge",
+        ("version", "config"),
+        "Always 1; which program runs, and a hash of the settings that the run depends on",
+    ),
+    OBSERVED_CLICKS := Family(
+        "resprout_observed_clicks_total",
+        "counter",
+        (),
+        "Clicks in the events scored, weighted",
+        EVALUATOR,
+    ),
+    *(family for _, family in (*_GAUGES, *_TOTALS)),
+    DRIFT_ALARMS := Family(
+        "resprout_drift_alarms_total", "counter", ("detector",), "Drift alarms raised", EVALUATOR
+    ),
+    DEAD_LETTERS := Family(
+        "resprout_dead_letters_total",
+        "counter",
+        ("reason",),
+        "Events that did not validate, each counted by the process that wrote its dead letter",
+        EVALUATOR,
+    ),
+    REBUILDS := Family(
+        "resprout_rebuilds_total",
+        "counter",
+        ("reason", "outcome"),
+        "Rebuilds that have ended",
+        PRUNER,
+    ),
+    REBUILD_DURATION := Family(
+        "resprout_rebuild_duration_seconds",
+        "histogram",
+        (),
+        "Time from the decision on a rebuild to its verdict, of those that no restart fell into",
+        PRUNER,
+        buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 10_800),
+    ),
+    REBUILD_LAST_SUCCESS := Family(
+        "resprout_rebuild_last_success_timestamp_seconds",
+        "gauge",
+        (),
+        "Unix time of the last promotion of a candidate; not there before the process has seen one",
+        PRUNER,
+    ),
+    LAYER_SPARSITY := Family(
+        "resprout_layer_sparsity_ratio",
+        "gauge",
+        ("model", "layer"),
+        "Share of the layer's weights that the mask in force removes",
+        PRUNER,
+    ),
+    LAYER_OVERLAP := Family(
+        "resprout_layer_mask_overlap_ratio",
+        "gauge",
+        ("layer",),
+        "Share of the weights kept that the mask before kept too",
+        PRUNER,
+    ),
+)
+"""All of them."""
+
+OTHER = "other"
+"""Stands for a value that is none of a fixed set, so that no set ever grows."""
+DETECTORS: tuple[str, ...] = get_args(DetectorName)
+"""What drift alarms look at."""
+REBUILD_REASONS = (FIRST, *TRIGGERS, REQUEST, OTHER)
+DEAD_REASONS = (*(reason.value for reason in Reason), OTHER)
+OUTCOMES: tuple[str, ...] = get_args(VerdictName)
+
+LABELS = {
+    "worker": ", ".join(f"`{one}`" for one in WORKERS),
+    "model": "those of `evaluator.models`",
+    "window": "events a window: those of `evaluator.windows`",
+    "layer": "the model's prunable layers, by name",
+    "detector": ", ".join(f"`{one}`" for one in DETECTORS),
+    "reason": f"of a rebuild {', '.join(f'`{one}`' for one in REBUILD_REASONS)}; "
+    f"of a dead letter {', '.join(f'`{one}`' for one in DEAD_REASONS)}",
+    "outcome": ", ".join(f"`{one}`" for one in OUTCOMES),
+    "version": "of the program",
+    "config": "the first twelve digits of a SHA-256",
+}
+"""Every label, and the values that it can have."""
 
 
-class _Collected(Collector):
-    """A registry without the times at which its counters were made: nobody asks for them."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
-            yield metric
-
-
-def scored(step: EvaluatorStep, registry: Registry) -> None:
-    """Take a step of the evaluator in."""
-    if step.sums is not None:
-        registry.count(OBSERVED_CLICKS, by=step.sums.on.clicks)
-        for model, sums in step.sums.models.items():
-            for metric, family in TOTALS:
-                total = metric.value(ScoredEvents(step.sums.on, sums.terms))
-                registry.count(family, model, by=total if isinstance(total, float) else 0)
-    for window in step.windows:
-        if not window.partial:
-            _closed(window, registry)
-    for alarm in step.alarms:
-        registry.count(DRIFT_ALARMS, alarm.detector)
-    for letter in step.dead_letters:
-        registry.count(DEAD_LETTERS, one_of(DEAD_REASONS, letter.reason))
-
-
-def _closed(window: Window, registry: Registry) -> None:
-    """Show the last window of a size; what it does not know is not exported."""
-    for model in window.models:
-        for metric, family in GAUGES:
-            registry.show(family, (model, str(window.size)), window.metric(model, metric.name))
-
-
-LOOK_SECONDS = 5.0
-"""Pause between two looks for how many events there are."""
-
-
-class Lags:
-    """Compares how far the workers have come with how far they could.
-
-    Parameters
-    ----------
-    workers
-        Those of the process.
-    clock
-        Unix time.
-
-    Examples
-    --------
-    >>> lags = Lags(["source", "dense"], clock=lambda: 1_000.0)
-    >>> lags.came("source", 500)
-    >>> lags.came("dense", 200)
-    >>> lags.known()
-    {'source': (0, 0.0), 'dense': (300, 0.0)}
-    """
-
-    def __init__(self, workers: Sequence[str], clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._counts: dict[str, int | None] = dict.fromkeys(workers)
-        self._behind = {worker: LagClock() for worker in workers}
-        self._ahead: dict[str, Callable[[], int | None]] = {}
-        self._looked = dict.fromkeys(workers, -math.inf)
-        self._looking = threading.Lock()
-
-    def follow(self, worker: str, ahead: Callable[[], int | None]) -> None:
-        """Compare a worker with how many events there are, rather than with the others."""
-        self._ahead[worker] = ahead
-
-    def came(self, worker: str, count: int) -> None:
-        """Note how far a worker has come; called in its own thread."""
-        self._counts[worker] = count
-        now = self._clock()
-        if worker in self._ahead and now >= self._looked[worker] + LOOK_SECONDS:
-            self._looked[worker] = now
-            self._look(worker, self._ahead[worker]())
-
-    def of(self, worker: str) -> tuple[int, float] | None:
-        """Return how far a worker is behind, in events and in seconds.
-
-        None where that is not known, and before it has begun.
-        """
-        count = self._counts.get(worker)
-        return self._measure(worker, count) if count else None
-
-    def known(self) -> dict[str, tuple[int, float]]:
-        """Tell of all workers of which it is known."""
-        counts = {name: count for name, count in self._counts.items() if count is not None}
-        found = {name: self._measure(name, count) for name, count in counts.items()}
-        return {name: lag for name, lag in found.items() if lag is not None}
-
-    def _measure(self, worker: str, count: int) -> tuple[int, float] | None:
-        self._compare(worker)
-        with self._looking:
-            behind = self._behind[worker]
-            if behind.there is None:
-                return None
-            return max(behind.there - count, 0), behind.seconds(count, self._clock())
-
-    def _compare(self, worker: str) -> None:
-        """Look how far the others of this process have come, where nobody else says it."""
-        if worker not in self._ahead and len(self._counts) > 1:
-            self._look(worker, max(count or 0 for count in self._counts.values()))
-
-    def _look(self, worker: str, there: int | None) -> None:
-        if there is not None:
-            with self._looking:
-                self._behind[worker].look(there, self._clock())
-
-
-class Rebuilds:
-    """Follows rebuilds from the decision to the verdict, and the masks that they put in force.
-
-    Parameters
-    ----------
-    registry
-        Where the figures go.
-    models
-        Those that run, by name.
-    clock
-        Unix time.
-    """
-
-    def __init__(
-        self, registry: Registry, models: Collection[str], clock: Callable[[], float]
-    ) -> None:
-        self._registry, self._models, self._clock = registry, models, clock
-        self._decided: float | None = None
-        self._layers: dict[int, dict[str, Layer]] = {}
-
-    def take(self, step: PruneStep) -> None:
-        """Take a step of the pruner in."""
-        if step.decided is not None:
-            self._show(step.decided)
-            self._decided = self._clock() if step.decided.rebuild else self._decided
-        if step.verdict is not None:
-            self._show(step.verdict)
-            self._ended(step.verdict)
-
-    def remember(self, ledger: Iterable[Decision | Verdict]) -> None:
-        """Show the masks in force; what the ledger holds is not counted again."""
-        for message in ledger:
-            self._show(message)
-
-    def _ended(self, verdict: Verdict) -> None:
-        reason = one_of(REBUILD_REASONS, verdict.rebuild.reason)
-        self._registry.count(REBUILDS, reason, verdict.verdict)
-        if self._decided is not None:
-            self._registry.histogram(REBUILD_DURATION).observe(self._clock() - self._decided)
-            self._decided = None
-        if verdict.verdict == "promoted":
-            self._registry.show(REBUILD_LAST_SUCCESS, (), self._clock())
-
-    def _show(self, message: Decision | Verdict) -> None:
-        """Show the mask of the version that a promotion or a rollback puts in force, if it does."""
-        if isinstance(message, Verdict) and message.version is not None:
-            self._layers[message.version] = message.layers
-            self._show_mask(SPARSE, message.layers)
-            if message.rebuild.reason == FIRST and NEVER_REBUILT in self._models:
-                self._show_mask(NEVER_REBUILT, message.layers)
-        elif isinstance(message, Decision) and message.rollback is not None:
-            # What it has in common with the mask that it takes over from, nobody has counted.
-            layers = {
-                name: layer.model_copy(update={"overlap": None})
-                for name, layer in self._layers.get(message.rollback.to_version, {}).items()
-            }
-            self._layers[message.rollback.version] = layers
-            self._show_mask(SPARSE, layers)
-
-    def _show_mask(self, model: str, layers: Mapping[str, Layer]) -> None:
-        for name, layer in layers.items():
-            self._registry.show(LAYER_SPARSITY, (model, name), layer.sparsity)
-            if model == SPARSE:
-                self._registry.show(LAYER_OVERLAP, (name,), layer.overlap)
+def markdown() -> str:
+    """Write the tables of ``docs/metrics.md``."""
+    rows = ["| metric | type | labels | exported by | what it says |", "|---|---|---|---|---|"]
+    for one in FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.exported_by} | {one.text} |")
+    rows += ["", "| label | values |", "|---|---|"]
+    rows += [f"| `{label}` | {values} |" for label, values in LABELS.items()]
+    return "\n".join(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,8 +212,10 @@ class Known:
         return cls(tuple(workers), settings.evaluator.models, digest[:12])
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one process; called with every step of its workers, as an observer.
+
+    Each value is changed by the thread of one worker, lags by whoever reads them.
 
     Parameters
     ----------
@@ -362,33 +236,40 @@ class Metrics:
 
     def __init__(self, known: Known, clock: Callable[[], float] = time.time) -> None:
         self._known, self._clock = known, clock
-        self._families = [f for f in FAMILIES if f.exported_by in (EVERY, *known.workers)]
-        self._registry = Registry(self._families)
         self._lags = Lags(known.workers, clock)
-        self._rebuilds = Rebuilds(self._registry, known.models, clock)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Let every counter start at 0, for all values that its labels can have."""
-        models = [(model,) for model in self._known.models]
-        values: dict[Family, Iterable[tuple[str, ...]]] = {
-            EVENTS: [(worker,) for worker in self._known.workers],
-            **{family: models for _, family in TOTALS},
-            DRIFT_ALARMS: [(detector,) for detector in DETECTORS],
-            DEAD_LETTERS: [(reason,) for reason in DEAD_REASONS],
-            REBUILDS: product(REBUILD_REASONS, OUTCOMES),
-        }
-        for family in self._families:
-            for labels in values.get(family, ()):
-                self._registry.count(family, *labels, by=0)
-        for worker in self._known.workers:
-            self._registry.histogram(STEP_DURATION, worker)
-            self._registry.show(LAST_PROGRESS, (worker,), self._clock())
-        self._registry.show(BUILD_INFO, (version("resprout"), self._known.config), 1)
+        self._decided: float | None = None
+        """When the open rebuild was decided, if in this process."""
+        self._layers: dict[int, Mapping[str, Layer]] = {}
+        """Of the mask of each version."""
+        self._values: dict[Family, defaultdict[tuple[str, ...], float]] = {}
+        self._histograms: dict[Family, Histogram] = {}
+        for family in FAMILIES:
+            if family.exported_by not in (EVERY, *known.workers):
+                continue
+            if family.kind == "histogram":
+                self._histograms[family] = Histogram(
+                    family.name, family.text, family.labels, buckets=family.buckets, registry=None
+                )
+                continue
+            self._values[family] = defaultdict(float)
+            if family.kind == "counter":
+                values = {
+                    "worker": known.workers,
+                    "model": known.models,
+                    "detector": DETECTORS,
+                    "reason": DEAD_REASONS if family is DEAD_LETTERS else REBUILD_REASONS,
+                    "outcome": OUTCOMES,
+                }
+                for labels in product(*(values[label] for label in family.labels)):
+                    self._values[family][labels] = 0
+        for worker in known.workers:
+            self._histograms[STEP_DURATION].labels(worker)
+            self._values[LAST_PROGRESS][worker,] = clock()
+        self._values[BUILD_INFO][version("resprout"), known.config] = 1
 
     def timed(self, worker: Worker, timer: Callable[[], float] = time.perf_counter) -> Worker:
         """Return the same worker, with its steps timed."""
-        durations = self._registry.histogram(STEP_DURATION, worker.name)
+        durations = self._histograms[STEP_DURATION].labels(worker.name)
 
         def step() -> Step:
             before = timer()
@@ -415,36 +296,104 @@ class Metrics:
         """
         self._lags.follow(worker, ahead)
 
+    def lag(self, worker: str) -> tuple[int, float] | None:
+        """Return how far a worker is behind, in events and in seconds; None: not known."""
+        return self._lags.of(worker)
+
     def __call__(self, name: str, step: Step) -> None:
         """Observe a step; called in the worker's own thread."""
         if name not in self._known.workers:
             known = ", ".join(self._known.workers)
             raise ValueError(f"metrics know no worker {name!r}; they were made for: {known}")
         if step.waiting_for is None:
-            self._registry.show(LAST_PROGRESS, (name,), self._clock())
+            self._values[LAST_PROGRESS][name,] = self._clock()
         self._lags.came(name, step.count)
         if isinstance(step, EvaluatorStep):
-            scored(step, self._registry)
+            self._take_scores(step)
         elif isinstance(step, PruneStep):
-            self._rebuilds.take(step)
-        self._registry.count(EVENTS, name, by=step.events)
+            self._take_rebuild(step)
+        self._values[EVENTS][name,] += step.events
 
-    def lag(self, worker: str) -> tuple[int, float] | None:
-        """Return how far a worker is behind, in events and in seconds.
+    def _take_scores(self, step: EvaluatorStep) -> None:
+        if step.sums is not None:
+            self._values[OBSERVED_CLICKS][()] += step.sums.on.clicks
+            for model, sums in step.sums.models.items():
+                for metric, family in _TOTALS:
+                    total = metric.value(ScoredEvents(step.sums.on, sums.terms))
+                    self._values[family][model,] += total if isinstance(total, float) else 0
+        for window in step.windows:
+            models = () if window.partial else window.models
+            for model, (metric, family) in product(models, _GAUGES):
+                self._show(family, (model, str(window.size)), window.metric(model, metric.name))
+        for alarm in step.alarms:
+            self._values[DRIFT_ALARMS][alarm.detector,] += 1
+        for letter in step.dead_letters:
+            reason = letter.reason if letter.reason in DEAD_REASONS else OTHER
+            self._values[DEAD_LETTERS][reason,] += 1
 
-        None where that is not known, and before it has begun.
-        """
-        return self._lags.of(worker)
+    def _take_rebuild(self, step: PruneStep) -> None:
+        if step.decided is not None:
+            self.remember([step.decided])
+            self._decided = self._clock() if step.decided.rebuild else self._decided
+        if step.verdict is not None:
+            self.remember([step.verdict])
+            asked = step.verdict.rebuild.reason
+            reason = asked if asked in REBUILD_REASONS else OTHER
+            self._values[REBUILDS][reason, step.verdict.verdict] += 1
+            if self._decided is not None:
+                self._histograms[REBUILD_DURATION].observe(self._clock() - self._decided)
+                self._decided = None
+            if step.verdict.verdict == "promoted":
+                self._values[REBUILD_LAST_SUCCESS][()] = self._clock()
 
     def remember(self, ledger: Iterable[Decision | Verdict]) -> None:
-        """Show the masks in force of a run that goes on; what came before is not counted again.
+        """Show the masks that a part of the ledger puts in force; nothing of it is counted.
 
-        Parameters
-        ----------
-        ledger
-            What it holds so far, oldest first.
+        Of a run that goes on it is what the ledger holds so far, oldest first.
         """
-        self._rebuilds.remember(ledger)
+        for message in ledger:
+            if isinstance(message, Verdict) and message.version is not None:
+                self._show_mask(message.version, message.layers)
+                if message.rebuild.reason == FIRST and NEVER_REBUILT in self._known.models:
+                    for name, layer in message.layers.items():
+                        self._values[LAYER_SPARSITY][NEVER_REBUILT, name] = layer.sparsity
+            elif isinstance(message, Decision) and message.rollback is not None:
+                # What it has in common with the mask that it takes over from, nobody has counted.
+                old = self._layers.get(message.rollback.to_version, {})
+                layers = {n: one.model_copy(update={"overlap": None}) for n, one in old.items()}
+                self._show_mask(message.rollback.version, layers)
+
+    def _show_mask(self, version: int, layers: Mapping[str, Layer]) -> None:
+        """Show the mask of a version of the sparse model, which is now in force."""
+        self._layers[version] = layers
+        for name, layer in layers.items():
+            self._values[LAYER_SPARSITY][SPARSE, name] = layer.sparsity
+            self._show(LAYER_OVERLAP, (name,), layer.overlap)
+
+    def _show(self, family: Family, labels: tuple[str, ...], value: float | None) -> None:
+        """Set a gauge, or take it away where there is no value."""
+        if value is None:
+            self._values[family].pop(labels, None)
+        else:
+            self._values[family][labels] = value
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics as the client library has them.
+
+        A gauge without a value is not exported, and neither are the times at which histograms
+        were made: nobody asks for them.
+        """
+        for histogram in self._histograms.values():
+            for metric in histogram.collect():
+                metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+                yield metric
+        kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for family, values in self._values.items():
+            if values or family.labels:
+                found = kinds[family.kind](family.name, family.text, labels=family.labels)
+                for labels, value in values.copy().items():
+                    found.add_metric(labels, value)
+                yield found
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Write all values down, and name the format.
@@ -454,7 +403,9 @@ class Metrics:
         accept
             The formats that the reader takes, as HTTP says it.
         """
-        for worker, (events, seconds) in self._lags.known().items():
-            self._registry.show(LAG_EVENTS, (worker,), events)
-            self._registry.show(LAG_SECONDS, (worker,), seconds)
-        return self._registry.render(accept)
+        for worker in self._known.workers:
+            lag = self._lags.of(worker)
+            if lag is not None:
+                self._values[LAG_EVENTS][worker,], self._values[LAG_SECONDS][worker,] = lag
+        encode, content_type = choose_encoder(accept)
+        return encode(self), content_type

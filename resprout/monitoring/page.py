@@ -1,24 +1,32 @@
-"""The live page of a run: where it is served, and what it says of the run in words."""
+"""What a process answers over HTTP: the live page, ``/healthz`` and ``/metrics``.
+
+A web server is loaded by processes that answer, and by no others.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from resprout.folder import RunFolder
+from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.progress import last_told
+from resprout.runner import Step, Worker
 from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
 from stream import open_logs
 from stream.log import LogStore
-from stream.messages import Progress
 from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
-    from evaluator.page import PageFeed, Probe
+    from evaluator.page import PageFeed, Probe, WebServer
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +57,6 @@ class Page:
         probes: Mapping[str, Probe] | None = None,
         feed: PageFeed | None = None,
     ) -> None:
-        # A web server is loaded by those who show a page, and by nobody else.
         from evaluator.page import PageFeed, Pages, serve_page
 
         self._feed = feed or PageFeed(about=about(settings, state))
@@ -81,31 +88,26 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     ):
         feed = PageFeed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
-        for last in _last_reports(logs):
-            feed.history.complete(last)
+        last = last_told(logs, [one for one in WORKERS if logs.exists(progress(one))])
+        # While the run goes on, more may be copied into the log that the page shows.
+        if any(one.worker == EVALUATOR and one.done for one in last):
+            for report in last:
+                feed.history.complete(report)
         with closing(Page(settings, folder.path, feed=feed)) as page:
             yield page
 
 
-def _last_reports(logs: LogStore) -> list[Progress]:
-    """Return the last reports of the workers of a finished run; none while more may be copied."""
-    last = last_told(logs, [one for one in WORKERS if logs.exists(progress(one))])
-    is_over = any(one.worker == EVALUATOR and one.done for one in last)
-    return last if is_over else []
-
-
 def listen(serve: ServeConfig) -> socket.socket:
     """Take the address that the settings name; without a port, the usual one or any free one."""
-    from evaluator.page import AddressTakenError
-    from evaluator.page import listen as take
+    from evaluator import page
 
     if "port" in serve.model_fields_set:
-        return take(serve.host, serve.port or 0)
+        return page.listen(serve.host, serve.port or 0)
     try:
-        return take(serve.host, PORT)
-    except AddressTakenError:
+        return page.listen(serve.host, PORT)
+    except page.AddressTakenError:
         log.info("port %d is taken; serve.port sets another", PORT)
-        return take(serve.host, 0)
+        return page.listen(serve.host, 0)
 
 
 def about(settings: Settings, state: Path) -> dict[str, str]:
@@ -119,4 +121,157 @@ def about(settings: Settings, state: Path) -> dict[str, str]:
         "seed": str(settings.seed),
         "criterion": f"{settings.pruner.criterion} @ {100 * settings.pruner.sparsity:g} %",
         "trigger": settings.trigger.name,
+    }
+
+
+STALE_SECONDS = 180.0
+"""After this long in one step a worker counts as stuck; a broker may be away for shorter."""
+
+Note = Callable[[], str | None]
+"""Says in words what is amiss that no worker fails of, None where nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """How one worker is doing."""
+
+    count: int = 0
+    """Events through which it has come."""
+    waiting_for: str | None = None
+    done: bool = False
+    progress_seconds: float = 0.0
+    """Since its last step that did not merely wait, or since the start."""
+    round_seconds: float = 0.0
+    """Since its last step."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a process is doing."""
+
+    status: Literal["healthy", "stale", "failed"]
+    reason: str | None
+    """Why it is not healthy."""
+    workers: dict[str, WorkerState]
+    notes: dict[str, str]
+    """What is amiss though the workers go on, such as a store that is away."""
+
+
+class Health:
+    """Knows how the workers of a process are doing; called with every step, as an observer.
+
+    A worker that waits is healthy, and says for whom. One that failed is not, nor is one whose
+    step does not come to an end.
+
+    Parameters
+    ----------
+    workers
+        Their names.
+    notes
+        By name, who to ask what is amiss; called whenever somebody looks.
+    stale_seconds
+        How long a step may take.
+    clock
+        Seconds that never go back.
+
+    Examples
+    --------
+    >>> from learner import LearnerStep
+    >>> from stream.spec import Waiting
+    >>> health = Health(["dense"], clock=lambda: 0.0)
+    >>> health("dense", LearnerStep(count=500, waiting_for=Waiting("clicks")))
+    >>> health.state().status, health.state().workers["dense"].waiting_for
+    ('healthy', 'clicks')
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[str],
+        notes: Mapping[str, Note] | None = None,
+        stale_seconds: float = STALE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._notes, self._stale_seconds, self._clock = notes or {}, stale_seconds, clock
+        self._states = dict.fromkeys(workers, WorkerState())
+        self._rounds = dict.fromkeys(workers, clock())
+        self._progress = dict(self._rounds)
+        self._failure: str | None = None
+
+    def __call__(self, name: str, step: Step) -> None:
+        """Observe a step; called in the worker's own thread."""
+        waiting_for = str(step.waiting_for) if step.waiting_for else None
+        self._states[name] = WorkerState(step.count, waiting_for, step.done)
+        self._rounds[name] = self._clock()
+        if waiting_for is None:
+            self._progress[name] = self._rounds[name]
+
+    def watched(self, worker: Worker) -> Worker:
+        """Return the same worker; if it fails, that is known from then on."""
+
+        @contextmanager
+        def watching() -> Iterator[None]:
+            try:
+                yield
+            except BaseException as error:
+                # What comes after the first failure follows from it.
+                self._failure = (
+                    self._failure or f"{worker.name} failed: {type(error).__name__}: {error}"
+                )
+                raise
+
+        return replace(worker, step=watching()(worker.step), close=watching()(worker.close))
+
+    def state(self) -> State:
+        """Say how the process is doing now."""
+        now = self._clock()
+        workers = {
+            name: replace(
+                state,
+                progress_seconds=round(now - self._progress[name], 3),
+                round_seconds=round(now - self._rounds[name], 3),
+            )
+            for name, state in self._states.items()
+        }
+        notes = {name: text for name, note in self._notes.items() if (text := note()) is not None}
+        if self._failure is not None:
+            return State("failed", self._failure, workers, notes)
+        for name, worker in workers.items():
+            if not worker.done and worker.round_seconds > self._stale_seconds:
+                reason = f"{name} has been in one step for {worker.round_seconds:.0f} s"
+                return State("stale", reason, workers, notes)
+        return State("healthy", None, workers, notes)
+
+
+def serve_health(host: str, port: int, metrics: Metrics, health: Health) -> WebServer:
+    """Answer ``/healthz`` and ``/metrics``, until the server is closed.
+
+    Parameters
+    ----------
+    host
+        The address to listen on.
+    port
+        0 takes any free one.
+    metrics
+        What ``/metrics`` says: what Prometheus scrapes.
+    health
+        What ``/healthz`` says: :class:`State` as JSON, with 200 while the process is healthy and
+        503 otherwise.
+    """
+    from evaluator.page import WebServer, listen, probe_application
+
+    return WebServer(listen(host, port), probe_application(pages(metrics, health)), "health")
+
+
+def pages(metrics: Metrics, health: Health) -> dict[str, Probe]:
+    """Make what is answered, by path, from the formats that the client takes."""
+
+    def healthz(_: str) -> tuple[int, bytes, str]:
+        state = health.state()
+        healthy = state.status == "healthy"
+        status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
+        return status, json.dumps(asdict(state), indent=1).encode() + b"\n", "application/json"
+
+    return {
+        "/healthz": healthz,
+        "/metrics": lambda accept: (HTTPStatus.OK, *metrics.render(accept)),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,11 +13,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from resprout.runner import Observe, Step
-from resprout.settings import DENSE, EVALUATOR, NEVER_REBUILT, PRUNER, SOURCE, SPARSE
+from resprout.settings import DENSE, NEVER_REBUILT, SPARSE
 from stream import Waiting, predictions_from_bytes
 from stream.log import LogStore, LogWriter, Record
 from stream.messages import Progress, dump, parse
 from stream.topics import CLICKS, LEDGER, SNAPSHOTS, TRUTH, WINDOWS, predictions, progress
+
+log = logging.getLogger(__name__)
 
 MOST_LOOKS = 1_000
 """Looks that are remembered; of more, every second one is forgotten."""
@@ -53,13 +57,12 @@ class AvailableEvents:
         batch = predictions_from_bytes(newest.record.value)
         if self._clicks is None:
             return batch.end
-        through = {partition: place.offset for partition, place in batch.trained_through.items()}
-        through.update({span.partition: span.last.offset for span in batch.spans})
         begins = self._begins
+        through = {partition: place.offset for partition, place in batch.trained_through.items()}
+        through |= {span.partition: span.last.offset for span in batch.spans}
         read = sum(offset + 1 - begins.get(p, 0) for p, offset in through.items())
         there = sum(self._clicks.end(p) - begins.get(p, 0) for p in self._clicks.partitions)
-        unread = there - read
-        return batch.end + round(max(unread, 0) * batch.end / read)
+        return batch.end + round(max(there - read, 0) * batch.end / read)
 
     def close(self) -> None:
         """Release the logs."""
@@ -112,6 +115,65 @@ class LagClock:
         return float(now - then - (later - then) * (count - had) / (has - had))
 
 
+LOOK_SECONDS = 5.0
+"""Pause between two looks for how many events there are."""
+
+
+class Lags:
+    """Compares how far the workers have come with how far they could.
+
+    Parameters
+    ----------
+    workers
+        Those of the process.
+    clock
+        Unix time.
+
+    Examples
+    --------
+    >>> lags = Lags(["source", "dense"], clock=lambda: 1_000.0)
+    >>> lags.came("source", 500)
+    >>> lags.came("dense", 200)
+    >>> lags.of("source"), lags.of("dense")
+    ((0, 0.0), (300, 0.0))
+    """
+
+    def __init__(self, workers: Sequence[str], clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._counts: dict[str, int | None] = dict.fromkeys(workers)
+        self._clocks = {worker: LagClock() for worker in workers}
+        self._ahead: dict[str, Callable[[], int | None]] = {}
+        self._looked = dict.fromkeys(workers, -math.inf)
+        self._looking = threading.Lock()
+
+    def follow(self, worker: str, ahead: Callable[[], int | None]) -> None:
+        """Compare a worker with how many events there are, rather than with the others."""
+        self._ahead[worker] = ahead
+
+    def came(self, worker: str, count: int) -> None:
+        """Note how far a worker has come; called in its own thread."""
+        self._counts[worker] = count
+        now = self._clock()
+        if worker in self._ahead and now >= self._looked[worker] + LOOK_SECONDS:
+            self._looked[worker] = now
+            there = self._ahead[worker]()
+            if there is not None:
+                with self._looking:
+                    self._clocks[worker].look(there, self._clock())
+
+    def of(self, worker: str) -> tuple[int, float] | None:
+        """Return how far a worker is behind, in events and in seconds; None: not known."""
+        count, clock = self._counts[worker], self._clocks[worker]
+        if count is None:
+            return None
+        with self._looking:
+            if worker not in self._ahead and len(self._counts) > 1:
+                clock.look(max(count or 0 for count in self._counts.values()), self._clock())
+            if clock.there is None:
+                return None
+            return max(clock.there - count, 0), clock.seconds(count, self._clock())
+
+
 EVERY_SECONDS = 2.0
 """Pause between two records of one worker."""
 
@@ -155,7 +217,8 @@ class ProgressLogs:
         if now < self._due[name] and not step.done:
             return
         self._due[name] = now + EVERY_SECONDS
-        lag = self._lag(name)
+        # A worker that has not begun is not behind.
+        lag = self._lag(name) if step.count else None
         message = Progress(
             worker=name,
             count=step.count,
@@ -184,12 +247,10 @@ def last_told(home: LogStore, workers: Iterable[str]) -> list[Progress]:
     for worker in workers:
         with closing(home.reader(progress(worker))) as reader:
             last = reader.last(0)
-        message = parse(last.record.value) if last else None
-        found += [message] if isinstance(message, Progress) else []
+        if last and isinstance(message := parse(last.record.value), Progress):
+            found.append(message)
     return found
 
-
-log = logging.getLogger(__name__)
 
 SAY_SECONDS = 5.0
 """How long a worker must have waited before the log says so."""
@@ -235,25 +296,17 @@ class Watch:
 
 
 _WRITERS = {
-    CLICKS: SOURCE,
-    TRUTH: SOURCE,
-    LEDGER: PRUNER,
-    WINDOWS: EVALUATOR,
-    **{predictions(model): model for model in (DENSE, SPARSE, NEVER_REBUILT)},
-    predictions("candidate-1"): PRUNER,
-    SNAPSHOTS: DENSE,
+    CLICKS: "the source",
+    TRUTH: "the source",
+    LEDGER: "the prune worker",
+    WINDOWS: "the evaluator",
+    SNAPSHOTS: "the dense learner",
+    predictions(DENSE): "the dense learner",
+    predictions(SPARSE): "the sparse learner",
+    predictions(NEVER_REBUILT): "the learner that is never rebuilt",
+    predictions("candidate-1"): "the prune worker",
 }
 """Who writes what workers wait for."""
-_LOGS = frozenset({CLICKS, TRUTH, LEDGER, WINDOWS})
-"""Those that are named beside what they must hold."""
-_CALLED = {
-    SOURCE: "the source",
-    DENSE: "the dense learner",
-    SPARSE: "the sparse learner",
-    NEVER_REBUILT: "the learner that is never rebuilt",
-    PRUNER: "the prune worker",
-    EVALUATOR: "the evaluator",
-}
 
 
 def name_writer(waiting: Waiting, *, external_clicks: bool = False) -> Waiting:
@@ -277,8 +330,9 @@ def name_writer(waiting: Waiting, *, external_clicks: bool = False) -> Waiting:
     """
     if waiting.log not in _WRITERS or (external_clicks and waiting.log == CLICKS):
         return waiting
-    beside = f", log {waiting.log}" if waiting.what and waiting.log in _LOGS else ""
-    return Waiting(waiting.log, f"{waiting} ({_CALLED[_WRITERS[waiting.log]]}{beside})")
+    is_named = waiting.what and waiting.log in (CLICKS, TRUTH, LEDGER, WINDOWS)
+    beside = f", log {waiting.log}" if is_named else ""
+    return Waiting(waiting.log, f"{waiting} ({_WRITERS[waiting.log]}{beside})")
 
 
 @dataclass(slots=True)
@@ -313,7 +367,9 @@ class Waits:
         """Observe a step."""
         now = self._clock()
         if step.waiting_for is None:
-            self._go_on(name, now)
+            ended = self._waits.pop(name, None)
+            if ended is not None and ended.told is not None:
+                log.info("%s goes on after %.0f s", name, now - ended.since)
             if step.done:
                 log.info("%s is done after %d events", name, step.count)
             return
@@ -323,8 +379,3 @@ class Waits:
         if wait.told != wait.reason and now - wait.reason_since >= self._say_seconds:
             wait.told = wait.reason
             log.info("%s waits for %s, after %d events", name, wait.reason, step.count)
-
-    def _go_on(self, name: str, now: float) -> None:
-        wait = self._waits.pop(name, None)
-        if wait is not None and wait.told is not None:
-            log.info("%s goes on after %.0f s", name, now - wait.since)

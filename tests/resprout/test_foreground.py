@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from resprout.cli.signals import logging_lines, logging_to, stoppable
+from resprout.cli.options import logging_lines, logging_to, stoppable
 from resprout.monitoring.console import ProgressLine
 
 TWICE = """
 import os, signal, time
-from resprout.foreground import stoppable
+from resprout.cli.options import stoppable
 with stoppable():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)

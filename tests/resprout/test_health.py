@@ -17,8 +17,8 @@ import pytest
 
 from evaluator.page import WebServer
 from learner import LearnerStep
-from resprout.monitoring.health import Health, serve_health
 from resprout.monitoring.metrics import Known, Metrics
+from resprout.monitoring.page import Health, serve_health
 from resprout.runner import Runner, Step, Worker
 from stream.spec import Waiting
 

@@ -39,7 +39,7 @@ from stream.spec import Waiting
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
-FAMILIES_FILE = ROOT / "resprout" / "monitoring" / "families.py"
+FAMILIES_FILE = ROOT / "resprout" / "monitoring" / "metrics.py"
 METRICS_FOLDER = ROOT / "evaluator" / "metrics"
 """The evaluator's metrics bring their own names."""
 NAMES = {family.name for family in FAMILIES}
@@ -239,7 +239,7 @@ def test_the_tables_of_the_document_are_those_of_the_file() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     tables = text.partition("<!-- tables: begin")[2].partition("-->\n")[2]
     assert tables.partition("<!-- tables: end")[0].strip() == markdown(), (
-        "put what resprout.monitoring.families.markdown() returns between the marks of "
+        "put what resprout.monitoring.metrics.markdown() returns between the marks of "
         "docs/metrics.md"
     )
 
