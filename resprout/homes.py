@@ -8,21 +8,12 @@ from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from resprout.folder import RunFolder
-from resprout.settings import MODELS, WORKERS
+from resprout.settings import Settings
 from stream import StartPosition, StreamConfig, clicks_from, open_logs, start_offsets, topics
 from stream.log import LogIdentityError, LogStore
 from stream.topics import CLICKS
 
-ONE_PARTITION = (
-    topics.TRUTH,
-    topics.LEDGER,
-    topics.REQUESTS,
-    topics.WINDOWS,
-    topics.DEAD_LETTERS,
-    *(topics.predictions(model) for model in (*MODELS, "candidate-1")),
-    *(topics.progress(worker) for worker in WORKERS),
-)
-"""All logs but the clicks."""
+_COMMON = (topics.TRUTH, topics.LEDGER, topics.REQUESTS, topics.WINDOWS, topics.DEAD_LETTERS)
 LOOK_SECONDS = 5.0
 """How long a broker may be away for a command that a person waits for, where
 ``stream.kafka.gone_seconds`` is not set."""
@@ -34,8 +25,7 @@ def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogS
     It soon gives up, and makes no topic on a broker: only runs and workers do. In the state folder
     of a run that has just begun, a log that is not there yet is an empty one.
     """
-    is_own = config.home == "embedded"
-    return open_logs(hurried(config), folder.home.folder, writable=is_own)
+    return open_logs(hurried(config), folder.home.folder, writable=config.logs_in_folder)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:
@@ -52,9 +42,16 @@ def hurried(config: StreamConfig) -> StreamConfig:
     return config.model_copy(update={"kafka": kafka})
 
 
-def every_log(partitions: int = 1) -> dict[str, int]:
-    """Name all logs of a run, with their partitions: of the clicks as many as asked for."""
-    return {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
+def every_log(settings: Settings, partitions: int = 1) -> dict[str, int]:
+    """Name all logs of a run, with their partitions: of the clicks as many as asked for.
+
+    >>> every_log(Settings())["clicks"], "progress.never_rebuilt" in every_log(Settings())
+    (1, True)
+    """
+    models = (*(model.name for model in settings.models), "candidate-1")
+    predictions = map(topics.predictions, models)
+    progress = map(topics.progress, settings.workers)
+    return {topics.CLICKS: partitions, **dict.fromkeys((*_COMMON, *predictions, *progress), 1)}
 
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,10 @@
-"""How many threads torch may use."""
+"""Runs the workers of a process, each in a thread of its own."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Protocol
@@ -11,6 +12,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from stream import Waiting
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -44,7 +47,7 @@ class Step(Protocol):
 
     @property
     def waiting_for(self) -> Waiting | None:
-        """What it waits for, in words."""
+        """What it waits for, where it found nothing to do."""
 
     @property
     def done(self) -> bool:
@@ -78,6 +81,8 @@ class Runner:
         Called after every step.
     stop
         Set by anybody to end the run: every worker finishes its step and closes.
+    expendable
+        Names of workers whose fault does not stop the others.
     """
 
     def __init__(
@@ -85,8 +90,9 @@ class Runner:
         workers: Sequence[Worker],
         observe: Observe | None = None,
         stop: threading.Event | None = None,
+        expendable: Collection[str] = (),
     ) -> None:
-        self._workers = workers
+        self._workers, self._expendable = workers, expendable
         self._observe = observe or _look_away
         self._stop = stop or threading.Event()
         self._failures: list[BaseException] = []
@@ -95,7 +101,8 @@ class Runner:
     def run(self) -> bool:
         """Run to the end, and say whether all workers are done.
 
-        The first fault of a worker stops all, and is raised here with a note naming the worker.
+        The first fault of a worker stops all, but for that of one that is expendable; it is raised
+        here at the end, with a note naming the worker.
         """
         threads = [
             threading.Thread(target=self._drive, args=(worker,), name=worker.name)
@@ -120,7 +127,10 @@ class Runner:
         except BaseException as error:
             error.add_note(f"in worker {worker.name!r}")
             self._failures.append(error)
-            self._stop.set()
+            if worker.name in self._expendable:
+                log.error("%s failed, the others continue: %s", worker.name, error)
+            else:
+                self._stop.set()
 
     def _step_until_stopped(self, worker: Worker) -> None:
         pause = SHORTEST_PAUSE

@@ -20,7 +20,7 @@ from resprout import homes
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder
 from resprout.run import Outcome, Result, Summary
-from resprout.settings import MODELS, SPARSE, Settings, with_defaults
+from resprout.settings import SPARSE, Settings, with_defaults
 from resprout.spec import decisive
 from stream import FeatureSchema, open_logs
 from stream.log import LogStore
@@ -74,7 +74,8 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
     with failure():
         stream, folder = homes.hurried(recorded.settings.stream), recorded.folder.home.folder
         with open_logs(stream, folder, writable=False) as logs:
-            history, total = RunHistory.read(logs), recorded.total(logs)
+            history = RunHistory.read(logs, recorded.settings.models)
+            total = recorded.total(logs)
         written = report(history, recorded.about(title, history, total))
         with _writing(page):
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,8 @@ class RecordedRun:
         candidates = sorted(
             (path.name for path in kept.folder.glob("candidate-*")), key=lambda n: (len(n), n)
         )
-        models = (*MODELS, f"published-{SPARSE}", *candidates)
+        known = (model.name for model in self.settings.models)
+        models = (*known, f"published-{SPARSE}", *candidates)
         rows = tuple((name, model) for model in models for name in kept.names(model))
         return TextTable("Snapshots that are kept", ("snapshot", "model"), rows)
 

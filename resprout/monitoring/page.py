@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resprout.folder import RunFolder
 from resprout.monitoring.progress import last_told
-from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
+from resprout.settings import EVALUATOR, ServeConfig, Settings
 from stream import open_logs
 from stream.log import LogStore
 from stream.messages import Progress
@@ -81,15 +81,15 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     ):
         feed = PageFeed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
-        for last in _last_reports(logs):
+        for last in _last_reports(logs, settings.workers):
             feed.history.complete(last)
         with closing(Page(settings, folder.path, feed=feed)) as page:
             yield page
 
 
-def _last_reports(logs: LogStore) -> list[Progress]:
+def _last_reports(logs: LogStore, workers: Iterable[str]) -> list[Progress]:
     """Return the last reports of the workers of a finished run; none while more may be copied."""
-    last = last_told(logs, [one for one in WORKERS if logs.exists(progress(one))])
+    last = last_told(logs, [one for one in workers if logs.exists(progress(one))])
     is_over = any(one.worker == EVALUATOR and one.done for one in last)
     return last if is_over else []
 

@@ -275,10 +275,13 @@ def name_writer(waiting: Waiting, *, external_clicks: bool = False) -> Waiting:
     >>> str(name_writer(Waiting("clicks"), external_clicks=True))
     'clicks'
     """
-    if waiting.log not in _WRITERS or (external_clicks and waiting.log == CLICKS):
+    model = waiting.log.removeprefix(predictions(""))
+    worker = _WRITERS.get(waiting.log, model)
+    if (worker == waiting.log) or (external_clicks and waiting.log == CLICKS):
         return waiting
     beside = f", log {waiting.log}" if waiting.what and waiting.log in _LOGS else ""
-    return Waiting(waiting.log, f"{waiting} ({_CALLED[_WRITERS[waiting.log]]}{beside})")
+    called = _CALLED.get(worker, f"the learner of {worker}")
+    return Waiting(waiting.log, f"{waiting} ({called}{beside})")
 
 
 @dataclass(slots=True)

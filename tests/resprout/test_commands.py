@@ -24,7 +24,7 @@ WORKERS = {
     "source": ("generate",),
     "dense": ("learn", "dense"),
     "sparse": ("learn", "sparse"),
-    "never_rebuilt": ("learn", "sparse", "--never-rebuild"),
+    "never_rebuilt": ("learn", "never_rebuilt"),
     "pruner": ("prune",),
     "evaluator": ("evaluate",),
 }

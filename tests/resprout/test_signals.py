@@ -15,7 +15,7 @@ from resprout.monitoring.console import ProgressLine
 
 TWICE = """
 import os, signal, time
-from resprout.foreground import stoppable
+from resprout.cli.signals import stoppable
 with stoppable():
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
