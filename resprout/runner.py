@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let torch split no operation: workers are threads already, and sums keep their order."""
+    """Keep torch from splitting operations: workers are threads, and sums keep their order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -28,22 +28,22 @@ def one_thread_each() -> Iterator[None]:
 
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.064
-"""Seconds that a worker which found nothing to do pauses, doubling while it finds nothing: looking
-for work is not free, and takes its time from those that have some."""
+"""Seconds that a worker pauses when it found nothing to do, doubling while it finds nothing: each
+look takes time from the workers that are busy."""
 
 
 class Step(Protocol):
-    """What every worker says of a step: a frozen dataclass."""
+    """What every worker reports of a step: a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def count(self) -> int:
-        """Valid events through which it has come."""
+        """Valid events that it has processed since the start of the run."""
 
     @property
     def events(self) -> int:
-        """Events of this step; with 0 it found nothing to do, and will be asked again later."""
+        """Events of this step; with 0 it found nothing to do, and is stepped again later."""
 
     @property
     def waiting_for(self) -> Waiting | None:
@@ -55,13 +55,13 @@ class Step(Protocol):
 
 
 Observe = Callable[[str, Step], None]
-"""Sees the name of a worker and each of its steps, in that worker's thread; what it raises ends
-that worker as a fault of its own would."""
+"""Receives the name of a worker and each of its steps, in that worker's thread; what it raises
+ends that worker as a fault of its own would."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A room's worker, by its two verbs."""
+    """A worker of any room."""
 
     name: str
     step: Callable[[], Step]

@@ -45,23 +45,23 @@ class SourceStep:
     events: int = 0
     """Events appended in this step."""
     waiting_for: Waiting | None = None
-    """Who must come on first, where nothing was appended."""
+    """Which log must continue first, where nothing was appended."""
     done: bool = False
     """The input has ended."""
 
 
 class Learner(Protocol):
-    """Whoever the source is kept in step with."""
+    """The learner that the source is kept in step with."""
 
     def step(self) -> LearnerStep:
         """Learn at most one batch."""
 
 
 class Throttle:
-    """Keeps a source no further ahead of the dense learner than it may be.
+    """Keeps a source at most so many events ahead of the dense learner.
 
-    What is ahead is counted from the moment the learner last found nothing to learn, so events
-    that do not validate, which it never counts, cannot bring the two to a halt.
+    The lead is counted from the moment at which the learner last found nothing to learn: invalid
+    events, which it never counts, cannot bring the two to a halt.
 
     Parameters
     ----------
@@ -102,11 +102,11 @@ class Throttle:
 
 
 class RateLimit:
-    """A source at its own pace, for a process that is nothing else.
+    """Limits the rate of a source in a process without the dense learner.
 
     It runs at full speed until there are ``free_events`` events, and then keeps to a rate, counted
-    from where the log stands when the process begins or when it comes there: neither a restart nor
-    a stretch in which the log took nothing is made good by a burst.
+    from the end of the log at the start of the process, or from that count: no burst makes up for
+    a restart or for a time in which the log took nothing.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class RateLimit:
     count
         Events in the log.
     free_events
-        Events through which it is not held back.
+        Events that are written at full speed.
     rate
         Events a second after that; None: as fast as it goes.
     clock
@@ -138,7 +138,7 @@ class RateLimit:
         self._due = clock()
 
     def step(self) -> SourceStep:
-        """Append the next chunk, if it is time."""
+        """Append the next chunk, if it is due."""
         now = self._clock()
         if now < self._due:
             return SourceStep(self._count)

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def check(plan: RunDefinition, folder: RunFolder) -> None:
-    """See, before anything is opened, that a plan can be carried out in a folder.
+    """Check, before anything is opened, that a plan can be carried out in a folder.
 
-    Of a file that is only replayed nothing matters but its schema: who learns from it has its own
-    settings.
+    Where a file is only replayed, its schema alone is compared: the settings are those of the
+    processes that learn from it.
     """
     plan.check()
     folder.check(plan, "schema" if isinstance(plan.source, FileSource) else "")
@@ -108,7 +108,7 @@ def worker_process(
         for name in names:
             health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
         metrics = Metrics(Known.of(settings, names))
-        page = _answer(names, settings, folder, (metrics, health), opened)
+        page = _serve_status(names, settings, folder, (metrics, health), opened)
         # Lag monitors see one group of readers for each process.
         logs = opened.enter_context(open_logs(settings.stream, folder.home.folder, "-".join(names)))
         if page is not None:
@@ -120,20 +120,20 @@ def worker_process(
         _bring_up_to_date(metrics, names, logs, wiring.begins, opened)
         workers = [health.watched(metrics.timed(worker)) for worker in wiring.workers()]
         progress = opened.enter_context(closing(ProgressLogs(logs, tuple(names), metrics.lag)))
-        # The others are processes of their own: say which of them to look at.
+        # The other workers are other processes: each wait names the one to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
         observers = Watch(names[0], (health, metrics, progress, Waits()), tell)
         yield WorkerProcess(workers, observers, logs.describe())
 
 
-def _answer(
+def _serve_status(
     names: Sequence[str],
     settings: Settings,
     folder: RunFolder,
     observers: tuple[Metrics, Health],
     opened: ExitStack,
 ) -> Page | None:
-    """Answer those who ask how the workers are; the evaluator shows them the page, too."""
+    """Serve health and metrics of the workers; with the evaluator among them, the page as well."""
     serve, page = settings.serve, None
     if serve.port is None:
         return None

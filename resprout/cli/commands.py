@@ -44,8 +44,11 @@ from resprout.spec import RunDefinition
 from resprout.workers import WorkerOutcome, check, worker_process
 from stream import json_schema, open_logs
 
+log = logging.getLogger(__name__)
+
+_WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
-"""What the demo has other than the defaults."""
+"""Settings of the demo that differ from the defaults."""
 
 
 def changes(asked: Settings, *, scale: float = 1.0, drift: str | None = None) -> dict[str, Any]:
@@ -84,11 +87,6 @@ def changes(asked: Settings, *, scale: float = 1.0, drift: str | None = None) ->
     if drift is not None:
         changed["stream.generator.drifts"] = [{"kind": drift, "begin": first}]
     return changed
-
-
-log = logging.getLogger(__name__)
-
-_WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
 
 
 @click.command()
