@@ -140,7 +140,7 @@ def learn(request: CommandRequest, models: tuple[str, ...], never_rebuild: bool)
     """
     if never_rebuild:
         raise click.UsageError(f"--never-rebuild is gone: `resprout learn {NEVER_REBUILT}`")
-    _work(request, *models)
+    _work(request, models=models)
 
 
 @click.command()
@@ -210,19 +210,19 @@ def _feed(request: CommandRequest, state: Path) -> None:
     click.echo(f"{outcome.events:,} events written to {outcome.logs}")
 
 
-def _work(request: CommandRequest, *names: str) -> None:
+def _work(request: CommandRequest, *workers: str, models: Collection[str] = ()) -> None:
     """Be workers that learn or judge; another process feeds the run."""
     if request.schema is not None and request.state is None:
         raise click.UsageError("name the run: --state FOLDER")
     with usage():
         loaded = request.load()
         plan = request.share(loaded.settings)
-        workers = _in_order(names, loaded.settings)
-    _serve(request, plan, request.folder("generated"), loaded, workers)
+        names = workers or _in_order(models, loaded.settings)
+    _serve(request, plan, request.folder("generated"), loaded, names)
 
 
 def _in_order(names: Collection[str], settings: Settings) -> tuple[str, ...]:
-    """Name each worker once, in the order of what they wait for; refuse what is no model.
+    """Name each model once, in the order of what they wait for; refuse what is no model.
 
     >>> _in_order(["sparse", "dense", "dense"], Settings())
     ('dense', 'sparse')
@@ -231,11 +231,11 @@ def _in_order(names: Collection[str], settings: Settings) -> tuple[str, ...]:
     ...
     ValueError: unknown model 'spares'; known: dense, sparse, never_rebuilt
     """
-    unknown = next((name for name in names if name not in settings.workers), None)
+    known = [model.name for model in settings.models]
+    unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
-        known = ", ".join(model.name for model in settings.models)
-        raise ValueError(f"unknown model {unknown!r}; known: {known}")
-    return tuple(name for name in settings.workers if name in names)
+        raise ValueError(f"unknown model {unknown!r}; known: {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 def _show(request: CommandRequest, folder: RunFolder) -> None:

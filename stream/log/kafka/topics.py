@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -87,6 +88,11 @@ class Topics:
         self._connector, self._config = connector, connector.config
         self._admin = admin
         self._writable = writable
+        self._opened: dict[str, None] = {}
+        """The names of topics that were opened, all of which are verified together."""
+        self._identities: dict[str, str] = {}
+        self._asked = -math.inf
+        """When the broker was asked for the identities, in seconds that never go back."""
 
     def create(self, logs: Mapping[str, int]) -> None:
         """Make the topics that are not there, with so many partitions each."""
@@ -114,14 +120,29 @@ class Topics:
             self.settings(log),
         )
         self._check(topic)
+        self._opened[topic.name] = None
         return topic
 
     def exists(self, log: str) -> bool:
         """Tell whether the topic of a log is there."""
         return self._describe(log) is not None
 
-    def verify(self, topic: Topic) -> None:
-        """Raise where a topic is no longer what it was when it was opened."""
+    def verify(self, topic: Topic, max_age_seconds: float = 0.0) -> None:
+        """Raise where a topic is no longer what it was when it was opened.
+
+        Parameters
+        ----------
+        topic
+            As it was opened.
+        max_age_seconds
+            How old the answer of the broker may be; it is asked for all opened topics at once.
+        """
+        if max_age_seconds:
+            now = time.monotonic()
+            if now - self._asked > max_age_seconds:
+                self._identities, self._asked = self._ask_identities(), now
+            if self._identities.get(topic.name) == topic.identity:
+                return
         described = self._describe_surely(topic.log)
         if described is None:
             raise LogDeletedError(
@@ -145,6 +166,16 @@ class Topics:
     def name(self, log: str) -> str:
         """Return the topic of a log."""
         return self._config.prefix + check_name(log)
+
+    def _ask_identities(self) -> dict[str, str]:
+        """Ask for all opened topics; one about which there is an error is left out."""
+        names = list(self._opened)
+        described = self._connector.retried(
+            "looking up all logs", lambda: self._admin.describe_topics(names)
+        )
+        return {
+            str(one["name"]): str(one["topic_id"]) for one in described if not one["error_code"]
+        }
 
     def _make(self, log: str) -> dict[str, Any]:
         """Make a topic that is not there, with one partition, and look it up."""
