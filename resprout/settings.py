@@ -137,8 +137,10 @@ class Environment(EnvSettingsSource):
         return super().__call__()
 
 
-def _counted(settings: Settings) -> Iterator[tuple[str, int]]:
-    """Yield everything that is counted in events and falls between batches, by name."""
+def _uneven(settings: Settings) -> Iterator[str]:
+    """Say what is counted in events, falls between batches and is no multiple of one."""
+    batch = settings.stream.batch_events
+    counted: list[tuple[str, int]] = []
     for section, keys in {
         "learner": ("checkpoint_events", "snapshot_events", "publish_events"),
         "pruner": (
@@ -152,15 +154,9 @@ def _counted(settings: Settings) -> Iterator[tuple[str, int]]:
         "trigger": ("window_events", "cooldown_events"),
         "evaluator": ("checkpoint_events",),
     }.items():
-        for key in keys:
-            yield f"{section}.{key}", getattr(getattr(settings, section), key)
-    for size in settings.evaluator.windows:
-        yield "evaluator.windows", size
-
-
-def _uneven(settings: Settings) -> Iterator[str]:
-    batch = settings.stream.batch_events
-    for name, events in _counted(settings):
+        counted += [(f"{section}.{key}", getattr(getattr(settings, section), key)) for key in keys]
+    counted += [("evaluator.windows", size) for size in settings.evaluator.windows]
+    for name, events in counted:
         if events % batch:
             yield f"{name} = {events} is not a multiple of stream.batch_events = {batch}"
 
@@ -346,7 +342,8 @@ def _complaints(error: ValidationError, layers: list[Layer]) -> Iterator[str]:
         name = ".".join(map(str, item["loc"]))
         origin = _origin(name, layers)
         if item["type"] == "extra_forbidden":
-            yield f"unknown setting {name} ({origin}); known: {_known(item['loc'][:-1])}"
+            known = ", ".join(_annotation(item["loc"][:-1]).model_fields)
+            yield f"unknown setting {name} ({origin}); known: {known}"
         else:
             message = item["msg"].removeprefix("Value error, ")
             yield f"{name}{_shown(item['loc'], item['input'])} ({origin}): {message}"
@@ -358,11 +355,6 @@ def _shown(section: tuple[int | str, ...], given: object) -> str:
     if isinstance(given, Mapping) or "SecretStr" in str(annotation):
         return ""
     return f" = {given!r}"
-
-
-def _known(section: tuple[int | str, ...]) -> str:
-    """Name the settings of a section."""
-    return ", ".join(_annotation(section).model_fields)
 
 
 def _annotation(section: tuple[int | str, ...]) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from evaluator import Evaluator
 from learner import (
@@ -50,13 +49,6 @@ class SourceStep:
     """The input has ended."""
 
 
-class Learner(Protocol):
-    """The learner that the source is kept in step with."""
-
-    def step(self) -> LearnerStep:
-        """Learn at most one batch."""
-
-
 class Throttle:
     """Keeps a source at most so many events ahead of the dense learner.
 
@@ -67,15 +59,16 @@ class Throttle:
     ----------
     feed
         The source at work.
-    dense
-        The learner to keep in step with.
+    step_dense
+        Steps the learner to keep in step with.
     ahead_events
         How far the source may be ahead.
     """
 
-    def __init__(self, feed: Feed, dense: Learner, ahead_events: int) -> None:
-        self._feed = feed
-        self._dense = dense
+    def __init__(
+        self, feed: Feed, step_dense: Callable[[], LearnerStep], ahead_events: int
+    ) -> None:
+        self._feed, self._step_dense = feed, step_dense
         self._limit = ahead_events
         self._count = 0
         self._learned: int | None = None
@@ -83,7 +76,7 @@ class Throttle:
 
     def learn(self) -> LearnerStep:
         """Step the learner; called in its thread."""
-        step = self._dense.step()
+        step = self._step_dense()
         self._starved = step.events == 0
         self._learned = step.count
         return step
@@ -214,7 +207,7 @@ class Wiring:
             feed = self._feed()
             if DENSE in made:
                 ahead = self._plan.settings.stream.ahead_events
-                throttle = Throttle(feed, self._trainers[DENSE], ahead)
+                throttle = Throttle(feed, self._trainers[DENSE].step, ahead)
                 made[DENSE] = replace(made[DENSE], step=throttle.learn)
                 step = throttle.feed
             else:
