@@ -1,4 +1,19 @@
-"""The application: it wires the four rooms and is the only place that sees all of them."""
+"""The application: it wires the four rooms, and is the only one that imports all of them.
+
+What a run is
+    ``settings``    every room's settings, read from everywhere they may stand, and checked together
+    ``spec``        what a run is to do, before anything is opened
+    ``folder``      the state folder: what is kept where, and who holds it
+    ``homes``       where the logs are, for those who look and for those who begin
+How it is carried out
+    ``wiring``      the workers of a process, with the logs and stores that each of them uses
+    ``runner``      the loop around their steps, each in a thread of its own
+    ``run``         all workers in one process, from Python: :func:`run`, and what came of it
+    ``workers``     some workers in a process of their own
+How people see it
+    ``cli``         the commands
+    ``monitoring``  progress, health, metrics, the live page
+"""
 
 from __future__ import annotations
 

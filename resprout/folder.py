@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +75,18 @@ class RunFolder:
         return self.path / "masks"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it."""
+    def lock(self, workers: Iterable[str] = WORKERS) -> Iterator[None]:
+        """Take the whole folder; :class:`stream.state.StateLockedError` names who else uses it.
+
+        Parameters
+        ----------
+        workers
+            Those that the run may have; whoever has been a worker here is asked as well.
+        """
         with ExitStack() as held:
             held.enter_context(closing(self._take(self.path, "resprout")))
-            for worker in WORKERS:
+            known = (path.name for path in (self.path / LOCKS).glob("*"))
+            for worker in dict.fromkeys((*workers, *known)):
                 held.enter_context(closing(self.lock_worker(worker, holder="resprout")))
             yield
 

@@ -1,4 +1,4 @@
-"""Where the settings say that logs and masks live."""
+"""Where the logs are, for commands that look at a run and for the workers that begin it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,26 @@ from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from resprout.folder import RunFolder
-from resprout.settings import MODELS, WORKERS
+from resprout.settings import Settings
 from stream import StartPosition, StreamConfig, clicks_from, open_logs, start_offsets, topics
 from stream.log import LogIdentityError, LogStore
 from stream.topics import CLICKS
 
-ONE_PARTITION = (
-    topics.TRUTH,
-    topics.LEDGER,
-    topics.REQUESTS,
-    topics.WINDOWS,
-    topics.DEAD_LETTERS,
-    *(topics.predictions(model) for model in (*MODELS, "candidate-1")),
-    *(topics.progress(worker) for worker in WORKERS),
-)
-"""All logs but the clicks."""
+log = logging.getLogger(__name__)
+
+_COMMON = (topics.TRUTH, topics.LEDGER, topics.REQUESTS, topics.WINDOWS, topics.DEAD_LETTERS)
 LOOK_SECONDS = 5.0
-"""How long a broker may be away for a command that a person waits for, where
+"""How long a command that a person waits for lets a broker be away, where
 ``stream.kafka.gone_seconds`` is not set."""
 
 
 def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogStore]:
-    """Open the home of the logs for a command that a person waits for.
+    """Open the logs for a command that a person waits for.
 
-    It soon gives up, and makes no topic on a broker: only runs and workers do. In the state folder
-    of a run that has just begun, a log that is not there yet is an empty one.
+    It gives up soon, and makes no logs outside the state folder: only runs and workers do. Inside
+    the folder of a run that has just begun, a log that is not there yet is made, empty.
     """
-    is_own = config.home == "embedded"
-    return open_logs(hurried(config), folder.home.folder, writable=is_own)
+    return open_logs(hurried(config), folder.home.folder, writable=config.logs_in_folder)
 
 
 def hurried(config: StreamConfig) -> StreamConfig:
@@ -52,26 +44,30 @@ def hurried(config: StreamConfig) -> StreamConfig:
     return config.model_copy(update={"kafka": kafka})
 
 
-def every_log(partitions: int = 1) -> dict[str, int]:
-    """Name all logs of a run, with their partitions: of the clicks as many as asked for."""
-    return {topics.CLICKS: partitions, **dict.fromkeys(ONE_PARTITION, 1)}
+def every_log(settings: Settings, partitions: int = 1) -> dict[str, int]:
+    """Name all logs of a run, with their partitions: of the clicks as many as asked for.
 
-
-log = logging.getLogger(__name__)
+    >>> every_log(Settings())["clicks"], "progress.never_rebuilt" in every_log(Settings())
+    (1, True)
+    """
+    models = (*(model.name for model in settings.models), "candidate-1")
+    predictions = map(topics.predictions, models)
+    progress = map(topics.progress, settings.workers)
+    return {topics.CLICKS: partitions, **dict.fromkeys((*_COMMON, *predictions, *progress), 1)}
 
 
 def begun(
     logs: LogStore, begin: StartPosition | None, folder: RunFolder
 ) -> tuple[LogStore, Mapping[int, int]]:
-    """Let workers see the clicks from where their run begins.
+    """Show workers the clicks from where their run begins.
 
-    Whoever comes first finds the place and writes it into the state folder. So a time is looked
-    up once, however late other workers start, and whatever has come or been trimmed by then.
+    The first worker finds the place and writes it into the state folder. So a time is looked up
+    once, however late other workers start, and whatever has come or been trimmed by then.
 
     Parameters
     ----------
     logs
-        Where the logs live.
+        Where the logs are.
     begin
         The setting; None is the first event.
     folder
@@ -86,8 +82,8 @@ def begun(
 
     def find() -> dict[str, Any]:
         offsets = start_offsets(clicks, begin)
-        told = ", ".join(f"offset {offset} of partition {p}" for p, offset in offsets.items())
-        log.info("the run begins in the clicks with %s", told)
+        places = ", ".join(f"offset {offset} of partition {p}" for p, offset in offsets.items())
+        log.info("the run begins in the clicks with %s", places)
         return {"log": clicks.identity, "offsets": offsets}
 
     with closing(logs.reader(CLICKS)) as clicks:

@@ -345,12 +345,12 @@ def execute(
     folder = RunFolder(state)
     plan.check()
     with ExitStack() as opened:
-        opened.enter_context(folder.lock())
+        opened.enter_context(folder.lock(plan.settings.workers))
         folder.begin(plan)
         logs = opened.enter_context(open_logs(plan.settings.stream, folder.home.folder))
-        wiring = opened.enter_context(closing(Wiring(plan, folder, logs)))
-        workers = wiring.every()
-        names = tuple(worker.name for worker in workers)
+        names = plan.workers
+        wiring = opened.enter_context(closing(Wiring(plan, folder, logs, names)))
+        workers = wiring.workers()
         metrics = Metrics(Known.of(plan.settings, names))
         health = Health(names, {"masks": wiring.away})
         progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
@@ -365,5 +365,5 @@ def execute(
             finished = Runner(watched, watch, stop).run()
         seconds = time.monotonic() - started
         models = {name: model.module for name, model in wiring.models.items()}
-        history = RunHistory.read(logs, keeps_messages=True)
+        history = RunHistory.read(logs, plan.settings.models, keeps_messages=True)
         return Result(plan.settings, history, Outcome(models, finished, watch.events, seconds))

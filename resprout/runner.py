@@ -1,9 +1,10 @@
-"""How many threads torch may use."""
+"""Runs the workers of a process, each in a thread of its own."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Protocol
@@ -12,10 +13,12 @@ import torch
 
 from stream import Waiting
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let torch split no operation: workers are threads already, and sums keep their order."""
+    """Keep torch from splitting operations: workers are threads, and sums keep their order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -25,26 +28,26 @@ def one_thread_each() -> Iterator[None]:
 
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.004, 0.064
-"""Seconds that a worker which found nothing to do pauses, doubling while it finds nothing: looking
-for work is not free, and takes its time from those that have some."""
+"""Seconds that a worker pauses when it found nothing to do, doubling while it finds nothing: each
+look takes time from the workers that are busy."""
 
 
 class Step(Protocol):
-    """What every worker says of a step: a frozen dataclass."""
+    """What every worker reports of a step: a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def count(self) -> int:
-        """Valid events through which it has come."""
+        """Valid events that it has processed since the start of the run."""
 
     @property
     def events(self) -> int:
-        """Events of this step; with 0 it found nothing to do, and will be asked again later."""
+        """Events of this step; with 0 it found nothing to do, and is stepped again later."""
 
     @property
     def waiting_for(self) -> Waiting | None:
-        """What it waits for, in words."""
+        """What it waits for, where it found nothing to do."""
 
     @property
     def done(self) -> bool:
@@ -52,13 +55,13 @@ class Step(Protocol):
 
 
 Observe = Callable[[str, Step], None]
-"""Sees the name of a worker and each of its steps, in that worker's thread; what it raises ends
-that worker as a fault of its own would."""
+"""Receives the name of a worker and each of its steps, in that worker's thread; what it raises
+ends that worker as a fault of its own would."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A room's worker, by its two verbs."""
+    """A worker of any room."""
 
     name: str
     step: Callable[[], Step]
@@ -78,6 +81,8 @@ class Runner:
         Called after every step.
     stop
         Set by anybody to end the run: every worker finishes its step and closes.
+    expendable
+        Names of workers whose fault does not stop the others.
     """
 
     def __init__(
@@ -85,8 +90,9 @@ class Runner:
         workers: Sequence[Worker],
         observe: Observe | None = None,
         stop: threading.Event | None = None,
+        expendable: Collection[str] = (),
     ) -> None:
-        self._workers = workers
+        self._workers, self._expendable = workers, expendable
         self._observe = observe or _look_away
         self._stop = stop or threading.Event()
         self._failures: list[BaseException] = []
@@ -95,7 +101,8 @@ class Runner:
     def run(self) -> bool:
         """Run to the end, and say whether all workers are done.
 
-        The first fault of a worker stops all, and is raised here with a note naming the worker.
+        The first fault of a worker stops all, but for that of one that is expendable; it is raised
+        here at the end, with a note naming the worker.
         """
         threads = [
             threading.Thread(target=self._drive, args=(worker,), name=worker.name)
@@ -120,7 +127,10 @@ class Runner:
         except BaseException as error:
             error.add_note(f"in worker {worker.name!r}")
             self._failures.append(error)
-            self._stop.set()
+            if worker.name in self._expendable:
+                log.error("%s failed, the others continue: %s", worker.name, error)
+            else:
+                self._stop.set()
 
     def _step_until_stopped(self, worker: Worker) -> None:
         pause = SHORTEST_PAUSE

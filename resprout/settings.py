@@ -26,13 +26,14 @@ from evaluator import EvaluatorConfig
 from learner import LearnerConfig, ModelConfig
 from pruner import ComparisonConfig, PrunerConfig, StoreConfig, TriggerConfig
 from stream import MODELS as SPECS
-from stream import StreamConfig
+from stream import ModelSpec, StreamConfig, find_model
 
 MODELS = tuple(model.name for model in SPECS)
+"""Those that every run knows; the settings may name further ones."""
 DENSE, SPARSE, NEVER_REBUILT, *_ = MODELS
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
-"""All workers, in the order of what they wait for."""
+"""The workers that every run knows."""
 _COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 PREFIX = "RESPROUT_"
 DELIMITER = "__"
@@ -105,6 +106,21 @@ class Settings(BaseSettings):
         if complaints:
             raise ValueError("; ".join(complaints))
         return self
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """All models that there can be, the root first, the comparisons last.
+
+        >>> settings = Settings(comparisons={"adapting": {"updater": "adaptation"}})
+        >>> [model.name for model in settings.models]
+        ['dense', 'sparse', 'never_rebuilt', 'adapting']
+        """
+        return (*SPECS, *(find_model(name) for name in self.comparisons))
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """All workers that there can be, in the order of what they wait for."""
+        return (SOURCE, *(model.name for model in self.models), PRUNER, EVALUATOR)
 
 
 class Environment(EnvSettingsSource):

@@ -12,8 +12,8 @@ from learner import MaskUpdater, OnlineModel
 from learner.models import build, warm_start
 from pruner import ComparisonConfig, Rules, StoreConfig, triggers
 from pruner.updaters import for_comparison, recipe
-from resprout.settings import WORKERS, Settings
-from stream import MODELS, FeatureSchema, RunSpec, make_source
+from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE, Settings
+from stream import FeatureSchema, RunSpec, make_source
 from stream.log import KafkaConfig
 from stream.sources import GeneratorSource, Source
 
@@ -110,9 +110,17 @@ class RunDefinition:
             seed=settings.seed,
             config_json=settings.model_dump_json(exclude={"stream", "store", "serve"}),
             has_truth=isinstance(self.source, GeneratorSource),
-            models=MODELS,
-            workers=WORKERS,
+            models=settings.models,
+            workers=settings.workers,
         )
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The workers of a process that carries out the whole run."""
+        feeders = () if isinstance(self.source, ExternalSource) else (SOURCE,)
+        models = self.settings.evaluator.models
+        comparisons = (model for model in models if model not in (DENSE, SPARSE))
+        return (*feeders, DENSE, SPARSE, *comparisons, PRUNER, EVALUATOR)
 
     @property
     def rules(self) -> Rules:

@@ -1,16 +1,24 @@
-"""The source as a worker: kept in step with the dense learner, or at a rate of its own."""
+"""The workers of a process, with the logs and stores that each of them uses."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from evaluator import Evaluator
-from learner import LearnerStep, ModelVersion, OnlineModel, Ports, StreamTrainer, TrainerOptions
+from learner import (
+    LearnerStep,
+    MaskSource,
+    MaskUpdater,
+    ModelVersion,
+    OnlineModel,
+    Ports,
+    StreamTrainer,
+    TrainerOptions,
+)
 from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, PruneWorker
 from pruner.masks import MaskStore, ReconcilingRegistry, open_store
 from pruner.updaters import FixedMask
@@ -19,7 +27,7 @@ from resprout.homes import begun
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE
 from resprout.spec import ExternalSource, RunDefinition
-from stream import Waiting, open_order, topics
+from stream import Waiting, open_order, share_clicks, topics
 from stream.log import LogReader, LogStore, LogWriter
 from stream.sources import Feed, GeneratorFeed
 
@@ -36,37 +44,31 @@ class SourceStep:
     events: int = 0
     """Events appended in this step."""
     waiting_for: Waiting | None = None
-    """Who must come on first, where nothing was appended."""
+    """Which log must continue first, where nothing was appended."""
     done: bool = False
     """The input has ended."""
 
 
-class Learner(Protocol):
-    """Whoever the source is kept in step with."""
-
-    def step(self) -> LearnerStep:
-        """Learn at most one batch."""
-
-
 class Throttle:
-    """Keeps a source no further ahead of the dense learner than it may be.
+    """Keeps a source at most so many events ahead of the dense learner.
 
-    What is ahead is counted from the moment the learner last found nothing to learn, so events
-    that do not validate, which it never counts, cannot bring the two to a halt.
+    The lead is counted from the moment at which the learner last found nothing to learn: invalid
+    events, which it never counts, cannot bring the two to a halt.
 
     Parameters
     ----------
     feed
         The source at work.
-    dense
-        The learner to keep in step with.
+    step_dense
+        Steps the learner to keep in step with.
     ahead_events
         How far the source may be ahead.
     """
 
-    def __init__(self, feed: Feed, dense: Learner, ahead_events: int) -> None:
-        self._feed = feed
-        self._dense = dense
+    def __init__(
+        self, feed: Feed, step_dense: Callable[[], LearnerStep], ahead_events: int
+    ) -> None:
+        self._feed, self._step_dense = feed, step_dense
         self._limit = ahead_events
         self._count = 0
         self._learned: int | None = None
@@ -74,7 +76,7 @@ class Throttle:
 
     def learn(self) -> LearnerStep:
         """Step the learner; called in its thread."""
-        step = self._dense.step()
+        step = self._step_dense()
         self._starved = step.events == 0
         self._learned = step.count
         return step
@@ -93,11 +95,11 @@ class Throttle:
 
 
 class RateLimit:
-    """A source at its own pace, for a process that is nothing else.
+    """Limits the rate of a source in a process without the dense learner.
 
     It runs at full speed until there are ``free_events`` events, and then keeps to a rate, counted
-    from where the log stands when the process begins or when it comes there: neither a restart nor
-    a stretch in which the log took nothing is made good by a burst.
+    from the end of the log at the start of the process, or from that count: no burst makes up for
+    a restart or for a time in which the log took nothing.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ class RateLimit:
     count
         Events in the log.
     free_events
-        Events through which it is not held back.
+        Events that are written at full speed.
     rate
         Events a second after that; None: as fast as it goes.
     clock
@@ -129,7 +131,7 @@ class RateLimit:
         self._due = clock()
 
     def step(self) -> SourceStep:
-        """Append the next chunk, if it is time."""
+        """Append the next chunk, if it is due."""
         now = self._clock()
         if now < self._due:
             return SourceStep(self._count)
@@ -143,18 +145,20 @@ class RateLimit:
 class Wiring:
     """Opens logs and stores, and makes the workers that use them; closing it closes the logs.
 
-    Every worker runs in a thread of its own or in a process of its own, so each has its own
-    readers.
+    Every worker runs in a thread of its own, so each has its own readers. Where several of them
+    read the clicks, every batch is read, checked and hashed once.
 
     Parameters
     ----------
     plan
         What to do.
     folder
-        Where everything that outlives the process stands; what is made of it is locked by the
-        caller.
+        Where everything that outlives the process is kept; the caller has locked the part of each
+        worker.
     logs
-        Where the logs live.
+        Where the logs are.
+    names
+        The workers of this process.
 
     Attributes
     ----------
@@ -162,11 +166,16 @@ class Wiring:
         By partition the offset of the clicks with which the run begins; empty: the first.
     """
 
-    def __init__(self, plan: RunDefinition, folder: RunFolder, logs: LogStore) -> None:
-        self._plan, self._folder = plan, folder
+    def __init__(
+        self, plan: RunDefinition, folder: RunFolder, logs: LogStore, names: Sequence[str]
+    ) -> None:
+        self._plan, self._folder, self._names = plan, folder, tuple(names)
         self._logs, self.begins = begun(logs, plan.settings.stream.begin, folder)
+        if set(names) - {SOURCE, DENSE}:
+            # All others read the clicks twice: to learn or to score, and to judge or find the end.
+            self._logs = share_clicks(self._logs, plan.source.schema)
         self._trainers: dict[str, StreamTrainer] = {}
-        self._registries: dict[str, ReconcilingRegistry] = {}
+        self._registries: list[ReconcilingRegistry] = []
         self._shared: MaskStore | None = None
         self._opened = ExitStack()
 
@@ -185,46 +194,31 @@ class Wiring:
 
     def away(self) -> str | None:
         """Say why the mask store lacks something; None where it lacks nothing."""
-        reasons = [registry.away for registry in self._registries.values()]
+        reasons = [registry.away for registry in self._registries]
         return next((reason for reason in reasons if reason is not None), None)
 
-    def every(self) -> tuple[Worker, ...]:
-        """Make all workers of the plan for one process, where source and dense keep in step."""
-        others = [m for m in self._plan.settings.evaluator.models if m not in (DENSE, SPARSE)]
-        names = (SPARSE, *others, PRUNER, EVALUATOR)
-        return (*self._source_and_dense(), *(self.one(name) for name in names))
+    def workers(self) -> tuple[Worker, ...]:
+        """Make the workers, in the order of their names.
 
-    def one(self, name: str) -> Worker:
-        """Make one worker, by its name."""
-        if name == SOURCE:
-            return self._source()
-        if name == DENSE:
-            dense = self._dense()
-            return Worker(DENSE, dense.step, dense.close)
+        Where source and dense learner are both among them, the source keeps in step with dense.
+        """
+        made = {name: self._worker(name) for name in self._names if name != SOURCE}
+        if SOURCE in self._names:
+            feed = self._feed()
+            if DENSE in made:
+                ahead = self._plan.settings.stream.ahead_events
+                throttle = Throttle(feed, self._trainers[DENSE].step, ahead)
+                made[DENSE] = replace(made[DENSE], step=throttle.learn)
+                step = throttle.feed
+            else:
+                step = self._rate_limit(feed).step
+            made[SOURCE] = Worker(SOURCE, step, feed.flush)
+        return tuple(made[name] for name in self._names)
+
+    def _worker(self, name: str) -> Worker:
         if name == PRUNER:
             return self._pruner()
-        if name == EVALUATOR:
-            return self._evaluator()
-        return self._sparse(name)
-
-    def _source_and_dense(self) -> tuple[Worker, ...]:
-        if isinstance(self._plan.source, ExternalSource):
-            return (self.one(DENSE),)
-        dense, feed = self._dense(), self._feed()
-        pace = Throttle(feed, dense, self._plan.settings.stream.ahead_events)
-        return Worker(SOURCE, pace.feed, feed.flush), Worker(DENSE, pace.learn, dense.close)
-
-    def _source(self) -> Worker:
-        settings, feed = self._plan.settings, self._feed()
-        if not isinstance(feed, GeneratorFeed):
-            whole = RateLimit(feed)
-            return Worker(SOURCE, whole.step, feed.flush)
-        first = settings.pruner.first_mask_events + settings.pruner.rebuild_events
-        generator = settings.stream.generator
-        if generator.rate is not None:
-            feed.step_events = generator.record_events
-        rated = RateLimit(feed, feed.count, first, generator.rate)
-        return Worker(SOURCE, rated.step, feed.flush)
+        return self._evaluator() if name == EVALUATOR else self._learner(name)
 
     def _feed(self) -> Feed:
         source = self._plan.source
@@ -234,29 +228,35 @@ class Wiring:
         self._opened.callback(feed.close)
         return feed
 
-    def _dense(self) -> StreamTrainer:
-        plan = self._plan
-        options = TrainerOptions(leads=True, snapshot_events=plan.settings.learner.snapshot_events)
-        self._trainers[DENSE] = StreamTrainer(
-            plan.model(), self._ports(DENSE), plan.spec, FixedMask(), options=options
-        )
-        return self._trainers[DENSE]
+    def _rate_limit(self, feed: Feed) -> RateLimit:
+        if not isinstance(feed, GeneratorFeed):
+            return RateLimit(feed)
+        settings = self._plan.settings
+        first = settings.pruner.first_mask_events + settings.pruner.rebuild_events
+        generator = settings.stream.generator
+        if generator.rate is not None:
+            feed.step_events = generator.record_events
+        return RateLimit(feed, feed.count, first, generator.rate)
 
-    def _sparse(self, name: str) -> Worker:
-        plan, snapshots = self._plan, self._folder.snapshots
-        end = InputEnd(self._reader(topics.CLICKS), snapshots, plan.source.schema)
-        ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.spec, end.total)
-        online = plan.model()
-        if name == SPARSE:
-            registry = self._registry(name, ledger.versions)
-            trainer = StreamTrainer(
-                online, self._ports(name), plan.spec, FixedMask(), ledger, registry
-            )
+    def _learner(self, name: str) -> Worker:
+        plan, online = self._plan, self._plan.model()
+        updater: MaskUpdater = FixedMask()
+        source: MaskSource | None = None
+        registry: ReconcilingRegistry | None = None
+        options = TrainerOptions()
+        if name == DENSE:
+            every = plan.settings.learner.snapshot_events
+            options = TrainerOptions(leads=True, snapshot_events=every)
         else:
-            updater = plan.comparison_updater(name, online)
-            trainer = StreamTrainer(
-                online, self._ports(name), plan.spec, updater, FirstMaskSource(ledger)
-            )
+            end = InputEnd(self._reader(topics.CLICKS), self._folder.snapshots, plan.source.schema)
+            source = ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.spec, end.total)
+            if name == SPARSE:
+                registry = self._registry(ledger.versions)
+            else:
+                updater, source = plan.comparison_updater(name, online), FirstMaskSource(ledger)
+        trainer = StreamTrainer(
+            online, self._ports(name), plan.spec, updater, source, registry, options
+        )
         self._trainers[name] = trainer
         return Worker(name, trainer.step, trainer.close)
 
@@ -271,7 +271,7 @@ class Wiring:
             decisions=self._writer(topics.LEDGER),
             predictions=self._writer(topics.predictions("candidate-1")),
             snapshots=self._folder.snapshots,
-            registry=self._registry(PRUNER),
+            registry=self._registry(),
             folder=self._folder.checkpoints(PRUNER).folder,
             versions=settings.store.versions,
             order=self._order(clicks),
@@ -282,30 +282,25 @@ class Wiring:
     def _evaluator(self) -> Worker:
         plan, folder = self._plan, self._folder
         evaluator = Evaluator(
-            self._logs,
-            plan.settings.evaluator,
-            plan.spec,
-            folder.checkpoints(EVALUATOR),
+            self._logs, plan.settings.evaluator, plan.spec, folder.checkpoints(EVALUATOR)
         )
         return Worker(EVALUATOR, evaluator.step, evaluator.close)
 
     def _registry(
-        self, worker: str, versions: Callable[[], Iterable[ModelVersion]] = tuple
+        self, versions: Callable[[], Iterable[ModelVersion]] = tuple
     ) -> ReconcilingRegistry:
         """Make the registry that one worker keeps complete; one thread uses it."""
         config, folder = self._plan.settings.store, self._folder
-        store = self._shared or open_store(config, folder.masks, self._ledger_identity())
+        identity = self._reader(topics.LEDGER).identity
+        store = self._shared or open_store(config, folder.masks, identity)
         if config.kind == "memory":
             self._shared = store
         made = ReconcilingRegistry(
             store, folder.snapshots, versions, check_seconds=config.check_seconds
         )
         self._opened.callback(made.close)
-        self._registries[worker] = made
+        self._registries.append(made)
         return made
-
-    def _ledger_identity(self) -> str:
-        return self._reader(topics.LEDGER).identity
 
     def _ports(self, model: str) -> Ports:
         clicks = self._reader(topics.CLICKS)

@@ -1,10 +1,10 @@
-"""One worker as a process of its own."""
+"""A process that is one worker of a run, or several."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Health, Page, pages, serve_health
 from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
 from resprout.runner import Runner, Worker, one_thread_each
-from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
+from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
 from stream import Waiting, open_logs, topics
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def check(plan: RunDefinition, folder: RunFolder) -> None:
-    """See, before anything is opened, that a plan can be carried out in a folder.
+    """Check, before anything is opened, that a plan can be carried out in a folder.
 
-    Of a file that is only replayed nothing matters but its schema: who learns from it has its own
-    settings.
+    Where a file is only replayed, its schema alone is compared: the settings are those of the
+    processes that learn from it.
     """
     plan.check()
     folder.check(plan, "schema" if isinstance(plan.source, FileSource) else "")
@@ -41,6 +41,7 @@ class WorkerOutcome:
     """What a process did."""
 
     events: int
+    """Of its first worker."""
     finished: bool
     """False if it was stopped before the end of its input."""
     logs: str
@@ -49,27 +50,32 @@ class WorkerOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """A worker with everything that it needs, ready to work."""
+    """Workers with everything that they need, ready to work."""
 
-    worker: Worker
-    watch: Watch
+    workers: Sequence[Worker]
+    observers: Watch
     logs: str
     """Where the logs are, in words."""
 
     def work(self, stop: threading.Event) -> WorkerOutcome:
         """Work until the input has ended, or ``stop`` is set.
 
-        A stop comes after the batch: what was published is flushed, and where it stands is kept.
+        A stop comes after the batch: what was published is flushed, and every position is kept.
+        Each worker fails alone; only without the dense model no other can continue.
         """
-        finished = Runner([self.worker], self.watch, stop).run()
-        return WorkerOutcome(self.watch.events, finished, self.logs)
+        alone = [worker.name for worker in self.workers if worker.name != DENSE]
+        expendable = alone if len(self.workers) > 1 else ()
+        finished = Runner(self.workers, self.observers, stop, expendable).run()
+        return WorkerOutcome(self.observers.events, finished, self.logs)
 
 
 @contextmanager
-def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProcess]:
-    """Open all that one worker of a run needs, and let others see how it is.
+def worker_process(
+    plan: RunDefinition, state: Path, names: Sequence[str]
+) -> Iterator[WorkerProcess]:
+    """Open all that some workers of a run need, and let others see how they are.
 
-    Several processes share a state folder, each as another worker.
+    Several processes share a state folder, each with other workers.
 
     Parameters
     ----------
@@ -77,71 +83,81 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
         What the whole run is to do.
     state
         The state folder.
-    name
-        Of the worker.
+    names
+        Of the workers.
 
     Raises
     ------
     ValueError
         If the folder was begun otherwise, or the settings name something unknown.
     stream.state.StateLockedError
-        If somebody else is this worker, or runs all workers in this folder.
+        If another process is one of these workers, or runs all workers in this folder.
     """
     folder, settings = RunFolder(state), plan.settings
     plan.check()
     with ExitStack() as opened:
-        opened.enter_context(closing(folder.lock_worker(name)))
+        for name in names:
+            opened.enter_context(closing(folder.lock_worker(name)))
         if isinstance(plan.source, FileSource):
             check(plan, folder)
         else:
             folder.begin(plan)
         made: list[Wiring] = []
-        health = Health([name], {"masks": lambda: made[0].away() if made else None})
-        health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
-        metrics = Metrics(Known.of(settings, [name]))
-        page = _answer(name, settings, folder, (metrics, health), opened)
-        logs = opened.enter_context(open_logs(settings.stream, folder.home.folder, name))
+        health = Health(names, {"masks": lambda: made[0].away() if made else None})
+        for name in names:
+            health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
+        metrics = Metrics(Known.of(settings, names))
+        page = _serve_status(names, settings, folder, (metrics, health), opened)
+        # Lag monitors see one group of readers for each process.
+        logs = opened.enter_context(open_logs(settings.stream, folder.home.folder, "-".join(names)))
         if page is not None:
             page.show(logs)
             opened.callback(page.close)
         opened.enter_context(one_thread_each())
-        made.append(opened.enter_context(closing(Wiring(plan, folder, logs))))
-        _bring_up_to_date(metrics, name, logs, made[0].begins, opened)
-        worker = health.watched(metrics.timed(made[0].one(name)))
-        progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
-        # The others are processes of their own: say which of them to look at.
+        wiring = opened.enter_context(closing(Wiring(plan, folder, logs, names)))
+        made.append(wiring)
+        _bring_up_to_date(metrics, names, logs, wiring.begins, opened)
+        workers = [health.watched(metrics.timed(worker)) for worker in wiring.workers()]
+        progress = opened.enter_context(closing(ProgressLogs(logs, tuple(names), metrics.lag)))
+        # The other workers are other processes: each wait names the one to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
-        watch = Watch(name, (health, metrics, progress, Waits()), tell)
-        yield WorkerProcess(worker, watch, logs.describe())
+        observers = Watch(names[0], (health, metrics, progress, Waits()), tell)
+        yield WorkerProcess(workers, observers, logs.describe())
 
 
-def _answer(
-    name: str,
+def _serve_status(
+    names: Sequence[str],
     settings: Settings,
     folder: RunFolder,
-    told: tuple[Metrics, Health],
+    observers: tuple[Metrics, Health],
     opened: ExitStack,
 ) -> Page | None:
-    """Answer those who ask how a worker is; the evaluator shows them the page, too."""
-    if settings.serve.port is None:
+    """Serve health and metrics of the workers; with the evaluator among them, the page as well."""
+    serve, page = settings.serve, None
+    if serve.port is None:
         return None
-    if name != EVALUATOR:
-        address = settings.serve.host, settings.serve.port
-        url = opened.enter_context(closing(serve_health(*address, *told))).url
-        log.info("%s answers at %shealthz and %smetrics", name, url, url)
-        return None
-    page = opened.enter_context(closing(Page(settings, folder.path, pages(*told))))
-    url = page.url.rstrip("/")
-    log.info("%s answers at %s/healthz and %s/metrics", name, url, url)
+    if EVALUATOR in names:
+        page = opened.enter_context(closing(Page(settings, folder.path, pages(*observers))))
+        url = page.url.rstrip("/")
+    else:
+        server = opened.enter_context(closing(serve_health(serve.host, serve.port, *observers)))
+        url = server.url.rstrip("/")
+    log.info("%s answers at %s/healthz and %s/metrics", ", ".join(names), url, url)
     return page
 
 
 def _bring_up_to_date(
-    metrics: Metrics, name: str, logs: LogStore, begins: Mapping[int, int], opened: ExitStack
+    metrics: Metrics,
+    names: Sequence[str],
+    logs: LogStore,
+    begins: Mapping[int, int],
+    opened: ExitStack,
 ) -> None:
-    """Tell the metrics what the worker itself does not report."""
-    if name != SOURCE:
-        metrics.follow(name, opened.enter_context(closing(AvailableEvents(logs, name, begins))))
-    if name == PRUNER:
+    """Tell the metrics what the workers themselves do not report."""
+    for name in names:
+        if name != SOURCE:
+            available = AvailableEvents(logs, name, begins)
+            metrics.follow(name, opened.enter_context(closing(available)))
+    if PRUNER in names:
         with closing(logs.reader(topics.LEDGER)) as ledger:
             metrics.remember(LedgerFollower(ledger).poll())

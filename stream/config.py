@@ -73,6 +73,18 @@ class StreamConfig(BaseModel):
     def _begin(cls, given: object) -> StartPosition | None:
         return parse_start_position(given)
 
+    @property
+    def logs_in_folder(self) -> bool:
+        """Whether the logs are a part of the state folder.
+
+        Then they are deleted with it, a command that only looks may make an empty one, and nobody
+        but this run writes clicks into them.
+
+        >>> StreamConfig().logs_in_folder, StreamConfig(home="kafka").logs_in_folder
+        (True, False)
+        """
+        return bool(getattr(plugins.find(_LOGS, _STORES, self.home), "in_folder", False))
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         for setting, group, ours, options in (
@@ -90,13 +102,19 @@ _LOGS: Final = "resprout.logs"
 _SOURCES: Final = "resprout.sources"
 OpenLogs = Callable[[StreamConfig, Path, str | None, bool], LogStore]
 """What an entry point of ``resprout.logs`` names: ``open(config, folder, worker, writable)``, as of
-:func:`open_logs`."""
+:func:`open_logs`. Where the logs are a part of the folder, its attribute ``in_folder`` is true; see
+:attr:`StreamConfig.logs_in_folder`."""
 MakeSource = Callable[[Mapping[str, Any], int], Source]
 """What an entry point of ``resprout.sources`` names: ``make(source_options, seed)``."""
 
 
-def _embedded(_: StreamConfig, folder: Path, __: str | None, writable: bool) -> LogStore:
-    return LocalLogStore(folder, writable)
+class _Embedded:
+    in_folder = True
+
+    def __call__(
+        self, _: StreamConfig, folder: Path, __: str | None, writable: bool, /
+    ) -> LogStore:
+        return LocalLogStore(folder, writable)
 
 
 def _kafka(config: StreamConfig, _: Path, worker: str | None, writable: bool) -> LogStore:
@@ -106,7 +124,7 @@ def _kafka(config: StreamConfig, _: Path, worker: str | None, writable: bool) ->
     return KafkaLogStore(config.kafka, worker, writable=writable)
 
 
-_STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _kafka}
+_STORES: dict[str, OpenLogs] = {"embedded": _Embedded(), "kafka": _kafka}
 _GENERATED = {"generator": GeneratorSource}
 
 

@@ -432,12 +432,14 @@ class RunHistory:
         return history
 
     @classmethod
-    def read(cls, logs: LogStore, *, keeps_messages: bool = False) -> RunHistory:
+    def read(
+        cls, logs: LogStore, models: Sequence[ModelSpec] = MODELS, *, keeps_messages: bool = False
+    ) -> RunHistory:
         """Gather what the logs of a run hold, without what belongs to the wall clock.
 
         The ledger comes first: what the evaluator copied from it is a repeat.
         """
-        history = cls(keeps_messages=keeps_messages)
+        history = cls(models, keeps_messages=keeps_messages)
         for name in LOGS:
             with closing(logs.reader(name)) as reader:
                 for stored in read_all(reader):

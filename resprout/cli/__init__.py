@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -35,10 +36,9 @@ from resprout.cli.report import report_command
 from resprout.folder import PLOT, RECORD, RunFolder
 from resprout.monitoring.console import ProgressLine, closing_table, settings_toml
 from resprout.run import Result, execute
-from resprout.settings import MODELS, Settings
+from resprout.settings import Settings
 from resprout.spec import RunDefinition
-from stream import MODELS as SPECS
-from stream import FeatureSchema
+from stream import FeatureSchema, ModelSpec
 
 _COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
 """Of the names of models, by role."""
@@ -50,7 +50,7 @@ HELP = """Keep a pruned click model good on a stream that never stands still.
 Examples:
   resprout demo                                    two minutes of drift and rebuilds
   resprout run --input clicks.csv --schema s.toml  your own clicks
-  resprout learn dense --state runs/mine           one worker, as a process of its own
+  resprout learn dense sparse --state runs/mine    some models, as a process of their own
   resprout masks list --state runs/mine            the versions of the sparse model
   resprout config --set pruner.sparsity=0.9        every setting and its origin
   resprout criteria check aux                      does a criterion keep its promises?
@@ -132,7 +132,13 @@ def run(request: CommandRequest, plot: bool) -> None:
 
 @main.command()
 @STATE
-@click.option("--model", type=click.Choice(MODELS), default="sparse", show_default=True)
+@click.option(
+    "--model",
+    default="sparse",
+    metavar="NAME",
+    show_default=True,
+    help="dense, sparse, never_rebuilt, or a comparison of the run.",
+)
 @click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Made if need be.")
 @click.option("--onnx", is_flag=True, help="Write model.onnx too, checked with onnxruntime.")
 @click.pass_obj
@@ -143,11 +149,14 @@ def export(request: CommandRequest, model: str, output: Path, onnx: bool) -> Non
     with usage():
         folder = RunFolder(request.state)
         record = folder.record()
+        settings = Settings.model_validate(record["settings"])
+        known = [one.name for one in settings.models]
+        if model not in known:
+            raise ValueError(f"--model {model!r} is none of {', '.join(known)}")
         names = folder.snapshots.names(model)
         if not names:
             raise ValueError(f"{request.state} holds no snapshot of {model!r}: is the run over?")
     with failure():
-        settings = Settings.model_validate(record["settings"])
         schema = FeatureSchema.model_validate(record["schema"])
         module = build(settings.model.name, schema, settings.model.options, settings.seed)
         snapshot = folder.snapshots.read(names[-1])
@@ -202,10 +211,11 @@ def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
     """Find what is wrong with a run before it begins."""
     folder = RunFolder(state)
     plan.check()
-    if fresh and plan.settings.stream.home == "kafka":
+    stream = plan.settings.stream
+    if fresh and not stream.logs_in_folder:
         raise ValueError(
             "--fresh deletes the state folder, and would leave the topics on the broker; name "
-            "another folder and another stream.kafka.prefix"
+            "another folder and another stream.kafka.prefix (of another home, its home_options)"
         )
     if fresh:
         folder.clear()
@@ -241,12 +251,12 @@ def _show(request: CommandRequest, result: Result) -> None:
             click.echo(remark, err=True)
         click.echo(result.summary.model_dump_json())
     else:
-        click.echo(_coloured(closing_table(result)))
+        click.echo(_coloured(closing_table(result), result.settings.models))
 
 
-def _coloured(text: str) -> str:
+def _coloured(text: str, models: Sequence[ModelSpec]) -> str:
     """Paint the names of the models; click takes it out again where it does not belong."""
-    for model in SPECS:
+    for model in models:
         coloured = click.style(model.label, _COLOURS[model.role])
         text = re.sub(f"^{re.escape(model.label)}", coloured, text, flags=re.MULTILINE)
     return text

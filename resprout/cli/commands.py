@@ -1,10 +1,11 @@
-"""The demo: a drifting stream, and beside the sparse model its twin that is never rebuilt."""
+"""The commands of the workers, and the settings of the demo."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,14 @@ from resprout.settings import (
     Settings,
 )
 from resprout.spec import RunDefinition
-from resprout.workers import WorkerOutcome, check, posted
+from resprout.workers import WorkerOutcome, check, worker_process
 from stream import json_schema, open_logs
 
+log = logging.getLogger(__name__)
+
+_WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
-"""What the demo has other than the defaults."""
+"""Settings of the demo that differ from the defaults."""
 
 
 def changes(asked: Settings, *, scale: float = 1.0, drift: str | None = None) -> dict[str, Any]:
@@ -87,11 +91,6 @@ def changes(asked: Settings, *, scale: float = 1.0, drift: str | None = None) ->
     return changed
 
 
-log = logging.getLogger(__name__)
-
-_WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
-
-
 @click.command()
 @SETTINGS
 @STATE
@@ -126,26 +125,24 @@ def replay(request: CommandRequest) -> None:
     _feed(request, request.folder(request.input.stem))
 
 
-@click.group()
-def learn() -> None:
-    """Learn on the stream, as a process of its own."""
-
-
-@learn.command()
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @_WORKER
+@click.option("--never-rebuild", is_flag=True, hidden=True)
 @click.pass_obj
-def dense(request: CommandRequest) -> None:
-    """Learn the dense model, from which all sparse ones are cut; it never waits."""
-    _work(request, DENSE)
+def learn(request: CommandRequest, models: tuple[str, ...], never_rebuild: bool) -> None:
+    """Learn one model on the stream, or several, as a process of its own.
 
+    `dense` is the model from which all sparse ones are cut; it never waits. `sparse` waits for the
+    first mask, and for decisions that are due. `never_rebuilt` keeps the first mask. Any other is
+    the name of a comparison of the settings.
 
-@learn.command()
-@_WORKER
-@click.option("--never-rebuild", is_flag=True, help="Be the twin that keeps the first mask.")
-@click.pass_obj
-def sparse(request: CommandRequest, never_rebuild: bool) -> None:
-    """Learn the sparse model; it waits for the first mask, and for decisions that are due."""
-    _work(request, NEVER_REBUILT if never_rebuild else SPARSE)
+    Models of one process read and decode every batch once. Each predicts, learns, waits and fails
+    as it would alone, and leaves the same bits.
+    """
+    if never_rebuild:
+        raise click.UsageError(f"--never-rebuild is gone: `resprout learn {NEVER_REBUILT}`")
+    _work(request, models=models)
 
 
 @click.command()
@@ -181,13 +178,15 @@ def topics(request: CommandRequest, partitions: int) -> None:
     Only the clicks may have more than one of --partitions: for producers of your own.
     """
     with usage():
-        stream = request.load().settings.stream
-        if stream.home != "kafka":
-            raise ValueError("stream.home is embedded: its logs need no topics; set it to kafka")
-    # They are made on a broker: no folder is looked at.
-    where = homes.hurried(stream), Path()
-    with failure(), logging_lines(as_json=False), open_logs(*where) as logs:
-        made = logs.create(homes.every_log(partitions))
+        settings = request.load().settings
+        stream = homes.hurried(settings.stream)
+        if stream.logs_in_folder:
+            raise ValueError(
+                f"stream.home is {stream.home}: its logs need no topics; set it to kafka"
+            )
+    # They are made elsewhere: no folder is looked at.
+    with failure(), logging_lines(as_json=False), open_logs(stream, Path()) as logs:
+        made = logs.create(homes.every_log(settings, partitions))
     click.echo("\n".join(made))
 
 
@@ -209,18 +208,36 @@ def _feed(request: CommandRequest, state: Path) -> None:
     with usage():
         loaded = request.load()
         plan = request.plan()
-    served = _serve(request, plan, state, loaded, SOURCE)
-    click.echo(f"{served.events:,} events written to {served.logs}")
+    outcome = _serve(request, plan, state, loaded, (SOURCE,))
+    click.echo(f"{outcome.events:,} events written to {outcome.logs}")
 
 
-def _work(request: CommandRequest, name: str) -> None:
-    """Be a worker that learns or judges; somebody else feeds the run."""
+def _work(request: CommandRequest, *workers: str, models: Collection[str] = ()) -> None:
+    """Be workers that learn or judge; another process feeds the run."""
     if request.schema is not None and request.state is None:
         raise click.UsageError("name the run: --state FOLDER")
     with usage():
         loaded = request.load()
         plan = request.share(loaded.settings)
-    _serve(request, plan, request.folder("generated"), loaded, name)
+        names = workers or _in_order(models, loaded.settings)
+    _serve(request, plan, request.folder("generated"), loaded, names)
+
+
+def _in_order(names: Collection[str], settings: Settings) -> tuple[str, ...]:
+    """Name each model once, in the order of what they wait for; refuse what is no model.
+
+    >>> _in_order(["sparse", "dense", "dense"], Settings())
+    ('dense', 'sparse')
+    >>> _in_order(["spares"], Settings())
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown model 'spares'; known: dense, sparse, never_rebuilt
+    """
+    known = [model.name for model in settings.models]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise ValueError(f"unknown model {unknown!r}; known: {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 def _show(request: CommandRequest, folder: RunFolder) -> None:
@@ -239,17 +256,22 @@ def _show(request: CommandRequest, folder: RunFolder) -> None:
 
 
 def _serve(
-    request: CommandRequest, plan: RunDefinition, state: Path, loaded: Loaded, name: str
+    request: CommandRequest,
+    plan: RunDefinition,
+    state: Path,
+    loaded: Loaded,
+    names: Sequence[str],
 ) -> WorkerOutcome:
     with usage():
         check(plan, RunFolder(state))
+    told = ", ".join(names)
     with failure(), logging_lines(as_json=request.log_json), leaving():
-        log.info("%s of %s: %s", name, state, origin(loaded))
-        with posted(plan, state, name) as post, stoppable(log.info) as stop:
-            served = post.work(stop)
-            if not served.finished:
-                log.info("%s stopped; the same command goes on from there", name)
-    return served
+        log.info("%s of %s: %s", told, state, origin(loaded))
+        with worker_process(plan, state, names) as process, stoppable(log.info) as stop:
+            outcome = process.work(stop)
+            if not outcome.finished:
+                log.info("%s stopped; the same command goes on from there", told)
+    return outcome
 
 
 def origin(loaded: Loaded) -> str:
@@ -266,5 +288,4 @@ def origin(loaded: Loaded) -> str:
     set_by = [f"{counted[one]} by {one}" for one in ranked]
     said = ", ".join([*set_by, "the others by default"]) if set_by else "all by default"
     kept = {"disk": "on disk", "memory": "in memory", "redis": f"at {store.url}"}[store.kind]
-    logs = f"at Kafka {stream.kafka.bootstrap}" if stream.home == "kafka" else "embedded"
-    return f"settings: {said}; logs {logs}, masks {kept}"
+    return f"settings: {said}; logs {stream.home}, masks {kept}"

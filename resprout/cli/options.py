@@ -74,10 +74,11 @@ class CommandRequest:
     def plan(self) -> RunDefinition:
         """Say what a run is to do: replay a file, or generate clicks where none is named.
 
-        On a broker, clicks of a schema without a file are those that somebody else sends.
+        Where the logs are outside the state folder, clicks of a schema without a file are those
+        that somebody else sends.
         """
         settings = self.load().settings
-        sent = settings.stream.home == "kafka" and self.input is None
+        sent = self.input is None and not settings.stream.logs_in_folder
         if (self.input is None) != (self.features is None) and not sent:
             raise ValueError("--input and --schema go together; name both, or none to generate")
         if self.input is not None and self.features is not None:

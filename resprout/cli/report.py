@@ -18,7 +18,7 @@ from resprout.cli.inspect import RecordedRun
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder
 from resprout.run import Outcome, Result
-from resprout.settings import MODELS, SPARSE, tree, with_defaults
+from resprout.settings import SPARSE, tree, with_defaults
 from resprout.spec import decisive
 from stream import CategoricalFeature, NumericFeature, open_logs
 
@@ -71,7 +71,8 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
     with failure():
         stream, folder = homes.hurried(recorded.settings.stream), recorded.folder.home.folder
         with open_logs(stream, folder, writable=False) as logs:
-            history, total = RunHistory.read(logs), recorded.total(logs)
+            history = RunHistory.read(logs, recorded.settings.models)
+            total = recorded.total(logs)
         written = report(history, _about(recorded, title, history, total))
         try:
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +164,7 @@ def _snapshots(recorded: RecordedRun) -> TextTable:
     candidates = sorted(
         (path.name for path in kept.folder.glob("candidate-*")), key=lambda n: (len(n), n)
     )
-    models = (*MODELS, f"published-{SPARSE}", *candidates)
+    known = (model.name for model in recorded.settings.models)
+    models = (*known, f"published-{SPARSE}", *candidates)
     rows = tuple((name, model) for model in models for name in kept.names(model))
     return TextTable("Snapshots that are kept", ("snapshot", "model"), rows)

@@ -165,7 +165,7 @@ DEAD_REASONS = (*(reason.value for reason in Reason), OTHER)
 OUTCOMES: tuple[str, ...] = get_args(VerdictName)
 
 LABELS = {
-    "worker": ", ".join(f"`{one}`" for one in WORKERS),
+    "worker": f"{', '.join(f'`{one}`' for one in WORKERS)}, or the name of a comparison",
     "model": "those of `evaluator.models`",
     "window": "events a window: those of `evaluator.windows`",
     "layer": "the model's prunable layers, by name",

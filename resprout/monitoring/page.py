@@ -20,7 +20,7 @@ from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.progress import last_told
 from resprout.runner import Step, Worker
-from resprout.settings import EVALUATOR, WORKERS, ServeConfig, Settings
+from resprout.settings import EVALUATOR, ServeConfig, Settings
 from stream import open_logs
 from stream.log import LogStore
 from stream.topics import WINDOWS, progress
@@ -88,7 +88,7 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     ):
         feed = PageFeed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
-        last = last_told(logs, [one for one in WORKERS if logs.exists(progress(one))])
+        last = last_told(logs, [one for one in settings.workers if logs.exists(progress(one))])
         # While the run goes on, more may be copied into the log that the page shows.
         if any(one.worker == EVALUATOR and one.done for one in last):
             for report in last:

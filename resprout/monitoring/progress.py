@@ -328,11 +328,14 @@ def name_writer(waiting: Waiting, *, external_clicks: bool = False) -> Waiting:
     >>> str(name_writer(Waiting("clicks"), external_clicks=True))
     'clicks'
     """
-    if waiting.log not in _WRITERS or (external_clicks and waiting.log == CLICKS):
+    model = waiting.log.removeprefix(predictions(""))
+    writer = _WRITERS.get(waiting.log, f"the learner of {model}")
+    is_known = waiting.log in _WRITERS or model != waiting.log
+    if not is_known or (external_clicks and waiting.log == CLICKS):
         return waiting
     is_named = waiting.what and waiting.log in (CLICKS, TRUTH, LEDGER, WINDOWS)
     beside = f", log {waiting.log}" if is_named else ""
-    return Waiting(waiting.log, f"{waiting} ({_WRITERS[waiting.log]}{beside})")
+    return Waiting(waiting.log, f"{waiting} ({writer}{beside})")
 
 
 @dataclass(slots=True)

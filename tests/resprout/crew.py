@@ -25,7 +25,7 @@ COMMANDS = {
     "source": ("generate",),
     "dense": ("learn", "dense"),
     "sparse": ("learn", "sparse"),
-    "never_rebuilt": ("learn", "sparse", "--never-rebuild"),
+    "never_rebuilt": ("learn", "never_rebuilt"),
     "pruner": ("prune",),
     "evaluator": ("evaluate",),
 }
@@ -58,9 +58,14 @@ class Hand:
         return state
 
     def state(self) -> dict[str, Any]:
-        """Return what its health says of the one worker; empty where there is no answer."""
+        """Return what its health says of its first worker; empty where there is no answer."""
+        return next(iter(self.workers().values()), {})
+
+    def workers(self) -> dict[str, Any]:
+        """Return what its health says of each of its workers."""
         health = self.health()
-        return next(iter(health["workers"].values())) if health else {}
+        found: dict[str, Any] = health["workers"] if health else {}
+        return found
 
     def wait(self) -> int | None:
         """Wait for its end, and return the exit code."""
@@ -103,13 +108,13 @@ class Crew:
         return self.folder / "run"
 
     def start(self, name: str, *more: str) -> Hand:
-        """Start a worker, or start it again."""
+        """Start a worker, or start it again; of several models, named with ``+``, all in one."""
         said = self.folder / f"{name}.log"
         said.unlink(missing_ok=True)
         given = ("--config", str(self.config), "--state", str(self.state))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        process = context.Process(target=_be, args=((*COMMANDS[name], *given, *more), said))
+        process = context.Process(target=_be, args=((*command(name), *given, *more), said))
         process.start()
         self.hands[name] = Hand(process, said)
         return self.hands[name]
@@ -139,6 +144,11 @@ def until(condition: Callable[[], bool], crew: Crew) -> None:
         assert not failed, "\n".join(f"{name}: {crew.hands[name].text}" for name in failed)
         assert time.monotonic() < end, "\n".join(h.text for h in crew.hands.values())
         time.sleep(0.02)
+
+
+def command(name: str) -> tuple[str, ...]:
+    """Return the command of a worker, or of several models in one process: ``dense+sparse``."""
+    return COMMANDS.get(name) or ("learn", *name.split("+"))
 
 
 def _be(arguments: Sequence[str], said: Path) -> None:

@@ -164,7 +164,7 @@ def test_clicks_that_somebody_else_writes_are_learned_without_a_source(tmp_path:
     assert result.summary.events == 1_000
     folder = RunFolder(tmp_path)
     with (
-        closing(Wiring(plan, folder, folder.home)) as wiring,
+        closing(Wiring(plan, folder, folder.home, [SOURCE])) as wiring,
         pytest.raises(ValueError, match="the clicks are written by somebody else"),
     ):
-        wiring.one(SOURCE)
+        wiring.workers()

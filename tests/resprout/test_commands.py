@@ -24,7 +24,7 @@ WORKERS = {
     "source": ("generate",),
     "dense": ("learn", "dense"),
     "sparse": ("learn", "sparse"),
-    "never_rebuilt": ("learn", "sparse", "--never-rebuild"),
+    "never_rebuilt": ("learn", "never_rebuilt"),
     "pruner": ("prune",),
     "evaluator": ("evaluate",),
 }
@@ -87,6 +87,47 @@ def test_bad_settings_end_with_two_before_anything_starts(
     result = work(home, "learn", "dense", *words)
     assert (result.exit_code, complaint in result.stderr) == (2, True), result.output
     assert not (home / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("spares",), "unknown model 'spares'; known: dense, sparse, never_rebuilt, adapting"),
+        (("dense", "pruner"), "unknown model 'pruner'"),
+        (("sparse", "--never-rebuild"), "--never-rebuild is gone: `resprout learn never_rebuilt`"),
+        ((), "Missing argument 'MODEL...'"),
+    ],
+)
+def test_a_model_that_there_is_not_is_refused(
+    words: tuple[str, ...], complaint: str, home: Path
+) -> None:
+    comparison = 'comparisons={"adapting": {"updater": "adaptation"}}'
+    result = work(home, "learn", *words, "--set", comparison)
+    assert (result.exit_code, complaint in result.stderr) == (2, True), result.output
+    assert not (home / "state").exists()
+
+
+def test_a_comparison_is_a_worker_like_any_other(home: Path) -> None:
+    there = ("--set", 'comparisons={"adapting": {"updater": "adaptation"}}')
+    models = ("--set", 'evaluator.models=["dense", "sparse", "adapting"]')
+    ran = work(home, "run", "--set", "stream.generator.events=8000", *there, *models, "--json")
+    assert ran.exit_code == 0, ran.output
+    summary = json.loads(ran.stdout.splitlines()[-1])
+    assert summary["adapting"]["ce"] > 0
+    assert (home / "state" / "logs" / "progress.adapting").is_dir()
+    given = ("--output", home / "out", "--state", home / "state")
+    exported = CliRunner().invoke(main, [str(w) for w in ("export", "--model", "adapting", *given)])
+    assert exported.exit_code == 0, exported.output
+    assert exported.stdout.strip().endswith(".safetensors")
+    unknown = CliRunner().invoke(main, [str(w) for w in ("export", "--model", "adaptin", *given)])
+    known = "dense, sparse, never_rebuilt, adapting"
+    assert (unknown.exit_code, f"--model 'adaptin' is none of {known}" in unknown.stderr) == (
+        2,
+        True,
+    )
+    with closing(RunFolder(home / "state").lock_worker("adapting")):
+        refused = work(home, "run", "--set", "stream.generator.events=8000", *there, *models)
+    assert "workers/adapting is in use by adapting" in refused.stderr
 
 
 def test_a_worker_of_another_run_is_wrong_usage(home: Path) -> None:

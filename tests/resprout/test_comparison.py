@@ -42,8 +42,8 @@ def test_it_learns_from_the_first_mask_to_the_end(
     shutil.copytree(whole.path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     plan = with_comparison(**config or {"updater": "fixed"})
-    with closing(Wiring(plan, folder, folder.home)) as wiring:
-        worker = wiring.one("adapting")
+    with closing(Wiring(plan, folder, folder.home, ["adapting"])) as wiring:
+        (worker,) = wiring.workers()
         while not (step := worker.step()).done:
             assert step.waiting_for is None
         worker.close()

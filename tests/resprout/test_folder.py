@@ -167,8 +167,8 @@ def test_workers_share_a_folder_and_each_is_there_once(tmp_path: Path) -> None:
             folder.lock_worker("dense")
         with pytest.raises(StateLockedError, match=r"is in use by dense \("), folder.lock():
             """Not reached."""
-    with folder.lock():
-        for worker in WORKERS:
+    with folder.lock([*WORKERS, "adapting"]):
+        for worker in (*WORKERS, "adapting"):
             with pytest.raises(StateLockedError, match=r"is in use by resprout \(process"):
                 folder.lock_worker(worker)
     with folder.lock():

@@ -76,6 +76,7 @@ def test_a_wait_for_something_else_is_told_too(world: World) -> None:
             "predictions.never_rebuilt (the learner that is never rebuilt)",
         ),
         (Waiting("predictions.candidate"), "predictions.candidate (the prune worker)"),
+        (Waiting("predictions.adapting"), "predictions.adapting (the learner of adapting)"),
         (Waiting("ledger"), "ledger (the prune worker)"),
         (
             Waiting("ledger", "the decision on the window ending at 800"),

@@ -72,9 +72,16 @@ def has_come(hand: Hand, count: int) -> Callable[[], bool]:
     return lambda: not hand.process.is_alive() or hand.state().get("count", 0) >= count
 
 
-def test_processes_leave_what_one_process_leaves(whole: RunFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "learners",
+    [LEARNERS, ("dense+sparse+never_rebuilt", "pruner", "evaluator")],
+    ids=["each its own", "all models in one"],
+)
+def test_processes_leave_what_one_process_leaves(
+    whole: RunFolder, tmp_path: Path, learners: tuple[str, ...]
+) -> None:
     with crew(tmp_path, PLAN.settings) as team:
-        for name in ("source", *LEARNERS):
+        for name in ("source", *learners):
             team.start(name, "--set", AT_ONCE) if name == "source" else team.start(name)
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
@@ -111,6 +118,36 @@ def test_processes_that_are_stopped_and_killed_go_on_from_where_they_stood(
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
     one, other = Left.by(whole), place.left(RunFolder(team.state))
+    for part in PARTS:
+        assert getattr(one, part) == getattr(other, part), part
+
+
+def test_models_of_one_process_that_is_killed_go_on_in_any_other(
+    whole: RunFolder, tmp_path: Path
+) -> None:
+    """Sparse waits for the first mask and for verdicts meanwhile, and dense does not."""
+    with crew(tmp_path, eventful(stream__generator__rate=0.1)) as team:
+        both = team.start("dense+sparse")
+        team.start("source")
+        until(lambda: (both.workers().get("dense", {}).get("count") or 0) > 1_000, team)
+        assert both.workers()["sparse"]["waiting_for"] is not None
+        for name in ("pruner", "evaluator"):
+            team.start(name)
+        until(lambda: (both.workers().get("sparse", {}).get("count") or 0) >= 7_000, team)
+        assert both.end(signal.SIGKILL) == -signal.SIGKILL
+        del team.hands["dense+sparse"]
+        for name in ("dense", "sparse+never_rebuilt"):
+            team.start(name)
+        assert team.hands["source"].end(signal.SIGTERM) == 0
+        team.start("source", "--set", AT_ONCE)
+        until(has_come(team.hands["dense"], 12_000), team)
+        for name in ("dense", "sparse+never_rebuilt"):
+            assert team.hands[name].end(signal.SIGKILL) in (-signal.SIGKILL, 0)
+            del team.hands[name]
+        team.start("dense+sparse+never_rebuilt")
+        for name, hand in team.hands.items():
+            assert (name, hand.wait()) == (name, 0), hand.text
+    one, other = Left.by(whole), Left.by(RunFolder(team.state))
     for part in PARTS:
         assert getattr(one, part) == getattr(other, part), part
 

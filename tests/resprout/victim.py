@@ -117,8 +117,8 @@ def in_turns(plan: RunDefinition, state: Path, life: Life) -> None:
     folder, rng = RunFolder(state), random.Random(life.seed)
     with folder.lock():
         folder.begin(plan)
-        with closing(Wiring(plan, folder, folder.home)) as wiring:
-            working = {worker: 0 for worker in wiring.every()}
+        with closing(Wiring(plan, folder, folder.home, plan.workers)) as wiring:
+            working = {worker: 0 for worker in wiring.workers()}
             while working:
                 drawn = rng.sample(list(working), k=min(rng.choice((1, 2)), len(working)))
                 worker = min(drawn, key=lambda one: working[one])

@@ -251,7 +251,7 @@ class KafkaLogReader:
         """Raise where the topic is not what it was; return whether it was time to ask."""
         if time.monotonic() - self._verified <= every_seconds:
             return False
-        self._topics.verify(self.topic)
+        self._topics.verify(self.topic, every_seconds)
         self._verified = time.monotonic()
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -87,6 +88,11 @@ class Topics:
     def __init__(self, connector: Connector, admin: KafkaAdminClient, *, writable: bool) -> None:
         self._connector, self._config = connector, connector.config
         self._admin, self._writable = admin, writable
+        self._opened: dict[str, None] = {}
+        """The names of topics that were opened, all of which are verified together."""
+        self._identities: dict[str, str] = {}
+        self._asked = -math.inf
+        """When the broker was asked for the identities, in seconds that never go back."""
 
     def open(self, log: str) -> Topic:
         """Look a topic up; made with one partition if it is not there, or refused.
@@ -113,14 +119,29 @@ class Topics:
         identity, settings = str(described["topic_id"]), self.settings(log)
         topic = Topic(log, self.name(log), identity, tuple(partitions), settings)
         self._check(topic)
+        self._opened[topic.name] = None
         return topic
 
     def exists(self, log: str) -> bool:
         """Tell whether the topic of a log is there."""
         return self._describe(log) is not None
 
-    def verify(self, topic: Topic) -> None:
-        """Raise where a topic is no longer what it was when it was opened."""
+    def verify(self, topic: Topic, max_age_seconds: float = 0.0) -> None:
+        """Raise where a topic is no longer what it was when it was opened.
+
+        Parameters
+        ----------
+        topic
+            As it was opened.
+        max_age_seconds
+            How old the answer of the broker may be; it is asked for all opened topics at once.
+        """
+        if max_age_seconds:
+            now = time.monotonic()
+            if now - self._asked > max_age_seconds:
+                self._identities, self._asked = self._ask_identities(), now
+            if self._identities.get(topic.name) == topic.identity:
+                return
         described = self._describe_surely(topic.log)
         if described is None:
             raise LogDeletedError(
@@ -144,6 +165,16 @@ class Topics:
     def name(self, log: str) -> str:
         """Return the topic of a log."""
         return self._config.prefix + check_name(log)
+
+    def _ask_identities(self) -> dict[str, str]:
+        """Ask for all opened topics; one about which there is an error is left out."""
+        names = list(self._opened)
+        described = self._connector.retried(
+            "looking up all logs", lambda: self._admin.describe_topics(names)
+        )
+        return {
+            str(one["name"]): str(one["topic_id"]) for one in described if not one["error_code"]
+        }
 
     def _describe_surely(self, log: str) -> dict[str, Any] | None:
         """Return what the broker knows about a topic; None where there surely is none."""

@@ -47,21 +47,21 @@ class Learner:
 
 def test_the_source_waits_for_the_learner_to_begin() -> None:
     feed = Feed(9)
-    pace = Throttle(feed, Learner(feed), ahead_events=1_000)
-    assert pace.feed() == SourceStep(0, waiting_for=Waiting("predictions.dense", "dense"))
-    pace.learn()
-    assert pace.feed() == SourceStep(500, 500)
+    throttle = Throttle(feed, Learner(feed).step, ahead_events=1_000)
+    assert throttle.feed() == SourceStep(0, waiting_for=Waiting("predictions.dense", "dense"))
+    throttle.learn()
+    assert throttle.feed() == SourceStep(500, 500)
 
 
 def test_the_source_is_never_further_ahead_than_it_may_be() -> None:
     feed = Feed(20)
     learner = Learner(feed)
-    pace = Throttle(feed, learner, ahead_events=1_000)
-    pace.learn()
-    pace.feed()
+    throttle = Throttle(feed, learner.step, ahead_events=1_000)
+    throttle.learn()
+    throttle.feed()
     for _ in range(200):
-        pace.learn()
-        pace.feed()
+        throttle.learn()
+        throttle.feed()
         assert feed.appended - learner.count <= 1_000 + 500
     assert learner.count == 10_000
 
@@ -69,26 +69,26 @@ def test_the_source_is_never_further_ahead_than_it_may_be() -> None:
 def test_events_that_are_not_valid_bring_nothing_to_a_halt() -> None:
     feed = Feed(200)
     learner = Learner(feed, valid=0.1)
-    pace = Throttle(feed, learner, ahead_events=1_000)
-    pace.learn()
-    while not pace.feed().done:
-        pace.learn()
+    throttle = Throttle(feed, learner.step, ahead_events=1_000)
+    throttle.learn()
+    while not throttle.feed().done:
+        throttle.learn()
     assert feed.chunks == 0
 
 
 def test_a_learner_that_goes_on_far_into_the_stream_is_fed_from_there() -> None:
     feed = Feed(9)
     learner = Learner(feed, count=1_000_000)
-    pace = Throttle(feed, learner, ahead_events=1_000)
-    pace.learn()
-    assert pace.feed() == SourceStep(1_000_500, 500)
+    throttle = Throttle(feed, learner.step, ahead_events=1_000)
+    throttle.learn()
+    assert throttle.feed() == SourceStep(1_000_500, 500)
 
 
 def test_the_end_of_the_input_is_the_end_of_the_source() -> None:
     feed = Feed(0)
-    pace = Throttle(feed, Learner(feed), ahead_events=1_000)
-    pace.learn()
-    assert pace.feed().done
+    throttle = Throttle(feed, Learner(feed).step, ahead_events=1_000)
+    throttle.learn()
+    assert throttle.feed().done
 
 
 @dataclass
