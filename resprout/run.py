@@ -20,6 +20,7 @@ from resprout.monitoring.health import Health, pages
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Page
 from resprout.monitoring.progress import ProgressLogs, Watch
+from resprout.retention import retention
 from resprout.runner import Observe, Runner, one_thread_each
 from resprout.settings import EVALUATOR, Settings
 from resprout.spec import RunDefinition
@@ -369,7 +370,9 @@ def execute(
         if show and plan.settings.serve.port is not None:
             page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
             page.show(logs)
-        observers: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
+        deletes = opened.enter_context(retention(plan, folder))
+        observers: list[Observe] = [metrics, health, progress, deletes]
+        observers += [observe] if observe else []
         watch = Watch(EVALUATOR, observers)
         started = time.monotonic()
         with one_thread_each():

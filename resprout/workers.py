@@ -16,7 +16,8 @@ from resprout.monitoring.health import Health, pages, serve_health
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Page
 from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
-from resprout.runner import Runner, Worker, one_thread_each
+from resprout.retention import retention
+from resprout.runner import Observe, Runner, Worker, one_thread_each
 from resprout.settings import EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
@@ -112,7 +113,10 @@ def posted(plan: RunDefinition, state: Path, name: str) -> Iterator[WorkerProces
         progress = opened.enter_context(closing(ProgressLogs(logs, (name,), metrics.lag)))
         # The others are processes of their own: say which of them to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
-        watch = Watch(name, (health, metrics, progress, Waits()), tell)
+        observers: list[Observe] = [health, metrics, progress, Waits()]
+        if name == EVALUATOR:
+            observers.append(opened.enter_context(retention(plan, folder)))
+        watch = Watch(name, observers, tell)
         yield WorkerProcess(worker, watch, logs.describe())
 
 

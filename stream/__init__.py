@@ -52,7 +52,7 @@ from stream.follow import (
 from stream.ordering import ReadOrder, Recorded, Resumed, open_order
 from stream.partitions import OnInvalid
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
-from stream.retention import LogTrimmer, Needed
+from stream.retention import FIRST_CLICK, LogTrimmer, Needed, RestartPoint, RestartPoints
 from stream.schema import (
     MISSING,
     PADDING,
@@ -67,6 +67,7 @@ from stream.start_position import StartPosition, clicks_from, start_offsets
 
 __all__ = [
     "END",
+    "FIRST_CLICK",
     "MISSING",
     "MODELS",
     "PADDING",
@@ -91,6 +92,8 @@ __all__ = [
     "ReadOrder",
     "Reason",
     "Recorded",
+    "RestartPoint",
+    "RestartPoints",
     "Resumed",
     "RetentionConfig",
     "RunSpec",

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from stream import topics
 from stream.columnar import predictions_from_bytes
-from stream.log.api import LogReader, LogStore, StoredRecord
+from stream.log.api import LogReader, LogStore, LogTrimmedError, StoredRecord
 from stream.messages import PositionRange, PredictionBatch
 from stream.partitions import PartitionReader, PartitionReaders
 from stream.spec import Waiting
@@ -47,6 +47,28 @@ class ReadOrder(Protocol):
 def open_order(store: LogStore, clicks: LogReader) -> LogReader | None:
     """Open the log that records the order of the clicks; None where one partition needs none."""
     return store.reader(LOG) if len(clicks.partitions) > 1 else None
+
+
+def find_predictions(log: LogReader, begin: int) -> int:
+    """Find an offset from which the predictions of a model reach those after ``begin`` events.
+
+    A restart takes them back and then they go on batch by batch, so between a record at or before
+    the batch looked for and one after it, it stands itself. Others may trim the log meanwhile, as
+    long as they leave that batch.
+    """
+    low, high = log.begin(0), log.end(0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            found = log.read(0, middle, 1)
+        except LogTrimmedError:
+            low = log.begin(0)
+            continue
+        if found and predictions_from_bytes(found[0].record.value).begin <= begin:
+            low = found[0].offset
+        else:
+            high = middle
+    return low
 
 
 class RoundRobin:
@@ -139,7 +161,7 @@ class Recorded:
     def _find(self, begin: int) -> PredictionBatch | None:
         """Return the predictions of the batch after ``begin`` events; None if not there yet."""
         if self._next is None:
-            self._next = self._seek(begin)
+            self._next = find_predictions(self._log, begin)
         for stored in self._records(self._next):
             batch = predictions_from_bytes(stored.record.value)
             if batch.begin == begin:
@@ -161,22 +183,6 @@ class Recorded:
             stored = self._unread.popleft()
             self._next = offset = stored.next_offset
             yield stored
-
-    def _seek(self, begin: int) -> int:
-        """Find a place from which the predictions reach those after ``begin`` events.
-
-        A restart takes them back and then they go on batch by batch, so between a record at or
-        before the batch looked for and one after it, it stands itself.
-        """
-        low, high = self._log.begin(0), self._log.end(0)
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._log.read(0, middle, 1)
-            if found and predictions_from_bytes(found[0].record.value).begin <= begin:
-                low = found[0].offset
-            else:
-                high = middle
-        return low
 
 
 class Resumed:

@@ -195,7 +195,7 @@ def _begin(log: LogReader, partition: int) -> int:
             f"the clicks log begins with {describe_begin(log, partition)}: what stood before has "
             f"been trimmed away, and a run begins with the first event; say with {SETTING} from "
             "which time or offsets on it is to read, or give it a log that still has all, and let "
-            "that log keep more"
+            'that log keep more: stream.retention.clicks = "all"'
         )
     return begin
 

@@ -219,7 +219,7 @@ class PageFeed:
 
 
 def _follow(reader: LogReader) -> LogFollower[AnyMessage]:
-    return MessageLog(reader, WINDOWS).follow()
+    return MessageLog(reader, WINDOWS).follow(skips_trimmed=True)
 
 
 class Reply(BaseModel):
