@@ -266,7 +266,11 @@ class Result:
     def remarks(self) -> tuple[str, ...]:
         """What the figures do not say: why there is no sparse model, and what was left out."""
         early = self.finished and (self.history.events or not self.history.invalid)
-        found = (_ended_early(self.history, self.settings) if early else "", _invalid(self.history))
+        found = (
+            _ended_early(self.history, self.settings) if early else "",
+            _invalid(self.history),
+            _forgotten(self.history),
+        )
         return tuple(text for text in found if text)
 
 
@@ -297,6 +301,17 @@ def _invalid(history: RunHistory) -> str:
     return (
         f"{many if history.events else f'no event was valid: {many}'} ({why}), the first at "
         f"{place(first)}; kept in the log `{topics.DEAD_LETTERS}` of the state folder"
+    )
+
+
+def _forgotten(history: RunHistory) -> str:
+    """Say since when windows are kept, where the first ones are not."""
+    begin = history.tables[min(history.tables)].begin if history.tables else 0
+    if not begin:
+        return ""
+    return (
+        f"windows of the first {_spaced(begin)} events are no longer kept: figures and pictures "
+        "begin there (stream.retention.windows_events)"
     )
 
 

@@ -219,6 +219,11 @@ class WindowTable:
             self._columns.setdefault(name, blank)[-1] = value
 
     @property
+    def begin(self) -> int:
+        """Events before the first window."""
+        return self._begin[0] if self._begin else 0
+
+    @property
     def ends(self) -> NDArray[np.int64]:
         """The count at which each whole window ends."""
         return np.array(self._end[: self._whole], np.int64)
