@@ -73,7 +73,8 @@ def river(schema: FeatureSchema) -> Floats:
 
 def dense(schema: FeatureSchema, seed: int) -> Floats:
     """Run everything, and return what the dense model predicted."""
-    settings = load((str(SCHEMA), schema.settings), arguments={"seed": seed}).settings
+    asked = {"seed": seed, "stream.retention.predictions": "all"}
+    settings = load((str(SCHEMA), schema.settings), arguments=asked).settings
     with tempfile.TemporaryDirectory() as folder:
         execute(RunDefinition(settings, FileSource(DATA, schema)), Path(folder))
         log = LocalLogStore(Path(folder) / "logs").reader(topics.predictions(DENSE))

@@ -20,7 +20,7 @@ from __future__ import annotations
 from evaluator.config import AlarmsConfig, EvaluatorConfig
 from evaluator.join import JoinedBatch, Predicted
 from evaluator.windows import Scoring, Sums
-from evaluator.worker import Evaluator, EvaluatorStep
+from evaluator.worker import Evaluator, EvaluatorStep, restart_point
 
 __all__ = [
     "AlarmsConfig",
@@ -31,4 +31,5 @@ __all__ = [
     "Predicted",
     "Scoring",
     "Sums",
+    "restart_point",
 ]

@@ -27,7 +27,7 @@ from stream import (
     resume,
     truth_from_bytes,
 )
-from stream.log import LogReader, LogStore, StoredRecord
+from stream.log import LogReader, LogStore, LogTrimmedError, StoredRecord
 from stream.messages import PredictionBatch
 from stream.topics import CLICKS, TRUTH, predictions
 
@@ -181,16 +181,21 @@ class PredictionFollower:
 
     def _read_back(self, begin: int, offset: int) -> Deduplicator:
         """Gather the records before ``offset``, back to one of the batch after ``begin`` events."""
-        records, oldest = _READ_BACK, self._log.begin(0)
+        records = _READ_BACK
         while True:
-            earlier, begins = Deduplicator(), set()
+            oldest = self._log.begin(0)
             at = start = max(oldest, offset - records)
-            while at < offset:
-                for stored in self._log.read(0, at, min(_READ_BACK, offset - at)):
-                    batch = predictions_from_bytes(stored.record.value)
-                    earlier.accept(self._key(batch), stored.record.value)
-                    begins.add((batch.model, batch.begin))
-                    at = stored.next_offset
+            earlier, begins = Deduplicator(), set()
+            try:
+                while at < offset:
+                    for stored in self._log.read(0, at, min(_READ_BACK, offset - at)):
+                        batch = predictions_from_bytes(stored.record.value)
+                        earlier.accept(self._key(batch), stored.record.value)
+                        begins.add((batch.model, batch.begin))
+                        at = stored.next_offset
+            except LogTrimmedError:
+                # What somebody has trimmed in this moment is no repeat of anything.
+                continue
             if start == oldest or (self.model, begin) in begins:
                 return earlier
             records *= 4

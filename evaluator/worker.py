@@ -14,7 +14,17 @@ from evaluator.config import EvaluatorConfig
 from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.windows import Scoring, ScoringMessage, ScoringState, Sums
-from stream import Invalid, LogFollower, LogPosition, MessageLog, RunSpec, Waiting, dead_letter
+from stream import (
+    FIRST_CLICK,
+    Invalid,
+    LogFollower,
+    LogPosition,
+    MessageLog,
+    RestartPoint,
+    RunSpec,
+    Waiting,
+    dead_letter,
+)
 from stream.log import LogStore, Record
 from stream.messages import (
     Alarm,
@@ -28,7 +38,7 @@ from stream.messages import (
     dump,
 )
 from stream.state import Checkpoints
-from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS, progress
+from stream.topics import DEAD_LETTERS, LEDGER, TRUTH, WINDOWS, predictions, progress
 
 M = TypeVar("M", bound=AnyMessage)
 
@@ -290,6 +300,40 @@ def load(checkpoints: Checkpoints) -> EvaluatorState:
     """
     newest = checkpoints.latest()
     return EvaluatorState() if newest is None else _ADAPTER.validate_json(newest.parts[_PART])
+
+
+def restart_point(
+    config: EvaluatorConfig, spec: RunSpec, parts: Mapping[str, bytes] | None = None
+) -> RestartPoint:
+    """Return what the evaluator reads when it goes on from a checkpoint, or begins.
+
+    Parameters
+    ----------
+    config
+        What is scored.
+    spec
+        What must be as with the other workers.
+    parts
+        Of the checkpoint; None: it begins.
+    """
+    state = EvaluatorState() if parts is None else _ADAPTER.validate_json(parts[_PART])
+    scoring = state.cursor or JoinCursor(FIRST_CLICK)
+    judging = [*state.judging.starts.values(), state.judging.cursor]
+    cursors = [scoring, *(one for one in judging if one is not None)]
+    offsets = {
+        predictions(model): min(_offset(cursor.predictions.get(model)) for cursor in cursors)
+        for model in config.models
+    }
+    offsets[predictions("candidate-1")] = _offset(state.judging.candidates)
+    # A judgement does not read the truth.
+    offsets[TRUTH] = _offset(scoring.truth)
+    for log in (WINDOWS, *map(progress, spec.workers)):
+        offsets[log] = _offset(state.logs.get(log))
+    return RestartPoint([cursor.clicks for cursor in cursors], offsets)
+
+
+def _offset(position: LogPosition | None) -> int:
+    return 0 if position is None else position.offset
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from learner.snapshots import (
     from_parts,
     load_tensors,
     masks_of,
+    restart_point,
 )
 from learner.trainer import (
     Answer,
@@ -50,4 +51,4 @@ __all__ += ["MaskUpdater", "Masking", "MaskingConfig", "ModelConfig", "ModelRegi
 __all__ += ["ModelVersion", "NoModel", "NonFiniteError", "OnlineModel", "Ports", "Publication"]
 __all__ += ["RollBackTo", "SnapshotError", "SnapshotStore", "StreamTrainer", "SwitchTo"]
 __all__ += ["TrainerOptions", "count_of", "dump_tensors", "from_parts", "load_tensors"]
-__all__ += ["masks_of"]
+__all__ += ["masks_of", "restart_point"]

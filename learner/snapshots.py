@@ -20,9 +20,10 @@ from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
 from learner.online import own_tensors, with_prefix
-from stream import ClickCursor
+from stream import ClickCursor, RestartPoint
 from stream.messages import Position
 from stream.state import write_folder_atomic
+from stream.topics import predictions
 
 FORMAT = "resprout-snapshot-1"
 FILE = "model.safetensors"
@@ -208,6 +209,20 @@ def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
             f"it has {', '.join(sorted(parts)) or 'none'}"
         )
     return from_bytes(parts[FILE])
+
+
+def restart_point(parts: Mapping[str, bytes]) -> RestartPoint:
+    """Return what a learner reads, and publishes again, when it goes on from a checkpoint.
+
+    >>> state = LearnerState("dense", 0, ClickCursor(identity="7f", count=500), {}, {}, ordered=9)
+    >>> point = restart_point(to_parts(state))
+    >>> point.clicks[0].count, point.offsets, point.counts
+    (500, {'predictions.dense': 9}, {'predictions.dense': 500})
+    """
+    found = metadata(parts[FILE])
+    cursor, own = ClickCursor.model_validate_json(found["cursor"]), predictions(found["model"])
+    offsets = {own: int(found["ordered"])} if "ordered" in found else {}
+    return RestartPoint((cursor,), offsets, {own: cursor.count})
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,18 @@ from pruner.decisions import (
 )
 from pruner.evidence import Evidence, Need
 from pruner.triggers import TRIGGERS, Fire, Hold, Trigger
-from pruner.worker import InputEnd, PrunePorts, PruneStep, PruneWorker
+from pruner.worker import InputEnd, PrunePorts, PrunerNeeds, PruneStep, PruneWorker
 
 __all__ = ["FIRST", "REQUEST", "TRIGGERS", "Claim", "ComparisonConfig", "Criterion", "Evidence"]
 __all__ += ["Fire", "FirstMaskSource", "History", "Hold", "InputEnd", "LedgerFollower"]
 __all__ += ["LedgerMaskSource", "Need", "PrunePorts", "PruneStep", "PruneWorker", "PrunerConfig"]
-__all__ += ["Rules", "Stateless", "StoreConfig", "Trigger", "TriggerConfig", "is_complete"]
+__all__ += [
+    "PrunerNeeds",
+    "Rules",
+    "Stateless",
+    "StoreConfig",
+    "Trigger",
+    "TriggerConfig",
+    "is_complete",
+]
 __all__ += ["reason_to_decline", "version_after", "version_of"]

@@ -32,7 +32,17 @@ from pruner.masks import ReconcilingRegistry, content_hash, describe, pack, spar
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
 from pruner.updaters import PrunePhase, recipe
-from stream import END, FeatureSchema, LogFollower, MessageLog, Waiting, kind_of, nothing_follows
+from stream import (
+    END,
+    ClickCursor,
+    FeatureSchema,
+    LogFollower,
+    MessageLog,
+    RestartPoint,
+    Waiting,
+    kind_of,
+    nothing_follows,
+)
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump
 from stream.state import Checkpoints
@@ -100,7 +110,8 @@ class WindowFollower:
         """On candidates, by the number of their rebuild."""
         self._window_events = window_events
         self._tail: LogFollower[Window | Judgement]
-        self._tail = MessageLog(reader, WINDOWS).follow(Window, Judgement)
+        windows = MessageLog(reader, WINDOWS)
+        self._tail = windows.follow(Window, Judgement, skips_trimmed=True)
 
     def poll(self) -> None:
         """Read some of what is new."""
@@ -145,6 +156,61 @@ def unused(names: list[str], history: History, snapshot_events: int) -> list[str
         for name in names[:-1]
         if count_of(name) + snapshot_events <= history.decided and count_of(name) != named
     ]
+
+
+class PrunerNeeds:
+    """Follows the ledger to tell what the prune worker may still read.
+
+    It has no checkpoint but those of rebuilds, none of which reads clicks before its dense
+    snapshot; and what it does with windows depends on the ledger.
+
+    Parameters
+    ----------
+    ledger
+        Its own reader of the ledger.
+    snapshots
+        Where the models' snapshots are.
+    window_events
+        The size of the windows that are decided on.
+
+    Attributes
+    ----------
+    first
+        The place at which models begin that learn from the first mask on; None while it has not
+        been made, or once it is not kept.
+    """
+
+    def __init__(self, ledger: LogReader, snapshots: SnapshotStore, window_events: int) -> None:
+        self.first: ClickCursor | None = None
+        self._ledger, self._snapshots = LedgerFollower(ledger), snapshots
+        self._window_events = window_events
+        self._first_name = ""
+
+    def poll(self) -> RestartPoint:
+        """Return the places at which rebuilds may begin, and whose windows are still needed.
+
+        The dense model's checkpoints must have been looked at before: a snapshot that is not there
+        yet comes later than they do.
+        """
+        # In this order: a snapshot that is deleted in between is none that the ledger needs.
+        begins = [self._cursor(name) for name in self._snapshots.names(_DENSE)]
+        for one in self._ledger.poll():
+            if not self._first_name and isinstance(one, Verdict):
+                self._first_name = one.snapshot or ""
+        self.first = self._cursor(self._first_name) if self._first_name else None
+        history = self._ledger.history
+        decided = history.open.decided if history.open else history.decided
+        return RestartPoint(
+            clicks=[cursor for cursor in begins if cursor is not None],
+            # The window before shows where the judgement of an open rebuild can be at the earliest.
+            windows_after=min(decided, history.swap_count) - self._window_events,
+        )
+
+    def _cursor(self, name: str) -> ClickCursor | None:
+        """Return the place of a snapshot; None where it has been deleted."""
+        with contextlib.suppress(SnapshotError):
+            return self._snapshots.cursor(name)
+        return None
 
 
 def tidy_candidates(snapshots: SnapshotStore, history: History) -> None:

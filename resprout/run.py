@@ -19,6 +19,7 @@ from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Health, Page, pages
 from resprout.monitoring.progress import ProgressLogs, Watch
+from resprout.retention import retention
 from resprout.runner import Observe, Runner, one_thread_each
 from resprout.settings import EVALUATOR, Settings
 from resprout.spec import RunDefinition
@@ -285,6 +286,11 @@ def _remarks(history: RunHistory, settings: Settings, *, finished: bool) -> Iter
             f"{many if history.events else f'no event was valid: {many}'} ({why}), the first at "
             f"{place(first)}; kept in the log `{topics.DEAD_LETTERS}` of the state folder"
         )
+    if history.tables and (begin := history.tables[min(history.tables)].begin):
+        yield (
+            f"windows of the first {_spaced(begin)} events are no longer kept: figures and "
+            "pictures begin there (stream.retention.windows_events)"
+        )
 
 
 def _spaced(number: int) -> str:
@@ -357,7 +363,9 @@ def execute(
         if show and plan.settings.serve.port is not None:
             page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
             page.show(logs)
-        observers: list[Observe] = [metrics, health, progress, *([observe] if observe else [])]
+        deletes = opened.enter_context(retention(plan, folder))
+        observers: list[Observe] = [metrics, health, progress, deletes]
+        observers += [observe] if observe else []
         watch = Watch(EVALUATOR, observers)
         started = time.monotonic()
         with one_thread_each():

@@ -15,7 +15,8 @@ from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Known, Metrics
 from resprout.monitoring.page import Health, Page, pages, serve_health
 from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
-from resprout.runner import Runner, Worker, one_thread_each
+from resprout.retention import retention
+from resprout.runner import Observe, Runner, Worker, one_thread_each
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
@@ -121,8 +122,11 @@ def worker_process(
         progress = opened.enter_context(closing(ProgressLogs(logs, tuple(names), metrics.lag)))
         # The other workers are other processes: each wait names the one to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
-        observers = Watch(names[0], (health, metrics, progress, Waits()), tell)
-        yield WorkerProcess(workers, observers, logs.describe())
+        observers: list[Observe] = [health, metrics, progress, Waits()]
+        if EVALUATOR in names:
+            observers.append(opened.enter_context(retention(plan, folder)))
+        watch = Watch(names[0], observers, tell)
+        yield WorkerProcess(workers, watch, logs.describe())
 
 
 def _serve_status(

@@ -48,7 +48,7 @@ from stream.follow import (
 )
 from stream.ordering import OnInvalid, ReadOrder, Recorded, Resumed, open_order
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
-from stream.retention import LogTrimmer, Needed
+from stream.retention import FIRST_CLICK, LogTrimmer, Needed, RestartPoint, RestartPoints
 from stream.schema import (
     MISSING,
     PADDING,
@@ -63,6 +63,7 @@ from stream.start_position import StartPosition, clicks_from, start_offsets
 
 __all__ = [
     "END",
+    "FIRST_CLICK",
     "MISSING",
     "MODELS",
     "PADDING",
@@ -87,6 +88,8 @@ __all__ = [
     "ReadOrder",
     "Reason",
     "Recorded",
+    "RestartPoint",
+    "RestartPoints",
     "Resumed",
     "RetentionConfig",
     "RunSpec",

@@ -68,6 +68,11 @@ class StreamConfig(BaseModel):
     retention: RetentionConfig = RetentionConfig()
     """What the logs keep."""
 
+    @property
+    def trims(self) -> bool:
+        """Whether logs are trimmed: on a broker only where that is allowed."""
+        return self.home != "kafka" or self.kafka.allow_trim
+
     @field_validator("begin", mode="before")
     @classmethod
     def _begin(cls, given: object) -> StartPosition | None:

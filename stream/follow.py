@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from stream.log.api import LogIdentityError, LogReader, LogStore, StoredRecord
+from stream.log.api import LogIdentityError, LogReader, LogStore, LogTrimmedError, StoredRecord
 from stream.messages import Message, Progress, parse
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,8 @@ class LogFollower(Generic[M]):
         Knows the keys of the messages read so far.
     repeats
         The offsets of the repeats.
+    skips_trimmed
+        Whether what has been trimmed away before it was read is passed over, or an error.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class LogFollower(Generic[M]):
         self.reader, self.close = reader, reader.close
         self._kinds: tuple[type[Any], ...] = kinds or (Message,)
         self._on_other = on_other
+        self.skips_trimmed = False
         self._offset = resume(reader, name, position)
 
     @property
@@ -172,7 +175,7 @@ class LogFollower(Generic[M]):
     def poll_logged(self, max_records: int = 64) -> list[LoggedMessage[M]]:
         """Do the same, and say of each message where it stands."""
         found: list[LoggedMessage[M]] = []
-        while not found and (records := self.reader.read(0, self._offset, max_records)):
+        while not found and (records := self._read(max_records)):
             for stored in records:
                 message = self._parse(stored)
                 if message is None:
@@ -184,6 +187,15 @@ class LogFollower(Generic[M]):
                     self.repeats.add(offset)
             self._offset = records[-1].next_offset
         return found
+
+    def _read(self, max_records: int) -> Sequence[StoredRecord]:
+        while True:
+            try:
+                return self.reader.read(0, self._offset, max_records)
+            except LogTrimmedError:
+                if not self.skips_trimmed:
+                    raise
+                self._offset = max(self._offset, self.reader.begin(0))
 
     def _parse(self, stored: StoredRecord) -> Any:
         """Return the message of a record, None where it is not of the kinds."""
@@ -237,6 +249,7 @@ class MessageLog:
         *kinds: type[M],
         position: LogPosition | None = None,
         on_other: OnOther | None = None,
+        skips_trimmed: bool = False,
     ) -> LogFollower[M]:
         """Follow the messages of some kinds; without a kind, all messages.
 
@@ -249,8 +262,13 @@ class MessageLog:
         on_other
             Is called with each record that holds no message of these kinds, and with what it is
             instead, such as ``a window``. Without it, a record that is no message is an error.
+        skips_trimmed
+            Whether to go on with the oldest record that is kept where the next one has been
+            trimmed away; else that is an error.
         """
-        return LogFollower(self._reader, self._name, kinds, position, on_other)
+        follower = LogFollower(self._reader, self._name, kinds, position, on_other)
+        follower.skips_trimmed = skips_trimmed
+        return follower
 
     def read(self, *kinds: type[M]) -> Iterator[M]:
         """Go through the messages of some kinds that the log holds, oldest first, then close it."""

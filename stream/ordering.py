@@ -174,7 +174,7 @@ class PartitionReader:
                 f"the clicks log begins with {describe_begin(self._log, self._partition)}: what "
                 "stood before has been trimmed away, and a run begins with the first event; say "
                 f"with {SETTING} from which time or offsets on it is to read, or give it a log "
-                "that still has all, and let that log keep more"
+                'that still has all, and let that log keep more: stream.retention.clicks = "all"'
             )
         return begin
 
@@ -209,6 +209,28 @@ class ReadOrder(Protocol):
 def open_order(store: LogStore, clicks: LogReader) -> LogReader | None:
     """Open the log that records the order of the clicks; None where one partition needs none."""
     return store.reader(LOG) if len(clicks.partitions) > 1 else None
+
+
+def find_predictions(log: LogReader, begin: int) -> int:
+    """Find an offset from which the predictions of a model reach those after ``begin`` events.
+
+    A restart takes them back and then they go on batch by batch, so between a record at or before
+    the batch looked for and one after it, it stands itself. Others may trim the log meanwhile, as
+    long as they leave that batch.
+    """
+    low, high = log.begin(0), log.end(0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            found = log.read(0, middle, 1)
+        except LogTrimmedError:
+            low = log.begin(0)
+            continue
+        if found and predictions_from_bytes(found[0].record.value).begin <= begin:
+            low = found[0].offset
+        else:
+            high = middle
+    return low
 
 
 class RoundRobin:
@@ -297,7 +319,7 @@ class Recorded:
     def _find(self, begin: int) -> PredictionBatch | None:
         """Return the predictions of the batch after ``begin`` events; None if not there yet."""
         if self._next is None:
-            self._next = self._seek(begin)
+            self._next = find_predictions(self._log, begin)
         while True:
             if not self._unread:
                 self._unread.extend(self._log.read(0, self._next))
@@ -313,22 +335,6 @@ class Recorded:
                     f"{LOG} goes on at {batch.begin}: the order of the events after {begin} is "
                     "missing there; begin with new logs"
                 )
-
-    def _seek(self, begin: int) -> int:
-        """Find a place from which the predictions reach those after ``begin`` events.
-
-        A restart takes them back and then they go on batch by batch, so between a record at or
-        before the batch looked for and one after it, it stands itself.
-        """
-        low, high = self._log.begin(0), self._log.end(0)
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._log.read(0, middle, 1)
-            if found and predictions_from_bytes(found[0].record.value).begin <= begin:
-                low = found[0].offset
-            else:
-                high = middle
-        return low
 
     def _check(self, batch: PredictionBatch, events: int, readers: PartitionReaders) -> None:
         """Refuse predictions of other events than those that come next."""

@@ -2,20 +2,83 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 from stream import topics
 from stream.config import RetentionConfig
 from stream.follow import LogFollower, MessageLog
 from stream.log.api import LogReader, LogStore
 from stream.messages import Window
+from stream.ordering import LOG as ORDER
+from stream.ordering import find_predictions
+from stream.reader import ClickCursor
+from stream.state import Checkpoints
 
 Needed = Mapping[str, Mapping[int, int]]
 """By log and partition the lowest offset that any worker may still read, in this life or after a
 restart from its checkpoint. What is not named is not deleted."""
+
+FIRST_CLICK: Final = ClickCursor(identity="")
+"""Where a worker that has no checkpoint reads the clicks: from their beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPoint:
+    """A place from which a worker may go on, and what it reads from there on."""
+
+    clicks: Sequence[ClickCursor] = ()
+    """It reads the clicks from these places on."""
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    """By log of one partition, the offset from which on it reads; 0: all of it."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """By log of predictions, the count of events from which on it publishes them again, which
+    others compare with those that are there. They are no reason to keep a log that nobody reads."""
+    windows_after: int | None = None
+    """The count of events after which it reads windows; None: it reads none."""
+
+
+class RestartPoints:
+    """The restart points of one worker: those of its checkpoints, each of which is read once.
+
+    With a single whole checkpoint, or none, the worker may have to begin anew, since a checkpoint
+    can turn out to be damaged.
+
+    Parameters
+    ----------
+    checkpoints
+        Of the worker.
+    read
+        Makes a restart point of the parts of a checkpoint.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, read: Callable[[Mapping[str, bytes]], RestartPoint]
+    ) -> None:
+        self._checkpoints, self._read = checkpoints, read
+        self._known: dict[Path, RestartPoint | None] = {}
+
+    def poll(self, begin: RestartPoint) -> list[RestartPoint]:
+        """Return all, with ``begin`` among them where the worker may have to begin anew."""
+        known, self._known = self._known, {}
+        for path in self._checkpoints.paths():
+            # One that is deleted meanwhile is none.
+            with suppress(OSError):
+                self._known[path] = known[path] if path in known else self._point(path)
+        found = [point for point in self._known.values() if point is not None]
+        return found if len(found) > 1 else [begin, *found]
+
+    def _point(self, path: Path) -> RestartPoint | None:
+        """Return the restart point of a checkpoint; None where it is damaged."""
+        try:
+            return self._read(self._checkpoints.read(path).parts)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +160,42 @@ class LogTrimmer:
         self._ends: deque[tuple[int, int]] = deque()
         """Of each window that is recent: its end, and its offset in the log."""
 
-    def trim(self, needed: Needed) -> dict[tuple[str, int], int]:
+    def needed(self, points: Sequence[RestartPoint]) -> Needed:
+        """Return what may be read from some restart points on, of the logs that they name."""
+        if not self._store.exists(topics.CLICKS):
+            return {}
+        clicks = self._reader(topics.CLICKS)
+        cursors = [cursor for point in points for cursor in point.clicks]
+        offsets: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        for point in points:
+            for log, offset in point.offsets.items():
+                offsets[log] = min(offset, offsets.get(log, offset))
+            for log, count in point.counts.items():
+                counts[log] = min(count, counts.get(log, count))
+        if len(clicks.partitions) > 1:
+            # Whoever reads clicks of several partitions looks up which of them come next.
+            counts[ORDER] = min([*(cursor.count for cursor in cursors), counts.get(ORDER, 0)])
+        for log, count in counts.items():
+            if offsets.get(log) and self._store.exists(log):
+                offsets[log] = min(offsets[log], find_predictions(self._reader(log), count))
+        places = {
+            partition: min((_offset(cursor, clicks, partition) for cursor in cursors), default=0)
+            for partition in clicks.partitions
+        }
+        return {topics.CLICKS: places, **{log: {0: at} for log, at in offsets.items()}}
+
+    def trim(self, needed: Needed, windows_after: int = sys.maxsize) -> dict[tuple[str, int], int]:
         """Delete what is not kept; return, by log and partition, where those begin that lost any.
 
         Logs that are not there are passed over.
+
+        Parameters
+        ----------
+        needed
+            What may still be read.
+        windows_after
+            The windows that end after this count may be, too.
         """
         trimmed = {}
         for log, partitions in needed.items():
@@ -113,7 +208,7 @@ class LogTrimmer:
                     continue
                 end = reader.end(partition)
                 extent = LogExtent(reader.begin(partition), last.offset, end)
-                recent = self._recent() if log == topics.WINDOWS else 0
+                recent = self._recent(windows_after) if log == topics.WINDOWS else 0
                 kept = keep_from(self._config, log, offset, extent, recent)
                 if kept is not None:
                     self._store.trim(log, partition, kept)
@@ -130,17 +225,27 @@ class LogTrimmer:
             self._opened.callback(self._readers[log].close)
         return self._readers[log]
 
-    def _recent(self) -> int:
-        """Return the offset of the first window of the last ``windows_events`` events."""
+    def _recent(self, windows_after: int) -> int:
+        """Return the offset of the first window of the last ``windows_events`` events.
+
+        One that ends after another count comes first, where it is earlier.
+        """
         events = self._config.windows_events
         if events is None:
             return 0
         if self._windows is None:
-            self._windows = MessageLog(self._store, topics.WINDOWS).follow(Window)
+            windows = MessageLog(self._store, topics.WINDOWS)
+            self._windows = windows.follow(Window, skips_trimmed=True)
             self._opened.callback(self._windows.close)
         while found := self._windows.poll_logged():
             self._ends.extend((one.message.end, one.offset) for one in found)
         newest = max((end for end, _ in self._ends), default=0)
-        while self._ends and self._ends[0][0] <= newest - events:
+        while self._ends and self._ends[0][0] <= min(newest - events, windows_after):
             self._ends.popleft()
         return self._ends[0][1] if self._ends else 0
+
+
+def _offset(cursor: ClickCursor, clicks: LogReader, partition: int) -> int:
+    """Return the offset from which on a partition is read; 0 where that is not known."""
+    place = cursor.places.get(partition)
+    return place.offset if place is not None and cursor.identity == clicks.identity else 0

@@ -227,40 +227,39 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole; damaged ones are passed over with a warning."""
-        paths = self._paths()
+        paths = self.paths()
         for path in reversed(paths):
             try:
-                return _read(path)
+                return self.read(path)
             except (ValueError, OSError) as error:
                 log.warning("checkpoint %s is damaged, falling back: %s", path, error)
         if paths:
             log.warning("no checkpoint in %s is whole: beginning anew", self.folder)
         return None
 
-    def _paths(self) -> list[Path]:
-        """Return the folders of all checkpoints, oldest first."""
+    def paths(self) -> list[Path]:
+        """Return the folders of all checkpoints, whole or not, oldest first."""
         return sorted(p for p in self.folder.glob("*-*") if not p.name.startswith("."))
+
+    def read(self, path: Path) -> Checkpoint:
+        """Read one checkpoint; ValueError or OSError where anything of it is missing or altered."""
+        manifest = (path / _MANIFEST).read_bytes()
+        if not path.name.endswith(hashlib.sha256(manifest).hexdigest()[:12]):
+            raise ValueError(f"{_MANIFEST} does not match the folder's name")
+        listed = json.loads(manifest)
+        parts = {name: (path / name).read_bytes() for name in listed["sha256"]}
+        for name, digest in listed["sha256"].items():
+            if hashlib.sha256(parts[name]).hexdigest() != digest:
+                raise ValueError(f"part {name!r} does not match its SHA-256")
+        return Checkpoint(listed["count"], parts, path)
 
     def _clean(self, newest: Path) -> None:
         """Delete drafts that a crash left, and all checkpoints but the newest and those before it.
 
         One of the same or a higher count was damaged, or it would have been resumed from.
         """
-        older = [path for path in self._paths() if path.name[:15] < newest.name[:15]]
+        older = [path for path in self.paths() if path.name[:15] < newest.name[:15]]
         kept = {newest, *older[::-1][: self.keep - 1]}
-        for path in [*self.folder.glob(f"{_DRAFT}*"), *self._paths()]:
+        for path in [*self.folder.glob(f"{_DRAFT}*"), *self.paths()]:
             if path not in kept:
                 shutil.rmtree(path)
-
-
-def _read(path: Path) -> Checkpoint:
-    """Read one checkpoint; ValueError or OSError where anything of it is missing or altered."""
-    manifest = (path / _MANIFEST).read_bytes()
-    if not path.name.endswith(hashlib.sha256(manifest).hexdigest()[:12]):
-        raise ValueError(f"{_MANIFEST} does not match the folder's name")
-    listed = json.loads(manifest)
-    parts = {name: (path / name).read_bytes() for name in listed["sha256"]}
-    for name, digest in listed["sha256"].items():
-        if hashlib.sha256(parts[name]).hexdigest() != digest:
-            raise ValueError(f"part {name!r} does not match its SHA-256")
-    return Checkpoint(listed["count"], parts, path)

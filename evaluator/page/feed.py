@@ -99,7 +99,7 @@ class PageFeed:
 
     def attach(self, reader: LogReader) -> None:
         """Follow a log from now on; called in any thread, and once."""
-        self._tail = MessageLog(reader, WINDOWS).follow()
+        self._tail = MessageLog(reader, WINDOWS).follow(skips_trimmed=True)
 
     def catch_up(self) -> None:
         """Take in all that is there, before anybody sees it."""

@@ -212,6 +212,11 @@ class WindowTable:
             self._columns.setdefault(name, blank)[-1] = value
 
     @property
+    def begin(self) -> int:
+        """Events before the first window."""
+        return self.begins[0] if self.begins else 0
+
+    @property
     def ends(self) -> NDArray[np.int64]:
         """The count at which each whole window ends."""
         return np.array(self.all_ends[: self._whole], np.int64)

@@ -316,7 +316,8 @@ class LocalLogReader:
             if offset < begin:
                 raise LogTrimmedError(
                     f"{self._database.file}, partition {partition}: offset {offset} has been "
-                    f"trimmed away; the oldest kept is {begin}"
+                    f"trimmed away; the oldest kept is {begin}: begin with a new state folder, and "
+                    "let its logs keep more (stream.retention)"
                 )
             if rows:
                 raise self._database.damage(f"a record after {offset} is missing")

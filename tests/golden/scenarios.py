@@ -49,6 +49,10 @@ from stream.sources.generator import GeneratorSource
 from tests.golden.make import digest
 
 SMALL: dict[str, Any] = {
+    # Hashes are of whole logs.
+    "stream.retention.clicks": "all",
+    "stream.retention.predictions": "all",
+    "stream.retention.truth": "all",
     "stream.generator.events": 120_000,
     "stream.generator.drifts": [{"kind": "abrupt", "begin": 55_000, "every_events": 25_000}],
     "learner.rate": 0.05,

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from learner import LearnerState, ModelVersion
 from pruner import History
-from pruner.worker import tidy_candidates, tidy_checkpoints, unused
-from stream.messages import RebuildPlan
+from pruner.worker import PrunerNeeds, tidy_candidates, tidy_checkpoints, unused
+from stream import topics
+from stream.log import Record
+from stream.messages import Decision, RebuildPlan, Verdict, dump
 from stream.reader import ClickCursor
+from stream.retention import RestartPoint
 from tests.pruner.worlds import World, build
 
 NAMES = [f"dense/{count:015d}-abcdefabcdef" for count in (100, 200, 300, 400)]
@@ -55,3 +59,46 @@ def test_only_the_open_rebuild_keeps_its_checkpoints(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["rebuild-000002"]
     tidy_checkpoints(tmp_path, History())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clicks_are_needed_from_the_oldest_dense_snapshot_and_the_first_mask(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    needs = PrunerNeeds(world.home.reader(topics.LEDGER), world.snapshots, window_events=100)
+    assert needs.poll() == RestartPoint([], windows_after=-100)
+    for count in (300, 400):
+        cursor = ClickCursor(identity="7f", count=count)
+        world.snapshots.write(LearnerState("dense", 0, cursor, {}, build().state()))
+    first = plan(1, 400)
+    with closing(world.home.writer(topics.LEDGER)) as ledger:
+
+        def write(message: Decision | Verdict) -> tuple[list[int], int | None]:
+            ledger.append([Record(dump(message))])
+            point = needs.poll()
+            return [cursor.count for cursor in point.clicks], point.windows_after
+
+        assert write(Decision(count=400, rebuild=first)) == ([300, 400], -100)
+        assert needs.first is None
+        world.snapshots.delete(world.snapshots.names("dense")[0])
+        name = candidate(world, 6)
+        assert write(promoted(first, version=1, snapshot=name)) == ([400], 300)
+        assert needs.first == ClickCursor(identity="7f", count=600)
+        assert write(Decision(count=800, rebuild=plan(2, 800))) == ([400], 500)
+        assert write(Decision(count=900)) == ([400], 500)
+        world.snapshots.delete(name)
+        assert write(promoted(plan(2, 800), version=2, snapshot=candidate(world, 8)))[1] == 800
+        assert needs.first is None
+
+
+def promoted(plan: RebuildPlan, version: int, snapshot: str) -> Verdict:
+    return Verdict(
+        count=plan.end,
+        rebuild=plan,
+        verdict="promoted",
+        reason="",
+        version=version,
+        snapshot=snapshot,
+        mask="7f",
+        cost_events=200,
+    )

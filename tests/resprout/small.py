@@ -9,6 +9,10 @@ from typing import Any
 from resprout.settings import Settings, load
 
 SMALL: dict[str, Any] = {
+    # Tests read whole logs.
+    "stream.retention.clicks": "all",
+    "stream.retention.predictions": "all",
+    "stream.retention.truth": "all",
     "stream.generator.events": 16_000,
     "stream.generator.fields": 4,
     "stream.generator.items": 20,

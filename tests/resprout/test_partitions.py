@@ -23,8 +23,9 @@ from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import PredictionBatch, Verdict, parse
 from stream.reader import ClickReader
-from tests.resprout.eventful import BATCH, PLAN, TOTAL
+from tests.resprout.eventful import BATCH, PLAN, TOTAL, eventful
 from tests.resprout.left import PARTS, Left, records
+from tests.resprout.test_retention import NEEDED, begins, check_same, finish, tear
 from tests.resprout.victim import Life, Promoted, Scored, lived
 
 SCHEMA = PLAN.source.schema
@@ -177,6 +178,19 @@ def test_killed_again_and_again_it_leaves_the_same(run: Over, tmp_path: Path) ->
     one, two = Left.by(RunFolder(run.state)), Left.by(RunFolder(tmp_path))
     for part in PARTS:
         assert getattr(one, part) == getattr(two, part), part
+
+
+def test_trimmed_after_every_step_it_leaves_the_same(run: Over, tmp_path: Path) -> None:
+    """The newest checkpoints are damaged at each kill, so that older ones must find all, too."""
+    plan = RunDefinition(eventful(**NEEDED), ExternalSource(SCHEMA))
+    folder = RunFolder(tmp_path)
+    write(tmp_path, run.events)
+    for life in LIVES[1::2]:
+        assert lived(plan, tmp_path, replace(life, trims=True)), f"{life} was not ended by a kill"
+        tear(folder)
+    finish(plan, folder)
+    check_same(folder, RunFolder(run.state))
+    assert all(begins(folder.home, topics.CLICKS, topics.predictions(DENSE)))
 
 
 @pytest.mark.parametrize(

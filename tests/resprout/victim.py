@@ -11,8 +11,9 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,11 +22,13 @@ from typing import Any, Literal, NoReturn
 import torch
 
 from resprout.folder import RunFolder
+from resprout.retention import Retention
 from resprout.run import execute
-from resprout.runner import Step
+from resprout.runner import Observe, Step
 from resprout.settings import EVALUATOR
 from resprout.spec import RunDefinition
 from resprout.wiring import Wiring
+from stream import open_logs
 
 Moment = Callable[[str, Step], bool]
 """Whether the step of a worker is what a life waits for."""
@@ -85,6 +88,8 @@ class Life:
     one of the next steps, ``after`` so many calls, or calls that change what is on disk."""
     after: int = 0
     seed: int = 0
+    trims: bool = False
+    """Whether all that nobody needs is deleted from the logs after every step."""
 
 
 def lived(plan: RunDefinition, state: Path, life: Life) -> bool:
@@ -105,14 +110,42 @@ def lived(plan: RunDefinition, state: Path, life: Life) -> bool:
 
 def live(plan: RunDefinition, state: Path, life: Life) -> None:
     """Live; return only if the run ends before the moment comes."""
-    if life.how == "threads":
-        execute(plan, state, lambda name, step: die() if life.moment(name, step) else None)
-    else:
-        torch.set_num_threads(1)
-        in_turns(plan, state, life)
+    with trimming(plan, RunFolder(state)) if life.trims else nullcontext(_keep) as trim:
+
+        def observe(name: str, step: Step) -> None:
+            trim(name, step)
+            if life.moment(name, step):
+                die()
+
+        if life.how == "threads":
+            execute(plan, state, observe)
+        else:
+            torch.set_num_threads(1)
+            in_turns(plan, state, life, trim)
 
 
-def in_turns(plan: RunDefinition, state: Path, life: Life) -> None:
+def _keep(_: str, __: Step) -> None:
+    """Delete nothing."""
+
+
+@contextmanager
+def trimming(plan: RunDefinition, folder: RunFolder) -> Iterator[Observe]:
+    """Delete after every step that did something all that nobody needs."""
+    one_at_a_time = threading.Lock()
+    with (
+        open_logs(plan.settings.stream, folder.home.folder) as logs,
+        closing(Retention(plan, folder, logs)) as retention,
+    ):
+
+        def trim(_: str, step: Step) -> None:
+            if step.events or step.done or getattr(step, "decided", None):
+                with one_at_a_time:
+                    retention.trim()
+
+        yield trim
+
+
+def in_turns(plan: RunDefinition, state: Path, life: Life, trim: Observe) -> None:
     """Step one worker after the other: one drawn, or of two drawn the one that is behind."""
     folder, rng = RunFolder(state), random.Random(life.seed)
     with folder.lock():
@@ -125,6 +158,7 @@ def in_turns(plan: RunDefinition, state: Path, life: Life) -> None:
                 for _ in range(rng.randrange(1, 20)):
                     step = worker.step()
                     working[worker] = step.count
+                    trim(worker.name, step)
                     if life.moment(worker.name, step):
                         _end(life)
                     if step.done:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from stream.follow import Deduplicator, LogPosition, MessageLog, read_all, resume
-from stream.log import LogIdentityError, LogStore, Record, StoredRecord
+from stream.log import LogIdentityError, LogStore, LogTrimmedError, Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.messages import Alarm, Decision, Message, Progress, dump
 from tests.stream.log_contract import numbered, records
@@ -135,6 +135,18 @@ def test_a_new_follower_begins_with_the_oldest_record_kept(tmp_path: Path) -> No
     write(store, decisions(5))
     store.trim("ledger", 0, 3)
     assert MessageLog(store, "ledger").follow(Decision).poll() == decisions(2, start=3)
+
+
+def test_what_was_trimmed_before_it_was_read_is_an_error_or_passed_over(tmp_path: Path) -> None:
+    store = LocalLogStore(tmp_path)
+    write(store, decisions(5))
+    strict = MessageLog(store, "ledger").follow(Decision)
+    lenient = MessageLog(store, "ledger").follow(Decision, skips_trimmed=True)
+    assert strict.poll(1) == lenient.poll(1) == decisions(1)
+    store.trim("ledger", 0, 3)
+    with pytest.raises(LogTrimmedError, match="offset 1 has been trimmed away"):
+        strict.poll()
+    assert lenient.poll() == decisions(2, start=3)
 
 
 def test_repeats_are_left_out_and_one_that_differs_is_counted(

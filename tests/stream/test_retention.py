@@ -1,21 +1,35 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream import topics
+from stream.columnar import predictions_to_bytes
 from stream.config import RetentionConfig
-from stream.log import Record
+from stream.log import LogReader, Record
 from stream.log.local import LocalLogStore
-from stream.messages import Alarm, Window, dump
-from stream.retention import LogExtent, LogTrimmer, keep_from
+from stream.messages import Alarm, Position, PositionRange, PredictionBatch, Window, dump
+from stream.ordering import find_predictions
+from stream.reader import ClickCursor
+from stream.retention import (
+    FIRST_CLICK,
+    LogExtent,
+    LogTrimmer,
+    RestartPoint,
+    RestartPoints,
+    keep_from,
+)
 from stream.sources.files import FileSource
 from stream.sources.generator import GeneratorSource
 from stream.sources.truth import GeneratorConfig
+from stream.state import Checkpoints
 from tests.stream.clicklog import SCHEMA
 from tests.stream.log_contract import numbered
 
@@ -218,3 +232,109 @@ def test_a_file_is_gone_on_with_from_the_newest_record_that_is_left(tmp_path: Pa
         assert last is not None
         assert (last.header("kind"), last.header("rows")) == (b"end", b"100")
         assert (reader.end(0), reader.begin(0)) == (5, 4)
+
+
+def cursor(store: LocalLogStore, count: int, *places: int) -> ClickCursor:
+    with closing(store.reader(topics.CLICKS)) as reader:
+        at = {partition: Position(offset, 0) for partition, offset in enumerate(places)}
+        return ClickCursor(identity=reader.identity, count=count, places=at)
+
+
+def predicted(begin: int) -> Record:
+    spans = (PositionRange(0, Position(begin, 0), Position(begin, 0), 1),)
+    batch = PredictionBatch("dense", 0, begin, spans, {}, np.array([0.5]))
+    return Record(predictions_to_bytes(batch))
+
+
+def store_of(folder: Path, partitions: int, predictions: Sequence[int] = ()) -> LocalLogStore:
+    store = LocalLogStore(folder)
+    store.create({topics.CLICKS: partitions})
+    with closing(store.writer("predictions.dense")) as writer:
+        writer.append([predicted(begin) for begin in predictions])
+    return store
+
+
+@pytest.mark.parametrize(("partitions", "order"), [(1, 5), (2, 3)])
+def test_of_every_log_the_lowest_place_of_all_restart_points_is_needed(
+    tmp_path: Path, partitions: int, order: int
+) -> None:
+    """Of several partitions, the predictions of dense say which clicks are read at a place."""
+    store = store_of(tmp_path, partitions, range(10))
+    low, high = cursor(store, 3, *[4] * partitions), cursor(store, 8, *[6] * partitions)
+    points = [
+        RestartPoint([high, low], {"predictions.dense": 7, "truth": 2}),
+        RestartPoint([high], {"truth": 5}, {"predictions.dense": 5, "predictions.other": 0}),
+    ]
+    with closing(LogTrimmer(store, RetentionConfig())) as trimmer:
+        assert trimmer.needed(points) == {
+            topics.CLICKS: dict.fromkeys(range(partitions), 4),
+            "predictions.dense": {0: order},
+            "truth": {0: 2},
+        }
+
+
+def test_what_is_not_known_is_needed(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "one", partitions=2)
+    with closing(LogTrimmer(store, RetentionConfig())) as trimmer:
+        for strange in (FIRST_CLICK, cursor(store_of(tmp_path / "other", 2), 9, 9, 9)):
+            needed = trimmer.needed([RestartPoint([strange, cursor(store, 5, 7, 7)])])
+            assert needed[topics.CLICKS] == {0: 0, 1: 0}
+        needed = trimmer.needed([RestartPoint([cursor(store, 5, 7)])])
+        assert needed[topics.CLICKS] == {0: 7, 1: 0}
+        assert trimmer.needed([])[topics.CLICKS] == {0: 0, 1: 0}
+    with closing(LogTrimmer(LocalLogStore(tmp_path / "none"), RetentionConfig())) as trimmer:
+        assert trimmer.needed([RestartPoint()]) == {}
+
+
+def test_windows_that_a_worker_still_reads_stay_however_few_are_kept(tmp_path: Path) -> None:
+    store = LocalLogStore(tmp_path)
+    with closing(store.writer(topics.WINDOWS)) as writer:
+        writer.append([Record(dump(window(100, number))) for number in range(6)])
+    needed = {topics.WINDOWS: {0: 1_000}}
+    with closing(LogTrimmer(store, RetentionConfig(windows_events=100))) as trimmer:
+        assert trimmer.trim(needed, windows_after=0) == {}
+        assert trimmer.trim(needed, windows_after=200) == {(topics.WINDOWS, 0): 2}
+        assert trimmer.trim(needed, windows_after=900) == {(topics.WINDOWS, 0): 5}
+
+
+def point_of(parts: Mapping[str, bytes]) -> RestartPoint:
+    return RestartPoint(offsets={"log": int(parts["offset"])})
+
+
+def test_a_worker_with_one_whole_checkpoint_may_have_to_begin_anew(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    points, begin = RestartPoints(checkpoints, point_of), RestartPoint(offsets={"log": 0})
+
+    def offsets() -> list[int]:
+        return [point.offsets["log"] for point in points.poll(begin)]
+
+    assert offsets() == [0]
+    written = []
+    for count in (1, 2, 3, 4):
+        written.append(checkpoints.write(count, {"offset": str(10 * count).encode()}))
+        assert offsets() == {1: [0, 10], 2: [10, 20], 3: [10, 20, 30], 4: [20, 30, 40]}[count]
+    for path in written[2:]:
+        (path / "offset").write_bytes(b"")
+    assert RestartPoints(checkpoints, point_of).poll(begin) == [begin, *points.poll(begin)[:1]]
+
+
+def test_a_place_in_predictions_is_found_while_they_are_trimmed(tmp_path: Path) -> None:
+    """The trim comes after the first look at where they begin."""
+    store = store_of(tmp_path, 1, range(64))
+    reader = store.reader("predictions.dense")
+
+    class Trimmed:
+        """The log, of which somebody deletes all that is not looked for."""
+
+        def begin(self, partition: int) -> int:
+            found = reader.begin(partition)
+            store.trim("predictions.dense", 0, 50)
+            return found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(reader, name)
+
+    assert find_predictions(cast(LogReader, Trimmed()), 53) == 53
+    assert find_predictions(reader, 50) == find_predictions(reader, 20) == 50
+    assert find_predictions(reader, 99) == 63
+    reader.close()
