@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from learner import SnapshotStore
-from resprout.settings import WORKERS, with_defaults
+from resprout.settings import WORKERS, refuse_replaced, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
 from stream.log import LocalLogStore
 from stream.state import Checkpoints, FileLock, lock_folder, sync
@@ -114,6 +114,13 @@ class RunFolder:
             raise ValueError(
                 f"{self.path / RECORD} is damaged ({error}); name another folder"
             ) from None
+        try:
+            refuse_replaced(found.get("settings", {}), RECORD)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} holds a run of an earlier version of Resprout, which this one cannot "
+                f"continue ({error}); name another folder"
+            ) from error
         return found
 
     def check(self, plan: RunDefinition, part: str = "") -> None:
