@@ -264,5 +264,5 @@ def origin(loaded: Loaded) -> str:
     set_by = [f"{counted[one]} by {one}" for one in ranked]
     said = ", ".join([*set_by, "the others by default"]) if set_by else "all by default"
     kept = {"disk": "on disk", "memory": "in memory", "redis": f"at {store.url}"}[store.kind]
-    logs = f"at Kafka {stream.kafka.bootstrap}" if stream.home == "kafka" else "embedded"
+    logs = f"at Kafka {stream.kafka.bootstrap}" if stream.home == "kafka" else stream.home
     return f"settings: {said}; logs {logs}, masks {kept}"
