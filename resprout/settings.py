@@ -284,10 +284,18 @@ def refuse_replaced(values: Mapping[str, Any], origin: str = "") -> None:
     ...
     ValueError: pruner.selection (run.toml) is no longer a setting; leave it out: ...
     """
-    for name, instead in REPLACED.items():
-        if _origin(name, [("found", values)]) == "found":
-            place = f" ({origin})" if origin else ""
-            raise ValueError(f"{name}{place} is no longer a setting; {instead}")
+    for name in replaced(values):
+        place = f" ({origin})" if origin else ""
+        raise ValueError(f"{name}{place} is no longer a setting; {REPLACED[name]}")
+
+
+def replaced(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name those of some settings that are of an earlier version.
+
+    >>> replaced({"pruner": {"selection": "top_k", "sparsity": 0.9}})
+    ('pruner.selection',)
+    """
+    return tuple(name for name in REPLACED if _origin(name, [("given", values)]) == "given")
 
 
 def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
