@@ -146,7 +146,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_the_setting_that_is_gone(tmp_
     record["settings"]["pruner"]["selection"] = "top_k"
     tmp_path.joinpath("run.json").write_text(json.dumps(record))
     match = (
-        r"of an earlier version .* \(pruner\.selection \(run\.json\) is no longer a setting; leave"
+        r"of an earlier version .* run\.json has pruner\.selection, which is no longer a setting"
     )
     for look in (folder.record, lambda: folder.check(plan)):
         with pytest.raises(ValueError, match=match):
