@@ -1,4 +1,4 @@
-"""What other packages offer: criteria, models and drifts, by entry points."""
+"""What other packages offer by entry points, looked up by the names used in the settings."""
 
 from __future__ import annotations
 

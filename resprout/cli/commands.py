@@ -181,7 +181,9 @@ def topics(request: CommandRequest, partitions: int) -> None:
     with usage():
         stream = request.load().settings.stream
         if stream.home != "kafka":
-            raise ValueError("stream.home is embedded: its logs need no topics; set it to kafka")
+            raise ValueError(
+                f"stream.home is {stream.home}: its logs need no topics; set it to kafka"
+            )
     # They are made on a broker: no folder is looked at.
     where = homes.hurried(stream), Path()
     with failure(), logging_lines(as_json=False), open_logs(*where) as logs:
