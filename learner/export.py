@@ -19,6 +19,8 @@ from learner.snapshots import LearnerState, dump_tensors
 from stream import FeatureSchema
 from stream.state import write_atomic
 
+__all__ = ["Exported", "export"]
+
 TOLERANCE = 1e-4
 """How far logits of the ONNX model may be from torch's."""
 

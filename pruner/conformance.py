@@ -19,6 +19,8 @@ from pruner.sparsity import Schedule, kept_of
 from pruner.updaters import PrunePhase, Recipe
 from stream import ClickBatch
 
+__all__ = ["CHECKS", "Check", "check"]
+
 STEPS = 6
 """Batches of evidence that a check shows a criterion."""
 SHAPES = {"bottom": (8, 5), "top": (4, 8), "logit": (1, 4)}

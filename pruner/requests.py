@@ -14,6 +14,8 @@ from stream.log import LogReader, LogStore, Record, StoredRecord
 from stream.messages import Request, dump
 from stream.topics import REQUESTS
 
+__all__ = ["RequestFollower", "ask", "rebuild", "rollback"]
+
 log = logging.getLogger(__name__)
 
 

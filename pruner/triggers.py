@@ -14,6 +14,8 @@ from pruner.config import TriggerConfig
 from pruner.criterion import NoOptions
 from stream import plugins
 
+__all__ = ["GROUP", "TRIGGERS", "Fire", "Hold", "Score", "Seen", "Trigger", "build"]
+
 GROUP = "resprout.triggers"
 """The entry-point group under which other packages offer triggers."""
 

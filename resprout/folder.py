@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from learner import SnapshotStore
-from resprout.settings import WORKERS, with_defaults
+from resprout.settings import WORKERS, replaced, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
 from stream.log import LocalLogStore
 from stream.state import Checkpoints, FileLock, lock_folder, sync
@@ -121,6 +121,12 @@ class RunFolder:
             raise ValueError(
                 f"{self.path / RECORD} is damaged ({error}); name another folder"
             ) from None
+        for name in replaced(found.get("settings", {})):
+            raise ValueError(
+                f"{self.path} holds a run of an earlier version of Resprout, which this one cannot "
+                f"continue: its {RECORD} has {name}, which is no longer a setting; name another "
+                "folder, or use that version"
+            )
         return found
 
     def check(self, plan: RunDefinition, part: str = "") -> None:

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin
+from typing import Any, Final, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -40,6 +40,12 @@ DELIMITER = "__"
 
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from, in words, and the values by section."""
+
+REPLACED: Final = {
+    "pruner.selection": "leave it out: the weights with the highest scores are kept, as with "
+    "'top_k', its only value",
+}
+"""Settings of earlier versions by dotted name, and what to write instead."""
 
 
 class ServeConfig(BaseModel):
@@ -100,6 +106,12 @@ class Settings(BaseSettings):
         """Read arguments and environment, and nothing else."""
         return init_settings, Environment(settings_cls)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _are_current(cls, values: Any) -> Any:
+        refuse_replaced(values)
+        return values
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         complaints = [*_uneven(self), *_misfits(self)]
@@ -130,8 +142,12 @@ class Environment(EnvSettingsSource):
         """Return the values by section."""
         sections = self.settings_cls.model_fields
         for name in sorted(os.environ):
-            section = name.upper().removeprefix(PREFIX).partition(DELIMITER)[0].lower()
-            if name.upper().startswith(PREFIX) and section not in sections:
+            dotted = name.upper().removeprefix(PREFIX).lower().replace(DELIMITER, ".")
+            if not name.upper().startswith(PREFIX):
+                continue
+            if dotted in REPLACED:
+                raise ValueError(f"{name} is no longer a setting; {REPLACED[dotted]}")
+            if dotted.partition(".")[0] not in sections:
                 known = ", ".join(f"{PREFIX}{s.upper()}" for s in sections)
                 raise ValueError(f"unknown environment variable {name}; known: {known}")
         return super().__call__()
@@ -245,6 +261,7 @@ def load(
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in layers:
+        refuse_replaced(values, origin)
         merged = _merge(merged, values)
         origins |= {name: origin for name, _ in tree(values)}
     try:
@@ -266,6 +283,28 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
             value = {part: value}
         made = _merge(made, value)
     return made
+
+
+def refuse_replaced(values: Mapping[str, Any], origin: str = "") -> None:
+    """Raise ``ValueError`` for a setting of an earlier version, with what to write instead.
+
+    >>> refuse_replaced({"pruner": {"selection": "top_k"}}, "run.toml")
+    Traceback (most recent call last):
+    ...
+    ValueError: pruner.selection (run.toml) is no longer a setting; leave it out: ...
+    """
+    for name in replaced(values):
+        place = f" ({origin})" if origin else ""
+        raise ValueError(f"{name}{place} is no longer a setting; {REPLACED[name]}")
+
+
+def replaced(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name those of some settings that are of an earlier version.
+
+    >>> replaced({"pruner": {"selection": "top_k", "sparsity": 0.9}})
+    ('pruner.selection',)
+    """
+    return tuple(name for name, _ in tree(values) if name in REPLACED)
 
 
 def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:

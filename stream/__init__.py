@@ -28,7 +28,7 @@ What else travels, and how it is followed
 from __future__ import annotations
 
 from stream.batch import ClickBatch, ClickEvent, Reason, encode, json_schema
-from stream.codec import END, Invalid, dead_letter, kind_of
+from stream.codec import END, Invalid, columnar_record, dead_letter, end_record, kind_of
 from stream.columnar import (
     TruthBatch,
     predictions_from_bytes,
@@ -98,8 +98,10 @@ __all__ = [
     "TruthBatch",
     "Waiting",
     "clicks_from",
+    "columnar_record",
     "dead_letter",
     "encode",
+    "end_record",
     "find_model",
     "json_schema",
     "kind_of",

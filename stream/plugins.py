@@ -1,10 +1,12 @@
-"""What other packages offer: criteria, models and drifts, by entry points."""
+"""What other packages offer by entry points, looked up by the names used in the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
+
+__all__ = ["find"]
 
 
 def find(group: str, built_in: Mapping[str, Any], name: object) -> Any:

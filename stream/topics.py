@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+__all__ = [
+    "CLICKS",
+    "DEAD_LETTERS",
+    "LEDGER",
+    "REQUESTS",
+    "SNAPSHOTS",
+    "TRUTH",
+    "WINDOWS",
+    "predictions",
+    "progress",
+]
+
 CLICKS = "clicks"
 TRUTH = "truth"
 LEDGER = "ledger"

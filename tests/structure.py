@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 import tokenize
 from collections import Counter
@@ -97,6 +98,76 @@ def _room(module: str) -> str:
     return module.partition(".")[0]
 
 
+def attributes(importer: str) -> Iterator[Import]:
+    """Yield what a module takes from whole modules of the product by dots: ``topics.CLICKS``."""
+    known, bound = modules(), dict[str, str]()
+    tree = parsed(known[importer])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (whole := f"{node.module}.{alias.name}") in known:
+                    bound[alias.asname or alias.name] = whole
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+            continue
+        if node.value.id in bound:
+            yield Import(importer, bound[node.value.id], node.attr)
+
+
+def exported(module: str) -> set[str]:
+    """Return the names in the ``__all__`` of a module.
+
+    >>> "Settings" in exported("resprout")
+    True
+    """
+    found: set[str] = set()
+    for node in parsed(modules(_room(module))[module]).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AugAssign) else targets
+        if any(isinstance(one, ast.Name) and one.id == "__all__" for one in targets):
+            assert isinstance(node, ast.Assign | ast.AugAssign)
+            found.update(ast.literal_eval(node.value))
+    return found
+
+
+def packages() -> list[str]:
+    """Return all packages, rooms first: each has an ``__init__`` that is its map."""
+    found = [module for module, path in modules().items() if path.name == "__init__.py"]
+    return sorted(found, key=lambda module: (module.count("."), module))
+
+
+def parts(package: str) -> set[str]:
+    """Return the names of the modules and packages right inside a package.
+
+    >>> "log" in parts("stream"), "schema" in parts("stream"), "kafka" in parts("stream")
+    (True, True, False)
+    """
+    inside = (one.removeprefix(f"{package}.") for one in modules() if one.startswith(f"{package}."))
+    return {one for one in inside if one.isidentifier()} - {"__main__"}
+
+
+def mapped(package: str) -> set[str]:
+    """Return the modules that the docstring of a package lists, or names in double backticks."""
+    return {*listed(package), *re.findall(r"``(\w+)``", _docstring(package))}
+
+
+def listed(package: str) -> set[str]:
+    """Return what the lines of the list in the docstring of a package begin with.
+
+    A line begins with a dash and a name in double backticks, or it is indented and has two spaces
+    between the name and its description.
+    """
+    text, name = _docstring(package), r"(?:``)?(\w+)(?:``)?/?"
+    return {
+        *re.findall(rf"^- {name}[:,]", text, flags=re.MULTILINE),
+        *re.findall(rf"^ +{name} {{2,}}\S", text, flags=re.MULTILINE),
+    }
+
+
+def _docstring(package: str) -> str:
+    return ast.get_docstring(parsed(modules(_room(package))[package])) or ""
+
+
 def graph(*rooms: str) -> dict[str, set[str]]:
     """Return for each module of rooms the modules of the same rooms that it imports."""
     known = modules(*rooms)
@@ -134,17 +205,27 @@ def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def floors(arrows: Mapping[str, set[str]]) -> int:
-    """Count the modules of the longest chain of imports; there must be no circle.
+    """Count the modules of the longest chain of imports.
 
     >>> floors({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"c"}})
     3
+    >>> floors({"a": {"b"}, "b": {"a"}})
+    Traceback (most recent call last):
+    ...
+    ValueError: imports go in a circle, which has no floors: a -> b -> a
     """
+    for one in circles(arrows):
+        raise ValueError(f"imports go in a circle, which has no floors: {_chain(one)}")
 
     @cache
     def height(module: str) -> int:
         return 1 + max((height(one) for one in arrows[module]), default=0)
 
     return max(map(height, arrows), default=0)
+
+
+def _chain(circle: list[str]) -> str:
+    return " -> ".join([*circle, circle[0]])
 
 
 def without_doors(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -171,14 +252,16 @@ def report() -> str:
         paths = modules(room).values()
         lines = sum(map(code_lines, paths))
         total_files, total_lines = total_files + len(paths), total_lines + lines
-        rows.append((room, str(len(paths)), str(lines), str(floors(without_doors(graph(room))))))
+        arrows = without_doors(graph(room))
+        height = "in a circle" if circles(arrows) else str(floors(arrows))
+        rows.append((room, str(len(paths)), str(lines), height))
     rows.append(("all", str(total_files), str(total_lines), ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines_out = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     twice = [name for name, times in class_names(modules().values()).items() if times > 1]
     circle = circles(graph())
     lines_out.append(f"circles of imports: {len(circle)}")
-    lines_out += [f"  {' -> '.join([*one, one[0]])}" for one in circle]
+    lines_out += [f"  {_chain(one)}" for one in circle]
     lines_out.append(f"class names that stand twice: {', '.join(sorted(twice)) or 'none'}")
     return "\n".join(lines_out)
 

@@ -22,6 +22,8 @@ from evaluator.run.history import RangeScores, RunHistory, WindowTable
 from stream import ModelSpec
 from stream.messages import Alarm
 
+__all__ = ["PAPER", "Paper", "Suffix", "draw", "save"]
+
 Theme = Literal["light", "dark"]
 Suffix = Literal["svg", "png"]
 FONT: Final = "DejaVu Sans"

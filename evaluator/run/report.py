@@ -15,6 +15,8 @@ from evaluator.run.plot import PALETTES, draw
 from evaluator.run.tables import RunTables, TextTable
 from stream import ModelSpec
 
+__all__ = ["About", "report"]
+
 _TAG: Final = re.compile(r"<[^>]*>")
 _ID: Final = re.compile(r'(\bid="|url\(#|href="#)')
 _OUTSIDE: Final = re.compile(r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>", re.DOTALL)

@@ -1,4 +1,9 @@
-"""Models by name."""
+"""Models by name.
+
+- ``dlrm``: the deep learning recommendation model: embeddings, dot products, two MLPs.
+
+A model of another package is a function that an entry point of ``resprout.models`` names.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from learner.models import dlrm
 from learner.online import check_tensors
 from learner.snapshots import load_tensors
 from stream import FeatureSchema, plugins
+
+__all__ = ["BUILT_IN", "GROUP", "Builder", "build", "builder", "warm_start"]
 
 Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
 """Makes a model from the features and the options of the configuration. Its ``forward(dense,

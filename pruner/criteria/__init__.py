@@ -1,5 +1,10 @@
 """Criteria by name.
 
+- ``aux``: a learned auxiliary variable for each weight.
+- ``magnitude``: the size of the weight.
+- ``mop``: the size of the weight, and the average of its gradients.
+- ``random``: chance, the control beside every other.
+
 A criterion is offered as a plain function ``Evidence -> scores``, as an object that is a
 :class:`~pruner.criterion.Criterion`, or as a class that makes one from its ``Options``, a pydantic
 model.

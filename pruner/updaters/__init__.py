@@ -1,8 +1,9 @@
 """Mask updaters by name: how the masks of a model in service change.
 
-- ``fixed``, here: they do not.
 - ``prune_phase``: what a rebuild does until its mask is frozen; it has no name in the settings.
 - ``adaptation``: they are selected anew at a steady cadence, for ever.
+
+By the name ``fixed``, here, they do not change.
 
 An updater is offered as something that is called with its options and an
 :class:`~pruner.updaters.prune_phase.UpdaterContext`, and returns a

@@ -1,4 +1,14 @@
-"""The command line: results on stdout, progress and logs on stderr; exit codes 0, 1 and 2."""
+"""The command line: results on stdout, progress and logs on stderr; exit codes 0, 1 and 2.
+
+::
+
+    options      the options that commands share, gathered into one request
+    commands     workers as processes of their own, topics, the schema of events
+    inspect      versions and masks of a run, rollbacks and rebuilds that people ask for
+    deadletters  the events that did not validate
+    report       a run as one page of HTML
+    signals      log messages, and what ends a command
+"""
 
 from __future__ import annotations
 

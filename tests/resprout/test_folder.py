@@ -6,7 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from resprout.cli import main
 from resprout.folder import RunFolder
 from resprout.settings import WORKERS
 from resprout.spec import ExternalSource, RunDefinition
@@ -136,6 +138,24 @@ def test_a_run_that_was_begun_before_a_setting_was_known_goes_on(tmp_path: Path)
     folder.check(plan)
     with pytest.raises(ValueError, match=r"settings\.stream\.home was 'embedded', is 'kafka'"):
         folder.check(RunDefinition.generated(small(stream__home="kafka")))
+
+
+def test_a_run_of_an_earlier_version_is_refused_by_the_setting_that_is_gone(tmp_path: Path) -> None:
+    folder, plan = RunFolder(tmp_path), RunDefinition.generated(small())
+    record = plan.record()
+    record["settings"]["pruner"]["selection"] = "top_k"
+    tmp_path.joinpath("run.json").write_text(json.dumps(record))
+    match = (
+        r"of an earlier version .* run\.json has pruner\.selection, which is no longer a setting"
+    )
+    for look in (folder.record, lambda: folder.check(plan)):
+        with pytest.raises(ValueError, match=match):
+            look()
+    for command in ("masks list --state", "deadletters --state", "report"):
+        told = CliRunner().invoke(main, [*command.split(), str(tmp_path)])
+        assert told.exit_code == 2
+        assert "name another folder" in " ".join(told.output.split())
+    folder.clear()
 
 
 def test_of_many_who_begin_at_once_one_writes_the_record_and_all_check_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from resprout.cli.options import parsed
 from resprout.monitoring.console import settings_toml
-from resprout.settings import Settings, load
+from resprout.settings import REPLACED, Settings, load
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -162,13 +162,40 @@ def test_an_unknown_variable_is_refused_in_python_too(monkeypatch: pytest.Monkey
         ),
         ({"learner.publish_events": 777}, "learner.publish_events = 777 is not a multiple"),
         ({"learner.masking.learning": "some"}, r"learner.masking.learning = 'some' \(argument\): "),
-        ({"pruner.selection": "top_k"}, r"unknown setting pruner.selection \(argument\); known: "),
+        ({"pruner.selection": "top_k"}, r"selection \(argument\) is no longer a setting; leave it"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         load(arguments=FITTING | arguments)
+
+
+def test_a_setting_of_an_earlier_version_is_refused_by_what_to_write_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[pruner]\nselection = "top_k"\n')
+    instead = "is no longer a setting; leave it out: the weights with the highest scores"
+    with pytest.raises(ValueError, match=rf"pruner\.selection \(.*run\.toml\) {instead}"):
+        load(config=path)
+    with pytest.raises(ValueError, match=rf"pruner\.selection \(schema\) {instead}"):
+        load(("schema", {"pruner": {"selection": "top_k"}}))
+    with pytest.raises(ValueError, match=rf"pruner\.selection {instead}"):
+        Settings(pruner={"selection": "top_k"})
+    monkeypatch.setenv("RESPROUT_PRUNER__SELECTION", "top_k")
+    for read in (load, Settings):
+        with pytest.raises(ValueError, match=rf"RESPROUT_PRUNER__SELECTION {instead}"):
+            read()
+    monkeypatch.delenv("RESPROUT_PRUNER__SELECTION")
+    monkeypatch.setenv("RESPROUT_PRUNER", '{"selection": "top_k"}')
+    with pytest.raises(ValueError, match=rf"pruner\.selection \(environment\) {instead}"):
+        load()
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_is_no_longer_a_setting_is_none(name: str) -> None:
+    assert name not in load().origins
 
 
 def test_what_fits_together_is_taken() -> None:
