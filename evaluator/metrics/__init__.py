@@ -1,4 +1,4 @@
-"""How good predictions are: a file for each metric, or for some that belong together.
+"""How good predictions are: one file a metric.
 
 ::
 
@@ -6,8 +6,9 @@
     cross_entropy       mean loss, nats per event
     normalized_entropy  cross entropy over that of predicting the click rate
     relative_ce         cross entropy relative to the root model, with its confidence interval
-    calibration         predicted over observed clicks, the predicted clicks, and ECE
-    auc                 areas under the ROC and the precision-recall curve, with bounds of the error
+    calibration         predicted over observed clicks, and the predicted clicks
+    ece                 expected calibration error
+    roc_auc, pr_auc     areas under the ROC and the precision-recall curve, with their bounds
     regret              divergence from the true probabilities, where they are known
     river               three of them as metrics of River, fed one event at a time
 
@@ -21,13 +22,15 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Final
 
-from evaluator.metrics.auc import PR_AUC, ROC_AUC
-from evaluator.metrics.calibration import CALIBRATION, ECE, PREDICTED_CLICKS
+from evaluator.metrics.calibration import CALIBRATION, PREDICTED_CLICKS
 from evaluator.metrics.cross_entropy import CROSS_ENTROPY, cross_entropy
+from evaluator.metrics.ece import ECE
 from evaluator.metrics.metric import Bounded, Export, Metric, PerEvent, ScoredEvents, mean_of
 from evaluator.metrics.normalized_entropy import NE_TRAINING, NORMALIZED_ENTROPY, normalized_entropy
+from evaluator.metrics.pr_auc import PR_AUC
 from evaluator.metrics.regret import REGRET
 from evaluator.metrics.relative_ce import RELATIVE_CE
+from evaluator.metrics.roc_auc import ROC_AUC
 from stream.plugins import find
 
 __all__ = [

@@ -42,7 +42,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
-from evaluator.metrics.auc import ROC_AUC
+from evaluator.metrics.roc_auc import ROC_AUC
 from evaluator.page.feed import FeedState, PageFeed
 from evaluator.run.history import (
     EDGES,

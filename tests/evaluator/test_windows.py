@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from evaluator.config import EvaluatorConfig
 from evaluator.join import JoinedBatch, Predicted
-from evaluator.metrics.calibration import expected_calibration_error
+from evaluator.metrics.ece import expected_calibration_error
 from evaluator.metrics.metric import histogram
 from evaluator.windows import Sums, TumblingWindows, WindowsState
 from stream.messages import Lifetime, ModelScore, Window

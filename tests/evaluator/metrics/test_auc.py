@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from river import metrics
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evaluator.metrics.auc import pr_auc, roc_auc
 from evaluator.metrics.metric import BINS, Bounded, bins_of, histogram
+from evaluator.metrics.pr_auc import pr_auc
+from evaluator.metrics.roc_auc import roc_auc
 
 EVENT = st.tuples(
     st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.2, 0.2000001, 0.5, 1.0])),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from evaluator.metrics.calibration import calibration, expected_calibration_error
+from evaluator.metrics.calibration import calibration
+from evaluator.metrics.ece import expected_calibration_error
 from evaluator.metrics.metric import BINS, histogram
 
 
