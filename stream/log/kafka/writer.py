@@ -355,9 +355,12 @@ class KafkaLogWriter:
 
     def _send_soon(self) -> None:
         """Hand over what is appended a while after the first of it was, in a thread of its own."""
-        while self._asked.wait() and not self._stop.wait(_TOGETHER_SECONDS):
-            self._asked.clear()
-            self._send_held()
+        # Whether to stop is looked at anew: what :meth:`close` asks may be cleared right below.
+        while not self._stop.is_set():
+            self._asked.wait()
+            if not self._stop.wait(_TOGETHER_SECONDS):
+                self._asked.clear()
+                self._send_held()
 
     def _send_held(self) -> None:
         """Hand what was appended to the client, in the thread above or at a flush."""
