@@ -58,6 +58,9 @@ class Debouncer:
     def _run(self) -> None:
         while self._asked.wait() and not self._closed.wait(self._seconds):
             self._asked.clear()
+            if self._closed.is_set():
+                # What :meth:`close` asked for may have been cleared with the rest.
+                return
             self._call()
 
 
