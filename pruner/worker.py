@@ -334,7 +334,7 @@ class PruneWorker:
             return self._conclude(decisions.ended_early(plan, "rejected", reason, back.count))
         decision = self._decide()
         if decision is not None:
-            return self._report(decided=decision)
+            return replace(self._report(), decided=decision)
         plan = self.history.open
         return self._rest() if plan is None else self._work(plan)
 
@@ -442,7 +442,7 @@ class PruneWorker:
         rebuild = self._rebuild
         if rebuild is None:
             what = f"the dense snapshot at {plan.begin}"
-            return self._report(waiting_for=Waiting(SNAPSHOTS, what))
+            return replace(self._report(), waiting_for=Waiting(SNAPSHOTS, what))
         if rebuild.count == plan.end:
             return self._undecided(plan.end) or self._judge(rebuild, plan)
         step = rebuild.step()
@@ -450,7 +450,7 @@ class PruneWorker:
             reason = f"the input ended after {step.count:,} events"
             verdict = decisions.ended_early(plan, "unfinished", reason, step.count)
             return self._undecided(step.count) or self._conclude(verdict)
-        return self._report(events=step.events, waiting_for=step.waiting_for)
+        return replace(self._report(), events=step.events, waiting_for=step.waiting_for)
 
     def _judge(self, rebuild: StreamTrainer, plan: RebuildPlan) -> PruneStep:
         """End a rebuild that has come to E, once the evaluator has judged it.
@@ -463,7 +463,7 @@ class PruneWorker:
         judgement = self._windows.judgements.get(plan.number)
         if judgement is None and plan.reason != FIRST:
             what = f"the judgement of rebuild {plan.number}"
-            return self._report(waiting_for=Waiting(WINDOWS, what))
+            return replace(self._report(), waiting_for=Waiting(WINDOWS, what))
         promoted = judgement is None or judgement.difference.mean < 0
         snapshot = rebuild.snapshot() if promoted else None
         masks = {name: rebuild.online.masks[name].cpu() for name in rebuild.online.prunable}
@@ -492,13 +492,13 @@ class PruneWorker:
         self._rebuild = self._failed = None
         self._windows.forget(self.history.swap_count)
         self._tidy()
-        return self._report(verdict=verdict)
+        return replace(self._report(), verdict=verdict)
 
     def _rest(self) -> PruneStep:
         """Wait for the next window; where none comes any more, log what came too late."""
         total, history = self._end.total(), self.history
         if total is None or not decisions.is_complete(history, total, self._spec.window_events):
-            return self._report(waiting_for=self._next_window)
+            return replace(self._report(), waiting_for=self._next_window)
         self._done = True
         if history.swap_count > total:
             log.warning(
@@ -519,7 +519,7 @@ class PruneWorker:
     def _undecided(self, through: int) -> PruneStep | None:
         """Report that a window ending by ``through`` is still to be decided, None if none is."""
         due = self.history.decided + self._spec.window_events
-        return self._report(waiting_for=self._next_window) if due <= through else None
+        return replace(self._report(), waiting_for=self._next_window) if due <= through else None
 
     @property
     def _next_window(self) -> Waiting:
@@ -538,15 +538,10 @@ class PruneWorker:
         tidy_checkpoints(self._ports.folder, self.history)
         self._ports.registry.keep(self.history.promoted)
 
-    def _report(
-        self,
-        events: int = 0,
-        decided: Decision | None = None,
-        verdict: Verdict | None = None,
-        waiting_for: Waiting | None = None,
-    ) -> PruneStep:
+    def _report(self) -> PruneStep:
+        """Say how far it is, of a step that did nothing."""
         count = self._rebuild.count if self._rebuild else self.history.decided
-        return PruneStep(count, events, decided, verdict, waiting_for, self._done)
+        return PruneStep(count, done=self._done)
 
 
 def _why(judgement: Judgement | None) -> str:

@@ -28,12 +28,7 @@ __all__ = ["BUILT_IN", "GROUP", "build", "find", "known", "made"]
 GROUP = "resprout.criteria"
 """The entry-point group under which other packages offer criteria."""
 
-BUILT_IN: dict[str, Any] = {
-    "aux": Aux,
-    "magnitude": MAGNITUDE,
-    "mop": Mop,
-    "random": Random,
-}
+BUILT_IN: dict[str, Any] = {"aux": Aux, "magnitude": MAGNITUDE, "mop": Mop, "random": Random}
 
 
 def known() -> dict[str, str]:

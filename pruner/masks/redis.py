@@ -206,6 +206,15 @@ class RedisMaskStore:
 
 def _connect(config: StoreConfig) -> redis.Redis:
     """Make a client; it connects when it is first asked, and anew after every loss."""
+    options = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
+    named = {name: path for name, path in config if name in options and path is not None}
+    if named and not config.url.startswith("rediss://"):
+        raise StoreRefusedError(
+            f"store.{min(named)} is for TLS, and {config.url} is not; use rediss://"
+        )
+    for name, path in named.items():
+        if not Path(path).is_file():
+            raise StoreRefusedError(f"store.{name} = {path!r} is no file; name a file of PEM")
     secret = config.password
     return redis.Redis.from_url(
         config.url,
@@ -216,21 +225,8 @@ def _connect(config: StoreConfig) -> redis.Redis:
         socket_connect_timeout=config.timeout_seconds,
         # A connection that the server closed meanwhile is noticed only when it is used.
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        **_certificates(config),
+        **{options[name]: path for name, path in named.items()},
     )
-
-
-def _certificates(config: StoreConfig) -> dict[str, str]:
-    options = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
-    named = {name: path for name, path in config if name in options and path is not None}
-    if named and not config.url.startswith("rediss://"):
-        raise StoreRefusedError(
-            f"store.{min(named)} is for TLS, and {config.url} is not; use rediss://"
-        )
-    for name, path in named.items():
-        if not Path(path).is_file():
-            raise StoreRefusedError(f"store.{name} = {path!r} is no file; name a file of PEM")
-    return {options[name]: path for name, path in named.items()}
 
 
 _PASSING = (
