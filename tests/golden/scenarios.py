@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from learner import ADAGRAD, FROZEN, MASK
+from resprout import retention
 from resprout.folder import RunFolder
 from resprout.run import execute
 from resprout.runner import Step
@@ -49,7 +50,7 @@ from stream.sources.generator import GeneratorSource
 from tests.golden.make import digest
 
 SMALL: dict[str, Any] = {
-    # Hashes are of whole logs.
+    # Hashes are of whole logs; one scenario has them trimmed.
     "stream.retention.clicks": "all",
     "stream.retention.predictions": "all",
     "stream.retention.truth": "all",
@@ -96,6 +97,15 @@ def resumed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    execute(plan, state)
+    return _hashes(plan, state)
+
+
+def trimmed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
+    """Run the small demo, and delete after every step what nobody needs any more."""
+    retention.EVERY_SECONDS = 0.0
+    kept = {f"stream__retention__{log}": "needed" for log in ("clicks", "predictions", "truth")}
+    plan = RunDefinition.generated(settings(**kept))
     execute(plan, state)
     return _hashes(plan, state)
 
@@ -159,6 +169,7 @@ def file(_: Mapping[str, Any], state: Path) -> dict[str, str]:
 SCENARIOS: dict[str, Callable[[Mapping[str, Any], Path], dict[str, str]]] = {
     "demo": demo,
     "resumed": resumed,
+    "trimmed": trimmed,
     "kafka": kafka,
     "partitions": partitions,
     "file": file,
