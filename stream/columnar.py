@@ -180,20 +180,22 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
     return write_stream(list(columns.values()), layout)
 
 
-def opened(value: bytes, schema: FeatureSchema) -> Views:
+def opened(value: bytes, schema: FeatureSchema, checked: pa.Schema | None = None) -> Views:
     """View clicks where they are.
 
     Raises :class:`SchemaMismatchError` for clicks of another schema and :class:`ValueError` for
-    bytes that are no clicks. The rows themselves are not looked at.
+    bytes that are no clicks. The rows themselves are not looked at. ``checked`` is the layout of
+    other clicks of this schema: the same one is not checked again, which takes half of the time.
     """
     views = view_stream(value)
     if views is None:
         batch = read_stream(value)
         _check(batch.schema, schema)
         views = view_numbers(batch)
-    else:
+    elif views.layout is not checked:
         _check(views.layout, schema)
-    views.columns.setdefault("weight", np.ones(len(views.columns["label"]), np.float32))
+    if "weight" not in views.columns:
+        views.columns["weight"] = np.ones(len(views.columns["label"]), np.float32)
     return views
 
 

@@ -6,7 +6,6 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
@@ -48,7 +47,7 @@ class RecordDecoder:
             return None
         is_json = kind_of(records[-1]) == JSON
         self._read_records[partition] = _READ_JSON if is_json else _READ_COLUMNAR
-        return replace(decode(records, self._schema), begin=offset)
+        return decode(records, self._schema, offset)
 
 
 def share_clicks(

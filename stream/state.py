@@ -12,19 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = [
-    "Checkpoint",
-    "Checkpoints",
-    "Content",
-    "FileLock",
-    "FileLockedError",
-    "StateLockedError",
-    "hold",
-    "lock_folder",
-    "sync",
-    "write_atomic",
-    "write_folder_atomic",
-]
+__all__ = ["Checkpoint", "Checkpoints", "Content", "FileLock", "FileLockedError"]
+__all__ += ["StateLockedError", "hold", "lock_folder", "sync", "write_atomic"]
+__all__ += ["write_folder_atomic"]
 
 log = logging.getLogger(__name__)
 
