@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stream.batch import ClickBatch, ClickEvent, Fault, Reason, encode_valid, explain
-from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
+from stream.columnar import SchemaMismatchError, Views, gather, opened, to_bytes
 from stream.log.api import Headers, Record, StoredRecord
 from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
@@ -197,7 +197,8 @@ def _decode_columnar(
     records: Sequence[StoredRecord], schema: FeatureSchema, invalid: list[Invalid]
 ) -> list[_Valid]:
     """Decode columnar records, and check all their rows at once."""
-    found, sources = [], []
+    found: list[Views] = []
+    sources = []
     for stored in records:
         try:
             checked = found[-1].layout if found else None

@@ -128,7 +128,7 @@ class _SharedClicks:
     def _find(self, partition: int, offset: int) -> Decoded | None:
         with self._guard:
             kept = self._kept[partition]
-            at = bisect_right(kept, offset, key=_begin) - 1
+            at = bisect_right(kept, offset, key=attrgetter("begin")) - 1
             found = kept[at] if at >= 0 and kept[at].next_offset > offset else None
         return found and found.since(Position(offset, 0))
 
@@ -139,14 +139,11 @@ class _SharedClicks:
                 array.flags.writeable = False
             with self._guard:
                 kept = self._kept[partition]
-                insort(kept, decoded, key=_begin)
+                insort(kept, decoded, key=attrgetter("begin"))
                 self.kept_bytes[partition] += _bytes(decoded)
                 while self.kept_bytes[partition] > self._max_bytes and len(kept) > 1:
                     self.kept_bytes[partition] -= _bytes(kept.pop(0))
         return decoded
-
-
-_begin = attrgetter("begin")
 
 
 def _bytes(decoded: Decoded) -> int:
