@@ -139,7 +139,14 @@ class Topics:
         if max_age_seconds:
             now = time.monotonic()
             if now - self._asked > max_age_seconds:
-                self._identities, self._asked = self._ask_identities(), now
+                names = list(self._opened)
+                answer = self._connector.retried(
+                    "looking up all logs", lambda: self._admin.describe_topics(names)
+                )
+                # One about which there is an error is left out.
+                there = [one for one in answer if not one["error_code"]]
+                self._identities = {str(one["name"]): str(one["topic_id"]) for one in there}
+                self._asked = now
             if self._identities.get(topic.name) == topic.identity:
                 return
         described = self._describe(topic.log, again=_SURE)
@@ -165,16 +172,6 @@ class Topics:
     def name(self, log: str) -> str:
         """Return the topic of a log."""
         return self._config.prefix + check_name(log)
-
-    def _ask_identities(self) -> dict[str, str]:
-        """Ask for all opened topics; one about which there is an error is left out."""
-        names = list(self._opened)
-        described = self._connector.retried(
-            "looking up all logs", lambda: self._admin.describe_topics(names)
-        )
-        return {
-            str(one["name"]): str(one["topic_id"]) for one in described if not one["error_code"]
-        }
 
     def _describe(self, log: str, again: int = 0) -> dict[str, Any] | None:
         """Return what the broker knows about a topic; None where there is none.
