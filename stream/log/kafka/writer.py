@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
@@ -227,14 +227,6 @@ def _is_alive(holder: str) -> bool | None:
     return process != mine and _process(int(pid)) == process
 
 
-class _Failure(NamedTuple):
-    """Why a record was not acknowledged."""
-
-    error: Exception
-    time_ms: int
-    size: int
-
-
 class KafkaLogWriter:
     """The one writer of a topic, used by one thread at a time.
 
@@ -267,8 +259,10 @@ class KafkaLogWriter:
         self._topics, self._lease = topics, lease
         self._pending_bytes = 0
         self._guard = threading.Lock()
-        self._failures: list[_Failure] = []
+        self._failures: list[tuple[Exception, int, int]] = []
+        """Why records were not acknowledged, and the time and size of each."""
         self._held: list[tuple[Record, int, int]] = []
+        """Records to be sent, the partition and size of each."""
         self._sending = threading.Lock()
         self._producer: KafkaProducer | None = self._make()
         self._asked, self._stop = threading.Event(), threading.Event()
@@ -408,7 +402,7 @@ class KafkaLogWriter:
     def _failed(self, time_ms: int, size: int, error: Exception) -> None:
         """Remember a record that was not acknowledged; called by the thread that sends."""
         with self._guard:
-            self._failures.append(_Failure(error, time_ms, size))
+            self._failures.append((error, time_ms, size))
 
     def _raise_failure(self) -> None:
         """Raise what has failed, once, and drop the producer, which would fail again."""
@@ -416,31 +410,31 @@ class KafkaLogWriter:
         if not failures:
             return
         self._give_up()
-        for failure in failures:
-            if not isinstance(failure.error, kafka_errors.KafkaError):
-                raise failure.error
+        for error, *_ in failures:
+            if not isinstance(error, kafka_errors.KafkaError):
+                raise error
         # Of a batch with one bad record, the others fail with an error that says only so.
-        bad = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]
-        raise self._meaning((bad or failures)[0], len(failures)) from failures[0].error
+        bad = [one for one in failures if isinstance(one[0], kafka_errors.BrokerResponseError)]
+        raise self._meaning(*(bad or failures)[0], len(failures)) from failures[0][0]
 
-    def _meaning(self, failure: _Failure, count: int) -> LogError:
+    def _meaning(self, error: Exception, time_ms: int, size: int, count: int) -> LogError:
         """Say what an error of the producer means."""
         left = f"of the records appended since the last flush {count} were not written"
-        if isinstance(failure.error, kafka_errors.MessageSizeTooLargeError):
+        if isinstance(error, kafka_errors.MessageSizeTooLargeError):
             limit = int(self._topics.settings(self.topic.log)["max.message.bytes"])
-            return LogRefusedError(f"{self._too_large(failure.size, limit)}; {left}")
-        if isinstance(failure.error, _REFUSED):
+            return LogRefusedError(f"{self._too_large(size, limit)}; {left}")
+        if isinstance(error, _REFUSED):
             settings = self._topics.settings(self.topic.log)
             limits = (f"message.timestamp.{side}.max.ms" for side in ("before", "after"))
             return LogRefusedError(
-                f"{self._doing}: the broker refuses event time {failure.time_ms} ms "
-                f"({failure.error}): topic {self.topic.name!r} has "
+                f"{self._doing}: the broker refuses event time {time_ms} ms "
+                f"({error}): topic {self.topic.name!r} has "
                 f"{' and '.join(f'{x}={settings[x]}' for x in limits)}; raise them with "
                 f"kafka-configs.sh --alter --add-config; {left}"
             )
-        return explain(failure.error, self._config, self._doing) or LogUnreachableError(
+        return explain(error, self._config, self._doing) or LogUnreachableError(
             f"{self._doing}: the broker at {self._config.bootstrap} has not acknowledged {count} "
-            f"records for {self._config.gone_seconds:g} s ({failure.error}); some may be in the log"
+            f"records for {self._config.gone_seconds:g} s ({error}); some may be in the log"
         )
 
     def _too_large(self, size: int, limit: int) -> LogRefusedError:
