@@ -61,62 +61,13 @@ from stream.sharing import share_clicks
 from stream.spec import MODELS, ModelSpec, RunSpec, Waiting, find_model, model_of
 from stream.start_position import StartPosition, clicks_from, start_offsets
 
-__all__ = [
-    "END",
-    "FIRST_CLICK",
-    "MISSING",
-    "MODELS",
-    "PADDING",
-    "CategoricalFeature",
-    "ClickBatch",
-    "ClickCursor",
-    "ClickEvent",
-    "ClickReader",
-    "CountedBatch",
-    "Deduplicator",
-    "FeatureSchema",
-    "Invalid",
-    "LogFollower",
-    "LogPosition",
-    "LogTrimmer",
-    "LoggedMessage",
-    "MessageLog",
-    "ModelSpec",
-    "Needed",
-    "NumericFeature",
-    "OnInvalid",
-    "ReadOrder",
-    "Reason",
-    "Recorded",
-    "RestartPoint",
-    "RestartPoints",
-    "Resumed",
-    "RetentionConfig",
-    "RunSpec",
-    "StartPosition",
-    "StreamConfig",
-    "TruthBatch",
-    "Waiting",
-    "clicks_from",
-    "columnar_record",
-    "dead_letter",
-    "encode",
-    "end_record",
-    "find_model",
-    "json_schema",
-    "kind_of",
-    "load_schema",
-    "make_source",
-    "model_of",
-    "nothing_follows",
-    "open_logs",
-    "open_order",
-    "predictions_from_bytes",
-    "predictions_to_bytes",
-    "read_all",
-    "resume",
-    "share_clicks",
-    "start_offsets",
-    "truth_from_bytes",
-    "truth_to_bytes",
-]
+__all__ = ["END", "FIRST_CLICK", "MISSING", "MODELS", "PADDING", "CategoricalFeature", "ClickBatch"]
+__all__ += ["ClickCursor", "ClickEvent", "ClickReader", "CountedBatch", "Deduplicator"]
+__all__ += ["FeatureSchema", "Invalid", "LogFollower", "LogPosition", "LogTrimmer", "LoggedMessage"]
+__all__ += ["MessageLog", "ModelSpec", "Needed", "NumericFeature", "OnInvalid", "ReadOrder"]
+__all__ += ["Reason", "Recorded", "RestartPoint", "RestartPoints", "Resumed", "RetentionConfig"]
+__all__ += ["RunSpec", "StartPosition", "StreamConfig", "TruthBatch", "Waiting", "clicks_from"]
+__all__ += ["columnar_record", "dead_letter", "encode", "end_record", "find_model", "json_schema"]
+__all__ += ["kind_of", "load_schema", "make_source", "model_of", "nothing_follows", "open_logs"]
+__all__ += ["open_order", "predictions_from_bytes", "predictions_to_bytes", "read_all", "resume"]
+__all__ += ["share_clicks", "start_offsets", "truth_from_bytes", "truth_to_bytes"]

@@ -104,13 +104,8 @@ class ClickEvent(BaseModel):
         return (self.event_time - EPOCH) // _MILLISECOND
 
 
-_BY_FIELD = {
-    "event_id": Reason.EVENT_ID,
-    "event_time": Reason.TIME,
-    "label": Reason.LABEL,
-    "weight": Reason.WEIGHT,
-    "numeric": Reason.NUMERIC,
-    "categorical": Reason.CATEGORICAL,
+_BY_FIELD: Final = {
+    name: Reason("time" if name == "event_time" else name) for name in ClickEvent.model_fields
 }
 
 
@@ -352,12 +347,10 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
     >>> standardise(np.array([9.0, np.nan]), NumericFeature(name="x", mean=5.0, scale=2.0))
     array([2., 0.], dtype=float32)
     """
-    missing = np.isnan(values)
     with np.errstate(all="ignore"):
-        if feature.log1p:
-            values = np.log1p(values)
-        scaled = ((values - feature.mean) / feature.scale).astype(np.float32)
-    scaled[missing] = 0.0
+        changed = np.log1p(values) if feature.log1p else values
+        scaled = ((changed - feature.mean) / feature.scale).astype(np.float32)
+    scaled[np.isnan(values)] = 0.0
     return scaled
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stream.batch import ClickBatch, ClickEvent, Fault, Reason, encode_valid, explain
-from stream.columnar import SchemaMismatchError, gather, opened, to_bytes
+from stream.columnar import SchemaMismatchError, Views, gather, opened, to_bytes
 from stream.log.api import Headers, Record, StoredRecord
 from stream.messages import DeadLetter, Position
 from stream.schema import FeatureSchema
@@ -133,10 +133,13 @@ _Valid = tuple[ClickBatch, NDArray[np.int64]]
 """The valid events of some records, and their places."""
 
 
-def decode(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
+def decode(
+    records: Sequence[StoredRecord], schema: FeatureSchema, begin: int | None = None
+) -> Decoded:
     """Decode consecutive records, at least one, up to the first that ends the input.
 
     Those of one kind that follow each other are decoded together, which is much the faster way.
+    ``begin`` is where the reading of them began; None: at the first.
 
     >>> from stream.schema import NumericFeature
     >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
@@ -153,27 +156,23 @@ def decode(records: Sequence[StoredRecord], schema: FeatureSchema) -> Decoded:
         if kind == JSON:
             valid.append(_decode_json(list(run), schema, invalid))
         elif kind == COLUMNAR:
-            valid.append(_decode_columnar(list(run), schema, invalid))
+            valid += _decode_columnar(list(run), schema, invalid)
         elif kind == RAW:
             invalid += map(_raw, run)
         else:
             name = kind.decode(errors="replace")
             detail = f"unknown kind {name!r}; known: json, columnar, raw, end"
             invalid += (_whole(stored, Reason.UNPARSABLE, detail) for stored in run)
-    batches, places = zip(*(valid or [_nothing(schema)]), strict=True)
-    return Decoded(
-        begin=records[0].offset,
-        next_offset=records[-1].next_offset,
-        batch=ClickBatch.concat(batches),
-        places=np.concatenate(places),
-        invalid=tuple(sorted(invalid, key=lambda one: one.place)),
-        end=ended,
-    )
-
-
-def _nothing(schema: FeatureSchema) -> _Valid:
-    nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
-    return nothing, np.empty((0, 2), np.int64)
+    if not valid:
+        nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
+        valid.append((nothing, np.empty((0, 2), np.int64)))
+    batch, places = valid[0]
+    if len(valid) > 1:
+        batch = ClickBatch.concat([one for one, _ in valid])
+        places = np.concatenate([one for _, one in valid])
+    first = records[0].offset if begin is None else begin
+    invalid.sort(key=lambda one: one.place)
+    return Decoded(first, records[-1].next_offset, batch, places, tuple(invalid), ended)
 
 
 def _decode_json(
@@ -196,33 +195,40 @@ def _decode_json(
 
 def _decode_columnar(
     records: Sequence[StoredRecord], schema: FeatureSchema, invalid: list[Invalid]
-) -> _Valid:
+) -> list[_Valid]:
     """Decode columnar records, and check all their rows at once."""
-    found, sources = [], []
+    found: list[Views] = []
+    sources = []
     for stored in records:
         try:
-            found.append(opened(stored.record.value, schema))
+            checked = found[-1].layout if found else None
+            found.append(opened(stored.record.value, schema, checked))
             sources.append(stored)
         except ValueError as error:
             is_other = isinstance(error, SchemaMismatchError)
             reason = Reason.SCHEMA if is_other else Reason.UNPARSABLE
             invalid.append(_whole(stored, reason, str(error)))
     if not found:
-        return _nothing(schema)
+        return []
     batch = gather(found, schema)
-    sizes = [len(one.columns["label"]) for one in found]
-    source = np.repeat(np.arange(len(sources)), sizes)
-    offsets = np.array([stored.offset for stored in sources], np.int64)[source]
-    places = np.column_stack((offsets, np.concatenate([np.arange(size) for size in sizes])))
+    places, rows = np.empty((len(batch), 2), np.int64), np.arange(len(batch))
+    begin = 0
+    for stored, views in zip(sources, found, strict=True):
+        end = begin + len(views.columns["label"])
+        places[begin:end, 0] = stored.offset
+        places[begin:end, 1] = rows[: end - begin]
+        begin = end
     faults = _faults(batch, schema)
     if faults:
+        by_offset = {stored.offset: stored for stored in sources}
         for row, reason, detail in faults:
+            offset, at = places[row].tolist()
             click = {name: getattr(batch, name)[row].tolist() for name in ClickBatch.__slots__}
-            whole = _whole(sources[source[row]], reason, detail)
-            invalid.append(replace(whole, row=int(places[row, 1]), raw=json.dumps(click).encode()))
-        good = ~np.isin(np.arange(len(batch)), [fault.row for fault in faults])
+            whole = _whole(by_offset[offset], reason, detail)
+            invalid.append(replace(whole, row=at, raw=json.dumps(click).encode()))
+        good = ~np.isin(rows, [fault.row for fault in faults])
         batch, places = batch[good], places[good]
-    return batch, places
+    return [(batch, places)]
 
 
 def _faults(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:

@@ -126,16 +126,15 @@ def _arrow_form(
 
 _DIGEST = b"resprout.schema"
 _MESSAGE = b"resprout.message"
-_KINDS: dict[str, type[np.generic]] = {
-    "label": np.float32,
-    "weight": np.float32,
-    "time_ms": np.int64,
-    "numeric": np.float32,
-    "categorical": np.int32,
+_KINDS: dict[str, tuple[type[np.generic], ...]] = {
+    "label": (np.uint8, np.float32),
+    "weight": (np.float32,),
+    "time_ms": (np.int64,),
+    "numeric": (np.float32,),
+    "categorical": (np.uint16, np.int32),
 }
-"""The columns of a batch of clicks."""
-_SMALLER: dict[str, type[np.generic]] = {"label": np.uint8, "categorical": np.uint16}
-"""What holds most of them in fewer bytes."""
+"""The columns of a batch of clicks: what each is made of comes last, what holds most of them in
+fewer bytes before it."""
 _TEXT_BYTES = 64
 """Messages are made as long as a multiple of this."""
 
@@ -180,20 +179,22 @@ def to_bytes(batch: ClickBatch, schema_digest: str) -> bytes:
     return write_stream(list(columns.values()), layout)
 
 
-def opened(value: bytes, schema: FeatureSchema) -> Views:
+def opened(value: bytes, schema: FeatureSchema, checked: pa.Schema | None = None) -> Views:
     """View clicks where they are.
 
     Raises :class:`SchemaMismatchError` for clicks of another schema and :class:`ValueError` for
-    bytes that are no clicks. The rows themselves are not looked at.
+    bytes that are no clicks. The rows themselves are not looked at. ``checked`` is the layout of
+    other clicks of this schema: the same one is not checked again, which takes half of the time.
     """
     views = view_stream(value)
     if views is None:
         batch = read_stream(value)
         _check(batch.schema, schema)
         views = view_numbers(batch)
-    else:
+    elif views.layout is not checked:
         _check(views.layout, schema)
-    views.columns.setdefault("weight", np.ones(len(views.columns["label"]), np.float32))
+    if "weight" not in views.columns:
+        views.columns["weight"] = np.ones(len(views.columns["label"]), np.float32)
     return views
 
 
@@ -203,8 +204,8 @@ def gather(clicks: Sequence[Views], schema: FeatureSchema) -> ClickBatch:
     Many at once cost little more than one: what takes time is the way through Python.
     """
     label, weight, time_ms, numeric, categorical = (
-        np.concatenate([one.columns[name] for one in clicks], dtype=kind)
-        for name, kind in _KINDS.items()
+        np.concatenate([one.columns[name] for one in clicks], dtype=kinds[-1])
+        for name, kinds in _KINDS.items()
     )
     return ClickBatch(
         label,
@@ -298,22 +299,21 @@ def _check(layout: pa.Schema, schema: FeatureSchema) -> None:
 @lru_cache(maxsize=64)
 def _column_types(d: int, c: int) -> dict[str, tuple[pa.DataType, ...]]:
     """Say what the columns of ``d`` numeric features and ``c`` categorical columns may be."""
-    return {
-        "label": (pa.uint8(), pa.float32()),
-        "weight": (pa.float32(),),
-        "time_ms": (pa.int64(),),
-        "numeric": (pa.list_(pa.float32(), d),),
-        "categorical": (pa.list_(pa.uint16(), c), pa.list_(pa.int32(), c)),
-    }
+    widths, types = {"numeric": d, "categorical": c}, {}
+    for name, kinds in _KINDS.items():
+        flat = map(pa.from_numpy_dtype, kinds)
+        types[name] = tuple(pa.list_(t, widths[name]) if name in widths else t for t in flat)
+    return types
 
 
 def _array(values: NDArray[Any], name: str) -> pa.Array:
     """Make the array of a column, of a smaller kind where that holds all; of a matrix its rows."""
-    kept = np.ascontiguousarray(values, _KINDS[name])
-    if name in _SMALLER:
+    *smaller, kind = _KINDS[name]
+    kept = np.ascontiguousarray(values, kind)
+    for small in smaller:
         with np.errstate(invalid="ignore"):
-            smaller = kept.astype(_SMALLER[name])
-        kept = smaller if np.array_equal(smaller, kept) else kept
+            less = kept.astype(small)
+        kept = less if np.array_equal(less, kept) else kept
     flat = pa.array(kept.reshape(-1))
     if kept.ndim == 1:
         return flat

@@ -88,7 +88,8 @@ class StreamConfig(BaseModel):
         >>> StreamConfig().logs_in_folder, StreamConfig(home="kafka").logs_in_folder
         (True, False)
         """
-        return bool(getattr(plugins.find(_LOGS, _STORES, self.home), "in_folder", False))
+        opens = plugins.find(_LOGS, _STORES, self.home)
+        return opens is _embedded or bool(getattr(opens, "in_folder", False))
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -113,13 +114,8 @@ MakeSource = Callable[[Mapping[str, Any], int], Source]
 """What an entry point of ``resprout.sources`` names: ``make(source_options, seed)``."""
 
 
-class _Embedded:
-    in_folder = True
-
-    def __call__(
-        self, _: StreamConfig, folder: Path, __: str | None, writable: bool, /
-    ) -> LogStore:
-        return LocalLogStore(folder, writable)
+def _embedded(_: StreamConfig, folder: Path, __: str | None, writable: bool) -> LogStore:
+    return LocalLogStore(folder, writable)
 
 
 def _kafka(config: StreamConfig, _: Path, worker: str | None, writable: bool) -> LogStore:
@@ -129,7 +125,7 @@ def _kafka(config: StreamConfig, _: Path, worker: str | None, writable: bool) ->
     return KafkaLogStore(config.kafka, worker, writable=writable)
 
 
-_STORES: dict[str, OpenLogs] = {"embedded": _Embedded(), "kafka": _kafka}
+_STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _kafka}
 _GENERATED = {"generator": GeneratorSource}
 
 

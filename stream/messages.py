@@ -15,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+__all__ = ["Action", "Alarm", "AnyMessage", "DeadLetter", "DeadLetters", "Decision", "DetectorName"]
+__all__ += ["DriftSpan", "Interval", "Judgement", "Layer", "Lifetime", "Message", "ModelScore"]
+__all__ += ["Position", "PositionRange", "PredictionBatch", "Progress", "RebuildPlan", "Request"]
+__all__ += ["Rollback", "Scores", "Segment", "Stability", "Verdict", "VerdictName", "Window"]
+__all__ += ["dump", "parse"]
+
 
 class Message(BaseModel):
     """Base of the messages that travel as JSON."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from stream import topics
@@ -18,7 +19,7 @@ from stream.columnar import predictions_from_bytes
 from stream.log.api import LogReader, LogStore, LogTrimmedError, StoredRecord
 from stream.messages import Position, PositionRange, PredictionBatch
 from stream.schema import FeatureSchema
-from stream.sharing import decoder_of
+from stream.sharing import SharedClickReader, fetch
 from stream.spec import Waiting
 from stream.start_position import SETTING, describe_begin
 
@@ -76,7 +77,9 @@ class PartitionReader:
         self.ended = False
         self.on_invalid: OnInvalid | None = None
         self._log, self._partition, self._next = log, partition, start
-        self._decoder = decoder_of(log, schema)
+        self._fetch: Callable[[int, int], Decoded | None] = partial(fetch, log, schema)
+        if isinstance(log, SharedClickReader) and log.schema == schema:
+            self._fetch = log.fetch
         self._chunks: deque[Decoded] = deque()
         self._taken = 0
         self._invalid: deque[InvalidRun] = deque()
@@ -146,8 +149,17 @@ class PartitionReader:
     def _read(self) -> bool:
         """Read and decode some more records; return whether there were any."""
         if self._next is None:
-            self._next = Position(self._begin(), 0)
-        decoded = self._decoder.fetch(self._partition, self._next.offset)
+            begin = self._log.begin(self._partition)
+            if begin > 0:
+                where = describe_begin(self._log, self._partition)
+                raise LogTrimmedError(
+                    f"the clicks log begins with {where}: what stood before has been trimmed away, "
+                    f"and a run begins with the first event; say with {SETTING} from which time or "
+                    "offsets on it is to read, or give it a log that still has all, and let that "
+                    'log keep more: stream.retention.clicks = "all"'
+                )
+            self._next = Position(begin, 0)
+        decoded = self._fetch(self._partition, self._next.offset)
         if decoded is None:
             return False
         decoded = decoded.since(self._next)
@@ -165,18 +177,6 @@ class PartitionReader:
             self.ready += len(decoded.places)
             self._valid_read += len(decoded.places)
         return True
-
-    def _begin(self) -> int:
-        """Return where the partition begins, refusing one that has lost its first records."""
-        begin = self._log.begin(self._partition)
-        if begin > 0:
-            raise LogTrimmedError(
-                f"the clicks log begins with {describe_begin(self._log, self._partition)}: what "
-                "stood before has been trimmed away, and a run begins with the first event; say "
-                f"with {SETTING} from which time or offsets on it is to read, or give it a log "
-                'that still has all, and let that log keep more: stream.retention.clicks = "all"'
-            )
-        return begin
 
 
 PartitionReaders = Mapping[int, PartitionReader]
@@ -249,7 +249,7 @@ class RoundRobin:
         """Choose the next batch."""
         share = -(-events // len(readers))
         ready = _fill(readers, share)
-        if ready < events and share < events:
+        if share < events and ready < events:
             ready = _fill(readers, events)
         if ready < events and not all(reader.ended for reader in readers.values()):
             return ()

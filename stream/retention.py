@@ -14,7 +14,7 @@ from stream import topics
 from stream.config import RetentionConfig
 from stream.follow import LogFollower, MessageLog
 from stream.log.api import LogReader, LogStore
-from stream.messages import Window
+from stream.messages import Position, Window
 from stream.ordering import LOG as ORDER
 from stream.ordering import find_predictions
 from stream.reader import ClickCursor
@@ -67,18 +67,17 @@ class RestartPoints:
         """Return all, with ``begin`` among them where the worker may have to begin anew."""
         known, self._known = self._known, {}
         for path in self._checkpoints.paths():
-            # One that is deleted meanwhile is none.
+            if path in known:
+                self._known[path] = known[path]
+                continue
+            # One that is deleted meanwhile is none; one that is damaged is not read again.
             with suppress(OSError):
-                self._known[path] = known[path] if path in known else self._point(path)
+                try:
+                    self._known[path] = self._read(self._checkpoints.read(path).parts)
+                except ValueError:
+                    self._known[path] = None
         found = [point for point in self._known.values() if point is not None]
         return found if len(found) > 1 else [begin, *found]
-
-    def _point(self, path: Path) -> RestartPoint | None:
-        """Return the restart point of a checkpoint; None where it is damaged."""
-        try:
-            return self._read(self._checkpoints.read(path).parts)
-        except ValueError:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +178,11 @@ class LogTrimmer:
         for log, count in counts.items():
             if offsets.get(log) and self._store.exists(log):
                 offsets[log] = min(offsets[log], find_predictions(self._reader(log), count))
+        # In another log, or before it has come to a partition, a cursor reads from its beginning.
+        known = [one.places if one.identity == clicks.identity else {} for one in cursors]
+        start = Position(0, 0)
         places = {
-            partition: min((_offset(cursor, clicks, partition) for cursor in cursors), default=0)
+            partition: min((one.get(partition, start).offset for one in known), default=0)
             for partition in clicks.partitions
         }
         return {topics.CLICKS: places, **{log: {0: at} for log, at in offsets.items()}}
@@ -243,9 +245,3 @@ class LogTrimmer:
         while self._ends and self._ends[0][0] <= min(newest - events, windows_after):
             self._ends.popleft()
         return self._ends[0][1] if self._ends else 0
-
-
-def _offset(cursor: ClickCursor, clicks: LogReader, partition: int) -> int:
-    """Return the offset from which on a partition is read; 0 where that is not known."""
-    place = cursor.places.get(partition)
-    return place.offset if place is not None and cursor.identity == clicks.identity else 0

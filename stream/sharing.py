@@ -6,7 +6,6 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
@@ -19,36 +18,21 @@ from stream.topics import CLICKS
 _READ_COLUMNAR: Final = 4
 """Records a read where each holds many events: few, so that they stay in the processor's cache."""
 _READ_JSON: Final = 1024
-"""Records a read where each holds one event."""
+"""Records that are read besides where each holds one event."""
 _INVALID_BYTES: Final = 500
 """What an invalid event takes, besides its own bytes."""
 _SHARED_BYTES: Final = 64 * 1024 * 1024
 """Some 500,000 decoded events."""
 
 
-class RecordDecoder:
-    """Decodes the records of a log for one reader.
-
-    Parameters
-    ----------
-    log
-        The clicks.
-    schema
-        Decides how events are encoded and which are valid.
-    """
-
-    def __init__(self, log: LogReader, schema: FeatureSchema) -> None:
-        self.log, self._schema = log, schema
-        self._read_records = dict.fromkeys(log.partitions, _READ_COLUMNAR)
-
-    def fetch(self, partition: int, offset: int) -> Decoded | None:
-        """Return the next events of a partition; None where there are none yet."""
-        records = self.log.read(partition, offset, self._read_records[partition])
-        if not records:
-            return None
-        is_json = kind_of(records[-1]) == JSON
-        self._read_records[partition] = _READ_JSON if is_json else _READ_COLUMNAR
-        return replace(decode(records, self._schema), begin=offset)
+def fetch(log: LogReader, schema: FeatureSchema, partition: int, offset: int) -> Decoded | None:
+    """Read and decode the next clicks of a partition; None where there are none yet."""
+    records = list(log.read(partition, offset, _READ_COLUMNAR))
+    if not records:
+        return None
+    if len(records) == _READ_COLUMNAR and kind_of(records[-1]) == JSON:
+        records += log.read(partition, records[-1].next_offset, _READ_JSON)
+    return decode(records, schema, offset)
 
 
 def share_clicks(
@@ -82,7 +66,6 @@ class _SharedClicks:
         self.log = store.reader(CLICKS)
         self.kept_bytes = dict.fromkeys(self.log.partitions, 0)
         """By partition, of all that is kept."""
-        self._decoder = RecordDecoder(self.log, schema)
         self._max_bytes = max_bytes // len(self.log.partitions)
         self._kept: dict[int, list[Decoded]] = {p: [] for p in self.log.partitions}
         """By partition, in the order of where they begin."""
@@ -129,25 +112,22 @@ class _SharedClicks:
     def _find(self, partition: int, offset: int) -> Decoded | None:
         with self._guard:
             kept = self._kept[partition]
-            at = bisect_right(kept, offset, key=_begin) - 1
+            at = bisect_right(kept, offset, key=attrgetter("begin")) - 1
             found = kept[at] if at >= 0 and kept[at].next_offset > offset else None
         return found and found.since(Position(offset, 0))
 
     def _decode(self, partition: int, offset: int) -> Decoded | None:
-        decoded = self._decoder.fetch(partition, offset)
+        decoded = fetch(self.log, self.schema, partition, offset)
         if decoded is not None:
             for array in (*decoded.batch.arrays, decoded.places):
                 array.flags.writeable = False
             with self._guard:
                 kept = self._kept[partition]
-                insort(kept, decoded, key=_begin)
+                insort(kept, decoded, key=attrgetter("begin"))
                 self.kept_bytes[partition] += _bytes(decoded)
                 while self.kept_bytes[partition] > self._max_bytes and len(kept) > 1:
                     self.kept_bytes[partition] -= _bytes(kept.pop(0))
         return decoded
-
-
-_begin = attrgetter("begin")
 
 
 def _bytes(decoded: Decoded) -> int:
@@ -170,19 +150,19 @@ class SharedClickReader:
     def __init__(self, shared: _SharedClicks) -> None:
         self.shared, self.schema = shared, shared.schema
         self.identity, self.partitions = shared.log.identity, shared.log.partitions
-        self._own: RecordDecoder | None = None
+        self._own: LogReader | None = None
         self._closed = False
         shared.count_reader(1)
 
     def fetch(self, partition: int, offset: int) -> Decoded | None:
         """Return the next events of a partition; None where there are none yet."""
         if self.shared.is_behind(partition, offset):
-            return self._alone().fetch(partition, offset)
+            return fetch(self._alone(), self.schema, partition, offset)
         return self.shared.fetch(partition, offset)
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return records, not decoded."""
-        return self._alone().log.read(partition, offset, max_records)
+        return self._alone().read(partition, offset, max_records)
 
     def begin(self, partition: int) -> int:
         """Return the offset of the oldest record that is kept; each asks for it at its start."""
@@ -191,33 +171,26 @@ class SharedClickReader:
 
     def end(self, partition: int) -> int:
         """Return the offset that the next record will get."""
-        return self._alone().log.end(partition)
+        return self._alone().end(partition)
 
     def last(self, partition: int) -> StoredRecord | None:
         """Return the newest record, None where the partition holds none."""
-        return self._alone().log.last(partition)
+        return self._alone().last(partition)
 
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset whose event time is at or after ``time_ms``, else the end."""
-        return self._alone().log.seek(partition, time_ms)
+        return self._alone().seek(partition, time_ms)
 
     def close(self) -> None:
         """Release the log."""
         if self._own is not None:
-            self._own.log.close()
+            self._own.close()
         if not self._closed:
             self._closed = True
             self.shared.count_reader(-1)
 
-    def _alone(self) -> RecordDecoder:
+    def _alone(self) -> LogReader:
         """Open a reader of its own, where it needs one."""
         if self._own is None:
-            self._own = RecordDecoder(self.shared.store.reader(CLICKS), self.schema)
+            self._own = self.shared.store.reader(CLICKS)
         return self._own
-
-
-def decoder_of(log: LogReader, schema: FeatureSchema) -> RecordDecoder | SharedClickReader:
-    """Return what decodes the clicks of a log: the log itself, where readers share that work."""
-    if isinstance(log, SharedClickReader) and log.schema == schema:
-        return log
-    return RecordDecoder(log, schema)

@@ -12,19 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = [
-    "Checkpoint",
-    "Checkpoints",
-    "Content",
-    "FileLock",
-    "FileLockedError",
-    "StateLockedError",
-    "hold",
-    "lock_folder",
-    "sync",
-    "write_atomic",
-    "write_folder_atomic",
-]
+__all__ = ["Checkpoint", "Checkpoints", "Content", "FileLock", "FileLockedError"]
+__all__ += ["StateLockedError", "hold", "lock_folder", "sync", "write_atomic"]
+__all__ += ["write_folder_atomic"]
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +226,13 @@ class Checkpoints:
         path = self.folder / f"{count:015d}-{hashlib.sha256(manifest).hexdigest()[:12]}"
         files = {name: [content] for name, content in parts.items()}
         write_folder_atomic(path, {**files, _MANIFEST: [manifest]})
-        self._clean(path)
+        # Drafts that a crash left go, and one of the same or a higher count, too: it was damaged,
+        # or it would have been resumed from.
+        older = [one for one in self.paths() if one.name[:15] < path.name[:15]]
+        kept = {path, *older[::-1][: self.keep - 1]}
+        for one in [*self.folder.glob(f"{_DRAFT}*"), *self.paths()]:
+            if one not in kept:
+                shutil.rmtree(one)
         return path
 
     def latest(self) -> Checkpoint | None:
@@ -266,14 +262,3 @@ class Checkpoints:
             if hashlib.sha256(parts[name]).hexdigest() != digest:
                 raise ValueError(f"part {name!r} does not match its SHA-256")
         return Checkpoint(listed["count"], parts, path)
-
-    def _clean(self, newest: Path) -> None:
-        """Delete drafts that a crash left, and all checkpoints but the newest and those before it.
-
-        One of the same or a higher count was damaged, or it would have been resumed from.
-        """
-        older = [path for path in self.paths() if path.name[:15] < newest.name[:15]]
-        kept = {newest, *older[::-1][: self.keep - 1]}
-        for path in [*self.folder.glob(f"{_DRAFT}*"), *self.paths()]:
-            if path not in kept:
-                shutil.rmtree(path)

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "CLICKS",
-    "DEAD_LETTERS",
-    "LEDGER",
-    "REQUESTS",
-    "SNAPSHOTS",
-    "TRUTH",
-    "WINDOWS",
-    "predictions",
-    "progress",
-]
+__all__ = ["CLICKS", "DEAD_LETTERS", "LEDGER", "REQUESTS", "SNAPSHOTS", "TRUTH", "WINDOWS"]
+__all__ += ["predictions", "progress"]
 
 CLICKS = "clicks"
 TRUTH = "truth"

@@ -34,26 +34,8 @@ from stream.log.api import (
 )
 from stream.log.local import LocalLogStore
 
-__all__ = [
-    "Headers",
-    "KafkaConfig",
-    "LocalLogStore",
-    "LogAccessError",
-    "LogCorruptError",
-    "LogDeletedError",
-    "LogError",
-    "LogFormatError",
-    "LogIdentityError",
-    "LogLockedError",
-    "LogLostError",
-    "LogReader",
-    "LogRefusedError",
-    "LogSettingsError",
-    "LogStore",
-    "LogStoreView",
-    "LogTrimmedError",
-    "LogUnreachableError",
-    "LogWriter",
-    "Record",
-    "StoredRecord",
-]
+__all__ = ["Headers", "KafkaConfig", "LocalLogStore", "LogAccessError", "LogCorruptError"]
+__all__ += ["LogDeletedError", "LogError", "LogFormatError", "LogIdentityError", "LogLockedError"]
+__all__ += ["LogLostError", "LogReader", "LogRefusedError", "LogSettingsError", "LogStore"]
+__all__ += ["LogStoreView", "LogTrimmedError", "LogUnreachableError", "LogWriter", "Record"]
+__all__ += ["StoredRecord"]

@@ -98,8 +98,23 @@ class LocalLogStore:
         for name, partitions in logs.items():
             if partitions < 1:
                 raise ValueError(f"log {name!r} cannot have {partitions} partitions; use 1 or more")
-            if not self.exists(name):
-                _create(self._file(name), partitions)
+            file = self._file(name)
+            if file.exists():
+                continue
+            # Where several try at once, one wins and all see it whole.
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f".draft-{uuid.uuid4().hex}")
+            identity = uuid.uuid4().hex, version("resprout")
+            with closing(sqlite3.connect(draft, isolation_level=None)) as made:
+                made.executescript(_CREATE)
+                made.execute("INSERT INTO log VALUES (?, ?, 0)", identity)
+                made.executemany("INSERT INTO partitions VALUES (?, 0)", zip(range(partitions)))
+            sync(draft)
+            with suppress(FileExistsError):
+                os.link(draft, file)
+            draft.unlink()
+            sync(file.parent)
+            sync(self.folder)
         return tuple(str(self.folder / name) for name in logs)
 
     def reader(self, name: str) -> LocalLogReader:
@@ -158,22 +173,6 @@ class LocalLogStore:
                 )
             self.create({name: 1})
         return self._file(name)
-
-
-def _create(file: Path, partitions: int) -> None:
-    """Make the database of a log; where several try at once, one wins and all see it whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".draft-{uuid.uuid4().hex}")
-    with closing(sqlite3.connect(draft, isolation_level=None)) as made:
-        made.executescript(_CREATE)
-        made.execute("INSERT INTO log VALUES (?, ?, 0)", (uuid.uuid4().hex, version("resprout")))
-        made.executemany("INSERT INTO partitions VALUES (?, 0)", zip(range(partitions)))
-    sync(draft)
-    with suppress(FileExistsError):
-        os.link(draft, file)
-    draft.unlink()
-    sync(file.parent)
-    sync(file.parent.parent)
 
 
 class _Database:

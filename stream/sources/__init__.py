@@ -20,16 +20,8 @@ from stream.sources.files import FileSource
 from stream.sources.generator import GeneratorFeed, GeneratorSource
 from stream.sources.truth import GeneratorConfig
 
-__all__ = [
-    "Drift",
-    "Feed",
-    "FileSource",
-    "GeneratorConfig",
-    "GeneratorFeed",
-    "GeneratorSource",
-    "Source",
-    "World",
-]
+__all__ = ["Drift", "Feed", "FileSource", "GeneratorConfig", "GeneratorFeed", "GeneratorSource"]
+__all__ += ["Source", "World"]
 
 
 class Feed(Protocol):

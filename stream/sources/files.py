@@ -9,11 +9,11 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Protocol, cast
+from typing import IO, Any, Final, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,17 +43,7 @@ class FileRow(NamedTuple):
     """By column; a text says why there are none, None that they were not asked for."""
 
 
-class Table(Protocol):
-    """A file that can be read row by row, as often as one likes."""
-
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of the columns, after a look at the file's beginning."""
-
-    def rows(self) -> Iterator[FileRow]:
-        """Read all rows, in order."""
-
-
-def open_table(path: Path) -> Table:
+def open_table(path: Path) -> DelimitedTable | JsonTable | ParquetTable:
     """Choose how to read a file, by its suffix.
 
     >>> open_table(Path("clicks.xlsx"))
@@ -133,6 +123,8 @@ class JsonTable:
     """JSON Lines: an object a line."""
 
     path: Path
+    parsed: bool = True
+    """Whether the cells of the rows are asked for."""
 
     def columns(self) -> tuple[str, ...]:
         """Return all keys of the first thousand lines."""
@@ -142,20 +134,18 @@ class JsonTable:
 
     def rows(self) -> Iterator[FileRow]:
         """Read the lines; empty ones are passed over."""
-        for row in self.lines():
-            try:
-                cells = json.loads(row.raw or b"")
-                cells = cells if isinstance(cells, dict) else "no JSON object"
-            except (ValueError, RecursionError) as error:
-                cells = f"no JSON: {error}"
-            yield row._replace(cells=cells)
-
-    def lines(self) -> Iterator[FileRow]:
-        """Read the lines unparsed."""
         with _bytes(self.path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield FileRow(number, line.rstrip(b"\r\n"), None)
+                    raw = line.rstrip(b"\r\n")
+                    yield FileRow(number, raw, self._cells(raw) if self.parsed else None)
+
+    def _cells(self, line: bytes) -> dict[str, object] | str:
+        try:
+            cells = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            return f"no JSON: {error}"
+        return cells if isinstance(cells, dict) else "no JSON object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,24 +241,25 @@ class FileSource:
 
     def _check_same(self, last: StoredRecord) -> None:
         """Refuse a log whose newest record came from somewhere else."""
-        names = ("file", "schema", "content")
-        found = {name: (last.header(name) or b"").decode() for name in names}
-        if found["file"] != self.path.name:
-            origin = f"the file {found['file']}" if found["file"] else "another input"
+        file, schema, content = (
+            (last.header(name) or b"").decode() for name in ("file", "schema", "content")
+        )
+        if file != self.path.name:
+            origin = f"the file {file}" if file else "another input"
             raise ValueError(
                 f"the clicks log holds events of {origin}, not of {self.path.name}; "
                 "use another state folder"
             )
-        if found["schema"] != self.schema.digest:
+        if schema != self.schema.digest:
             raise ValueError(
-                f"the clicks log was begun with schema {found['schema']}, this one is "
+                f"the clicks log was begun with schema {schema}, this one is "
                 f"{self.schema.digest}; use another state folder"
             )
-        if found["content"] != self.content:
+        if content != self.content:
             raise ValueError(
                 f"{self.path} has changed since the clicks log was begun with it (content "
-                f"{found['content']} was, {self.content} is): start afresh, use another state "
-                "folder, or give it the file as it was"
+                f"{content} was, {self.content} is): start afresh, use another state folder, or "
+                "give it the file as it was"
             )
 
 
@@ -287,10 +278,9 @@ class FileFeed:
         self._done = int((last.header("rows") or b"0").decode()) if last is not None else 0
         self._time_ms = last.record.time_ms if last is not None else 0
         table = open_table(source.path)
-        as_events = isinstance(table, JsonTable) and source.schema.columns is None
-        rows = table.lines() if isinstance(table, JsonTable) and as_events else table.rows()
-        self._rows = islice(rows, self._done, None)
-        self._columns = source.schema.columns or Columns()
+        if isinstance(table, JsonTable) and source.schema.columns is None:
+            table = replace(table, parsed=False)
+        self._rows = islice(table.rows(), self._done, None)
         self._content = source.content
 
     def step(self) -> int | None:
@@ -350,22 +340,21 @@ class FileFeed:
         """Validate one row. Raises :class:`pydantic.ValidationError`."""
         if cells is None:
             return ClickEvent.model_validate_json(raw or b"")
-        columns, schema = self._columns, self._source.schema
+        schema = self._source.schema
+        columns = schema.columns or Columns()
         label = cells.get(columns.label)
+        features = {name: cells.get(columns.of(name)) for name in schema.names}
         event: dict[str, Any] = {
             "event_id": str(line) if columns.event_id is None else cells.get(columns.event_id),
             "event_time": _time(cells.get(columns.event_time), columns.time_format),
             # 0 and 1 however a file writes them; anything else stays what it is.
             "label": _LABELS.get(label, label) if isinstance(label, (str, int, float)) else label,
             "numeric": {
-                one.name: None if (cell := cells.get(columns.of(one.name))) == "" else cell
+                one.name: None if features[one.name] == "" else features[one.name]
                 for one in schema.numeric
             },
             "categorical": {
-                one.name: _values(
-                    cells.get(columns.of(one.name)),
-                    columns.separator if one.max_values > 1 else None,
-                )
+                one.name: _values(features[one.name], columns.separator, one.max_values)
                 for one in schema.categorical
             },
         }
@@ -383,13 +372,13 @@ class FileFeed:
         )
 
 
-def _values(value: object, separator: str | None) -> object:
+def _values(value: object, separator: str, most: int) -> object:
     """Split a cell of several values."""
     if value == "" or value is None:
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if separator is not None and isinstance(value, str):
+    if most > 1 and isinstance(value, str):
         return [part for part in value.split(separator) if part]
     return value
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class GeneratorFeed:
         self._config = source.config
         self._truth = Truth(source.config, source.seed)
         self._clicks, self._truths = store.writer(topics.CLICKS), store.writer(topics.TRUTH)
-        self._bucket: dict[tuple[int, int, int], int] = {}
+        self._buckets = [lru_cache(None)(one.bucket) for one in source.schema.categorical]
         self._made: tuple[Block, ClickBatch] | None = None
         with closing(store.reader(topics.TRUTH)) as reader:
             self._truth_count = _resume_at(reader.last(0), source.identity)
@@ -200,14 +200,10 @@ class GeneratorFeed:
 
     def _encode(self, block: Block) -> ClickBatch:
         n, columns = len(block.label), []
-        for i, feature in enumerate(self.source.schema.categorical):
+        for i, bucket in enumerate(self._buckets):
             # The bucket of each item of the field, as the schema hashes its name.
-            buckets = np.empty(self._config.items, np.int32)
-            for item, age in enumerate(block.generation[i].tolist()):
-                key = (i, item, age)
-                if key not in self._bucket:
-                    self._bucket[key] = feature.bucket(_name(item, age))
-                buckets[item] = self._bucket[key]
+            names = map(_name, range(self._config.items), block.generation[i].tolist())
+            buckets = np.array([*map(bucket, names)], np.int32)
             columns.append(buckets[block.contexts.item[:, i]])
         return ClickBatch(
             label=block.label,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +107,7 @@ class _Network:
     """Shape (hidden,)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contexts:
+class Contexts(NamedTuple):
     """Impressions before their outcome."""
 
     item: NDArray[np.int64]
@@ -165,7 +164,12 @@ class Truth:
         contexts = self._contexts(rng, self.config.block_events)
         # Raw outputs become log odds of steady spread and click rate.
         reference = _mix(world.concept, lambda k: self._on_reference(k, replaced)[0])
-        raw = _mix(world.concept, lambda k: self._standard(k, replaced, contexts))
+
+        def standard(concept: int) -> Doubles:
+            _, mean, spread = self._on_reference(concept, replaced)
+            return (self._output(concept, replaced, contexts) - mean) / spread
+
+        raw = _mix(world.concept, standard)
         mean, scale = reference.mean(), self.config.signal / reference.std()
         intercept = _intercept(scale * (reference - mean), self.config.click_rate)
         odds = scale * (raw - mean) + intercept + world.log_odds
@@ -190,25 +194,24 @@ class Truth:
         numeric = rng.standard_normal((n, self.config.numeric), dtype=np.float32)
         return Contexts(item.astype(np.int64), numeric)
 
-    def _standard(self, concept: int, replaced: int, contexts: Contexts) -> Doubles:
-        """Return one network's output, shifted and scaled to mean 0, variance 1."""
-        _, mean, spread = self._on_reference(concept, replaced)
-        return (self._output(concept, replaced, contexts).astype(np.float64) - mean) / spread
-
     def _make_on_reference(self, concept: int, replaced: int) -> tuple[Doubles, float, float]:
-        """Return the same of the reference, and the mean and spread that it had."""
-        output = self._output(concept, replaced, self._reference).astype(np.float64)
+        """Return one network's output on the reference, shifted and scaled to mean 0, variance 1.
+
+        With it come the mean and the spread that it had.
+        """
+        output = self._output(concept, replaced, self._reference)
         mean, spread = float(output.mean()), float(output.std())
         return (output - mean) / spread, mean, spread
 
-    def _output(self, concept: int, replaced: int, contexts: Contexts) -> Floats:
+    def _output(self, concept: int, replaced: int, contexts: Contexts) -> Doubles:
         network = self._network(concept)
         inputs = np.empty((len(contexts.item), len(network.inner)), np.float32)
         tables = self._tables(concept, replaced)
         for column, ((i, j), table) in enumerate(zip(network.pairs, tables, strict=True)):
             inputs[:, column] = table[contexts.item[:, i], contexts.item[:, j]]
         inputs[:, len(network.pairs) :] = contexts.numeric[:, network.numeric]
-        return np.asarray(np.maximum(inputs @ network.inner + network.bias, 0) @ network.outer)
+        hidden = np.maximum(inputs @ network.inner + network.bias, 0)
+        return np.asarray(hidden @ network.outer, np.float64)
 
     def _make_network(self, concept: int) -> _Network:
         config, rng = self.config, self._rng(_NETWORK, concept)
@@ -220,13 +223,9 @@ class Truth:
         # in each interaction, and online learners find it too slowly to mature.
         bias = 1.5 + rng.standard_normal(config.hidden) / 2
         outer = rng.standard_normal(config.hidden) / np.sqrt(config.hidden)
-        return _Network(
-            tuple(self._pairs[p] for p in pairs),
-            numeric,
-            inner.astype(np.float32),
-            bias.astype(np.float32),
-            outer.astype(np.float32),
-        )
+        active = tuple(self._pairs[p] for p in pairs)
+        weights = (array.astype(np.float32) for array in (inner, bias, outer))
+        return _Network(active, numeric, *weights)
 
     def _make_tables(self, concept: int, replaced: int) -> tuple[Floats, ...]:
         """Interaction of every item with every other, per active pair; mean 0, variance 1."""

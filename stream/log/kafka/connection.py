@@ -77,6 +77,8 @@ def check_certificates(config: KafkaConfig) -> None:
         if path is not None and not path.is_file():
             raise LogAccessError(f"no file {path}; look at stream.kafka.{name}")
     context, key = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), config.keyfile or config.certfile
+    what = f"{config.cafile} does not hold certificates of authorities as PEM"
+    look_at = "stream.kafka.cafile"
 
     def password() -> str:
         raise LogAccessError(
@@ -87,19 +89,12 @@ def check_certificates(config: KafkaConfig) -> None:
     try:
         if config.cafile is not None:
             context.load_verify_locations(config.cafile)
-    except OSError as error:
-        raise LogAccessError(
-            f"{config.cafile} does not hold certificates of authorities as PEM ({error}); look at "
-            "stream.kafka.cafile"
-        ) from error
-    try:
+        what = f"{config.certfile} does not hold a certificate as PEM whose key is in {key}"
+        look_at = "stream.kafka.certfile and stream.kafka.keyfile"
         if config.certfile is not None:
             context.load_cert_chain(config.certfile, config.keyfile, password)
     except OSError as error:
-        raise LogAccessError(
-            f"{config.certfile} does not hold a certificate as PEM whose key is in {key} "
-            f"({error}); look at stream.kafka.certfile and stream.kafka.keyfile"
-        ) from error
+        raise LogAccessError(f"{what} ({error}); look at {look_at}") from error
 
 
 class Connector:

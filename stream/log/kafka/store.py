@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -47,8 +46,8 @@ class KafkaLogStore:
         self._worker, self.writable = worker, writable
         self._admin = self._connector.connect(KafkaAdminClient)
         self._topics = Topics(self._connector, self._admin, writable=writable)
-        self._guard = threading.Lock()
-        self._open: list[KafkaLogReader | KafkaLogWriter] = []
+        self._closing = ExitStack()
+        self._closing.callback(self._admin.close)
 
     def exists(self, name: str) -> bool:
         """Tell whether a log is there."""
@@ -73,8 +72,7 @@ class KafkaLogStore:
         group = f"resprout.{self._worker}"
         committer = OffsetCommitter(self._admin, group) if self._worker else None
         reader = KafkaLogReader(topic, self._connector, self._topics, committer)
-        with self._guard:
-            self._open.append(reader)
+        self._closing.callback(reader.close)
         return reader
 
     def writer(self, name: str) -> KafkaLogWriter:
@@ -96,8 +94,7 @@ class KafkaLogStore:
         except BaseException:
             lease.close()
             raise
-        with self._guard:
-            self._open.append(writer)
+        self._closing.callback(writer.close)
         return writer
 
     def trim(self, name: str, partition: int, offset: int) -> None:
@@ -111,7 +108,4 @@ class KafkaLogStore:
 
     def close(self) -> None:
         """Close all readers and writers, and disconnect."""
-        with self._guard, ExitStack() as closing:
-            closing.callback(self._admin.close)
-            while self._open:
-                closing.callback(self._open.pop().close)
+        self._closing.close()

@@ -104,7 +104,7 @@ class Topics:
         LogSettingsError
             Its settings would delete records because of their event time, or change that.
         """
-        described = self._describe(log) if self._writable else self._describe_surely(log)
+        described = self._describe(log, again=0 if self._writable else _SURE)
         if described is None:
             if not self._writable:
                 raise LogError(
@@ -139,10 +139,17 @@ class Topics:
         if max_age_seconds:
             now = time.monotonic()
             if now - self._asked > max_age_seconds:
-                self._identities, self._asked = self._ask_identities(), now
+                names = list(self._opened)
+                answer = self._connector.retried(
+                    "looking up all logs", lambda: self._admin.describe_topics(names)
+                )
+                # One about which there is an error is left out.
+                there = [one for one in answer if not one["error_code"]]
+                self._identities = {str(one["name"]): str(one["topic_id"]) for one in there}
+                self._asked = now
             if self._identities.get(topic.name) == topic.identity:
                 return
-        described = self._describe_surely(topic.log)
+        described = self._describe(topic.log, again=_SURE)
         if described is None:
             raise LogDeletedError(
                 f"log {topic.log!r} (topic {topic.name!r}) was deleted while it was in use; begin "
@@ -166,35 +173,23 @@ class Topics:
         """Return the topic of a log."""
         return self._config.prefix + check_name(log)
 
-    def _ask_identities(self) -> dict[str, str]:
-        """Ask for all opened topics; one about which there is an error is left out."""
-        names = list(self._opened)
-        described = self._connector.retried(
-            "looking up all logs", lambda: self._admin.describe_topics(names)
-        )
-        return {
-            str(one["name"]): str(one["topic_id"]) for one in described if not one["error_code"]
-        }
+    def _describe(self, log: str, again: int = 0) -> dict[str, Any] | None:
+        """Return what the broker knows about a topic; None where there is none.
 
-    def _describe_surely(self, log: str) -> dict[str, Any] | None:
-        """Return what the broker knows about a topic; None where there surely is none."""
-        found = self._describe(log)
-        # A broker that has just started may not know all its topics yet.
-        for _ in range(_SURE):
-            if found is None:
-                time.sleep(PAUSE_SECONDS)
-                found = self._describe(log)
-        return found
-
-    def _describe(self, log: str) -> dict[str, Any] | None:
-        """Return what the broker knows about a topic; None where there is none."""
+        A broker that has just started may not know all its topics yet: then it is asked again, so
+        many times.
+        """
 
         def ask() -> dict[str, Any] | None:
             with suppress(kafka_errors.UnknownTopicOrPartitionError):
                 return self._find(log)
             return None
 
-        return self._connector.retried(f"looking up log {log!r}", ask)
+        found = self._connector.retried(f"looking up log {log!r}", ask)
+        if found is None and again:
+            time.sleep(PAUSE_SECONDS)
+            return self._describe(log, again - 1)
+        return found
 
     def _find(self, log: str) -> dict[str, Any]:
         [found] = self._admin.describe_topics([self.name(log)])
@@ -216,36 +211,38 @@ class Topics:
     def create(self, logs: Mapping[str, int]) -> None:
         """Make the topics that are not there, with so many partitions each."""
         for log, partitions in logs.items():
-            # A dead letter holds the bytes of a whole record as base64, and says why.
-            times = 2 if log == DEAD_LETTERS else 1
-            settings = {
-                "cleanup.policy": "delete",
-                "max.message.bytes": str(times * self._config.max_record_bytes),
-                "message.timestamp.after.max.ms": _ANY_TIME,
-                "message.timestamp.before.max.ms": _ANY_TIME,
-                "message.timestamp.type": "CreateTime",
-                "retention.bytes": str(self._config.retention_bytes),
-                "retention.ms": "-1",
-            }
-            asked = {
-                "num_partitions": partitions,
-                "replication_factor": self._config.replication_factor,
-                "configs": settings,
-            }
-            make = partial(self._make, self.name(log), asked)
+            make = partial(self._make, log, partitions)
             self._connector.retried(f"making log {log!r}", make)
 
-    def _make(self, name: str, asked: Mapping[str, Any]) -> None:
+    def _make(self, log: str, partitions: int) -> None:
+        # A dead letter holds the bytes of a whole record as base64, and says why.
+        times, name = 2 if log == DEAD_LETTERS else 1, self.name(log)
+        settings = {
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(times * self._config.max_record_bytes),
+            "message.timestamp.after.max.ms": _ANY_TIME,
+            "message.timestamp.before.max.ms": _ANY_TIME,
+            "message.timestamp.type": "CreateTime",
+            "retention.bytes": str(self._config.retention_bytes),
+            "retention.ms": "-1",
+        }
+        asked = {
+            "num_partitions": partitions,
+            "replication_factor": self._config.replication_factor,
+            "configs": settings,
+        }
         with suppress(kafka_errors.TopicAlreadyExistsError):
             self._admin.create_topics({name: asked})
-            kept = ", ".join(f"{key}={asked['configs'][key]}" for key in _KEEPING)
-            logger.info("made topic %s: partitions=%d, %s", name, asked["num_partitions"], kept)
+            kept = ", ".join(f"{key}={settings[key]}" for key in _KEEPING)
+            logger.info("made topic %s: partitions=%d, %s", name, partitions, kept)
         self._admin.wait_for_topics([name])
 
     def _check(self, topic: Topic) -> None:
         """Refuse settings that would lose records, or change their times."""
         found = topic.settings
+        why, way_out, wanted = "", "", ""
         if found["retention.ms"] != "-1" and not self._config.allow_retention:
+            wanted = "retention.ms=-1"
             why = (
                 "the broker deletes records whose event time is further back than that, however "
                 "new they are"
@@ -253,21 +250,18 @@ class Topics:
             way_out = (
                 ", or set stream.kafka.allow_retention = true where event time is the wall clock"
             )
-            raise _refused(topic, "retention.ms=-1", why, way_out)
-        if "compact" in found["cleanup.policy"]:
+        elif "compact" in found["cleanup.policy"]:
+            wanted = "cleanup.policy=delete"
             why = "the broker would drop records without a key"
-            raise _refused(topic, "cleanup.policy=delete", why)
-        if found["message.timestamp.type"] != "CreateTime":
+        elif found["message.timestamp.type"] != "CreateTime":
+            wanted = "message.timestamp.type=CreateTime"
             why = "the broker would replace event times"
-            raise _refused(topic, "message.timestamp.type=CreateTime", why)
-
-
-def _refused(topic: Topic, wanted: str, why: str, way_out: str = "") -> LogSettingsError:
-    name = wanted.partition("=")[0]
-    return LogSettingsError(
-        f"topic {topic.name!r} has {name}={topic.settings[name]}: {why}; set it with "
-        f"kafka-configs.sh --alter --add-config {wanted}{way_out}"
-    )
+        if wanted:
+            name = wanted.partition("=")[0]
+            raise LogSettingsError(
+                f"topic {topic.name!r} has {name}={found[name]}: {why}; set it with "
+                f"kafka-configs.sh --alter --add-config {wanted}{way_out}"
+            )
 
 
 def to_kafka(record: Record) -> tuple[int, list[tuple[str, bytes]]]:

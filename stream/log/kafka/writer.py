@@ -14,9 +14,10 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
@@ -83,7 +84,16 @@ class Lease:
         self._member = ""
         self._checked = time.monotonic()
         self.holder = f"{client_name()}-{_process(os.getpid())}"
-        self._wait_until_free()
+        begin = time.monotonic()
+        while (there := self._look()) is not None:
+            alive = _is_alive(there["client_id"])
+            if alive is False:
+                self._evict(there["member_id"])
+                break
+            # A session that has just been renewed lasts its whole length, and a bit to notice.
+            if alive or time.monotonic() - begin > 1.5 * self._config.session_seconds:
+                raise self._locked(there)
+            time.sleep(PAUSE_SECONDS)
         self._join()
 
     def check(self) -> None:
@@ -95,16 +105,15 @@ class Lease:
             log.info("log %r: the session of its writer ended; joining anew", self._topic.log)
             self._leave()
             self._join()
-        elif there.member != self._member:
+        elif there["member_id"] != self._member:
             raise self._locked(there)
         self._checked = time.monotonic()
 
     def close(self) -> None:
         """Let the next writer in."""
-        if self._consumer is None:
-            return
-        self._leave()
-        self._evict(self._member)
+        if self._consumer is not None:
+            self._leave()
+            self._evict(self._member)
 
     def _leave(self) -> None:
         """Stop the heartbeats."""
@@ -121,29 +130,15 @@ class Lease:
         except kafka_errors.KafkaError as error:
             log.info("log %r: its writer is free when the session ends: %s", self._topic.log, error)
 
-    def _wait_until_free(self) -> None:
-        """Return once nobody is there who may be alive."""
-        begin = time.monotonic()
-        while (there := self._look()) is not None:
-            alive = _is_alive(there.client)
-            if alive is False:
-                self._evict(there.member)
-                return
-            # A session that has just been renewed lasts its whole length, and a bit to notice.
-            if alive or time.monotonic() - begin > 1.5 * self._config.session_seconds:
-                raise self._locked(there)
-            time.sleep(PAUSE_SECONDS)
+    def _look(self) -> dict[str, Any] | None:
+        """Return who is in the group, as the broker describes it."""
 
-    def _look(self) -> _Member | None:
-        """Return who is in the group."""
-
-        def ask() -> Sequence[dict[str, Any]]:
+        def ask() -> dict[str, Any] | None:
             found = self._admin.describe_groups([self._group])[self._group]
-            return [] if found["group_state"] in ("Dead", "Empty") else list(found["members"])
+            is_empty = found["group_state"] in ("Dead", "Empty")
+            return None if is_empty else next(iter(found["members"]), None)
 
-        for one in self._connector.retried(self._doing, ask):
-            return _Member(one["member_id"], one["client_id"], one["client_host"].lstrip("/"))
-        return None
+        return self._connector.retried(self._doing, ask)
 
     def _join(self) -> None:
         """Become the member."""
@@ -194,64 +189,42 @@ class Lease:
             # Asked in any case: a broker that is away does not make the joining fail.
             there = self._look()
             if self._member and there is not None:
-                if there.member == self._member:
+                if there["member_id"] == self._member:
                     return
                 raise self._locked(there)
             retry.wait(error)
 
-    def _locked(self, there: _Member) -> LogLockedError:
+    def _locked(self, there: dict[str, Any]) -> LogLockedError:
         return LogLockedError(
             f"log {self._topic.log!r} (topic {self._topic.name!r}) is being written by "
-            f"{there.client} on {there.host}; stop it first"
+            f"{there['client_id']} on {there['client_host'].lstrip('/')}; stop it first"
         )
-
-
-class _Member(NamedTuple):
-    """Who is in the group."""
-
-    member: str
-    """Given by the broker, anew with every joining."""
-    client: str
-    """As it named itself."""
-    host: str
 
 
 def _process(pid: int) -> str | None:
     """Name a process of this machine for good: numbers come again, start times do not.
 
-    None where there is none, or none can be seen.
+    None where there is none, or none can be seen. The last part of the name is that of what process
+    numbers count in: this boot of this machine or container.
     """
     try:
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
-    return f"{pid}.{started}.{_machine()}"
-
-
-def _machine() -> str:
-    """Name what process numbers count in: this boot of this machine or container."""
     seen = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(seen.encode()).hexdigest()[:8]
+    return f"{pid}.{started}.{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
 
 
 def _is_alive(holder: str) -> bool | None:
     """Say whether a holder lives; None where that cannot be seen from here."""
     process = holder.rpartition("-")[2]
-    pid, _, rest = process.partition(".")
     if holder in _held:
         return True
+    pid, machine = process.partition(".")[0], process.rpartition(".")[2]
     mine = _process(os.getpid())
-    if mine is None or not pid.isdigit() or rest.rpartition(".")[2] != _machine():
+    if mine is None or not pid.isdigit() or machine != mine.rpartition(".")[2]:
         return None
     return process != mine and _process(int(pid)) == process
-
-
-class _Failure(NamedTuple):
-    """Why a record was not acknowledged."""
-
-    error: Exception
-    time_ms: int
-    size: int
 
 
 class KafkaLogWriter:
@@ -280,15 +253,16 @@ class KafkaLogWriter:
     """
 
     def __init__(self, topic: Topic, connector: Connector, topics: Topics, lease: Lease) -> None:
-        self.name, self.topic, self.identity = topic.log, topic, topic.identity
+        self.topic, self.identity = topic, topic.identity
         self._doing = f"writing log {topic.log!r}"
         self._connector, self._config = connector, connector.config
         self._topics, self._lease = topics, lease
-        self._closed = False
         self._pending_bytes = 0
         self._guard = threading.Lock()
-        self._failures: list[_Failure] = []
+        self._failures: list[tuple[Exception, int, int]] = []
+        """Why records were not acknowledged, and the time and size of each."""
         self._held: list[tuple[Record, int, int]] = []
+        """Records to be sent, the partition and size of each."""
         self._sending = threading.Lock()
         self._producer: KafkaProducer | None = self._make()
         self._asked, self._stop = threading.Event(), threading.Event()
@@ -304,8 +278,8 @@ class KafkaLogWriter:
             A record is larger than the topic takes, or one sent before was refused.
         """
         self.topic.at(partition)
-        if self._closed:
-            raise ValueError(f"log {self.name!r}: this writer is closed; open another")
+        if self._stop.is_set():
+            raise ValueError(f"log {self.topic.log!r}: this writer is closed; open another")
         sizes = [wire_bytes(record) for record in records]
         largest = max(sizes, default=0)
         if largest > self.topic.max_record_bytes:
@@ -326,12 +300,11 @@ class KafkaLogWriter:
 
     def close(self) -> None:
         """Flush, and let the next writer in."""
-        if self._closed:
+        if self._stop.is_set():
             return
         try:
             self._await()
         finally:
-            self._closed = True
             self._stop.set()
             self._asked.set()
             self._sender.join()
@@ -371,35 +344,28 @@ class KafkaLogWriter:
                 # Nothing may follow what is lost; the next append or flush raises the error.
                 return
             for record, partition, size in held:
+                failed = partial(self._failed, record.time_ms, size)
                 try:
-                    self._send(record, partition, size)
+                    self._send(record, partition).add_errback(failed)
                 except Exception as error:
                     # Raised by the next append or flush: nobody sees the errors of this thread.
-                    self._failed(record.time_ms, size, error)
+                    failed(error)
                     return
 
-    def _send(self, record: Record, partition: int, size: int) -> None:
+    def _send(self, record: Record, partition: int) -> Any:
+        """Hand a record to the client; return what becomes of it."""
         time_ms, headers = to_kafka(record)
-        retry: RetryPolicy | None = None
+        retry = RetryPolicy(self._config, self._doing)
         while True:
-            if self._producer is None:
-                self._producer = self._make()
+            self._producer = self._producer or self._make()
             try:
-                future = self._producer.send(
-                    self.topic.name,
-                    value=record.value,
-                    headers=headers,
-                    partition=partition,
-                    timestamp_ms=time_ms,
+                return self._producer.send(
+                    self.topic.name, record.value, None, headers, partition, time_ms
                 )
             except kafka_errors.KafkaTimeoutError as error:
                 # The producer does not know the topic; does the broker?
                 self._topics.verify(self.topic)
-                retry = retry or RetryPolicy(self._config, self._doing)
                 retry.wait(NotYetError(f"the producer does not see the topic ({error})"))
-            else:
-                future.add_errback(partial(self._failed, record.time_ms, size))
-                return
 
     def _await(self) -> None:
         """Wait until everything is acknowledged or has failed; look at the topic meanwhile."""
@@ -407,7 +373,12 @@ class KafkaLogWriter:
         self._raise_failure()
         retry = RetryPolicy(self._config, self._doing)
         try:
-            while not self._flushed():
+            while self._producer is not None:
+                # The second: a batch was split while it was waited for; its parts are yet to be
+                # sent.
+                with suppress(kafka_errors.KafkaTimeoutError, kafka_errors.UnknownError):
+                    self._producer.flush(timeout=_FLUSH_SECONDS)
+                    break
                 self._topics.verify(self.topic)
                 retry.wait(NotYetError("records are not acknowledged"))
         except LogUnreachableError:
@@ -415,16 +386,6 @@ class KafkaLogWriter:
             raise
         self._pending_bytes = 0
         self._raise_failure()
-
-    def _flushed(self) -> bool:
-        """Wait a while; say whether everything is acknowledged or has failed."""
-        try:
-            if self._producer is not None:
-                self._producer.flush(timeout=_FLUSH_SECONDS)
-        except (kafka_errors.KafkaTimeoutError, kafka_errors.UnknownError):
-            # The second: a batch was split while it was waited for; its parts are yet to be sent.
-            return False
-        return True
 
     def _give_up(self) -> None:
         """Drop what is not acknowledged; the next record gets a new producer."""
@@ -441,7 +402,7 @@ class KafkaLogWriter:
     def _failed(self, time_ms: int, size: int, error: Exception) -> None:
         """Remember a record that was not acknowledged; called by the thread that sends."""
         with self._guard:
-            self._failures.append(_Failure(error, time_ms, size))
+            self._failures.append((error, time_ms, size))
 
     def _raise_failure(self) -> None:
         """Raise what has failed, once, and drop the producer, which would fail again."""
@@ -449,31 +410,31 @@ class KafkaLogWriter:
         if not failures:
             return
         self._give_up()
-        for failure in failures:
-            if not isinstance(failure.error, kafka_errors.KafkaError):
-                raise failure.error
+        for error, *_ in failures:
+            if not isinstance(error, kafka_errors.KafkaError):
+                raise error
         # Of a batch with one bad record, the others fail with an error that says only so.
-        bad = [one for one in failures if isinstance(one.error, kafka_errors.BrokerResponseError)]
-        raise self._meaning((bad or failures)[0], len(failures)) from failures[0].error
+        bad = [one for one in failures if isinstance(one[0], kafka_errors.BrokerResponseError)]
+        raise self._meaning(*(bad or failures)[0], len(failures)) from failures[0][0]
 
-    def _meaning(self, failure: _Failure, count: int) -> LogError:
+    def _meaning(self, error: Exception, time_ms: int, size: int, count: int) -> LogError:
         """Say what an error of the producer means."""
         left = f"of the records appended since the last flush {count} were not written"
-        if isinstance(failure.error, kafka_errors.MessageSizeTooLargeError):
-            limit = int(self._topics.settings(self.name)["max.message.bytes"])
-            return LogRefusedError(f"{self._too_large(failure.size, limit)}; {left}")
-        if isinstance(failure.error, _REFUSED):
-            settings = self._topics.settings(self.name)
+        if isinstance(error, kafka_errors.MessageSizeTooLargeError):
+            limit = int(self._topics.settings(self.topic.log)["max.message.bytes"])
+            return LogRefusedError(f"{self._too_large(size, limit)}; {left}")
+        if isinstance(error, _REFUSED):
+            settings = self._topics.settings(self.topic.log)
             limits = (f"message.timestamp.{side}.max.ms" for side in ("before", "after"))
             return LogRefusedError(
-                f"{self._doing}: the broker refuses event time {failure.time_ms} ms "
-                f"({failure.error}): topic {self.topic.name!r} has "
+                f"{self._doing}: the broker refuses event time {time_ms} ms "
+                f"({error}): topic {self.topic.name!r} has "
                 f"{' and '.join(f'{x}={settings[x]}' for x in limits)}; raise them with "
                 f"kafka-configs.sh --alter --add-config; {left}"
             )
-        return explain(failure.error, self._config, self._doing) or LogUnreachableError(
+        return explain(error, self._config, self._doing) or LogUnreachableError(
             f"{self._doing}: the broker at {self._config.bootstrap} has not acknowledged {count} "
-            f"records for {self._config.gone_seconds:g} s ({failure.error}); some may be in the log"
+            f"records for {self._config.gone_seconds:g} s ({error}); some may be in the log"
         )
 
     def _too_large(self, size: int, limit: int) -> LogRefusedError:
