@@ -19,7 +19,7 @@ from learner.online import check_tensors
 from learner.snapshots import load_tensors
 from stream import FeatureSchema, plugins
 
-__all__ = ["BUILT_IN", "GROUP", "Builder", "build", "builder", "warm_start"]
+__all__ = ["BUILT_IN", "GROUP", "Builder", "build", "warm_start"]
 
 Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
 """Makes a model from the features and the options of the configuration. Its ``forward(dense,
@@ -49,7 +49,9 @@ def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) 
 
     Examples
     --------
-    >>> build("dlmr", FeatureSchema(), {}, seed=0)
+    >>> from stream import NumericFeature
+    >>> schema = FeatureSchema(numeric=[NumericFeature(name="price")])
+    >>> build("dlmr", schema, {}, seed=0)
     Traceback (most recent call last):
     ...
     ValueError: unknown model 'dlmr'; known: dlrm
