@@ -61,6 +61,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         closing(Wiring(plan, folder, logs, ("source", "dense", "evaluator"))) as wiring,
     ):
         source, dense, evaluator = wiring.workers()
+        dense.step()  # The source waits for it to have begun.
         with called(files):
             source.step()
             for _ in range(2):
