@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from evaluator.metrics.metric import Floats
 from evaluator.run.history import RangeScores, RunHistory, WindowTable
@@ -92,20 +93,12 @@ def label_layout(heights: Sequence[float], gap: float) -> list[float]:
     >>> label_layout([0.5, 0.5, 0.9], gap=0.1)
     [0.45, 0.55, 0.9]
     """
-
-    def bottom(group: Sequence[float]) -> float:
-        """Return where the lowest of a group is, the group centred on its mean."""
-        return sum(group) / len(group) - gap * (len(group) - 1) / 2
-
-    order = np.argsort(heights, kind="stable")
-    groups: list[list[float]] = []
-    for height in np.asarray(heights)[order].tolist():
-        groups.append([height])
-        while len(groups) > 1 and bottom(groups[-2]) + gap * len(groups[-2]) > bottom(groups[-1]):
-            last = groups.pop()
-            groups[-1] += last
-    found = np.empty(len(order))
-    found[order] = [bottom(group) + i * gap for group in groups for i in range(len(group))]
+    if not heights:
+        return []
+    order, found = np.argsort(heights, kind="stable"), np.array(heights, np.float64)
+    # With the gaps taken out, heights may be equal but must not fall.
+    narrowed = found[order] - gap * np.arange(len(order))
+    found[order] += isotonic_regression(narrowed).x - narrowed
     return [float(height) for height in found]
 
 
@@ -140,12 +133,8 @@ class _Mark(NamedTuple):
     at_foot: bool = False
 
     def draw(self, panel: Axes, x: float, y: float, colour: str, **more: Any) -> None:
-        look: dict[str, Any] = {
-            "marker": self.marker,
-            "markersize": self.points,
-            "fillstyle": self.fill,
-        }
-        panel.plot([x], [y], color=colour, **look, **more)
+        look: dict[str, Any] = {"markersize": self.points, "fillstyle": self.fill, **more}
+        panel.plot([x], [y], color=colour, marker=self.marker, **look)
 
 
 _MARKS: Final = {

@@ -12,18 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluator.metrics import Metric, installed
 from evaluator.run.history import Event, RunHistory, WindowRow, figures
-from stream import find_model
-from stream.messages import (
-    Alarm,
-    DeadLetter,
-    DeadLetters,
-    Decision,
-    Interval,
-    RebuildPlan,
-    Scores,
-    Segment,
-    Verdict,
-)
+from stream import find_model, messages
+from stream.messages import Alarm, Decision, RebuildPlan, Scores, Segment, Verdict
 
 MAX_ROWS: Final = 2_000
 """Windows of one size are listed one by one if there are no more than these."""
@@ -54,12 +44,8 @@ class TimelineEntry(BaseModel):
 
 def timeline(history: RunHistory) -> list[TimelineEntry]:
     """List what happened, in the order of the counts: rebuilds, rollbacks, alarms, dead letters."""
-    found = [
-        *_rebuilds(history),
-        *_answers(history),
-        *_alarms(history),
-        *map(_letters, history.letters),
-    ]
+    letters = map(_letters, history.letters)
+    found = [*_rebuilds(history), *_answers(history), *_alarms(history), *letters]
     return sorted(found, key=lambda entry: entry.count)
 
 
@@ -155,24 +141,23 @@ def _alarms(history: RunHistory) -> Iterator[TimelineEntry]:
         yield _entry("alarm", detector, begin, count, title, *(one.reason for one in same))
 
 
-def _letters(letters: DeadLetters) -> TimelineEntry:
+def _letters(letters: messages.DeadLetters) -> TimelineEntry:
     """List a range with events that did not validate."""
     begin, count, number = letters.begin, letters.count, sum(letters.reasons.values())
     ranked = sorted(letters.reasons.items(), key=lambda item: (-item[1], item[0]))
     title = f"{number:,} dead letter{'s' if number > 1 else ''}"
     reasons = ", ".join(f"{reason} {times:,}" for reason, times in ranked)
-    where = (
-        f"in the events {begin + 1:,} to {count:,}" if count > begin else f"after event {count:,}"
-    )
+    some = f"in the events {begin + 1:,} to {count:,}"
+    where = some if count > begin else f"after event {count:,}"
     return _entry("dead_letters", "dead_letters", begin, count, title, reasons, where)
 
 
 def _entry(
-    kind: Kind, outcome: str, begin: int, count: int, title: str, *parts: str
+    kind: Kind, outcome: str, begin: int, count: int, title: str, *said: str
 ) -> TimelineEntry:
-    text = "; ".join(part.rstrip(".") for part in parts if part)
-    said = {"outcome": outcome, "begin": begin, "count": count, "title": title, "text": text}
-    return TimelineEntry.model_validate({"kind": kind, **said})
+    text = "; ".join(part.rstrip(".") for part in said if part)
+    at = {"begin": begin, "count": count}
+    return TimelineEntry(kind=kind, outcome=outcome, title=title, text=text, **at)
 
 
 def _name(plan: RebuildPlan) -> str:
@@ -295,7 +280,7 @@ class RunTables:
         self, scores: Scores | Segment, before: tuple[str, ...]
     ) -> Iterator[tuple[str, ...]]:
         """Yield a row for each model of which anything is known."""
-        known = dict(figures(scores))
+        known = figures(scores)
         for model in scores.models:
             if any(cells := self._cells(known, model)):
                 label = find_model(model, self.history.specs).label
@@ -446,7 +431,7 @@ class RunTables:
         return TextTable(caption, header, tuple(rows))
 
 
-def place(letter: DeadLetter) -> str:
+def place(letter: messages.DeadLetter) -> str:
     """Say where an invalid event came from."""
     if letter.file is not None and letter.line is not None:
         return f"{letter.file}:{letter.line}"
@@ -457,7 +442,7 @@ def _against(verdict: Verdict, what: Literal["relative", "difference"], how: str
     """Write what a candidate was judged to lose, and its interval."""
     if verdict.judgement is None:
         return ""
-    found: Interval = getattr(verdict.judgement, what)
+    found: messages.Interval = getattr(verdict.judgement, what)
     return f"{found.mean:{how}} {_bounds(found.low, found.high, how)}".rstrip()
 
 
