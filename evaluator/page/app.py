@@ -183,8 +183,12 @@ class RunReply(Reply):
     """What happened, the last things at most."""
 
 
-_ALARMS: Final = {"ne": ("dense_loss",), "relative_ce": DETECTORS}
-"""By metric, the detectors whose alarms are marked."""
+_MORE: Final[dict[str, dict[str, Any]]] = {
+    "ce": {"columns": {"bayes_ce": "true probability"}},
+    "ne": {"alarms": ("dense_loss",)},
+    "relative_ce": {"alarms": DETECTORS},
+}
+"""What the panels of some metrics show besides."""
 _RATE: Final = PanelReply(
     name="click_rate",
     label="click rate",
@@ -215,10 +219,8 @@ def panels(root: str, metrics: Sequence[Metric]) -> list[PanelReply]:
     for metric in metrics:
         if metric.view != "data":
             names = {one: getattr(metric, one).format(root=root) for one in ("label", "title")}
-            more = {"columns": {"bayes_ce": "true probability"}} if metric.name == "ce" else {}
-            panel = PanelReply.model_validate(metric)
-            alarms = _ALARMS.get(metric.name, ())
-            made.append(panel.model_copy(update={**names, **more, "alarms": alarms}))
+            update = {**names, **_MORE.get(metric.name, {})}
+            made.append(PanelReply.model_validate(metric).model_copy(update=update))
     return sorted((*made, _RATE, _PSI), key=lambda one: ("main", "panel", "choice").index(one.view))
 
 
@@ -296,27 +298,21 @@ class Pages:
 
     def application(self) -> ASGIApp:
         """Make the web application; while it runs it follows the log."""
-        replies: dict[str, Callable[[Request], Reply]] = {
-            "run": self._run,
-            "windows": self._windows,
-            "scores": self._scores,
-            "layers": self._layers,
-            "workers": self._workers,
-        }
-        tables: dict[str, Callable[[Request], Csv]] = {
-            "windows": self._windows_csv,
-            "scores": self._scores_csv,
-            "segments": self._segments_csv,
-            "layers": self._layers_csv,
-            "workers": self._workers_csv,
-            "timeline": self._timeline_csv,
-        }
         routes = [
             Route("/", lambda _: FileResponse(STATIC / "index.html")),
+            Route("/api/run", _json(self._run)),
+            Route("/api/windows", _json(self._windows)),
+            Route("/api/windows.csv", self._csv(self._windows_csv, sized=True)),
+            Route("/api/scores", _json(self._scores)),
+            Route("/api/scores.csv", self._csv(self._scores_csv, sized=True)),
+            Route("/api/segments.csv", self._csv(self._segments_csv, sized=True)),
+            Route("/api/layers", _json(self._layers)),
+            Route("/api/layers.csv", self._csv(self._layers_csv)),
+            Route("/api/workers", _json(self._workers)),
+            Route("/api/workers.csv", self._csv(self._workers_csv)),
+            Route("/api/timeline.csv", self._csv(self._timeline_csv)),
             Route("/api/stream", self._stream),
             Route("/api/schema", self._schema),
-            *(Route(f"/api/{name}", _json(reply)) for name, reply in replies.items()),
-            *(Route(f"/api/{name}.csv", self._csv(name, of)) for name, of in tables.items()),
             *_probe_routes(self.probes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
@@ -333,7 +329,7 @@ class Pages:
                 await following
             await self.feed.release()
 
-    def _csv(self, name: str, table: Callable[[Request], Csv]) -> Answer:
+    def _csv(self, table: Callable[[Request], Csv], sized: bool = False) -> Answer:
         """Answer with a table; it is written in a thread, for it may be long."""
 
         async def answer(request: Request) -> Response:
@@ -344,9 +340,8 @@ class Pages:
                 csv.writer(text).writerows([head, *rows])
                 return text.getvalue()
 
-            sized = name in ("windows", "scores", "segments")
-            file = f"{name}-{self._size(request)}.csv" if sized else f"{name}.csv"
-            attachment = {"Content-Disposition": f'attachment; filename="{file}"'}
+            name = Path(request.url.path).stem + (f"-{self._size(request)}" if sized else "")
+            attachment = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
             return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
 
         return answer
@@ -390,7 +385,7 @@ class Pages:
             identity=feed.identity,
             state=feed.state,
             live=feed.live,
-            now_ms=_now_ms(),
+            now_ms=round(1_000 * time.time()),
             offset=feed.offset,
             events=history.events,
             sizes=history.sizes,
@@ -482,7 +477,7 @@ class Pages:
             lines = rates.lines(points)
             found = WorkerReply(name=name, last=rates.last, time_ms=lines.at, columns=lines.columns)
             workers.append(found)
-        return WorkersReply(now_ms=_now_ms(), workers=workers)
+        return WorkersReply(now_ms=round(1_000 * time.time()), workers=workers)
 
     def _workers_csv(self, request: Request) -> Csv:
         """List every report of every worker."""
@@ -546,10 +541,6 @@ def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
 
 def _points(request: Request) -> int:
     return min(_number(request, "points", 1_000, least=1), 5_000)
-
-
-def _now_ms() -> int:
-    return round(1_000 * time.time())
 
 
 def _with_headers(application: ASGIApp) -> ASGIApp:
