@@ -8,7 +8,8 @@
     relative_ce         cross entropy relative to the root model, with its confidence interval
     calibration         predicted over observed clicks, and the predicted clicks
     ece                 expected calibration error
-    roc_auc, pr_auc     areas under the ROC and the precision-recall curve, with their bounds
+    roc_auc             area under the ROC curve, with its bound
+    pr_auc              area under the precision-recall curve, with its bound
     regret              divergence from the true probabilities, where they are known
     river               three of them as metrics of River, fed one event at a time
 

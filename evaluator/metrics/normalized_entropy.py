@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from scipy.special import xlogy
 
-from evaluator.metrics.cross_entropy import CROSS_ENTROPY
-from evaluator.metrics.metric import Export, Metric, ScoredEvents
+from evaluator.metrics.metric import Export, Metric, ScoredEvents, Term
 
 
 def background(rate: float, predicted: float) -> float:
@@ -65,6 +65,9 @@ def normalized_entropy(ce: float, rate: float, predicted: float | None = None) -
     return ce / reference if 0 < reference < math.inf else None
 
 
+_TERMS: Final[dict[str, Term]] = {"loss": lambda events: events.loss}
+
+
 def _value(scored: ScoredEvents, predicted: float | None = None) -> float | None:
     return normalized_entropy(
         scored.terms["loss"] / scored.on.weight, scored.on.click_rate, predicted
@@ -79,7 +82,7 @@ NORMALIZED_ENTROPY = Metric(
     name="ne",
     label="NE",
     title="Normalised entropy",
-    terms=CROSS_ENTROPY.terms,
+    terms=_TERMS,
     value=_value,
     needs_both=True,
     view="main",
@@ -93,7 +96,7 @@ NE_TRAINING = Metric(
     name="ne_training",
     label="NE by the click rate so far",
     title="NE by the click rate so far",
-    terms=CROSS_ENTROPY.terms,
+    terms=_TERMS,
     value=_training_value,
     needs_both=True,
     level=1.0,
