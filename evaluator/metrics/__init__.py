@@ -34,18 +34,8 @@ from evaluator.metrics.relative_ce import RELATIVE_CE
 from evaluator.metrics.roc_auc import ROC_AUC
 from stream.plugins import find
 
-__all__ = [
-    "METRICS",
-    "Bounded",
-    "Export",
-    "Metric",
-    "PerEvent",
-    "ScoredEvents",
-    "cross_entropy",
-    "installed",
-    "mean_of",
-    "normalized_entropy",
-]
+__all__ = ["METRICS", "Bounded", "Export", "Metric", "PerEvent", "ScoredEvents"]
+__all__ += ["cross_entropy", "installed", "mean_of", "normalized_entropy"]
 
 GROUP: Final = "resprout.metrics"
 METRICS: Final[tuple[Metric, ...]] = (

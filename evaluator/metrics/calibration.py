@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluator.metrics.metric import Export, Metric, ScoredEvents
+from evaluator.metrics.metric import Export, Metric
 
 
 def calibration(predicted: float, observed: float) -> float | None:
@@ -29,16 +29,12 @@ def calibration(predicted: float, observed: float) -> float | None:
     return predicted / observed if observed else None
 
 
-def _value(scored: ScoredEvents) -> float | None:
-    return calibration(scored.terms["predicted_clicks"], scored.on.clicks)
-
-
 CALIBRATION = Metric(
     name="calibration",
     label="calibration",
     title="Calibration, predicted over observed clicks",
     terms={"predicted_clicks": lambda events: events.expected},
-    value=_value,
+    value=lambda scored: calibration(scored.terms["predicted_clicks"], scored.on.clicks),
     format=".3f",
     view="panel",
     level=1.0,

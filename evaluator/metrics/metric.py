@@ -158,11 +158,6 @@ class PerEvent:
     truth_entropy: Floats | None = None
     """Shape (n,), the entropy of the true chance, nats."""
 
-    @property
-    def root_loss(self) -> Floats:
-        """The loss of the root, shape (n,)."""
-        return np.asarray(self.loss[0])
-
 
 D = TypeVar("D")
 

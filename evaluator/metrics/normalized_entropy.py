@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from scipy.special import xlogy
+
 from evaluator.metrics.metric import Export, Metric, ScoredEvents, Term
 
 
@@ -29,14 +31,8 @@ def background(rate: float, predicted: float) -> float:
     >>> background(0.5, 0.5), background(0.2, 0.5), background(0.2, 0.0), background(0.0, 0.0)
     (0.6931, 0.6931, inf, 0.0)
     """
-    return _times_log(rate, predicted) + _times_log(1 - rate, 1 - predicted)
-
-
-def _times_log(share: float, predicted: float) -> float:
-    """Return −share · ln(predicted), 0 where the share is 0."""
-    if share == 0:
-        return 0.0
-    return -share * math.log(predicted) if predicted > 0 else math.inf
+    hits = xlogy(rate, max(predicted, 0.0)) + xlogy(1 - rate, max(1 - predicted, 0.0))
+    return 0.0 - float(hits)
 
 
 def normalized_entropy(ce: float, rate: float, predicted: float | None = None) -> float | None:
@@ -72,13 +68,14 @@ def normalized_entropy(ce: float, rate: float, predicted: float | None = None) -
 _TERMS: Final[dict[str, Term]] = {"loss": lambda events: events.loss}
 
 
-def _value(scored: ScoredEvents) -> float | None:
-    return normalized_entropy(scored.terms["loss"] / scored.on.weight, scored.on.click_rate)
+def _value(scored: ScoredEvents, predicted: float | None = None) -> float | None:
+    return normalized_entropy(
+        scored.terms["loss"] / scored.on.weight, scored.on.click_rate, predicted
+    )
 
 
 def _training_value(scored: ScoredEvents) -> float | None:
-    ce, before = scored.terms["loss"] / scored.on.weight, scored.rate_before
-    return None if before is None else normalized_entropy(ce, scored.on.click_rate, before)
+    return None if scored.rate_before is None else _value(scored, scored.rate_before)
 
 
 NORMALIZED_ENTROPY = Metric(

@@ -71,10 +71,10 @@ class RatioSums:
 
 TERMS: Final[dict[str, Term]] = {
     "difference": lambda events: events.difference,
-    "root_loss": lambda events: events.root_loss,
+    "root_loss": lambda events: events.loss[0],
     "difference_squared": lambda events: events.difference * events.difference,
-    "difference_by_root_loss": lambda events: events.difference * events.root_loss,
-    "root_loss_squared": lambda events: events.root_loss * events.root_loss,
+    "difference_by_root_loss": lambda events: events.difference * events.loss[0],
+    "root_loss_squared": lambda events: events.loss[0] * events.loss[0],
 }
 """What :class:`RatioSums` sums up, in its order."""
 

@@ -22,13 +22,5 @@ from evaluator.page.app import (
 )
 from evaluator.page.feed import PageFeed
 
-__all__ = [
-    "AddressTakenError",
-    "PageFeed",
-    "Pages",
-    "Probe",
-    "WebServer",
-    "listen",
-    "probe_application",
-    "serve_page",
-]
+__all__ = ["AddressTakenError", "PageFeed", "Pages", "Probe", "WebServer"]
+__all__ += ["listen", "probe_application", "serve_page"]

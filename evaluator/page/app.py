@@ -14,15 +14,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,19 +36,10 @@ from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
 from evaluator.metrics.roc_auc import ROC_AUC
 from evaluator.page.feed import FeedState, PageFeed
-from evaluator.run.history import (
-    EDGES,
-    OF_EVENTS,
-    PSI,
-    Band,
-    Lines,
-    WindowTable,
-    WorkerRates,
-    score_figures,
-)
+from evaluator.run.history import EDGES, OF_EVENTS, PSI, Band, WindowTable, WorkerRates, figures
 from evaluator.run.tables import TimelineEntry, timeline
 from stream import ModelSpec
-from stream.messages import Lifetime, Progress, Scores, Segment, Window
+from stream.messages import Lifetime, Progress, Segment, Window
 
 STATIC: Final = Path(__file__).parent / "static"
 _ALL: Final = 2**62
@@ -200,8 +183,12 @@ class RunReply(Reply):
     """What happened, the last things at most."""
 
 
-_ALARMS: Final = {"ne": ("dense_loss",), "relative_ce": DETECTORS}
-"""By metric, the detectors whose alarms are marked."""
+_MORE: Final[dict[str, dict[str, Any]]] = {
+    "ce": {"columns": {"bayes_ce": "true probability"}},
+    "ne": {"alarms": ("dense_loss",)},
+    "relative_ce": {"alarms": DETECTORS},
+}
+"""What the panels of some metrics show besides."""
 _RATE: Final = PanelReply(
     name="click_rate",
     label="click rate",
@@ -232,10 +219,8 @@ def panels(root: str, metrics: Sequence[Metric]) -> list[PanelReply]:
     for metric in metrics:
         if metric.view != "data":
             names = {one: getattr(metric, one).format(root=root) for one in ("label", "title")}
-            more = {"columns": {"bayes_ce": "true probability"}} if metric.name == "ce" else {}
-            panel = PanelReply.model_validate(metric)
-            alarms = _ALARMS.get(metric.name, ())
-            made.append(panel.model_copy(update={**names, **more, "alarms": alarms}))
+            update = {**names, **_MORE.get(metric.name, {})}
+            made.append(PanelReply.model_validate(metric).model_copy(update=update))
     return sorted((*made, _RATE, _PSI), key=lambda one: ("main", "panel", "choice").index(one.view))
 
 
@@ -260,13 +245,19 @@ Row = tuple[object, ...]
 Csv = tuple[Sequence[str], Iterable[Row]]
 """Head and rows of a table."""
 _FIGURE: Final = ("model", "figure", "value", *EDGES)
+_EDGES: Final = ("", *(f".{edge}" for edge in EDGES))
+"""What the name of a column ends with: its value, its error, the bounds of its interval."""
 
 
-def _figure_rows(scores: Scores | Segment) -> Iterator[Row]:
-    """Yield the figures that are known, with the bound of the error or the interval of each."""
-    for model, score in scores.models.items():
-        for metric, value, beside in score_figures(score) if score else ():
-            yield model, metric, value, *(beside.get(edge) for edge in EDGES)
+def _figure_rows(scores: Window | Lifetime | Segment, *beside: object) -> list[Row]:
+    """List the figures that are known, with error or interval of each, and what stands beside."""
+    known = figures(scores)
+    return [
+        (model, metric, *(known.get(f"{model}.{metric}{edge}") for edge in _EDGES), *beside)
+        for model, score in scores.models.items()
+        for metric in (score.metrics if score else ())
+        if f"{model}.{metric}" in known
+    ]
 
 
 @dataclass(frozen=True)
@@ -307,27 +298,21 @@ class Pages:
 
     def application(self) -> ASGIApp:
         """Make the web application; while it runs it follows the log."""
-        replies: dict[str, Callable[[Request], Reply]] = {
-            "run": self._run,
-            "windows": self._windows,
-            "scores": self._scores,
-            "layers": self._layers,
-            "workers": lambda request: self._workers(_points(request)),
-        }
-        tables: dict[str, Callable[[Request], Csv]] = {
-            "windows": self._windows_csv,
-            "scores": self._scores_csv,
-            "segments": self._segments_csv,
-            "layers": self._layers_csv,
-            "workers": self._workers_csv,
-            "timeline": self._timeline_csv,
-        }
         routes = [
-            Route("/", self._index),
+            Route("/", lambda _: FileResponse(STATIC / "index.html")),
+            Route("/api/run", _json(self._run)),
+            Route("/api/windows", _json(self._windows)),
+            Route("/api/windows.csv", self._csv(self._windows_csv, sized=True)),
+            Route("/api/scores", _json(self._scores)),
+            Route("/api/scores.csv", self._csv(self._scores_csv, sized=True)),
+            Route("/api/segments.csv", self._csv(self._segments_csv, sized=True)),
+            Route("/api/layers", _json(self._layers)),
+            Route("/api/layers.csv", self._csv(self._layers_csv)),
+            Route("/api/workers", _json(self._workers)),
+            Route("/api/workers.csv", self._csv(self._workers_csv)),
+            Route("/api/timeline.csv", self._csv(self._timeline_csv)),
             Route("/api/stream", self._stream),
             Route("/api/schema", self._schema),
-            *(Route(f"/api/{name}", _json(reply)) for name, reply in replies.items()),
-            *(Route(f"/api/{name}.csv", self._csv(name, of)) for name, of in tables.items()),
             *_probe_routes(self.probes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
@@ -344,10 +329,7 @@ class Pages:
                 await following
             await self.feed.release()
 
-    async def _index(self, _: Request) -> Response:
-        return FileResponse(STATIC / "index.html")
-
-    def _csv(self, name: str, table: Callable[[Request], Csv]) -> Answer:
+    def _csv(self, table: Callable[[Request], Csv], sized: bool = False) -> Answer:
         """Answer with a table; it is written in a thread, for it may be long."""
 
         async def answer(request: Request) -> Response:
@@ -358,9 +340,8 @@ class Pages:
                 csv.writer(text).writerows([head, *rows])
                 return text.getvalue()
 
-            sized = name in ("windows", "scores", "segments")
-            file = f"{name}-{self._size(request)}.csv" if sized else f"{name}.csv"
-            attachment = {"Content-Disposition": f'attachment; filename="{file}"'}
+            name = Path(request.url.path).stem + (f"-{self._size(request)}" if sized else "")
+            attachment = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
             return Response(await asyncio.to_thread(write), 200, attachment, "text/csv")
 
         return answer
@@ -404,7 +385,7 @@ class Pages:
             identity=feed.identity,
             state=feed.state,
             live=feed.live,
-            now_ms=_now_ms(),
+            now_ms=round(1_000 * time.time()),
             offset=feed.offset,
             events=history.events,
             sizes=history.sizes,
@@ -417,27 +398,24 @@ class Pages:
             timeline=timeline(history)[-1_000:],
         )
 
-    def _windows(self, request: Request) -> WindowsReply:
-        size, found = self._size(request), self._lines(request, _points(request))
-        reply = {"size": size, "offset": self.feed.offset, "windows": found.rows}
-        return WindowsReply(end=found.at, columns=found.columns, **reply)
-
-    def _windows_csv(self, request: Request) -> Csv:
-        found = self._lines(request, _ALL)
-        return ("end", *found.columns), zip(found.at, *found.columns.values(), strict=True)
-
-    def _lines(self, request: Request, points: int) -> Lines:
+    def _windows(self, request: Request, points: int | None = None) -> WindowsReply:
         """Read which columns and events somebody wants, and find them."""
         size, history = self._size(request), self.feed.history
         table = history.tables.get(size, WindowTable())
         wanted = [c for c in request.query_params.get("columns", "").split(",") if c]
         known = columns_of(history.models, self.metrics)
-        edges = {f"{column}.{edge}" for column in known for edge in EDGES}
+        named = {f"{column}{edge}" for column in known for edge in _EDGES}
         for column in wanted:
-            if history.models and column not in table and column not in edges.union(known):
+            if history.models and column not in table and column not in named:
                 raise HTTPException(404, f"no column {column!r}; columns: {', '.join(known)}")
         between = _number(request, "begin", 0), _number(request, "end", _ALL)
-        return table.lines(wanted, between, points)
+        found = table.lines(wanted, between, points or _points(request))
+        reply = {"size": size, "offset": self.feed.offset, "windows": found.rows}
+        return WindowsReply(end=found.at, columns=found.columns, **reply)
+
+    def _windows_csv(self, request: Request) -> Csv:
+        reply = self._windows(request, _ALL)
+        return ("end", *reply.columns), zip(reply.end, *reply.columns.values(), strict=True)
 
     def _scores(self, request: Request) -> ScoresReply:
         history = self.feed.history
@@ -448,24 +426,24 @@ class Pages:
     def _scores_csv(self, request: Request) -> Csv:
         """List every figure of the newest window, and of the events since each beginning so far."""
         reply = self._scores(request)
-        windows = [("window", reply.window)] if reply.window else []
-        rows = [
-            (*row, on, scores.begin, scores.end)
-            for on, scores in [*windows, *(("lifetime", one) for one in reply.lifetimes)]
-            for row in _figure_rows(scores)
+        found: list[Window | Lifetime] = [
+            *([reply.window] if reply.window else []),
+            *reply.lifetimes,
         ]
+        rows = [row for one in found for row in _figure_rows(one, one.kind, one.begin, one.end)]
         return (*_FIGURE, "on", "begin", "end"), rows
 
     def _segments_csv(self, request: Request) -> Csv:
         """List every figure of every segment of the newest window."""
-        window = self._scores(request).window
+        head = ("feature", "segment", *_FIGURE, "events", "click_rate", "begin", "end")
+        if (window := self._scores(request).window) is None:
+            return head, ()
         rows = [
-            (one.feature, one.value, *row, one.events, one.click_rate, window.begin, window.end)
-            for one in (window.segments if window else ())
-            for row in _figure_rows(one)
-            if window
+            (one.feature, one.value, *row)
+            for one in window.segments
+            for row in _figure_rows(one, one.events, one.click_rate, window.begin, window.end)
         ]
-        return ("feature", "segment", *_FIGURE, "events", "click_rate", "begin", "end"), rows
+        return head, rows
 
     def _layers(self, _: Request) -> LayersReply:
         """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
@@ -493,19 +471,19 @@ class Pages:
         ]
         return ("count", "rebuild", "layer", "sparsity", "overlap"), rows
 
-    def _workers(self, points: int) -> WorkersReply:
-        workers = []
+    def _workers(self, request: Request, points: int | None = None) -> WorkersReply:
+        points, workers = points or _points(request), []
         for name, rates in self.feed.history.workers.items():
             lines = rates.lines(points)
             found = WorkerReply(name=name, last=rates.last, time_ms=lines.at, columns=lines.columns)
             workers.append(found)
-        return WorkersReply(now_ms=_now_ms(), workers=workers)
+        return WorkersReply(now_ms=round(1_000 * time.time()), workers=workers)
 
-    def _workers_csv(self, _: Request) -> Csv:
+    def _workers_csv(self, request: Request) -> Csv:
         """List every report of every worker."""
         rows = [
             (worker.name, *row)
-            for worker in self._workers(_ALL).workers
+            for worker in self._workers(request, _ALL).workers
             for row in zip(worker.time_ms, *worker.columns.values(), strict=True)
         ]
         return ("worker", "time_ms", *WorkerRates.COLUMNS), rows
@@ -563,10 +541,6 @@ def _number(request: Request, name: str, otherwise: int, least: int = 0) -> int:
 
 def _points(request: Request) -> int:
     return min(_number(request, "points", 1_000, least=1), 5_000)
-
-
-def _now_ms() -> int:
-    return round(1_000 * time.time())
 
 
 def _with_headers(application: ASGIApp) -> ASGIApp:

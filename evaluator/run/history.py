@@ -15,29 +15,12 @@ from numpy.typing import NDArray
 
 from evaluator.metrics.metric import EventSums, Floats
 from evaluator.metrics.normalized_entropy import normalized_entropy
-from stream import MODELS, Deduplicator, ModelSpec, find_model, model_of, read_all
+from stream import MODELS, Deduplicator, ModelSpec, find_model, messages, model_of, read_all
 from stream.log import LogStore
-from stream.messages import (
-    Alarm,
-    AnyMessage,
-    DeadLetter,
-    DeadLetters,
-    Decision,
-    Lifetime,
-    Message,
-    ModelScore,
-    Progress,
-    Scores,
-    Segment,
-    Stability,
-    Verdict,
-    Window,
-    dump,
-    parse,
-)
+from stream.messages import Alarm, AnyMessage, Decision, Progress, Stability, Verdict, Window
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=messages.Message)
 LOGS: Final = (LEDGER, WINDOWS, DEAD_LETTERS)
 """Those that hold all that is to know about a run."""
 PSI: Final = "psi"
@@ -135,28 +118,20 @@ class WindowRow(NamedTuple):
     """By column; without those that are not known."""
 
 
-def figures(scores: Scores | Segment) -> Iterator[tuple[str, float]]:
-    """Yield every figure by the name of its column; what is not known is left out.
+def figures(scores: messages.Scores | messages.Segment) -> dict[str, float]:
+    """Return every figure by the name of its column; what is not known is left out.
 
     A column is named after the model and the metric, as in ``sparse.relative_ce``; its error and
     the bounds of its interval follow, as in ``sparse.relative_ce.low``.
     """
-    known = ((name, getattr(scores, name)) for name in OF_EVENTS)
-    yield from ((name, value) for name, value in known if value is not None)
-    for model, score in scores.models.items():
-        for metric, value, beside in score_figures(score) if score else ():
-            yield f"{model}.{metric}", value
-            yield from ((f"{model}.{metric}.{edge}", bound) for edge, bound in beside.items())
-
-
-def score_figures(score: ModelScore) -> Iterator[tuple[str, float, dict[str, float]]]:
-    """Yield the metrics that are known: name, value, and error or interval by name."""
-    for metric, value in score.metrics.items():
-        if value is not None:
-            beside = {"error": score.errors[metric]} if metric in score.errors else {}
-            if metric in score.intervals:
-                beside |= dict(zip(("low", "high"), score.intervals[metric], strict=True))
-            yield metric, value, beside
+    found: dict[str, float | None] = {name: getattr(scores, name) for name in OF_EVENTS}
+    for model, score in ((name, one) for name, one in scores.models.items() if one):
+        for metric, value in score.metrics.items():
+            bounds = score.errors.get(metric), *score.intervals.get(metric, (None, None))
+            edges = zip(EDGES, bounds, strict=True)
+            found[f"{model}.{metric}"] = value
+            found |= {f"{model}.{metric}.{edge}": bound for edge, bound in edges}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class WindowTable:
@@ -189,7 +164,7 @@ class WindowTable:
 
     def add(self, window: Window) -> None:
         """Append a window; a figure that it lacks is NaN. Only the last one may be partial."""
-        known = dict(figures(window))
+        known = figures(window)
         for name in known:
             if name not in self._columns:
                 self._columns[name] = array("d", [np.nan]) * len(self.all_ends)
@@ -324,7 +299,7 @@ class Event(NamedTuple):
 class InvalidEvents:
     """The invalid events of one reason."""
 
-    first: DeadLetter
+    first: messages.DeadLetter
     count: int = 1
 
 
@@ -409,10 +384,10 @@ class RunHistory:
     ) -> None:
         self.events = self.windows = 0
         self.tables: dict[int, WindowTable] = {}
-        self.lifetimes: dict[int, Lifetime] = {}
+        self.lifetimes: dict[int, messages.Lifetime] = {}
         self.workers: dict[str, WorkerRates] = {}
         self.happened: list[Event] = []
-        self.letters: list[DeadLetters] = []
+        self.letters: list[messages.DeadLetters] = []
         self.invalid: dict[str, InvalidEvents] = {}
         self.shifts: dict[str, FeatureShift] = {}
         self.messages: list[AnyMessage] = []
@@ -448,7 +423,7 @@ class RunHistory:
         for name in LOGS:
             with closing(logs.reader(name)) as reader:
                 for stored in read_all(reader):
-                    message = parse(stored.record.value)
+                    message = messages.parse(stored.record.value)
                     if not isinstance(message, Progress):
                         history.take(message, stored.record.value)
         return history
@@ -519,7 +494,7 @@ class RunHistory:
         if isinstance(message, Progress):
             self._report(message)
             return True
-        if not self._first.accept(message.key, dump(message) if value is None else value):
+        if not self._first.accept(message.key, messages.dump(message) if value is None else value):
             return False
         if self._keeps_messages:
             self.messages.append(message)
@@ -598,7 +573,7 @@ class RunHistory:
                 self.events, self._names = max(self.events, message.end), tuple(message.models)
                 self.windows += 1
                 self.tables.setdefault(message.size, WindowTable()).add(message)
-            case Lifetime():
+            case messages.Lifetime():
                 self.lifetimes[message.begin] = message
             case Stability():
                 self._shift(message)
@@ -606,9 +581,9 @@ class RunHistory:
                 self.happened.append(Event(message))
             case Decision() if message.rebuild or message.rollback or message.declined:
                 self.happened.append(Event(message))
-            case DeadLetters():
+            case messages.DeadLetters():
                 self._skip(message)
-            case DeadLetter():
+            case messages.DeadLetter():
                 known = self.invalid.get(message.reason, InvalidEvents(message, 0))
                 self.invalid[message.reason] = replace(known, count=known.count + 1)
 
@@ -633,10 +608,10 @@ class RunHistory:
             largest, end = max((psi, message.end), (known.largest, known.largest_end))
             self.shifts[feature] = FeatureShift(largest, end, psi)
 
-    def _skip(self, message: DeadLetters) -> None:
+    def _skip(self, message: messages.DeadLetters) -> None:
         """Count invalid events, together with those of a range that ends where this one begins."""
         if self.letters and self.letters[-1].count == message.begin:
             last = self.letters.pop()
             reasons = dict(Counter(last.reasons) + Counter(message.reasons))
-            message = DeadLetters(begin=last.begin, count=message.count, reasons=reasons)
+            message = messages.DeadLetters(begin=last.begin, count=message.count, reasons=reasons)
         self.letters.append(message)

@@ -12,13 +12,13 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from evaluator.metrics.metric import Floats
-from evaluator.run.history import RangeScores, RunHistory, WindowTable
+from evaluator.run.history import RunHistory
 from stream import ModelSpec
 from stream.messages import Alarm
 
@@ -92,20 +92,12 @@ def label_layout(heights: Sequence[float], gap: float) -> list[float]:
     >>> label_layout([0.5, 0.5, 0.9], gap=0.1)
     [0.45, 0.55, 0.9]
     """
-
-    def bottom(group: Sequence[float]) -> float:
-        """Return where the lowest of a group is, the group centred on its mean."""
-        return sum(group) / len(group) - gap * (len(group) - 1) / 2
-
-    order = np.argsort(heights, kind="stable")
-    groups: list[list[float]] = []
-    for height in np.asarray(heights)[order].tolist():
-        groups.append([height])
-        while len(groups) > 1 and bottom(groups[-2]) + gap * len(groups[-2]) > bottom(groups[-1]):
-            last = groups.pop()
-            groups[-1] += last
-    found = np.empty(len(order))
-    found[order] = [bottom(group) + i * gap for group in groups for i in range(len(group))]
+    if not heights:
+        return []
+    order, found = np.argsort(heights, kind="stable"), np.array(heights, np.float64)
+    # With the gaps taken out, heights may be equal but must not fall.
+    narrowed = found[order] - gap * np.arange(len(order))
+    found[order] += isotonic_regression(narrowed).x - narrowed
     return [float(height) for height in found]
 
 
@@ -140,12 +132,8 @@ class _Mark(NamedTuple):
     at_foot: bool = False
 
     def draw(self, panel: Axes, x: float, y: float, colour: str, **more: Any) -> None:
-        look: dict[str, Any] = {
-            "marker": self.marker,
-            "markersize": self.points,
-            "fillstyle": self.fill,
-        }
-        panel.plot([x], [y], color=colour, **look, **more)
+        look: dict[str, Any] = {"markersize": self.points, "fillstyle": self.fill, **more}
+        panel.plot([x], [y], color=colour, marker=self.marker, **look)
 
 
 _MARKS: Final = {
@@ -196,27 +184,35 @@ class Paper:
 PAPER: Final = Paper()
 
 
-@dataclass(frozen=True, slots=True)
 class RunView:
-    """What a picture shows of a run."""
+    """What a picture shows of a run.
 
-    history: RunHistory
-    size: int
-    """Of the windows that are drawn."""
-    table: WindowTable
-    """These windows."""
-    models: list[ModelSpec]
-    """Those that were scored at all, the root first."""
-    marks: list[tuple[str, int]]
-    """What is marked, and the count at which: where a rebuild ended, and a rollback took effect."""
-    lost: dict[str, float]
-    """What models have lost to the root over the last half since the first mask, by name."""
-    last_half: RangeScores | None
-    """The scores over the last half of the events since the first mask, if there was one."""
+    Parameters
+    ----------
+    history
+        The run.
+    size
+        Of the windows that are drawn; by default the smallest of which there are not too many.
 
-    @classmethod
-    def of(cls, history: RunHistory, size: int | None = None) -> RunView:
-        """Choose the windows; by default the smallest of which there are not too many."""
+    Attributes
+    ----------
+    table
+        These windows.
+    models
+        Those that were scored at all, the root first.
+    others
+        Those of them that are compared with the root.
+    end
+        The count at which the last window ends.
+    marks
+        What is marked, and the count at which: where a rebuild ended, and a rollback took effect.
+    lost
+        What models have lost to the root over the last half since the first mask, by name.
+    last_half
+        The scores over the last half of the events since the first mask, if there was one.
+    """
+
+    def __init__(self, history: RunHistory, size: int | None = None) -> None:
         sizes = history.sizes
         few = [one for one in sizes if len(history.tables[one]) <= MAX_WINDOWS]
         size = size or (few or [*sizes, 0])[0]
@@ -225,30 +221,21 @@ class RunView:
             raise ValueError(
                 f"no whole window of {size:,} events to draw; sizes there are: {there}"
             )
-        table = history.tables[size]
-        found = [one for one in history.models if np.isfinite(table.column(f"{one.name}.ce")).any()]
+        self.history, self.size, self.table = history, size, (table := history.tables[size])
+        self.end = int(table.ends[-1])
+        self.models = [m for m in history.models if np.isfinite(table.column(f"{m.name}.ce")).any()]
+        self.others = [model for model in self.models if model.role != "root"]
         alarms = {e.message.count for e in history.happened if isinstance(e.message, Alarm)}
         marks = [
             *((one.verdict, one.count) for one in history.verdicts if not history.superseded(one)),
             *(("rollback", one.rollback.count) for one in history.rollbacks if one.rollback),
             *(("alarm", count) for count in sorted(alarms)),
         ]
-        marks = [(what, at) for what, at in marks if what in _MARKS and at <= table.ends[-1]]
+        self.marks = [(what, at) for what, at in marks if what in _MARKS and at <= self.end]
         half = None if history.start is None else history.whole_and_last_half()[1]
-        models = half.models if half else {}
-        lost = {name: one.get("relative_ce") for name, one in models.items()}
-        known = {name: mean for name, mean in lost.items() if mean is not None}
-        return cls(history, size, table, found, marks, known, half)
-
-    @property
-    def end(self) -> int:
-        """The count at which the last window ends."""
-        return int(self.table.ends[-1])
-
-    @property
-    def others(self) -> list[ModelSpec]:
-        """The models that are compared with the root."""
-        return [model for model in self.models if model.role != "root"]
+        lost = {name: one.get("relative_ce") for name, one in (half.models if half else {}).items()}
+        self.lost = {name: mean for name, mean in lost.items() if mean is not None}
+        self.last_half = half
 
 
 def save(
@@ -289,11 +276,10 @@ def draw(
     size: int | None = None,
 ) -> bytes:
     """Draw a run, as SVG or PNG, in windows of some size; raises where there is none."""
-    view, palette = RunView.of(history, size), PALETTES[theme]
+    view, palette = RunView(history, size), PALETTES[theme]
     letters = {"svg.fonttype": "path"} if paper.outlines else {}
     with style.context(["default", palette.settings, letters]):
         figure = Figure(figsize=(paper.width, paper.height))
-        FigureCanvasAgg(figure)
         _Drawing(figure, view, palette).compose()
         drawn = BytesIO()
         about = {"Date": None, "Creator": "resprout"} if suffix == "svg" else {}
@@ -315,18 +301,16 @@ class _Drawing:
         ratios = [3, 2] if others else [1]
         key = self.key()
         bottom = _BOTTOM + _ROW * max(len(key) - 1, 0)
-        grid = self.figure.add_gridspec(
-            len(ratios),
-            1,
-            height_ratios=ratios,
-            hspace=2 * _BETWEEN / (self.height - _TOP - bottom - _BETWEEN),
-            left=_LEFT / self.width,
-            right=1 - _RIGHT / self.width,
-            top=1 - _TOP / self.height,
-            bottom=bottom / self.height,
-        )
-        top = self.figure.add_subplot(grid[0])
-        panels = [top, self.figure.add_subplot(grid[1], sharex=top)] if others else [top]
+        around: dict[str, Any] = {
+            "height_ratios": ratios,
+            "left": _LEFT / self.width,
+            "right": 1 - _RIGHT / self.width,
+            "top": 1 - _TOP / self.height,
+            "bottom": bottom / self.height,
+            "hspace": 2 * _BETWEEN / (self.height - _TOP - bottom - _BETWEEN),
+        }
+        grid = self.figure.subplots(len(ratios), sharex=True, squeeze=False, gridspec_kw=around)
+        panels: list[Axes] = list(grid.flat)
         for panel in panels:
             panel.set_axisbelow(True)
             panel.grid(axis="y", color=self.palette.faint, linewidth=0.8)
@@ -335,9 +319,8 @@ class _Drawing:
             for band in self.view.history.bands:
                 span = panel.axvspan(band.begin, band.end, facecolor="none", hatch="///", lw=0)
                 span.set_edgecolor(self.palette.hatch)
-        self.entropies(top)
+        self.entropies(panels[0])
         if others:
-            top.tick_params(labelbottom=False)
             self.relatives(panels[1])
         self.events_axis(panels[-1])
         self.marks(panels)

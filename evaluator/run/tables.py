@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from evaluator.metrics import Metric, installed
-from evaluator.run.history import Event, RunHistory, WindowRow, figures
-from stream import find_model
-from stream.messages import (
-    Alarm,
-    DeadLetter,
-    DeadLetters,
-    Decision,
-    Interval,
-    RebuildPlan,
-    Scores,
-    Segment,
-    Verdict,
-)
+from evaluator.run.history import EDGES, Event, RunHistory, WindowRow, figures
+from stream import find_model, messages
+from stream.messages import Alarm, Decision, RebuildPlan, Scores, Segment, Verdict
 
 MAX_ROWS: Final = 2_000
 """Windows of one size are listed one by one if there are no more than these."""
 Kind = Literal["rebuild", "rollback", "declined", "alarm", "dead_letters"]
 CellKind = Literal["figure", "name", "text"]
-T = TypeVar("T")
 _REASONS: Final = {"first": "first mask"}
 _LONG: Final = 32
 """Letters of a cell that is broken into lines."""
@@ -54,12 +42,8 @@ class TimelineEntry(BaseModel):
 
 def timeline(history: RunHistory) -> list[TimelineEntry]:
     """List what happened, in the order of the counts: rebuilds, rollbacks, alarms, dead letters."""
-    found = [
-        *_rebuilds(history),
-        *_answers(history),
-        *_alarms(history),
-        *map(_letters, history.letters),
-    ]
+    letters = map(_letters, history.letters)
+    found = [*_rebuilds(history), *_answers(history), *_alarms(history), *letters]
     return sorted(found, key=lambda entry: entry.count)
 
 
@@ -69,7 +53,6 @@ def _rebuilds(history: RunHistory) -> Iterator[TimelineEntry]:
     for event in history.happened:
         if isinstance(event.message, Decision) and event.message.rebuild:
             opened[event.message.rebuild.number] = event.message.rebuild, event
-    for event in history.happened:
         if not isinstance(event.message, Verdict):
             continue
         verdict, plan = event.message, event.message.rebuild
@@ -155,28 +138,31 @@ def _alarms(history: RunHistory) -> Iterator[TimelineEntry]:
         yield _entry("alarm", detector, begin, count, title, *(one.reason for one in same))
 
 
-def _letters(letters: DeadLetters) -> TimelineEntry:
+def _letters(letters: messages.DeadLetters) -> TimelineEntry:
     """List a range with events that did not validate."""
     begin, count, number = letters.begin, letters.count, sum(letters.reasons.values())
     ranked = sorted(letters.reasons.items(), key=lambda item: (-item[1], item[0]))
     title = f"{number:,} dead letter{'s' if number > 1 else ''}"
     reasons = ", ".join(f"{reason} {times:,}" for reason, times in ranked)
-    where = (
-        f"in the events {begin + 1:,} to {count:,}" if count > begin else f"after event {count:,}"
-    )
+    some = f"in the events {begin + 1:,} to {count:,}"
+    where = some if count > begin else f"after event {count:,}"
     return _entry("dead_letters", "dead_letters", begin, count, title, reasons, where)
 
 
 def _entry(
-    kind: Kind, outcome: str, begin: int, count: int, title: str, *parts: str
+    kind: Kind, outcome: str, begin: int, count: int, title: str, *said: str
 ) -> TimelineEntry:
-    text = "; ".join(part.rstrip(".") for part in parts if part)
-    said = {"outcome": outcome, "begin": begin, "count": count, "title": title, "text": text}
-    return TimelineEntry.model_validate({"kind": kind, **said})
+    text = "; ".join(part.rstrip(".") for part in said if part)
+    at = {"begin": begin, "count": count}
+    return TimelineEntry(kind=kind, outcome=outcome, title=title, text=text, **at)
 
 
 def _name(plan: RebuildPlan) -> str:
     return _REASONS.get(plan.reason, f"rebuild {plan.number} ({plan.reason})")
+
+
+Cell = tuple[str, str]
+"""The head of a column, and what stands in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +185,15 @@ class TextTable:
         return tuple(map(_cell_kind, columns))
 
     @classmethod
-    def of(
-        cls, caption: str, found: Iterable[T], columns: Mapping[str, Callable[[T], str]]
-    ) -> TextTable:
-        """Make a row of each thing, each column by its head and what it says of a thing.
+    def of(cls, caption: str, found: Iterable[Iterable[Cell]]) -> TextTable:
+        """Make a table of rows, each as the heads of its columns and the cells; without gaps.
 
-        >>> TextTable.of("", [7, 8], {"n": str, "twice": lambda n: f"{2 * n}"}).rows
-        (('7', '14'), ('8', '16'))
+        >>> TextTable.of("", [{"n": "7", "note": ""}.items(), {"n": "8", "note": ""}.items()])
+        TextTable(caption='', header=('n',), rows=(('7',), ('8',)))
         """
-        rows = tuple(tuple(cell(one) for cell in columns.values()) for one in found)
-        return cls(caption, tuple(columns), rows)
+        rows = [tuple(zip(*row, strict=True)) for row in found]
+        header = rows[0][0] if rows else ()
+        return cls(caption, header, tuple(cells for _, cells in rows)).without_gaps()
 
     def without_gaps(self) -> TextTable:
         """Leave out the columns without any text.
@@ -254,52 +239,40 @@ class RunTables:
         """Show every metric that people look at."""
         return cls(history, tuple(metric for metric in installed() if metric.view != "data"))
 
-    @property
-    def _header(self) -> tuple[str, ...]:
-        """The heads of the columns of one model: each metric, and its interval."""
-        root = self.history.root.label
-        heads = ((one.label.format(root=root), "95 % interval") for one in self.metrics)
-        return tuple(chain.from_iterable(heads))
-
-    def _cells(self, known: Mapping[str, float], model: str) -> tuple[str, ...]:
-        """Write the metrics of a model, an empty cell for each that is not known."""
-        cells: list[str] = []
+    def _cells(self, known: Mapping[str, float], model: str) -> Iterator[Cell]:
+        """Yield the metrics of a model and their intervals, empty where one is not known."""
         for metric in self.metrics:
             name = f"{model}.{metric.name}"
-            cells.append(metric.write(known.get(name), known.get(f"{name}.error")))
-            cells.append(
-                _bounds(known.get(f"{name}.low"), known.get(f"{name}.high"), metric.format)
-            )
-        return tuple(cells)
+            error, low, high = (known.get(f"{name}.{edge}") for edge in EDGES)
+            head = metric.label.format(root=self.history.root.label)
+            yield head, metric.write(known.get(name), error)
+            yield "95 % interval", _bounds(low, high, metric.format)
 
     def scores(self) -> Iterator[TextTable]:
         """Yield the scores over the whole run, as they were last, since each beginning there is."""
         for one in self.history.lifetimes.values():
             caption = f"Since event {one.begin + 1:,}, through {one.end:,}"
-            rows = tuple(self._by_model(one, ()))
-            yield TextTable(caption, ("model", *self._header), rows).without_gaps()
+            yield TextTable.of(caption, self._by_model(one))
 
     def segments(self) -> Iterator[TextTable]:
         """Yield the scores by segment over the longest range on which all models are compared."""
         lifetimes = [one for one in self.history.lifetimes.values() if one.segments]
         last = max(lifetimes, key=lambda one: one.begin, default=None)
-        by_feature: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+        by_feature: defaultdict[str, list[tuple[Cell, ...]]] = defaultdict(list)
         for one in last.segments if last else ():
-            before = (one.value, f"{one.events:,}", _share(one.click_rate))
-            by_feature[one.feature] += self._by_model(one, before)
+            whose, events = (one.feature, one.value), ("events", f"{one.events:,}")
+            clicked = ("click rate", _share(one.click_rate))
+            by_feature[one.feature] += self._by_model(one, whose, events, clicked)
         for feature, rows in by_feature.items():
-            header = (feature, "events", "click rate", "model", *self._header)
-            yield TextTable(f"By {feature}", header, tuple(rows)).without_gaps()
+            yield TextTable.of(f"By {feature}", rows)
 
-    def _by_model(
-        self, scores: Scores | Segment, before: tuple[str, ...]
-    ) -> Iterator[tuple[str, ...]]:
+    def _by_model(self, scores: Scores | Segment, *before: Cell) -> Iterator[tuple[Cell, ...]]:
         """Yield a row for each model of which anything is known."""
-        known = dict(figures(scores))
+        known = figures(scores)
         for model in scores.models:
-            if any(cells := self._cells(known, model)):
-                label = find_model(model, self.history.specs).label
-                yield (*before, label, *cells)
+            cells = tuple(self._cells(known, model))
+            if any(cell for _, cell in cells):
+                yield *before, ("model", find_model(model, self.history.specs).label), *cells
 
     def happenings(self) -> TextTable:
         """List in words what happened: rebuilds with cause and effect, rollbacks, alarms."""
@@ -308,20 +281,23 @@ class RunTables:
 
     def rebuilds(self) -> TextTable:
         """List every rebuild that ended, in figures."""
-        columns: dict[str, Callable[[Verdict], str]] = {
-            "rebuild": lambda one: str(one.rebuild.number),
-            "reason": lambda one: _REASONS.get(one.rebuild.reason, one.rebuild.reason),
-            "decided at": lambda one: f"{one.rebuild.decided:,}",
-            "dense snapshot at": lambda one: f"{one.rebuild.begin:,}",
-            "ended at": lambda one: f"{one.count:,}",
-            "verdict": lambda one: one.verdict,
-            "version": lambda one: "" if one.version is None else str(one.version),
-            "sparsity": lambda one: _share(one.sparsity),
-            "against the one in force": lambda one: _against(one, "relative", "+.2%"),
-            "nats per event": lambda one: _against(one, "difference", "+.5f"),
-            "cost in events": lambda one: f"{one.cost_events:,}",
-        }
-        return TextTable.of("Every rebuild", self.history.verdicts, columns).without_gaps()
+        rows = [
+            {
+                "rebuild": str(one.rebuild.number),
+                "reason": _REASONS.get(one.rebuild.reason, one.rebuild.reason),
+                "decided at": f"{one.rebuild.decided:,}",
+                "dense snapshot at": f"{one.rebuild.begin:,}",
+                "ended at": f"{one.count:,}",
+                "verdict": one.verdict,
+                "version": "" if one.version is None else str(one.version),
+                "sparsity": _share(one.sparsity),
+                "against the one in force": _against(one, "relative", "+.2%"),
+                "nats per event": _against(one, "difference", "+.5f"),
+                "cost in events": f"{one.cost_events:,}",
+            }.items()
+            for one in self.history.verdicts
+        ]
+        return TextTable.of("Every rebuild", rows)
 
     def requests(self) -> TextTable:
         """List what people asked for, and what was decided."""
@@ -346,17 +322,20 @@ class RunTables:
 
     def alarms(self) -> TextTable:
         """List the alarms; they decide nothing."""
-        alarms = [e.message for e in self.history.happened if isinstance(e.message, Alarm)]
-        columns: dict[str, Callable[[Alarm], str]] = {
-            "at event": lambda one: f"{one.count:,}",
-            "detector": lambda one: one.detector.replace("_", " "),
-            "feature": lambda one: one.feature or "",
-            "since": lambda one: f"{one.since:,}",
-            "statistic": lambda one: f"{one.statistic:.4g}",
-            "threshold": lambda one: f"{one.threshold:.4g}",
-            "reason": lambda one: one.reason,
-        }
-        return TextTable.of("Drift, by what the evaluator sees", alarms, columns).without_gaps()
+        rows = [
+            {
+                "at event": f"{one.count:,}",
+                "detector": one.detector.replace("_", " "),
+                "feature": one.feature or "",
+                "since": f"{one.since:,}",
+                "statistic": f"{one.statistic:.4g}",
+                "threshold": f"{one.threshold:.4g}",
+                "reason": one.reason,
+            }.items()
+            for one in (event.message for event in self.history.happened)
+            if isinstance(one, Alarm)
+        ]
+        return TextTable.of("Drift, by what the evaluator sees", rows)
 
     def stability(self) -> TextTable:
         """List for each feature how far it was at most from the window that it is compared with."""
@@ -386,28 +365,22 @@ class RunTables:
 
     def windows(self) -> Iterator[TextTable]:
         """Yield the windows of every size, one by one where they are not too many."""
-        header = ["window", "first event", "last event", "click rate", "true drift", "truth CE"]
-        for model in self.history.models:
-            header += [f"{model.label} {head}" for head in self._header]
         for size, table in sorted(self.history.tables.items()):
             n = len(table.begins)
             if n <= MAX_ROWS:
-                rows = tuple(self._window(size, row) for row in table.rows())
                 caption = f"{n:,} window{'s' if n != 1 else ''} of {size:,} events"
-                yield TextTable(caption, tuple(header), rows).without_gaps()
+                yield TextTable.of(caption, (self._window(size, row) for row in table.rows()))
 
-    def _window(self, size: int, row: WindowRow) -> tuple[str, ...]:
-        cells = [
-            f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}",
-            f"{row.begin + 1:,}",
-            f"{row.end:,}",
-            _share(row.figures.get("click_rate")),
-            ", ".join(row.drift),
-            _figure(row.figures.get("bayes_ce")),
-        ]
+    def _window(self, size: int, row: WindowRow) -> Iterator[Cell]:
+        yield "window", f"{row.begin // size + 1:,}{' (partial)' if row.partial else ''}"
+        yield "first event", f"{row.begin + 1:,}"
+        yield "last event", f"{row.end:,}"
+        yield "click rate", _share(row.figures.get("click_rate"))
+        yield "true drift", ", ".join(row.drift)
+        yield "truth CE", _figure(row.figures.get("bayes_ce"))
         for model in self.history.models:
-            cells += self._cells(row.figures, model.name)
-        return tuple(cells)
+            for head, cell in self._cells(row.figures, model.name):
+                yield f"{model.label} {head}", cell
 
     def left_out(self) -> tuple[str, ...]:
         """Name the sizes of windows that are too many to be listed one by one."""
@@ -446,7 +419,7 @@ class RunTables:
         return TextTable(caption, header, tuple(rows))
 
 
-def place(letter: DeadLetter) -> str:
+def place(letter: messages.DeadLetter) -> str:
     """Say where an invalid event came from."""
     if letter.file is not None and letter.line is not None:
         return f"{letter.file}:{letter.line}"
@@ -457,7 +430,7 @@ def _against(verdict: Verdict, what: Literal["relative", "difference"], how: str
     """Write what a candidate was judged to lose, and its interval."""
     if verdict.judgement is None:
         return ""
-    found: Interval = getattr(verdict.judgement, what)
+    found: messages.Interval = getattr(verdict.judgement, what)
     return f"{found.mean:{how}} {_bounds(found.low, found.high, how)}".rstrip()
 
 

@@ -25,9 +25,9 @@ def test_the_smallest_windows_are_drawn_that_are_not_too_many() -> None:
     windows = [window(10, number, {"dense": 0.4}) for number in range(MAX_WINDOWS + 1)]
     windows += [window(50, number, {"dense": 0.4}) for number in range(MAX_WINDOWS // 5)]
     history = RunHistory.of(windows)
-    assert RunView.of(history).size == 50
-    assert RunView.of(history, size=10).size == 10
-    assert RunView.of(RunHistory.of(windows[:-30])).size == 10
+    assert RunView(history).size == 50
+    assert RunView(history, size=10).size == 10
+    assert RunView(RunHistory.of(windows[:-30])).size == 10
 
 
 def test_partial_windows_are_left_out_of_the_line_but_not_of_the_figures() -> None:
@@ -45,7 +45,7 @@ def test_partial_windows_are_left_out_of_the_line_but_not_of_the_figures() -> No
 
 def test_a_model_that_never_ran_is_not_drawn() -> None:
     history = RunHistory.of([window(100, 0, {"dense": 0.4})])
-    assert [model.name for model in RunView.of(history).models] == ["dense"]
+    assert [model.name for model in RunView(history).models] == ["dense"]
 
 
 def test_the_last_half_is_that_of_the_events_after_the_first_mask() -> None:
@@ -61,7 +61,7 @@ def test_without_a_mask_there_is_no_last_half_to_draw() -> None:
     failed = verdict(1, 100, "failed")
     history = RunHistory.of([window(100, 0, {"dense": 0.4}), failed])
     assert history.start is None
-    assert RunView.of(history).last_half is None
+    assert RunView(history).last_half is None
 
 
 def test_neighbouring_windows_with_the_same_drifts_are_one_band() -> None:
