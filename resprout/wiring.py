@@ -22,8 +22,7 @@ from learner import (
 from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, PruneWorker
 from pruner.masks import MaskStore, ReconcilingRegistry, open_store
 from pruner.updaters import FixedMask
-from resprout.folder import RunFolder
-from resprout.homes import begun
+from resprout.folder import RunFolder, begun
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE
 from resprout.spec import ExternalSource, RunDefinition

@@ -2,12 +2,10 @@
 
 ::
 
-    options      the options that commands share, gathered into one request
-    commands     workers as processes of their own, topics, the schema of events
-    inspect      versions and masks of a run, rollbacks and rebuilds that people ask for
-    deadletters  the events that did not validate
-    report       a run as one page of HTML
-    signals      log messages, and what ends a command
+    options   the options that commands share, gathered into one request; log messages, signals
+    commands  workers as processes of their own, topics, the schema of events
+    inspect   versions and masks of a run, rollbacks and rebuilds that people ask for, dead letters
+    report    a run as one page of HTML
 """
 
 from __future__ import annotations

@@ -33,8 +33,16 @@ from pruner.masks import (
     describe,
     open_store,
 )
-from resprout import homes
-from resprout.cli.options import JSON, SETTINGS, STATE, CommandRequest, failure, several, usage
+from resprout.cli.options import (
+    JSON,
+    SETTINGS,
+    STATE,
+    CommandRequest,
+    failure,
+    look,
+    several,
+    usage,
+)
 from resprout.folder import RunFolder
 from resprout.monitoring.console import aligned
 from resprout.settings import Settings
@@ -225,7 +233,7 @@ def opened(asked: CommandRequest) -> Iterator[OpenedRun]:
     recorded = RecordedRun.of(folder, asked)
     settings = recorded.settings
     plan = RunDefinition(settings, ExternalSource(recorded.schema))
-    with failure(), homes.look(settings.stream, folder) as logs:
+    with failure(), look(settings.stream, folder) as logs:
         with closing(logs.reader(topics.LEDGER)) as reader:
             tail = LedgerFollower(reader, settings.store.versions)
             known = versions(tail.poll())
@@ -430,7 +438,7 @@ def deadletters(request: CommandRequest) -> None:
     recorded = RecordedRun.of(RunFolder(request.folder("generated")), request)
     found: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
-    with failure(), homes.look(recorded.settings.stream, recorded.folder) as logs:
+    with failure(), look(recorded.settings.stream, recorded.folder) as logs:
         for letter in MessageLog(logs, topics.DEAD_LETTERS).read(DeadLetter):
             reasons[letter.reason] += 1
             if request.json:

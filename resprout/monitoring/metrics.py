@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from prometheus_client import Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -190,26 +190,14 @@ def markdown() -> str:
     return "\n".join(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The label values of one process."""
+def fingerprint(settings: Settings) -> str:
+    """Return twelve digits that tell apart settings on which a run depends.
 
-    workers: tuple[str, ...]
-    """Those that run in this process."""
-    models: tuple[str, ...]
-    config: str
-    """Says which settings these are."""
-
-    @classmethod
-    def of(cls, settings: Settings, workers: Sequence[str]) -> Self:
-        """Take them from the settings.
-
-        >>> Known.of(Settings(), ["dense"]).models
-        ('dense', 'sparse')
-        """
-        text = json.dumps(decisive(settings.model_dump(mode="json")), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(tuple(workers), settings.evaluator.models, digest[:12])
+    >>> fingerprint(Settings()) == fingerprint(Settings(serve={"port": 8_000}))
+    True
+    """
+    text = json.dumps(decisive(settings.model_dump(mode="json")), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Metrics(Collector):
@@ -219,24 +207,29 @@ class Metrics(Collector):
 
     Parameters
     ----------
-    known
-        The label values: what is counted starts at 0 for each of them.
+    settings
+        Of the run; what is counted starts at 0 for each label value that they name.
+    workers
+        Those of this process.
     clock
         Unix time.
 
     Examples
     --------
     >>> from learner import LearnerStep
-    >>> metrics = Metrics(Known.of(Settings(), ["dense"]))
+    >>> metrics = Metrics(Settings(), ["dense"])
     >>> metrics("dense", LearnerStep(count=1_500, events=500))
     >>> page = metrics.render()[0].decode()
     >>> [line.removeprefix(EVENTS.name) for line in page.splitlines() if EVENTS.name in line][-1]
     '{worker="dense"} 500.0'
     """
 
-    def __init__(self, known: Known, clock: Callable[[], float] = time.time) -> None:
-        self._known, self._clock = known, clock
-        self._lags = Lags(known.workers, clock)
+    def __init__(
+        self, settings: Settings, workers: Sequence[str], clock: Callable[[], float] = time.time
+    ) -> None:
+        self.workers, self._clock = tuple(workers), clock
+        self._models = settings.evaluator.models
+        self._lags = Lags(workers, clock)
         self._decided: float | None = None
         """When the open rebuild was decided, if in this process."""
         self._layers: dict[int, Mapping[str, Layer]] = {}
@@ -244,7 +237,7 @@ class Metrics(Collector):
         self._values: dict[Family, defaultdict[tuple[str, ...], float]] = {}
         self._histograms: dict[Family, Histogram] = {}
         for family in FAMILIES:
-            if family.exported_by not in (EVERY, *known.workers):
+            if family.exported_by not in (EVERY, *workers):
                 continue
             if family.kind == "histogram":
                 self._histograms[family] = Histogram(
@@ -254,18 +247,18 @@ class Metrics(Collector):
             self._values[family] = defaultdict(float)
             if family.kind == "counter":
                 values = {
-                    "worker": known.workers,
-                    "model": known.models,
+                    "worker": self.workers,
+                    "model": self._models,
                     "detector": DETECTORS,
                     "reason": DEAD_REASONS if family is DEAD_LETTERS else REBUILD_REASONS,
                     "outcome": OUTCOMES,
                 }
                 for labels in product(*(values[label] for label in family.labels)):
                     self._values[family][labels] = 0
-        for worker in known.workers:
+        for worker in workers:
             self._histograms[STEP_DURATION].labels(worker)
             self._values[LAST_PROGRESS][worker,] = clock()
-        self._values[BUILD_INFO][version("resprout"), known.config] = 1
+        self._values[BUILD_INFO][version("resprout"), fingerprint(settings)] = 1
 
     def timed(self, worker: Worker, timer: Callable[[], float] = time.perf_counter) -> Worker:
         """Return the same worker, with its steps timed."""
@@ -302,8 +295,8 @@ class Metrics(Collector):
 
     def __call__(self, name: str, step: Step) -> None:
         """Observe a step; called in the worker's own thread."""
-        if name not in self._known.workers:
-            known = ", ".join(self._known.workers)
+        if name not in self.workers:
+            known = ", ".join(self.workers)
             raise ValueError(f"metrics know no worker {name!r}; they were made for: {known}")
         if step.waiting_for is None:
             self._values[LAST_PROGRESS][name,] = self._clock()
@@ -354,7 +347,7 @@ class Metrics(Collector):
         for message in ledger:
             if isinstance(message, Verdict) and message.version is not None:
                 self._show_mask(message.version, message.layers)
-                if message.rebuild.reason == FIRST and NEVER_REBUILT in self._known.models:
+                if message.rebuild.reason == FIRST and NEVER_REBUILT in self._models:
                     for name, layer in message.layers.items():
                         self._values[LAYER_SPARSITY][NEVER_REBUILT, name] = layer.sparsity
             elif isinstance(message, Decision) and message.rollback is not None:
@@ -403,7 +396,7 @@ class Metrics(Collector):
         accept
             The formats that the reader takes, as HTTP says it.
         """
-        for worker in self._known.workers:
+        for worker in self.workers:
             lag = self._lags.of(worker)
             if lag is not None:
                 self._values[LAG_EVENTS][worker,], self._values[LAG_SECONDS][worker,] = lag
