@@ -26,17 +26,8 @@ from resprout.runner import Observe, Runner, Worker, one_thread_each
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
-from stream import Waiting, open_logs, topics
+from stream import Waiting, messages, open_logs, topics
 from stream.log import LogStore
-from stream.messages import (
-    DeadLetter,
-    Decision,
-    Interval,
-    Judgement,
-    Verdict,
-    VerdictName,
-    Window,
-)
 from stream.sources import FileSource, Source
 
 log = logging.getLogger(__name__)
@@ -72,17 +63,17 @@ class RebuildSummary(_Record):
     reason: str
     """``first``, the name of the trigger, or ``request`` where a person asked for it."""
     cause: str
-    verdict: VerdictName
+    verdict: messages.VerdictName
     verdict_reason: str
     version: int | None
     sparsity: float | None
-    difference: Interval | None
+    difference: messages.Interval | None
     """CE(candidate) − CE(incumbent), nats per event; None for the first mask."""
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
 
     @classmethod
-    def of(cls, verdict: Verdict) -> RebuildSummary:
+    def of(cls, verdict: messages.Verdict) -> RebuildSummary:
         """Sum up a rebuild that ended."""
         plan, judgement = verdict.rebuild, verdict.judgement
         return cls(
@@ -198,9 +189,9 @@ def _sparsity(history: RunHistory) -> float | None:
     found: dict[int | None, float | None] = {}
     in_force = None
     for message, _ in history.happened:
-        if isinstance(message, Verdict) and message.verdict == "promoted":
+        if isinstance(message, messages.Verdict) and message.verdict == "promoted":
             in_force = found[message.version] = message.sparsity
-        elif isinstance(message, Decision) and message.rollback is not None:
+        elif isinstance(message, messages.Decision) and message.rollback is not None:
             back = message.rollback
             found[back.version] = found.get(back.to_version)
             in_force = found[back.version] if back.count <= history.events else in_force
@@ -232,30 +223,30 @@ class Result:
         self.models, self.finished = outcome.models, outcome.finished
 
     @property
-    def windows(self) -> tuple[Window, ...]:
+    def windows(self) -> tuple[messages.Window, ...]:
         """Of all sizes, in the order in which they closed."""
-        return self.history.of_kind(Window)
+        return self.history.of_kind(messages.Window)
 
     @property
-    def judgements(self) -> tuple[Judgement, ...]:
+    def judgements(self) -> tuple[messages.Judgement, ...]:
         """Candidates against incumbents."""
-        return self.history.of_kind(Judgement)
+        return self.history.of_kind(messages.Judgement)
 
     @property
-    def ledger(self) -> tuple[Decision | Verdict, ...]:
+    def ledger(self) -> tuple[messages.Decision | messages.Verdict, ...]:
         """What was decided, in order."""
-        messages = self.history.messages
-        return tuple(one for one in messages if isinstance(one, Decision | Verdict))
+        kinds = messages.Decision | messages.Verdict
+        return tuple(one for one in self.history.messages if isinstance(one, kinds))
 
     @property
-    def verdicts(self) -> tuple[Verdict, ...]:
+    def verdicts(self) -> tuple[messages.Verdict, ...]:
         """How each rebuild ended."""
         return tuple(self.history.verdicts)
 
     @property
-    def dead_letters(self) -> tuple[DeadLetter, ...]:
+    def dead_letters(self) -> tuple[messages.DeadLetter, ...]:
         """Events that did not validate."""
-        return self.history.of_kind(DeadLetter)
+        return self.history.of_kind(messages.DeadLetter)
 
     @cached_property
     def summary(self) -> Summary:

@@ -39,7 +39,6 @@ class Family:
     """One metric: its name, and what it says."""
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     text: str
     exported_by: str = EVERY
@@ -47,15 +46,22 @@ class Family:
     buckets: tuple[float, ...] = ()
     """Upper bounds, of a histogram."""
 
+    @property
+    def kind(self) -> Literal["counter", "gauge", "histogram"]:
+        """The type, as Prometheus has it."""
+        if self.buckets:
+            return "histogram"
+        return "counter" if self.name.endswith("_total") else "gauge"
+
 
 _TOTALS = [
-    (one, Family(one.export.name, "counter", ("model",), one.export.text, EVALUATOR))
+    (one, Family(f"{name.removesuffix('_total')}_total", ("model",), one.export.text, EVALUATOR))
     for one in installed()
-    if one.export and one.export.is_total
+    if one.export and one.export.is_total and (name := one.export.name)
 ]
 """The evaluator's metrics that are counted over all events scored."""
 _GAUGES = [
-    (one, Family(one.export.name, "gauge", ("model", "window"), one.export.text, EVALUATOR))
+    (one, Family(one.export.name, ("model", "window"), one.export.text, EVALUATOR))
     for one in installed()
     if one.export and not one.export.is_total
 ]
@@ -64,69 +70,53 @@ _GAUGES = [
 FAMILIES = (
     EVENTS := Family(
         "resprout_events_total",
-        "counter",
         ("worker",),
         "Events that the worker has learned from; of the evaluator, those it has scored",
     ),
     STEP_DURATION := Family(
         "resprout_step_duration_seconds",
-        "histogram",
         ("worker",),
         "Time that one step took, of those that did not merely wait",
         buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     ),
     LAG_EVENTS := Family(
         "resprout_log_lag_events",
-        "gauge",
         ("worker",),
         "Events that are there for the worker and that it has not come through",
     ),
     LAG_SECONDS := Family(
         "resprout_log_lag_seconds",
-        "gauge",
         ("worker",),
         "Time since there were as many events as the worker has come through",
     ),
     LAST_PROGRESS := Family(
         "resprout_worker_last_progress_timestamp_seconds",
-        "gauge",
         ("worker",),
         "Unix time of the worker's last step that did not merely wait; at first, of its start",
     ),
     BUILD_INFO := Family(
         "resprout_build_info",
-        "gauge",
         ("version", "config"),
         "Always 1; which program runs, and a hash of the settings that the run depends on",
     ),
     OBSERVED_CLICKS := Family(
-        "resprout_observed_clicks_total",
-        "counter",
-        (),
-        "Clicks in the events scored, weighted",
-        EVALUATOR,
+        "resprout_observed_clicks_total", (), "Clicks in the events scored, weighted", EVALUATOR
     ),
     *(family for _, family in (*_GAUGES, *_TOTALS)),
     DRIFT_ALARMS := Family(
-        "resprout_drift_alarms_total", "counter", ("detector",), "Drift alarms raised", EVALUATOR
+        "resprout_drift_alarms_total", ("detector",), "Drift alarms raised", EVALUATOR
     ),
     DEAD_LETTERS := Family(
         "resprout_dead_letters_total",
-        "counter",
         ("reason",),
         "Events that did not validate, each counted by the process that wrote its dead letter",
         EVALUATOR,
     ),
     REBUILDS := Family(
-        "resprout_rebuilds_total",
-        "counter",
-        ("reason", "outcome"),
-        "Rebuilds that have ended",
-        PRUNER,
+        "resprout_rebuilds_total", ("reason", "outcome"), "Rebuilds that have ended", PRUNER
     ),
     REBUILD_DURATION := Family(
         "resprout_rebuild_duration_seconds",
-        "histogram",
         (),
         "Time from the decision on a rebuild to its verdict, of those that no restart fell into",
         PRUNER,
@@ -134,21 +124,18 @@ FAMILIES = (
     ),
     REBUILD_LAST_SUCCESS := Family(
         "resprout_rebuild_last_success_timestamp_seconds",
-        "gauge",
         (),
         "Unix time of the last promotion of a candidate; not there before the process has seen one",
         PRUNER,
     ),
     LAYER_SPARSITY := Family(
         "resprout_layer_sparsity_ratio",
-        "gauge",
         ("model", "layer"),
         "Share of the layer's weights that the mask in force removes",
         PRUNER,
     ),
     LAYER_OVERLAP := Family(
         "resprout_layer_mask_overlap_ratio",
-        "gauge",
         ("layer",),
         "Share of the weights kept that the mask before kept too",
         PRUNER,
