@@ -3,13 +3,12 @@
 What a run is
     ``settings``    every room's settings, read from everywhere they may stand, and checked together
     ``spec``        what a run is to do, before anything is opened
-    ``folder``      the state folder: what is kept where, and who holds it
-    ``homes``       where the logs are, for those who look and for those who begin
+    ``folder``      the state folder: what is kept where, who holds it, and where the run began
 How it is carried out
     ``wiring``      the workers of a process, with the logs and stores that each of them uses
     ``runner``      the loop around their steps, each in a thread of its own
-    ``run``         all workers in one process, from Python: :func:`run`, and what came of it
-    ``workers``     some workers in a process of their own
+    ``run``         a process with some workers or all of them; :func:`run`, and what came of it
+    ``retention``   what the logs do not keep is deleted
 How people see it
     ``cli``         the commands
     ``monitoring``  progress, health, metrics, the live page

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,12 @@ from typing import Any
 from learner import SnapshotStore
 from resprout.settings import WORKERS, replaced, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
-from stream.log import LocalLogStore
+from stream import StartPosition, clicks_from, start_offsets
+from stream.log import LocalLogStore, LogIdentityError, LogStore
 from stream.state import Checkpoints, FileLock, lock_folder, sync
+from stream.topics import CLICKS
+
+log = logging.getLogger(__name__)
 
 LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
 _DRAFT = ".draft-"
@@ -203,6 +208,47 @@ class RunFolder:
                 for name in sorted((_OURS | drafts) - _LEFT - {RECORD}):
                     _delete(self.path / name)
                 _delete(self.path / RECORD)
+
+
+def begun(
+    logs: LogStore, begin: StartPosition | None, folder: RunFolder
+) -> tuple[LogStore, Mapping[int, int]]:
+    """Show workers the clicks from where their run begins.
+
+    The first worker finds the place and writes it into the state folder. So a time is looked up
+    once, however late other workers start, and whatever has come or been trimmed by then.
+
+    Parameters
+    ----------
+    logs
+        Where the logs are.
+    begin
+        The setting; None is the first event.
+    folder
+        Of the run, which all its workers share.
+
+    Returns
+    -------
+    The store, and by partition the offset with which the run begins; empty: the first.
+    """
+    if begin is None:
+        return logs, {}
+
+    def find() -> dict[str, Any]:
+        offsets = start_offsets(clicks, begin)
+        places = ", ".join(f"offset {offset} of partition {p}" for p, offset in offsets.items())
+        log.info("the run begins in the clicks with %s", places)
+        return {"log": clicks.identity, "offsets": offsets}
+
+    with closing(logs.reader(CLICKS)) as clicks:
+        place = folder.begin_at(find)
+        if place["log"] != clicks.identity:
+            raise LogIdentityError(
+                f"the run in {folder.path} began in the clicks log {place['log']}, this one is "
+                f"{clicks.identity}: it was deleted and made again; begin with a new state folder"
+            )
+    offsets = {int(p): offset for p, offset in place["offsets"].items()}
+    return clicks_from(logs, offsets), offsets
 
 
 def _few(told: Sequence[str]) -> str:

@@ -1,40 +1,36 @@
-"""The Python API: a run, and what came of it."""
+"""A run: workers that one process hosts, all of them from Python, and what came of it."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from evaluator.run import RangeScores, RunHistory, place
+from pruner import LedgerFollower
 from resprout.folder import RunFolder
-from resprout.monitoring.metrics import Known, Metrics
-from resprout.monitoring.page import Health, Page, pages
-from resprout.monitoring.progress import ProgressLogs, Watch
+from resprout.monitoring.metrics import Metrics
+from resprout.monitoring.page import Health, Page, pages, serve_health
+from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
 from resprout.retention import retention
-from resprout.runner import Observe, Runner, one_thread_each
-from resprout.settings import EVALUATOR, Settings
-from resprout.spec import RunDefinition
-from resprout.wiring import Wiring
-from stream import open_logs, topics
-from stream.messages import (
-    DeadLetter,
-    Decision,
-    Interval,
-    Judgement,
-    Verdict,
-    VerdictName,
-    Window,
-)
-from stream.sources import Source
+from resprout.runner import Observe, Runner, Worker, one_thread_each
+from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
+from resprout.spec import ExternalSource, RunDefinition
+from resprout.wiring import SourceStep, Wiring
+from stream import Waiting, messages, open_logs, topics
+from stream.log import LogStore
+from stream.sources import FileSource, Source
+
+log = logging.getLogger(__name__)
 
 
 class _Record(BaseModel):
@@ -67,17 +63,17 @@ class RebuildSummary(_Record):
     reason: str
     """``first``, the name of the trigger, or ``request`` where a person asked for it."""
     cause: str
-    verdict: VerdictName
+    verdict: messages.VerdictName
     verdict_reason: str
     version: int | None
     sparsity: float | None
-    difference: Interval | None
+    difference: messages.Interval | None
     """CE(candidate) − CE(incumbent), nats per event; None for the first mask."""
     cost_events: int
     """Events that the prune worker learned from or gathered evidence on."""
 
     @classmethod
-    def of(cls, verdict: Verdict) -> RebuildSummary:
+    def of(cls, verdict: messages.Verdict) -> RebuildSummary:
         """Sum up a rebuild that ended."""
         plan, judgement = verdict.rebuild, verdict.judgement
         return cls(
@@ -193,9 +189,9 @@ def _sparsity(history: RunHistory) -> float | None:
     found: dict[int | None, float | None] = {}
     in_force = None
     for message, _ in history.happened:
-        if isinstance(message, Verdict) and message.verdict == "promoted":
+        if isinstance(message, messages.Verdict) and message.verdict == "promoted":
             in_force = found[message.version] = message.sparsity
-        elif isinstance(message, Decision) and message.rollback is not None:
+        elif isinstance(message, messages.Decision) and message.rollback is not None:
             back = message.rollback
             found[back.version] = found.get(back.to_version)
             in_force = found[back.version] if back.count <= history.events else in_force
@@ -227,30 +223,30 @@ class Result:
         self.models, self.finished = outcome.models, outcome.finished
 
     @property
-    def windows(self) -> tuple[Window, ...]:
+    def windows(self) -> tuple[messages.Window, ...]:
         """Of all sizes, in the order in which they closed."""
-        return self.history.of_kind(Window)
+        return self.history.of_kind(messages.Window)
 
     @property
-    def judgements(self) -> tuple[Judgement, ...]:
+    def judgements(self) -> tuple[messages.Judgement, ...]:
         """Candidates against incumbents."""
-        return self.history.of_kind(Judgement)
+        return self.history.of_kind(messages.Judgement)
 
     @property
-    def ledger(self) -> tuple[Decision | Verdict, ...]:
+    def ledger(self) -> tuple[messages.Decision | messages.Verdict, ...]:
         """What was decided, in order."""
-        messages = self.history.messages
-        return tuple(one for one in messages if isinstance(one, Decision | Verdict))
+        kinds = messages.Decision | messages.Verdict
+        return tuple(one for one in self.history.messages if isinstance(one, kinds))
 
     @property
-    def verdicts(self) -> tuple[Verdict, ...]:
+    def verdicts(self) -> tuple[messages.Verdict, ...]:
         """How each rebuild ended."""
         return tuple(self.history.verdicts)
 
     @property
-    def dead_letters(self) -> tuple[DeadLetter, ...]:
+    def dead_letters(self) -> tuple[messages.DeadLetter, ...]:
         """Events that did not validate."""
-        return self.history.of_kind(DeadLetter)
+        return self.history.of_kind(messages.DeadLetter)
 
     @cached_property
     def summary(self) -> Summary:
@@ -302,6 +298,152 @@ def _spaced(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
+def check(plan: RunDefinition, folder: RunFolder) -> None:
+    """Check, before anything is opened, that a plan can be carried out in a folder.
+
+    Where a file is only replayed, its schema alone is compared: the settings are those of the
+    processes that learn from it.
+    """
+    plan.check()
+    folder.check(plan, "schema" if isinstance(plan.source, FileSource) else "")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """Workers with everything that they need, ready to work."""
+
+    workers: Sequence[Worker]
+    observe: Watch
+    wiring: Wiring
+    logs: LogStore
+    expendable: Collection[str]
+    """Those that fail alone."""
+
+    def work(self, stop: threading.Event | None = None) -> Outcome:
+        """Work until the input has ended, or ``stop`` is set.
+
+        A stop comes after the batch: what was published is flushed, and every position is kept.
+        """
+        started = time.monotonic()
+        finished = Runner(self.workers, self.observe, stop, self.expendable).run()
+        seconds = time.monotonic() - started
+        models = {name: model.module for name, model in self.wiring.models.items()}
+        return Outcome(models, finished, self.observe.events, seconds)
+
+
+@contextmanager
+def worker_process(
+    plan: RunDefinition,
+    state: Path,
+    names: Sequence[str],
+    observe: Observe | None = None,
+    *,
+    show: bool = True,
+) -> Iterator[WorkerProcess]:
+    """Open all that some workers of a run need, and let others see how they are.
+
+    Several processes share a state folder, each with other workers: each worker fails alone, only
+    without the dense model no other can continue. Where all workers are named, this process takes
+    the whole folder, and the first fault ends all of them.
+
+    Parameters
+    ----------
+    plan
+        What the whole run is to do.
+    state
+        The state folder.
+    names
+        Of the workers.
+    observe
+        Sees every step of every worker, in that worker's thread.
+    show
+        Whether to answer where ``settings.serve`` says.
+
+    Raises
+    ------
+    ValueError
+        If the folder was begun otherwise, or the settings name something unknown.
+    stream.state.StateLockedError
+        If another process is one of these workers, or runs all workers in this folder.
+    """
+    folder, names = RunFolder(state), tuple(names)
+    whole = names == plan.workers
+    plan.check()
+    with ExitStack() as opened:
+        _take(plan, folder, () if whole else names, opened)
+        wiring: Wiring | None = None
+        health = Health(names, {"masks": lambda: wiring.away() if wiring else None})
+        for name in names:
+            health(name, SourceStep(0, waiting_for=Waiting("", "its logs and its checkpoint")))
+        metrics = Metrics(plan.settings, names)
+        page = _serve(plan, state, metrics, health, opened) if show else None
+        # Lag monitors see one group of readers for each process.
+        group = None if whole else "-".join(names)
+        logs = opened.enter_context(open_logs(plan.settings.stream, folder.home.folder, group))
+        if page is not None:
+            page.show(logs)
+            opened.callback(page.close)
+        opened.enter_context(one_thread_each())
+        wiring = opened.enter_context(closing(Wiring(plan, folder, logs, names)))
+        if not whole:
+            _follow(metrics, logs, wiring.begins, opened)
+        progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
+        observers: list[Observe] = [health, metrics, progress]
+        if EVALUATOR in names:
+            observers.append(opened.enter_context(retention(plan, folder)))
+        observers += [observe] if observe else []
+        # The other workers are other processes: each wait names the one to look at.
+        tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
+        yield WorkerProcess(
+            [health.watched(metrics.timed(worker)) for worker in wiring.workers()],
+            Watch(EVALUATOR, observers) if whole else Watch(names[0], [*observers, Waits()], tell),
+            wiring,
+            logs,
+            () if whole or len(names) == 1 else {*names} - {DENSE},
+        )
+
+
+def _take(plan: RunDefinition, folder: RunFolder, names: Sequence[str], opened: ExitStack) -> None:
+    """Take what belongs to some workers, or the whole folder, and begin the run in it."""
+    if not names:
+        opened.enter_context(folder.lock(plan.settings.workers))
+    for name in names:
+        opened.enter_context(closing(folder.lock_worker(name)))
+    if names and isinstance(plan.source, FileSource):
+        check(plan, folder)
+    else:
+        folder.begin(plan)
+
+
+def _serve(
+    plan: RunDefinition, state: Path, metrics: Metrics, health: Health, opened: ExitStack
+) -> Page | None:
+    """Serve health and metrics of the workers; with the evaluator among them, the page as well."""
+    serve, names, page = plan.settings.serve, metrics.workers, None
+    if serve.port is None:
+        return None
+    if EVALUATOR in names:
+        page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
+        url = page.url.rstrip("/")
+    else:
+        server = serve_health(serve.host, serve.port, metrics, health)
+        url = opened.enter_context(closing(server)).url.rstrip("/")
+    if names != plan.workers:
+        log.info("%s answers at %s/healthz and %s/metrics", ", ".join(names), url, url)
+    return page
+
+
+def _follow(metrics: Metrics, logs: LogStore, begins: Mapping[int, int], opened: ExitStack) -> None:
+    """Tell the metrics of a few workers what these themselves do not report."""
+    for name in metrics.workers:
+        if name != SOURCE:
+            available = AvailableEvents(logs, name, begins)
+            metrics.follow(name, opened.enter_context(closing(available)))
+    if PRUNER in metrics.workers:
+        with closing(logs.reader(topics.LEDGER)) as ledger:
+            metrics.remember(LedgerFollower(ledger).poll())
+
+
 def run(
     settings: Settings,
     source: Source,
@@ -348,30 +490,7 @@ def execute(
     Raises :class:`ValueError` where the folder was begun otherwise or the settings name something
     unknown, and :class:`stream.state.StateLockedError` where somebody else uses the folder.
     """
-    folder = RunFolder(state)
-    plan.check()
-    with ExitStack() as opened:
-        opened.enter_context(folder.lock(plan.settings.workers))
-        folder.begin(plan)
-        logs = opened.enter_context(open_logs(plan.settings.stream, folder.home.folder))
-        names = plan.workers
-        wiring = opened.enter_context(closing(Wiring(plan, folder, logs, names)))
-        workers = wiring.workers()
-        metrics = Metrics(Known.of(plan.settings, names))
-        health = Health(names, {"masks": wiring.away})
-        progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
-        if show and plan.settings.serve.port is not None:
-            page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
-            page.show(logs)
-        deletes = opened.enter_context(retention(plan, folder))
-        observers: list[Observe] = [metrics, health, progress, deletes]
-        observers += [observe] if observe else []
-        watch = Watch(EVALUATOR, observers)
-        started = time.monotonic()
-        with one_thread_each():
-            watched = [health.watched(metrics.timed(worker)) for worker in workers]
-            finished = Runner(watched, watch, stop).run()
-        seconds = time.monotonic() - started
-        models = {name: model.module for name, model in wiring.models.items()}
-        history = RunHistory.read(logs, plan.settings.models, keeps_messages=True)
-        return Result(plan.settings, history, Outcome(models, finished, watch.events, seconds))
+    with worker_process(plan, state, plan.workers, observe, show=show) as process:
+        outcome = process.work(stop)
+        history = RunHistory.read(process.logs, plan.settings.models, keeps_messages=True)
+        return Result(plan.settings, history, outcome)

@@ -93,7 +93,7 @@ class Runner:
         expendable: Collection[str] = (),
     ) -> None:
         self._workers, self._expendable = workers, expendable
-        self._observe = observe or _look_away
+        self._observe = observe or (lambda name, step: None)
         self._stop = stop or threading.Event()
         self._failures: list[BaseException] = []
         self._done: set[str] = set()
@@ -121,8 +121,18 @@ class Runner:
         return len(self._done) == len(self._workers)
 
     def _drive(self, worker: Worker) -> None:
+        pause = SHORTEST_PAUSE
         try:
-            self._step_until_stopped(worker)
+            while not self._stop.is_set() and worker.name not in self._done:
+                step = worker.step()
+                self._observe(worker.name, step)
+                if step.done:
+                    self._done.add(worker.name)
+                elif step.events:
+                    pause = SHORTEST_PAUSE
+                else:
+                    self._stop.wait(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
             worker.close()
         except BaseException as error:
             error.add_note(f"in worker {worker.name!r}")
@@ -131,24 +141,6 @@ class Runner:
                 log.error("%s failed, the others continue: %s", worker.name, error)
             else:
                 self._stop.set()
-
-    def _step_until_stopped(self, worker: Worker) -> None:
-        pause = SHORTEST_PAUSE
-        while not self._stop.is_set():
-            step = worker.step()
-            self._observe(worker.name, step)
-            if step.done:
-                self._done.add(worker.name)
-                return
-            if step.events:
-                pause = SHORTEST_PAUSE
-            else:
-                self._stop.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _look_away(_: str, __: Step) -> None:
-    """Observe nothing."""
 
 
 def _wait_for(threads: Sequence[threading.Thread]) -> None:

@@ -171,7 +171,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> li
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         if isinstance(old, list) and isinstance(new, list) and _are_alike(old, new):
-            old, new = _numbered(old), _numbered(new)
+            old, new = ({str(i): one for i, one in enumerate(of)} for of in (old, new))
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, f"{at}{name}.")
         elif old != new:
@@ -182,10 +182,6 @@ def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> li
 def _are_alike(old: list[Any], new: list[Any]) -> bool:
     """Whether both hold as many sections, such as the features of a schema."""
     return len(old) == len(new) and all(isinstance(one, dict) for one in (*old, *new))
-
-
-def _numbered(sections: list[Any]) -> dict[str, Any]:
-    return {str(number): one for number, one in enumerate(sections)}
 
 
 def _short(value: Any) -> str:

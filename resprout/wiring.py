@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from evaluator import Evaluator
 from learner import (
@@ -22,14 +23,15 @@ from learner import (
 from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, PruneWorker
 from pruner.masks import MaskStore, ReconcilingRegistry, open_store
 from pruner.updaters import FixedMask
-from resprout.folder import RunFolder
-from resprout.homes import begun
+from resprout.folder import RunFolder, begun
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE
 from resprout.spec import ExternalSource, RunDefinition
 from stream import Waiting, open_order, share_clicks, topics
 from stream.log import LogReader, LogStore, LogWriter
 from stream.sources import Feed, GeneratorFeed
+
+Closable = TypeVar("Closable", LogReader, LogWriter, Feed, ReconcilingRegistry)
 
 SLACK_SECONDS = 1.0
 """How far a source may be behind its rate and still catch up."""
@@ -202,41 +204,33 @@ class Wiring:
 
         Where source and dense learner are both among them, the source keeps in step with dense.
         """
-        made = {name: self._worker(name) for name in self._names if name != SOURCE}
+        special = {PRUNER: self._pruner, EVALUATOR: self._evaluator}
+        made = {
+            name: special[name]() if name in special else self._learner(name)
+            for name in self._names
+            if name != SOURCE
+        }
         if SOURCE in self._names:
-            feed = self._feed()
+            source, stream = self._plan.source, self._plan.settings.stream
+            if isinstance(source, ExternalSource):
+                raise ValueError(
+                    "the clicks are written by somebody else; there is nothing to feed"
+                )
+            feed = self._closing(source.attach(self._logs))
             if DENSE in made:
-                ahead = self._plan.settings.stream.ahead_events
-                throttle = Throttle(feed, self._trainers[DENSE].step, ahead)
+                throttle = Throttle(feed, self._trainers[DENSE].step, stream.ahead_events)
                 made[DENSE] = replace(made[DENSE], step=throttle.learn)
                 step = throttle.feed
+            elif isinstance(feed, GeneratorFeed):
+                pruner, generator = self._plan.settings.pruner, stream.generator
+                if generator.rate is not None:
+                    feed.step_events = generator.record_events
+                first = pruner.first_mask_events + pruner.rebuild_events
+                step = RateLimit(feed, feed.count, first, generator.rate).step
             else:
-                step = self._rate_limit(feed).step
+                step = RateLimit(feed).step
             made[SOURCE] = Worker(SOURCE, step, feed.flush)
         return tuple(made[name] for name in self._names)
-
-    def _worker(self, name: str) -> Worker:
-        if name == PRUNER:
-            return self._pruner()
-        return self._evaluator() if name == EVALUATOR else self._learner(name)
-
-    def _feed(self) -> Feed:
-        source = self._plan.source
-        if isinstance(source, ExternalSource):
-            raise ValueError("the clicks are written by somebody else; there is nothing to feed")
-        feed = source.attach(self._logs)
-        self._opened.callback(feed.close)
-        return feed
-
-    def _rate_limit(self, feed: Feed) -> RateLimit:
-        if not isinstance(feed, GeneratorFeed):
-            return RateLimit(feed)
-        settings = self._plan.settings
-        first = settings.pruner.first_mask_events + settings.pruner.rebuild_events
-        generator = settings.stream.generator
-        if generator.rate is not None:
-            feed.step_events = generator.record_events
-        return RateLimit(feed, feed.count, first, generator.rate)
 
     def _learner(self, name: str) -> Worker:
         plan, online = self._plan, self._plan.model()
@@ -244,19 +238,27 @@ class Wiring:
         source: MaskSource | None = None
         registry: ReconcilingRegistry | None = None
         options = TrainerOptions()
+        clicks = self._reader(topics.CLICKS)
+        ports = Ports(
+            model=name,
+            clicks=clicks,
+            predictions=self._writer(topics.predictions(name)),
+            checkpoints=self._folder.checkpoints(name),
+            snapshots=self._folder.snapshots,
+            order=self._order(clicks),
+            writer_pool=self._opened.enter_context(ThreadPoolExecutor(1, f"{name}, writer")),
+        )
         if name == DENSE:
             every = plan.settings.learner.snapshot_events
             options = TrainerOptions(leads=True, snapshot_events=every)
         else:
-            end = InputEnd(self._reader(topics.CLICKS), self._folder.snapshots, plan.source.schema)
+            end = InputEnd(self._reader(topics.CLICKS), ports.snapshots, plan.source.schema)
             source = ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.spec, end.total)
             if name == SPARSE:
                 registry = self._registry(ledger.versions)
             else:
                 updater, source = plan.comparison_updater(name, online), FirstMaskSource(ledger)
-        trainer = StreamTrainer(
-            online, self._ports(name), plan.spec, updater, source, registry, options
-        )
+        trainer = StreamTrainer(online, ports, plan.spec, updater, source, registry, options)
         self._trainers[name] = trainer
         return Worker(name, trainer.step, trainer.close)
 
@@ -280,10 +282,8 @@ class Wiring:
         return Worker(PRUNER, pruner.step, pruner.close)
 
     def _evaluator(self) -> Worker:
-        plan, folder = self._plan, self._folder
-        evaluator = Evaluator(
-            self._logs, plan.settings.evaluator, plan.spec, folder.checkpoints(EVALUATOR)
-        )
+        config, kept = self._plan.settings.evaluator, self._folder.checkpoints(EVALUATOR)
+        evaluator = Evaluator(self._logs, config, self._plan.spec, kept)
         return Worker(EVALUATOR, evaluator.step, evaluator.close)
 
     def _registry(
@@ -298,34 +298,20 @@ class Wiring:
         made = ReconcilingRegistry(
             store, folder.snapshots, versions, check_seconds=config.check_seconds
         )
-        self._opened.callback(made.close)
         self._registries.append(made)
-        return made
-
-    def _ports(self, model: str) -> Ports:
-        clicks = self._reader(topics.CLICKS)
-        return Ports(
-            model=model,
-            clicks=clicks,
-            predictions=self._writer(topics.predictions(model)),
-            checkpoints=self._folder.checkpoints(model),
-            snapshots=self._folder.snapshots,
-            order=self._order(clicks),
-            writer_pool=self._opened.enter_context(ThreadPoolExecutor(1, f"{model}, writer")),
-        )
+        return self._closing(made)
 
     def _order(self, clicks: LogReader) -> LogReader | None:
         order = open_order(self._logs, clicks)
-        if order is not None:
-            self._opened.callback(order.close)
-        return order
+        return None if order is None else self._closing(order)
 
     def _reader(self, name: str) -> LogReader:
-        reader = self._logs.reader(name)
-        self._opened.callback(reader.close)
-        return reader
+        return self._closing(self._logs.reader(name))
 
     def _writer(self, name: str) -> LogWriter:
-        writer = self._logs.writer(name)
-        self._opened.callback(writer.close)
-        return writer
+        return self._closing(self._logs.writer(name))
+
+    def _closing(self, opened: Closable) -> Closable:
+        """Close it with everything else."""
+        self._opened.callback(opened.close)
+        return opened

@@ -91,6 +91,16 @@ class StreamConfig(BaseModel):
         opens = plugins.find(_LOGS, _STORES, self.home)
         return opens is _embedded or bool(getattr(opens, "in_folder", False))
 
+    @property
+    def logs_described(self) -> str:
+        """Where the logs are, in words; the name of the home where its opener does not say.
+
+        >>> StreamConfig().logs_described, StreamConfig(home="kafka").logs_described
+        ('embedded', 'at Kafka localhost:9092')
+        """
+        describe = getattr(plugins.find(_LOGS, _STORES, self.home), "describe", None)
+        return str(describe(self)) if describe else self.home
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         for setting, group, ours, options in (
@@ -109,7 +119,8 @@ _SOURCES: Final = "resprout.sources"
 OpenLogs = Callable[[StreamConfig, Path, str | None, bool], LogStore]
 """What an entry point of ``resprout.logs`` names: ``open(config, folder, worker, writable)``, as of
 :func:`open_logs`. Where the logs are a part of the folder, its attribute ``in_folder`` is true; see
-:attr:`StreamConfig.logs_in_folder`."""
+:attr:`StreamConfig.logs_in_folder`. If it has an attribute ``describe``, that is called with the
+settings, and says in words where the logs are, before they are opened."""
 MakeSource = Callable[[Mapping[str, Any], int], Source]
 """What an entry point of ``resprout.sources`` names: ``make(source_options, seed)``."""
 
@@ -118,14 +129,20 @@ def _embedded(_: StreamConfig, folder: Path, __: str | None, writable: bool) -> 
     return LocalLogStore(folder, writable)
 
 
-def _kafka(config: StreamConfig, _: Path, worker: str | None, writable: bool) -> LogStore:
-    # The client is loaded only by those who use it.
-    from stream.log.kafka.store import KafkaLogStore
+class _Kafka:
+    def __call__(
+        self, config: StreamConfig, _: Path, worker: str | None, writable: bool, /
+    ) -> LogStore:
+        # The client is loaded only by those who use it.
+        from stream.log.kafka.store import KafkaLogStore
 
-    return KafkaLogStore(config.kafka, worker, writable=writable)
+        return KafkaLogStore(config.kafka, worker, writable=writable)
+
+    def describe(self, config: StreamConfig) -> str:
+        return f"at Kafka {config.kafka.bootstrap}"
 
 
-_STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _kafka}
+_STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _Kafka()}
 _GENERATED = {"generator": GeneratorSource}
 
 

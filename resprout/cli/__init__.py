@@ -2,12 +2,10 @@
 
 ::
 
-    options      the options that commands share, gathered into one request
-    commands     workers as processes of their own, topics, the schema of events
-    inspect      versions and masks of a run, rollbacks and rebuilds that people ask for
-    deadletters  the events that did not validate
-    report       a run as one page of HTML
-    signals      log messages, and what ends a command
+    options   the options that commands share, gathered into one request; log messages, signals
+    commands  workers as processes of their own, topics, the schema of events
+    inspect   versions and masks of a run, rollbacks and rebuilds that people ask for, dead letters
+    report    a run as one page of HTML
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -48,7 +45,7 @@ from resprout.monitoring.console import ProgressLine, closing_table, settings_to
 from resprout.run import Result, execute
 from resprout.settings import Settings
 from resprout.spec import RunDefinition
-from stream import FeatureSchema, ModelSpec
+from stream import FeatureSchema
 
 _COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
 """Of the names of models, by role."""
@@ -104,8 +101,9 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
         asked = request.load(demonstration.LAYER).settings
         request.arguments |= demonstration.changes(asked, scale=scale, drift=drift)
         plan = RunDefinition.generated(request.load(demonstration.LAYER).settings)
-        if request.state is not None and not (request.resume or request.fresh):
-            _refuse_another(RunFolder(state))
+        begun = request.state is not None and (state / RECORD).exists()
+        if begun and not (request.resume or request.fresh):
+            raise ValueError(f"{state} holds a run; --resume goes on with it, --fresh deletes it")
         _prepare(plan, state, fresh=not request.resume)
     result = _run(plan, state, "`resprout demo --resume`")
     with failure():
@@ -232,12 +230,6 @@ def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
     folder.check(plan)
 
 
-def _refuse_another(folder: RunFolder) -> None:
-    """Leave a run alone that nobody asked to delete."""
-    if (folder.path / RECORD).exists():
-        raise ValueError(f"{folder.path} holds a run; --resume goes on with it, --fresh deletes it")
-
-
 def _run(plan: RunDefinition, state: Path, again: str) -> Result:
     progress = ProgressLine(window_events=plan.settings.trigger.window_events)
     with failure(), logging_to(progress), stoppable() as stop:
@@ -260,13 +252,10 @@ def _show(request: CommandRequest, result: Result) -> None:
         for remark in result.remarks:
             click.echo(remark, err=True)
         click.echo(result.summary.model_dump_json())
-    else:
-        click.echo(_coloured(closing_table(result), result.settings.models))
-
-
-def _coloured(text: str, models: Sequence[ModelSpec]) -> str:
-    """Paint the names of the models; click takes it out again where it does not belong."""
-    for model in models:
+        return
+    text = closing_table(result)
+    for model in result.settings.models:
+        # Where a colour does not belong, click takes it out again.
         coloured = click.style(model.label, _COLOURS[model.role])
         text = re.sub(f"^{re.escape(model.label)}", coloured, text, flags=re.MULTILINE)
-    return text
+    click.echo(text)

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from resprout import homes
 from resprout.cli.options import (
     INIT_FROM,
     INPUT,
@@ -22,6 +21,7 @@ from resprout.cli.options import (
     STATE,
     CommandRequest,
     failure,
+    hurried,
     leaving,
     logging_lines,
     several,
@@ -31,6 +31,7 @@ from resprout.cli.options import (
 )
 from resprout.folder import RunFolder
 from resprout.monitoring.page import replayed
+from resprout.run import check, worker_process
 from resprout.settings import (
     DENSE,
     EVALUATOR,
@@ -43,8 +44,17 @@ from resprout.settings import (
     Settings,
 )
 from resprout.spec import RunDefinition
-from resprout.workers import WorkerOutcome, check, worker_process
 from stream import json_schema, open_logs
+from stream.topics import (
+    CLICKS,
+    DEAD_LETTERS,
+    LEDGER,
+    REQUESTS,
+    TRUTH,
+    WINDOWS,
+    predictions,
+    progress,
+)
 
 log = logging.getLogger(__name__)
 
@@ -179,14 +189,17 @@ def topics(request: CommandRequest, partitions: int) -> None:
     """
     with usage():
         settings = request.load().settings
-        stream = homes.hurried(settings.stream)
+        stream = hurried(settings.stream)
         if stream.logs_in_folder:
             raise ValueError(
                 f"stream.home is {stream.home}: its logs need no topics; set it to kafka"
             )
+    models = (*(model.name for model in settings.models), "candidate-1")
+    others = (TRUTH, LEDGER, REQUESTS, WINDOWS, DEAD_LETTERS, *map(predictions, models))
+    names = dict.fromkeys((*others, *map(progress, settings.workers)), 1)
     # They are made elsewhere: no folder is looked at.
     with failure(), logging_lines(as_json=False), open_logs(stream, Path()) as logs:
-        made = logs.create(homes.every_log(settings, partitions))
+        made = logs.create({CLICKS: partitions, **names})
     click.echo("\n".join(made))
 
 
@@ -206,10 +219,8 @@ COMMANDS = (generate, replay, learn, prune, evaluate, topics, schema)
 def _feed(request: CommandRequest, state: Path) -> None:
     """Be the source."""
     with usage():
-        loaded = request.load()
         plan = request.plan()
-    outcome = _serve(request, plan, state, loaded, (SOURCE,))
-    click.echo(f"{outcome.events:,} events written to {outcome.logs}")
+    _serve(request, plan, state, (SOURCE,))
 
 
 def _work(request: CommandRequest, *workers: str, models: Collection[str] = ()) -> None:
@@ -217,10 +228,9 @@ def _work(request: CommandRequest, *workers: str, models: Collection[str] = ()) 
     if request.schema is not None and request.state is None:
         raise click.UsageError("name the run: --state FOLDER")
     with usage():
-        loaded = request.load()
-        plan = request.share(loaded.settings)
-        names = workers or _in_order(models, loaded.settings)
-    _serve(request, plan, request.folder("generated"), loaded, names)
+        plan = request.share(request.load().settings)
+        names = workers or _in_order(models, plan.settings)
+    _serve(request, plan, request.folder("generated"), names)
 
 
 def _in_order(names: Collection[str], settings: Settings) -> tuple[str, ...]:
@@ -255,23 +265,19 @@ def _show(request: CommandRequest, folder: RunFolder) -> None:
             """Signals are handled in between."""
 
 
-def _serve(
-    request: CommandRequest,
-    plan: RunDefinition,
-    state: Path,
-    loaded: Loaded,
-    names: Sequence[str],
-) -> WorkerOutcome:
+def _serve(request: CommandRequest, plan: RunDefinition, state: Path, names: Sequence[str]) -> None:
     with usage():
         check(plan, RunFolder(state))
+        loaded = request.load()
     told = ", ".join(names)
-    with failure(), logging_lines(as_json=request.log_json), leaving():
+    with failure(), logging_lines(as_json=request.log_json), leaving() as stop:
         log.info("%s of %s: %s", told, state, origin(loaded))
-        with worker_process(plan, state, names) as process, stoppable(log.info) as stop:
-            outcome = process.work(stop)
+        with worker_process(plan, state, names) as process, stoppable(log.info, stop):
+            outcome, logs = process.work(stop), process.logs.describe()
             if not outcome.finished:
                 log.info("%s stopped; the same command goes on from there", told)
-    return outcome
+    if SOURCE in names:
+        click.echo(f"{outcome.events:,} events written to {logs}")
 
 
 def origin(loaded: Loaded) -> str:
@@ -288,4 +294,4 @@ def origin(loaded: Loaded) -> str:
     set_by = [f"{counted[one]} by {one}" for one in ranked]
     said = ", ".join([*set_by, "the others by default"]) if set_by else "all by default"
     kept = {"disk": "on disk", "memory": "in memory", "redis": f"at {store.url}"}[store.kind]
-    return f"settings: {said}; logs {stream.home}, masks {kept}"
+    return f"settings: {said}; logs {stream.logs_described}, masks {kept}"

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from torch import Tensor
 
-from learner import ModelVersion, SnapshotError, masks_of
+from learner import SnapshotError, masks_of
 from pruner import (
     FIRST,
     History,
@@ -33,8 +33,16 @@ from pruner.masks import (
     describe,
     open_store,
 )
-from resprout import homes
-from resprout.cli.options import JSON, SETTINGS, STATE, CommandRequest, failure, several, usage
+from resprout.cli.options import (
+    JSON,
+    SETTINGS,
+    STATE,
+    CommandRequest,
+    failure,
+    look,
+    several,
+    usage,
+)
 from resprout.folder import RunFolder
 from resprout.monitoring.console import aligned
 from resprout.settings import Settings
@@ -71,28 +79,20 @@ class RecordedRun:
 class Version:
     """One version of the sparse model, as the ledger tells of it."""
 
-    begins: ModelVersion
-    """As it begins."""
+    version: int
+    count: int
+    """It is in force from here on."""
     made_by: str
     """In words: the rebuild, or the rollback."""
     sparsity: float | None
+    mask: str | None
+    snapshot: str
+    """It begins with these weights."""
     layers: Mapping[str, Layer]
-
-    @property
-    def number(self) -> int:
-        """The version."""
-        return self.begins.version
 
     def row(self) -> dict[str, Any]:
         """Return what JSON says of it."""
-        return {
-            "version": self.number,
-            "count": self.begins.count,
-            "made_by": self.made_by,
-            "sparsity": self.sparsity,
-            "mask": self.begins.mask,
-            "snapshot": self.begins.snapshot,
-        }
+        return {name: getattr(self, name) for name in self.__slots__ if name != "layers"}
 
 
 def versions(ledger: Iterable[Decision | Verdict]) -> tuple[Version, ...]:
@@ -100,19 +100,20 @@ def versions(ledger: Iterable[Decision | Verdict]) -> tuple[Version, ...]:
     found: dict[int, Version] = {}
     for one in ledger:
         if isinstance(one, Verdict) and one.verdict == "promoted":
+            begins, sparsity, layers = version_of(one), one.sparsity, one.layers
             plan = one.rebuild
             first = plan.reason == FIRST
             made_by = "first mask" if first else f"rebuild {plan.number}, {plan.reason}"
-            made = Version(version_of(one), made_by, one.sparsity, one.layers)
         elif isinstance(one, Decision) and one.rollback is not None:
-            old = found[one.rollback.to_version]
+            begins, old = version_after(one.rollback), found[one.rollback.to_version]
             # What it shares with the version before it, only the masks can tell.
             layers = {n: la.model_copy(update={"overlap": None}) for n, la in old.layers.items()}
-            made_by = f"back to version {old.number}"
-            made = Version(version_after(one.rollback), made_by, old.sparsity, layers)
+            made_by, sparsity = f"back to version {old.version}", old.sparsity
         else:
             continue
-        found[made.number] = made
+        found[begins.version] = Version(
+            begins.version, begins.count, made_by, sparsity, begins.mask, begins.snapshot, layers
+        )
     return tuple(found.values())
 
 
@@ -123,9 +124,7 @@ SHORTEST = 6
 def find(known: Sequence[Version], named: str) -> Version:
     """Return the version of a number, or the last one of a mask named by its first digits.
 
-    >>> one = Version(
-    ...     ModelVersion(1, "candidate-1/9-af", 9, "d32172defc9c76d1"), "first mask", 0.8, {}
-    ... )
+    >>> one = Version(1, 9, "first mask", 0.8, "d32172defc9c76d1", "candidate-1/9-af", {})
     >>> find([one], "1") is one, find([one], "d32172d") is one
     (True, True)
     >>> find([one], "7")
@@ -133,14 +132,14 @@ def find(known: Sequence[Version], named: str) -> Version:
     ...
     ValueError: no version '7'; versions are 1 (or give 6 digits or more of a mask's hash)
     """
-    found = [one for one in known if str(one.number) == named]
+    found = [one for one in known if str(one.version) == named]
     if not found and len(named) >= SHORTEST:
-        found = [one for one in known if (one.begins.mask or "").startswith(named)]
-    masks = sorted({one.begins.mask or "" for one in found})
+        found = [one for one in known if (one.mask or "").startswith(named)]
+    masks = sorted({one.mask or "" for one in found})
     if len(masks) > 1:
         raise ValueError(f"{named!r} begins several masks: {', '.join(masks)}; give more digits")
     if not found:
-        there = ", ".join(str(one.number) for one in known) or "none yet"
+        there = ", ".join(str(one.version) for one in known) or "none yet"
         raise ValueError(
             f"no version {named!r}; versions are {there} (or give {SHORTEST} digits or more of a "
             "mask's hash)"
@@ -190,10 +189,10 @@ class OpenedRun:
     def masks(self, version: Version) -> dict[str, Tensor] | None:
         """Return the masks of a version, from the store or its snapshot; None where both lack."""
         try:
-            return self.store.get(version.begins.mask or "")
+            return self.store.get(version.mask or "")
         except (MaskMissingError, MaskDamagedError, StoreError):
             try:
-                return masks_of(self.recorded.folder.snapshots.read(version.begins.snapshot))
+                return masks_of(self.recorded.folder.snapshots.read(version.snapshot))
             except SnapshotError:
                 return None
 
@@ -225,7 +224,7 @@ def opened(asked: CommandRequest) -> Iterator[OpenedRun]:
     recorded = RecordedRun.of(folder, asked)
     settings = recorded.settings
     plan = RunDefinition(settings, ExternalSource(recorded.schema))
-    with failure(), homes.look(settings.stream, folder) as logs:
+    with failure(), look(settings.stream, folder) as logs:
         with closing(logs.reader(topics.LEDGER)) as reader:
             tail = LedgerFollower(reader, settings.store.versions)
             known = versions(tail.poll())
@@ -267,17 +266,17 @@ def list_versions(asked: CommandRequest) -> None:
             head = run.store.head()
         except StoreError as error:
             away = str(error)
-        begun = [one.number for one in run.known if one.begins.count <= run.history.decided]
+        begun = [one.version for one in run.known if one.count <= run.history.decided]
         in_force = head.version if head else max(begun, default=None)
         kept = {one.version for one in run.history.promoted}
         found = {
             "in_force": in_force,
             "head": asdict(head) if head else None,
-            "history": [one.number for one in run.known if one.number <= (in_force or 0)],
+            "history": [one.version for one in run.known if one.version <= (in_force or 0)],
             "store_away": away,
             "decided": run.history.decided,
             "versions": [
-                one.row() | {"kept": one.number in kept, "in_force": one.number == in_force}
+                one.row() | {"kept": one.version in kept, "in_force": one.version == in_force}
                 for one in run.known
             ],
             "requests": [one.model_dump(mode="json") for one in run.open()],
@@ -314,24 +313,24 @@ def show(asked: CommandRequest, version: str) -> None:
     """Show a mask layer by layer."""
     with opened(asked) as run:
         one = find(run.known, version)
-        before = next((v for v in run.known if v.number == one.number - 1), None)
+        before = next((v for v in run.known if v.version == one.version - 1), None)
         own, layers = run.masks(one), dict(one.layers)
         # Where a mask is not kept any more, what the ledger says of it is.
         if own is not None:
             layers = describe(own, run.masks(before) if before else None)
     found = one.row() | {
-        "before": before.number if before else None,
+        "before": before.version if before else None,
         "layers": {name: layer.model_dump() for name, layer in layers.items()},
     }
-    beside = f"also kept by {before.number}" if before else "also kept before"
+    beside = f"also kept by {before.version}" if before else "also kept before"
     rows = [("layer", "weights", "kept", "sparsity", beside)]
     for name, layer in layers.items():
         shared = "" if layer.overlap is None else f"{layer.overlap:.1%}"
         rows.append(
             (name, f"{layer.weights:,}", f"{layer.kept:,}", f"{layer.sparsity:.1%}", shared)
         )
-    title = f"version {one.number}: {one.made_by}, in force from {one.begins.count:,} on"
-    _print(asked, found, [title, f"mask {one.begins.mask}", "", *aligned(rows)])
+    title = f"version {one.version}: {one.made_by}, in force from {one.count:,} on"
+    _print(asked, found, [title, f"mask {one.mask}", "", *aligned(rows)])
 
 
 @masks.command()
@@ -349,7 +348,7 @@ def diff(asked: CommandRequest, a: str, b: str) -> None:
             if own is None:
                 kept = ", ".join(str(v.version) for v in run.history.promoted) or "none"
                 raise ValueError(
-                    f"the mask of version {version.number} is not kept; kept are {kept}"
+                    f"the mask of version {version.version} is not kept; kept are {kept}"
                 )
             compared.append(own)
         layers = difference(*compared)
@@ -359,7 +358,7 @@ def diff(asked: CommandRequest, a: str, b: str) -> None:
         "layers": {name: asdict(layer) for name, layer in layers.items()},
     }
     rows: list[tuple[str, ...]] = [
-        ("layer", "weights", "kept by both", f"only {one.number}", f"only {other.number}")
+        ("layer", "weights", "kept by both", f"only {one.version}", f"only {other.version}")
     ]
     rows += [(name, *(f"{n:,}" for n in asdict(layer).values())) for name, layer in layers.items()]
     _print(asked, found, aligned(rows))
@@ -430,7 +429,7 @@ def deadletters(request: CommandRequest) -> None:
     recorded = RecordedRun.of(RunFolder(request.folder("generated")), request)
     found: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
-    with failure(), homes.look(recorded.settings.stream, recorded.folder) as logs:
+    with failure(), look(recorded.settings.stream, recorded.folder) as logs:
         for letter in MessageLog(logs, topics.DEAD_LETTERS).read(DeadLetter):
             reasons[letter.reason] += 1
             if request.json:

@@ -22,10 +22,11 @@ from pydantic import ValidationError
 
 from learner import NonFiniteError, SnapshotError
 from pruner.masks import StoreError
+from resprout.folder import RunFolder
 from resprout.settings import Layer, Loaded, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
-from stream import FeatureSchema, load_schema, make_source
-from stream.log import LogError
+from stream import FeatureSchema, StreamConfig, load_schema, make_source, open_logs
+from stream.log import LogError, LogStore
 from stream.sources import FileSource
 from stream.state import StateLockedError
 
@@ -203,6 +204,34 @@ def usage() -> AbstractContextManager[None]:
     return failure(click.UsageError)
 
 
+LOOK_SECONDS = 5.0
+"""How long a command that a person waits for lets a broker be away, where
+``stream.kafka.gone_seconds`` is not set."""
+
+
+def look(config: StreamConfig, folder: RunFolder) -> AbstractContextManager[LogStore]:
+    """Open the logs for a command that a person waits for.
+
+    It gives up soon, and makes no logs outside the state folder: only runs and workers do. Inside
+    the folder of a run that has just begun, a log that is not there yet is made, empty.
+    """
+    return open_logs(hurried(config), folder.home.folder, writable=config.logs_in_folder)
+
+
+def hurried(config: StreamConfig) -> StreamConfig:
+    """Let a broker be away for a few seconds only, unless the settings say for how long.
+
+    >>> hurried(StreamConfig()).kafka.gone_seconds
+    5.0
+    >>> hurried(StreamConfig(kafka={"gone_seconds": 60})).kafka.gone_seconds
+    60.0
+    """
+    if "gone_seconds" in config.kafka.model_fields_set:
+        return config
+    kafka = config.kafka.model_copy(update={"gone_seconds": LOOK_SECONDS})
+    return config.model_copy(update={"kafka": kafka})
+
+
 ROOMS = ("stream", "learner", "pruner", "evaluator", "resprout")
 
 
@@ -247,9 +276,10 @@ def logging_lines(*, as_json: bool) -> AbstractContextManager[None]:
 @contextmanager
 def stoppable(
     say: Callable[[str], object] = lambda text: sys.stderr.write(f"\n{text}\n"),
+    stop: threading.Event | None = None,
 ) -> Iterator[threading.Event]:
     """Let Ctrl+C, or a polite kill, end the run after the batch; a second one ends it now."""
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def end(number: int, _: FrameType | None) -> None:
         if stop.is_set():
@@ -261,9 +291,21 @@ def stoppable(
         yield stop
 
 
-def leaving() -> AbstractContextManager[None]:
-    """Let Ctrl+C, or a polite kill, end at once what has not begun to work: exit code 0."""
-    return _on_signal(lambda number, frame: sys.exit(0))
+@contextmanager
+def leaving() -> Iterator[threading.Event]:
+    """Let Ctrl+C, or a polite kill, end at once what has not begun to work: exit code 0.
+
+    The event is set as well: an exception that a signal raises within a destructor, or the callback
+    of a weak reference, is dropped by Python. Whoever begins to work then looks at the event.
+    """
+    stop = threading.Event()
+
+    def end(number: int, _: FrameType | None) -> None:
+        stop.set()
+        sys.exit(0)
+
+    with _on_signal(end):
+        yield stop
 
 
 @contextmanager

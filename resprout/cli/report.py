@@ -13,9 +13,8 @@ from pydantic_core import to_json
 from evaluator.run import RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
-from resprout import homes
 from resprout.cli.inspect import RecordedRun
-from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, usage
+from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, hurried, usage
 from resprout.folder import PLOT, RECORD, REPORT, RunFolder
 from resprout.run import Outcome, Result
 from resprout.settings import SPARSE, tree, with_defaults
@@ -69,7 +68,7 @@ def report_command(request: CommandRequest, /, run: Path, title: str, **more: An
     recorded = RecordedRun.of(RunFolder(run), request)
     page: Path = more["output"] or run / REPORT
     with failure():
-        stream, folder = homes.hurried(recorded.settings.stream), recorded.folder.home.folder
+        stream, folder = hurried(recorded.settings.stream), recorded.folder.home.folder
         with open_logs(stream, folder, writable=False) as logs:
             history = RunHistory.read(logs, recorded.settings.models)
             total = recorded.total(logs)

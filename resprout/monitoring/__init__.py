@@ -3,9 +3,7 @@
 ::
 
     console   the progress line and the closing table of a terminal
-    page      where the live page is served
-    families  the name of every metric of Prometheus, its labels and its meaning
-    metrics   how the reports of workers become values of these
-    health    health and metrics of one process over HTTP
+    page      the live page, health and metrics of one process over HTTP
+    metrics   every metric of Prometheus, and how the reports of workers become its values
     progress  how far a worker is behind, in events and by the clock
 """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from prometheus_client import Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -39,7 +39,6 @@ class Family:
     """One metric: its name, and what it says."""
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     text: str
     exported_by: str = EVERY
@@ -47,15 +46,22 @@ class Family:
     buckets: tuple[float, ...] = ()
     """Upper bounds, of a histogram."""
 
+    @property
+    def kind(self) -> Literal["counter", "gauge", "histogram"]:
+        """The type, as Prometheus has it."""
+        if self.buckets:
+            return "histogram"
+        return "counter" if self.name.endswith("_total") else "gauge"
+
 
 _TOTALS = [
-    (one, Family(one.export.name, "counter", ("model",), one.export.text, EVALUATOR))
+    (one, Family(f"{name.removesuffix('_total')}_total", ("model",), one.export.text, EVALUATOR))
     for one in installed()
-    if one.export and one.export.is_total
+    if one.export and one.export.is_total and (name := one.export.name)
 ]
 """The evaluator's metrics that are counted over all events scored."""
 _GAUGES = [
-    (one, Family(one.export.name, "gauge", ("model", "window"), one.export.text, EVALUATOR))
+    (one, Family(one.export.name, ("model", "window"), one.export.text, EVALUATOR))
     for one in installed()
     if one.export and not one.export.is_total
 ]
@@ -64,69 +70,53 @@ _GAUGES = [
 FAMILIES = (
     EVENTS := Family(
         "resprout_events_total",
-        "counter",
         ("worker",),
         "Events that the worker has learned from; of the evaluator, those it has scored",
     ),
     STEP_DURATION := Family(
         "resprout_step_duration_seconds",
-        "histogram",
         ("worker",),
         "Time that one step took, of those that did not merely wait",
         buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     ),
     LAG_EVENTS := Family(
         "resprout_log_lag_events",
-        "gauge",
         ("worker",),
         "Events that are there for the worker and that it has not come through",
     ),
     LAG_SECONDS := Family(
         "resprout_log_lag_seconds",
-        "gauge",
         ("worker",),
         "Time since there were as many events as the worker has come through",
     ),
     LAST_PROGRESS := Family(
         "resprout_worker_last_progress_timestamp_seconds",
-        "gauge",
         ("worker",),
         "Unix time of the worker's last step that did not merely wait; at first, of its start",
     ),
     BUILD_INFO := Family(
         "resprout_build_info",
-        "gauge",
         ("version", "config"),
         "Always 1; which program runs, and a hash of the settings that the run depends on",
     ),
     OBSERVED_CLICKS := Family(
-        "resprout_observed_clicks_total",
-        "counter",
-        (),
-        "Clicks in the events scored, weighted",
-        EVALUATOR,
+        "resprout_observed_clicks_total", (), "Clicks in the events scored, weighted", EVALUATOR
     ),
     *(family for _, family in (*_GAUGES, *_TOTALS)),
     DRIFT_ALARMS := Family(
-        "resprout_drift_alarms_total", "counter", ("detector",), "Drift alarms raised", EVALUATOR
+        "resprout_drift_alarms_total", ("detector",), "Drift alarms raised", EVALUATOR
     ),
     DEAD_LETTERS := Family(
         "resprout_dead_letters_total",
-        "counter",
         ("reason",),
         "Events that did not validate, each counted by the process that wrote its dead letter",
         EVALUATOR,
     ),
     REBUILDS := Family(
-        "resprout_rebuilds_total",
-        "counter",
-        ("reason", "outcome"),
-        "Rebuilds that have ended",
-        PRUNER,
+        "resprout_rebuilds_total", ("reason", "outcome"), "Rebuilds that have ended", PRUNER
     ),
     REBUILD_DURATION := Family(
         "resprout_rebuild_duration_seconds",
-        "histogram",
         (),
         "Time from the decision on a rebuild to its verdict, of those that no restart fell into",
         PRUNER,
@@ -134,21 +124,18 @@ FAMILIES = (
     ),
     REBUILD_LAST_SUCCESS := Family(
         "resprout_rebuild_last_success_timestamp_seconds",
-        "gauge",
         (),
         "Unix time of the last promotion of a candidate; not there before the process has seen one",
         PRUNER,
     ),
     LAYER_SPARSITY := Family(
         "resprout_layer_sparsity_ratio",
-        "gauge",
         ("model", "layer"),
         "Share of the layer's weights that the mask in force removes",
         PRUNER,
     ),
     LAYER_OVERLAP := Family(
         "resprout_layer_mask_overlap_ratio",
-        "gauge",
         ("layer",),
         "Share of the weights kept that the mask before kept too",
         PRUNER,
@@ -190,26 +177,14 @@ def markdown() -> str:
     return "\n".join(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The label values of one process."""
+def fingerprint(settings: Settings) -> str:
+    """Return twelve digits that tell apart settings on which a run depends.
 
-    workers: tuple[str, ...]
-    """Those that run in this process."""
-    models: tuple[str, ...]
-    config: str
-    """Says which settings these are."""
-
-    @classmethod
-    def of(cls, settings: Settings, workers: Sequence[str]) -> Self:
-        """Take them from the settings.
-
-        >>> Known.of(Settings(), ["dense"]).models
-        ('dense', 'sparse')
-        """
-        text = json.dumps(decisive(settings.model_dump(mode="json")), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(tuple(workers), settings.evaluator.models, digest[:12])
+    >>> fingerprint(Settings()) == fingerprint(Settings(serve={"port": 8_000}))
+    True
+    """
+    text = json.dumps(decisive(settings.model_dump(mode="json")), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Metrics(Collector):
@@ -219,24 +194,29 @@ class Metrics(Collector):
 
     Parameters
     ----------
-    known
-        The label values: what is counted starts at 0 for each of them.
+    settings
+        Of the run; what is counted starts at 0 for each label value that they name.
+    workers
+        Those of this process.
     clock
         Unix time.
 
     Examples
     --------
     >>> from learner import LearnerStep
-    >>> metrics = Metrics(Known.of(Settings(), ["dense"]))
+    >>> metrics = Metrics(Settings(), ["dense"])
     >>> metrics("dense", LearnerStep(count=1_500, events=500))
     >>> page = metrics.render()[0].decode()
     >>> [line.removeprefix(EVENTS.name) for line in page.splitlines() if EVENTS.name in line][-1]
     '{worker="dense"} 500.0'
     """
 
-    def __init__(self, known: Known, clock: Callable[[], float] = time.time) -> None:
-        self._known, self._clock = known, clock
-        self._lags = Lags(known.workers, clock)
+    def __init__(
+        self, settings: Settings, workers: Sequence[str], clock: Callable[[], float] = time.time
+    ) -> None:
+        self.workers, self._clock = tuple(workers), clock
+        self._models = settings.evaluator.models
+        self._lags = Lags(workers, clock)
         self._decided: float | None = None
         """When the open rebuild was decided, if in this process."""
         self._layers: dict[int, Mapping[str, Layer]] = {}
@@ -244,7 +224,7 @@ class Metrics(Collector):
         self._values: dict[Family, defaultdict[tuple[str, ...], float]] = {}
         self._histograms: dict[Family, Histogram] = {}
         for family in FAMILIES:
-            if family.exported_by not in (EVERY, *known.workers):
+            if family.exported_by not in (EVERY, *workers):
                 continue
             if family.kind == "histogram":
                 self._histograms[family] = Histogram(
@@ -254,18 +234,18 @@ class Metrics(Collector):
             self._values[family] = defaultdict(float)
             if family.kind == "counter":
                 values = {
-                    "worker": known.workers,
-                    "model": known.models,
+                    "worker": self.workers,
+                    "model": self._models,
                     "detector": DETECTORS,
                     "reason": DEAD_REASONS if family is DEAD_LETTERS else REBUILD_REASONS,
                     "outcome": OUTCOMES,
                 }
                 for labels in product(*(values[label] for label in family.labels)):
                     self._values[family][labels] = 0
-        for worker in known.workers:
+        for worker in workers:
             self._histograms[STEP_DURATION].labels(worker)
             self._values[LAST_PROGRESS][worker,] = clock()
-        self._values[BUILD_INFO][version("resprout"), known.config] = 1
+        self._values[BUILD_INFO][version("resprout"), fingerprint(settings)] = 1
 
     def timed(self, worker: Worker, timer: Callable[[], float] = time.perf_counter) -> Worker:
         """Return the same worker, with its steps timed."""
@@ -302,8 +282,8 @@ class Metrics(Collector):
 
     def __call__(self, name: str, step: Step) -> None:
         """Observe a step; called in the worker's own thread."""
-        if name not in self._known.workers:
-            known = ", ".join(self._known.workers)
+        if name not in self.workers:
+            known = ", ".join(self.workers)
             raise ValueError(f"metrics know no worker {name!r}; they were made for: {known}")
         if step.waiting_for is None:
             self._values[LAST_PROGRESS][name,] = self._clock()
@@ -354,7 +334,7 @@ class Metrics(Collector):
         for message in ledger:
             if isinstance(message, Verdict) and message.version is not None:
                 self._show_mask(message.version, message.layers)
-                if message.rebuild.reason == FIRST and NEVER_REBUILT in self._known.models:
+                if message.rebuild.reason == FIRST and NEVER_REBUILT in self._models:
                     for name, layer in message.layers.items():
                         self._values[LAYER_SPARSITY][NEVER_REBUILT, name] = layer.sparsity
             elif isinstance(message, Decision) and message.rollback is not None:
@@ -403,7 +383,7 @@ class Metrics(Collector):
         accept
             The formats that the reader takes, as HTTP says it.
         """
-        for worker in self._known.workers:
+        for worker in self.workers:
             lag = self._lags.of(worker)
             if lag is not None:
                 self._values[LAG_EVENTS][worker,], self._values[LAG_SECONDS][worker,] = lag

@@ -192,18 +192,19 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._notes, self._stale_seconds, self._clock = notes or {}, stale_seconds, clock
-        self._states = dict.fromkeys(workers, WorkerState())
-        self._rounds = dict.fromkeys(workers, clock())
-        self._progress = dict(self._rounds)
+        # Until they are shown, seconds are by the clock.
+        now = clock()
+        self._states = {
+            name: WorkerState(progress_seconds=now, round_seconds=now) for name in workers
+        }
         self._failure: str | None = None
 
     def __call__(self, name: str, step: Step) -> None:
         """Observe a step; called in the worker's own thread."""
         waiting_for = str(step.waiting_for) if step.waiting_for else None
-        self._states[name] = WorkerState(step.count, waiting_for, step.done)
-        self._rounds[name] = self._clock()
-        if waiting_for is None:
-            self._progress[name] = self._rounds[name]
+        now = self._clock()
+        progress = self._states[name].progress_seconds if waiting_for else now
+        self._states[name] = WorkerState(step.count, waiting_for, step.done, progress, now)
 
     def watched(self, worker: Worker) -> Worker:
         """Return the same worker; if it fails, that is known from then on."""
@@ -227,8 +228,8 @@ class Health:
         workers = {
             name: replace(
                 state,
-                progress_seconds=round(now - self._progress[name], 3),
-                round_seconds=round(now - self._rounds[name], 3),
+                progress_seconds=round(now - state.progress_seconds, 3),
+                round_seconds=round(now - state.round_seconds, 3),
             )
             for name, state in self._states.items()
         }

@@ -15,8 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from resprout.cli import main
-from resprout.folder import RunFolder
-from resprout.homes import begun
+from resprout.folder import RunFolder, begun
 from resprout.run import execute
 from resprout.spec import ExternalSource, RunDefinition
 from stream import topics

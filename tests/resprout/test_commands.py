@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from kafka import KafkaConsumer
 
 from resprout.cli import main
+from resprout.cli.commands import origin
 from resprout.folder import RunFolder
 from resprout.settings import load
 from resprout.spec import RunDefinition
@@ -166,6 +167,14 @@ def test_a_worker_tells_what_it_was_told_and_where_it_answers(home: Path) -> Non
     assert f" by {home / 'small.toml'}, 1 by argument, the others by default; logs" in first
     assert first.endswith("logs embedded, masks on disk")
     assert "/healthz and http://127.0.0.1:" in second
+
+
+def test_a_worker_names_the_broker_that_has_the_logs() -> None:
+    named = {"stream.home": "kafka", "stream.kafka.bootstrap": "broker.test:9092"}
+    assert origin(load(arguments=named)) == (
+        "settings: 2 by argument, the others by default; logs at Kafka broker.test:9092, masks on "
+        "disk"
+    )
 
 
 def test_a_worker_that_serves_nothing_says_nothing_of_it(home: Path) -> None:

@@ -17,12 +17,13 @@ import pytest
 
 from evaluator.page import WebServer
 from learner import LearnerStep
-from resprout.monitoring.metrics import Known, Metrics
+from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.page import Health, serve_health
 from resprout.runner import Runner, Step, Worker
+from resprout.settings import Settings
 from stream.spec import Waiting
 
-KNOWN = Known(("dense", "sparse"), ("dense", "sparse"), "0123456789ab")
+WORKERS = ("dense", "sparse")
 
 
 @dataclass
@@ -57,7 +58,7 @@ def ask(url: str, method: str = "GET", accept: str = "*/*") -> Answer:
 
 
 def served(port: int = 0, host: str = "127.0.0.1") -> WebServer:
-    return serve_health(host, port, Metrics(KNOWN), Health(KNOWN.workers))
+    return serve_health(host, port, Metrics(Settings(), WORKERS), Health(WORKERS))
 
 
 def port_of(server: WebServer) -> int:
@@ -78,10 +79,8 @@ class Process:
 @pytest.fixture
 def process() -> Iterator[Process]:
     clock, away = Clock(), iter([None, "away since 12:00"])
-    health = Health(
-        KNOWN.workers, {"store": lambda: next(away, None)}, stale_seconds=60, clock=clock
-    )
-    metrics = Metrics(KNOWN)
+    health = Health(WORKERS, {"store": lambda: next(away, None)}, stale_seconds=60, clock=clock)
+    metrics = Metrics(Settings(), WORKERS)
     with closing(serve_health("127.0.0.1", 0, metrics, health)) as server:
         yield Process(clock, health, metrics, server)
 

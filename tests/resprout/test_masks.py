@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from learner import ModelVersion, Publication
+from learner import Publication
 from pruner import LedgerFollower, StoreConfig, requests
 from pruner.masks import DiskMaskStore, open_store
 from resprout.cli import main
@@ -288,13 +288,13 @@ def test_a_request_of_another_process_reaches_a_run_that_goes_on(tmp_path: Path)
 
 
 def version(number: int, mask: str) -> Version:
-    return Version(ModelVersion(number, f"candidate-{number}/x", 100 * number, mask), "x", None, {})
+    return Version(number, 100 * number, "x", None, mask, f"candidate-{number}/x", {})
 
 
 def test_a_mask_of_two_versions_names_the_last_and_too_few_digits_name_none() -> None:
     known = [version(1, "aaaaaaa1"), version(2, "bbbbbbb1"), version(3, "aaaaaaa1")]
-    assert find(known, "aaaaaaa1").number == 3
-    assert find(known, "bbbbbb").number == 2
+    assert find(known, "aaaaaaa1").version == 3
+    assert find(known, "bbbbbb").version == 2
     with pytest.raises(ValueError, match="no version 'bbbbb'; versions are 1, 2, 3 "):
         find(known, "bbbbb")
 

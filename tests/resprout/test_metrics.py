@@ -20,7 +20,7 @@ from evaluator.windows import Sums
 from evaluator.worker import EvaluatorStep
 from learner import LearnerStep
 from pruner import PruneStep
-from resprout.monitoring.metrics import FAMILIES, LABELS, Known, Metrics, markdown
+from resprout.monitoring.metrics import FAMILIES, LABELS, Metrics, fingerprint, markdown
 from resprout.runner import Step, Worker
 from resprout.settings import Settings
 from stream.messages import (
@@ -64,7 +64,7 @@ class Clock:
 
 
 def made(*workers: str, clock: Callable[[], float] | None = None) -> Metrics:
-    return Metrics(Known.of(SETTINGS, workers or WORKERS), clock=clock or Clock())
+    return Metrics(SETTINGS, workers or WORKERS, clock=clock or Clock())
 
 
 def values(metrics: Metrics) -> Values:
@@ -140,7 +140,7 @@ def letter(reason: str) -> DeadLetter:
 def told() -> Metrics:
     """Metrics that have seen a report of every kind, at known times."""
     clock = Clock(1_000.0)
-    metrics = Metrics(Known.of(SETTINGS, WORKERS), clock=clock)
+    metrics = Metrics(SETTINGS, WORKERS, clock)
     metrics("dense", LearnerStep(count=1_000, events=500))
     metrics("dense", LearnerStep(count=1_500, events=500))
     metrics("sparse", LearnerStep(count=1_200, events=200))
@@ -482,20 +482,20 @@ def test_alarms_are_counted_by_what_they_listen_to() -> None:
 
 
 def test_build_info_tells_settings_apart_and_not_where_they_are_served() -> None:
-    one, two = Known.of(SETTINGS, []), Known.of(Settings(seed=1), [])
-    assert one == Known.of(Settings(evaluator={"models": MODELS}), [])
-    assert one.config != two.config
+    one, two = fingerprint(SETTINGS), fingerprint(Settings(seed=1))
+    assert one == fingerprint(Settings(evaluator={"models": MODELS}))
+    assert one != two
     elsewhere = Settings(evaluator={"models": MODELS}, serve={"port": 8_000})
-    assert one.config == Known.of(elsewhere, []).config
-    assert re.fullmatch("[0-9a-f]{12}", one.config)
-    metrics = Metrics(Known(("dense",), ("dense",), "0123456789ab"))
+    assert one == fingerprint(elsewhere)
+    assert re.fullmatch("[0-9a-f]{12}", one)
+    metrics = Metrics(SETTINGS, ["dense"])
     ((version, config),) = {
         (labels["version"], labels["config"])
         for family in parse_text(metrics.render()[0].decode())
         if family.name == "resprout_build_info"
         for labels in (family.samples[0].labels,)
     }
-    assert (version.count("."), config) == (2, "0123456789ab")
+    assert (version.count("."), config) == (2, one)
 
 
 def test_two_processes_worth_of_metrics_live_side_by_side() -> None:

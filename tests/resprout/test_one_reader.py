@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from resprout.folder import RunFolder
+from resprout.run import WorkerProcess, worker_process
 from resprout.runner import Runner, Step, Worker
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import Wiring
-from resprout.workers import WorkerProcess, worker_process
 from stream import topics
 from stream.log import LogStoreView
 from tests.resprout.eventful import PLAN, eventful

@@ -29,6 +29,7 @@ def drawer(config, folder, worker, writable):
     return LocalLogStore(folder / "drawer", writable)
 
 drawer.in_folder = True
+drawer.describe = lambda config: f"in a drawer, {config.batch_events} events a batch"
 """
 
 
@@ -73,6 +74,7 @@ def test_its_logs_can_be_made_before_a_run_and_looking_makes_none(home: Path) ->
     made = call(home, "topics")
     assert made.exit_code == 0, made.output
     assert str(home / "attic" / "predictions.dense") in made.stdout
+    assert str(home / "attic" / "progress.never_rebuilt") in made.stdout
     (home / "attic" / topics.DEAD_LETTERS).rename(home / "gone")
     state.mkdir()
     RunFolder(state).begin(RunDefinition.generated(load(None, home / "small.toml").settings))
@@ -94,6 +96,10 @@ def test_a_home_inside_the_state_folder_says_so(home: Path) -> None:
     refused = CliRunner().invoke(main, ["topics", *given[:2]])
     assert "stream.home is drawer: its logs need no topics; set it to kafka" in refused.stderr
     config = ("--config", str(home / "small.toml"), "--set", "stream.generator.events=2000")
+    source = CliRunner().invoke(main, ["generate", *config, *given])
+    assert source.stderr.splitlines()[0].endswith(
+        "; logs in a drawer, 500 events a batch, masks on disk"
+    )
     for _ in "12":
         ran = CliRunner().invoke(main, ["run", "--fresh", *config, *given])
         assert ran.exit_code == 0, ran.output

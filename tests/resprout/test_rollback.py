@@ -139,7 +139,7 @@ def test_behind_it_stand_the_weights_that_version_one_began_with(back: Whole) ->
 
 def test_the_head_follows_and_versions_go_on_from_there(back: Whole) -> None:
     with closing(back.folder.home.reader(topics.LEDGER)) as reader:
-        known = {one.number: one.begins for one in versions(LedgerFollower(reader).poll())}
+        known = {one.version: one for one in versions(LedgerFollower(reader).poll())}
     assert known[3].count == EFFECTIVE
     assert (known[3].snapshot, known[3].mask) == (known[1].snapshot, known[1].mask)
     head = DiskMaskStore(back.folder.masks).head()

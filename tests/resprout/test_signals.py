@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from resprout.cli.options import logging_lines, logging_to, stoppable
+from resprout.cli.options import leaving, logging_lines, logging_to, stoppable
 from resprout.monitoring.console import ProgressLine
 
 TWICE = """
@@ -21,6 +21,40 @@ with stoppable():
     os.kill(os.getpid(), signal.SIGINT)
     print("still here")
 """
+
+WITHIN_A_CALLBACK = """
+import signal, weakref
+from resprout.cli.options import leaving, stoppable
+
+class Anything:
+    pass
+
+def interrupt(_):
+    signal.raise_signal(signal.SIGTERM)
+    print("not reached")
+
+anything = Anything()
+reference = weakref.ref(anything, interrupt)
+with leaving() as stop:
+    del anything
+    with stoppable(print, stop) as asked:
+        print("asked to stop:", asked.is_set())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_the_work_begins_a_signal_ends_at_once(number: int) -> None:
+    with pytest.raises(SystemExit) as ended, leaving():
+        signal.raise_signal(number)
+    assert ended.value.code == 0
+
+
+def test_a_signal_whose_exception_python_drops_still_asks_to_stop() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", WITHIN_A_CALLBACK], capture_output=True, text=True
+    )
+    assert "Exception ignored" in process.stderr
+    assert (process.returncode, process.stdout) == (0, "asked to stop: True\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
