@@ -286,26 +286,24 @@ class Segments:
             )
 
     def of(self, clicks: ClickBatch) -> tuple[Membership, ...]:
-        """Return for each segmentation which event is where; nothing before the choice."""
+        """Return for each segmentation which event is where.
+
+        Until the most frequent values are chosen they are counted, and nothing is returned.
+        """
         placed = [kind.place(clicks) for kind in self._kinds]
         chosen = self.state.chosen
-        if chosen is None:
-            self._count(len(clicks), [key for _, key in placed])
-            return ()
-        parts = zip(self._kinds, placed, chosen, strict=True)
-        return tuple(kind.member(rows, key, values) for kind, (rows, key), values in parts)
-
-    def _count(self, events: int, keys: Sequence[Ints]) -> None:
-        """Count values, and choose the most frequent ones once there are enough."""
-        for seen, key in zip(self.state.seen, keys, strict=True):
+        if chosen is not None:
+            parts = zip(self._kinds, placed, chosen, strict=True)
+            return tuple(kind.member(rows, key, values) for kind, (rows, key), values in parts)
+        for seen, (_, key) in zip(self.state.seen, placed, strict=True):
             for value, times in zip(*np.unique_counts(key), strict=True):
                 seen[int(value)] = seen.get(int(value), 0) + int(times)
-        total = self.state.events + events
-        if total < self._events:
-            self.state = SegmentsState(total, self.state.seen)
-            return
-        ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self.state.seen]
-        self.state = SegmentsState(total, chosen=tuple(tuple(o[: self._top]) for o in ranked))
+        self.state = replace(self.state, events=self.state.events + len(clicks))
+        if self.state.events >= self._events:
+            ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self.state.seen]
+            most = tuple(tuple(one[: self._top]) for one in ranked)
+            self.state = SegmentsState(self.state.events, chosen=most)
+        return ()
 
 
 class _Segmentation:

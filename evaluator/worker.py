@@ -11,27 +11,17 @@ from typing import Final, TypeVar
 from pydantic import TypeAdapter
 
 import stream
-from stream import LogPosition, MessageLog, RunSpec
 from evaluator.config import EvaluatorConfig
 from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.windows import Scoring, ScoringMessage, ScoringState, Sums
+from stream import LogPosition, MessageLog, RunSpec
 from stream.log import LogStore, Record
-from stream.messages import (
-    Alarm,
-    AnyMessage,
-    DeadLetter,
-    Judgement,
-    Message,
-    Position,
-    Progress,
-    Window,
-    dump,
-)
+from stream.messages import Alarm, DeadLetter, Judgement, Message, Position, Progress, Window, dump
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, TRUTH, WINDOWS, predictions, progress
 
-M = TypeVar("M", bound=AnyMessage)
+M = TypeVar("M", bound=Message)
 
 
 class IdempotentWriter:
@@ -179,11 +169,8 @@ class ProgressMirror:
         if now < self._due and not at_once:
             return []
         self._due = now + POLL_SECONDS
-        found = []
-        for tail in self._tails.values():
-            while messages := tail.poll():
-                found += messages
-        return found
+        tails = self._tails.values()
+        return [one for tail in tails for found in iter(tail.poll, []) for one in found]
 
     def close(self) -> None:
         """Release the logs."""

@@ -49,7 +49,8 @@ def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) 
 
     Examples
     --------
-    >>> build("dlmr", FeatureSchema(), {}, seed=0)
+    >>> from stream import NumericFeature
+    >>> build("dlmr", FeatureSchema(numeric=(NumericFeature(name="price"),)), {}, seed=0)
     Traceback (most recent call last):
     ...
     ValueError: unknown model 'dlmr'; known: dlrm
