@@ -318,11 +318,9 @@ class PruneWorker:
         if plan is not None and back is not None:
             reason = f"superseded at {back.count}: {back.why_not}"
             return self._conclude(decisions.ended_early(plan, "rejected", reason, back.count))
-        decision = self._decide()
-        if decision is not None:
+        if (decision := self._decide()) is not None:
             return replace(self._report(), decided=decision)
-        plan = self.history.open
-        return self._rest() if plan is None else self._work(plan)
+        return self._work(self.history.open) if self.history.open else self._rest()
 
     def close(self) -> None:
         """Write a checkpoint of the open rebuild, so that nothing is learned twice."""
@@ -377,7 +375,7 @@ class PruneWorker:
         return trainer
 
     def _decide(self) -> Decision | None:
-        count = self.history.decided + self._spec.window_events
+        count = self._due
         if self._windows.closed < count or decisions.missing(self.history, count) is not None:
             return None
         request = next(iter(self._requests.open(self.history.answered)), None)
@@ -427,8 +425,7 @@ class PruneWorker:
             self._rebuild = self.open_rebuild(plan)
         rebuild = self._rebuild
         if rebuild is None:
-            what = f"the dense snapshot at {plan.begin}"
-            return replace(self._report(), waiting_for=stream.Waiting(topics.SNAPSHOTS, what))
+            return self._wait(f"the dense snapshot at {plan.begin}", topics.SNAPSHOTS)
         if rebuild.count == plan.end:
             return self._undecided(plan.end) or self._judge(rebuild, plan)
         step = rebuild.step()
@@ -448,8 +445,7 @@ class PruneWorker:
         """
         judgement = self._windows.judgements.get(plan.number)
         if judgement is None and plan.reason != FIRST:
-            what = f"the judgement of rebuild {plan.number}"
-            return replace(self._report(), waiting_for=stream.Waiting(topics.WINDOWS, what))
+            return self._wait(f"the judgement of rebuild {plan.number}")
         promoted = judgement is None or judgement.difference.mean < 0
         snapshot = rebuild.snapshot() if promoted else None
         masks = {name: rebuild.online.masks[name].cpu() for name in rebuild.online.prunable}
@@ -484,33 +480,27 @@ class PruneWorker:
         """Wait for the next window; where none comes any more, log what came too late."""
         total, history = self._end.total(), self.history
         if total is None or not decisions.is_complete(history, total, self._spec.window_events):
-            return replace(self._report(), waiting_for=self._next_window)
+            return self._wait(f"the window ending at {self._due}")
         self._done = True
         if history.swap_count > total:
-            log.warning(
-                "version %d never took effect: the input ended after %d events, before %d",
-                history.version,
-                total,
-                history.swap_count,
-            )
+            never = "version %d never took effect: the input ended after %d events, before %d"
+            log.warning(never, history.version, total, history.swap_count)
         for request in self._requests.open(history.answered):
-            log.warning(
-                "the %s asked for (%s) was not decided on: the input ended after %d events",
-                request.action,
-                request.reason,
-                total,
-            )
+            undecided = "the %s asked for (%s) was not decided on: the input ended after %d events"
+            log.warning(undecided, request.action, request.reason, total)
         return self._report()
 
     def _undecided(self, through: int) -> PruneStep | None:
         """Report that a window ending by ``through`` is still to be decided, None if none is."""
-        due = self.history.decided + self._spec.window_events
-        return replace(self._report(), waiting_for=self._next_window) if due <= through else None
+        return self._wait(f"the window ending at {self._due}") if self._due <= through else None
 
     @property
-    def _next_window(self) -> stream.Waiting:
-        due = self.history.decided + self._spec.window_events
-        return stream.Waiting(topics.WINDOWS, f"the window ending at {due}")
+    def _due(self) -> int:
+        """The end of the next window to decide on."""
+        return self.history.decided + self._spec.window_events
+
+    def _wait(self, what: str, log: str = topics.WINDOWS) -> PruneStep:
+        return replace(self._report(), waiting_for=stream.Waiting(log, what))
 
     def _write(self, message: Decision | Verdict) -> None:
         """Write into the ledger what is decided, safely, and take note of it."""
