@@ -396,7 +396,7 @@ def check(prediction: PredictionBatch, clicks: stream.CountedBatch) -> None:
     >>> from stream.messages import Position, PositionRange
     >>> one = ClickBatch(*np.zeros((3, 1), np.float32), *np.zeros((2, 1, 0), np.float32))
     >>> spans = (PositionRange(0, Position(120, 0), Position(120, 0), 1),)
-    >>> clicks = CountedBatch(0, one, spans, skipped={}, last=False)
+    >>> clicks = stream.CountedBatch(0, one, spans, skipped={}, last=False)
     >>> through = {0: Position(120, 0)}
     >>> check(PredictionBatch("dense", 0, 0, spans, through, np.array([0.3])), clicks)
     Traceback (most recent call last):
