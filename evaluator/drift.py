@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -405,22 +405,15 @@ class SeriesState:
     """The version that the figures are of, where each has a series of its own."""
 
 
+_NEW: Final = SeriesState()
+
+
 @dataclass(frozen=True, slots=True)
 class AlarmsState:
     """All that alarms know, for a checkpoint."""
 
     series: dict[DetectorName, SeriesState] = field(default_factory=dict)
     stability: StabilityState | None = None
-
-
-class Figure(NamedTuple):
-    """What one window says."""
-
-    value: float
-    error: float | None = None
-    """Its standard error, where the detector needs it."""
-    version: int | None = None
-    """The version that it is of, where each has a series of its own."""
 
 
 class Series:
@@ -442,25 +435,34 @@ class Series:
         self._make = make
         self._begin(state)
 
-    def add(self, end: int, figure: Figure) -> tuple[int, Change] | None:
-        """Take in the figure of the window ending at ``end``.
+    def add(self, end: int, value: float, begins: SeriesState) -> tuple[int, Change] | None:
+        """Take in the figure of a window.
+
+        Parameters
+        ----------
+        end
+            Of the window.
+        value
+            The figure.
+        begins
+            A series that would begin with it: of which standard error and version.
 
         Returns
         -------
         None, or the end of the last window before a change, and the change.
         """
-        if not self.state.values or figure.version != self.state.version:
-            self._begin(SeriesState(error=figure.error, version=figure.version))
-        ends, values = (*self.state.ends, end), (*self.state.values, figure.value)
+        if not self.state.values or begins.version != self.state.version:
+            self._begin(begins)
+        ends, values = (*self.state.ends, end), (*self.state.values, value)
         self.state = replace(self.state, ends=ends, values=values)
         found, dropped = None, MAX_FIGURES // 2 if len(values) > MAX_FIGURES else 0
-        if self._detector.update(figure.value):
+        if self._detector.update(value):
             change = self._detector.change(values)
             found, dropped = (ends[change.at - 1], change), change.at
         if dropped:
             # The last figure says how much the others scatter.
             ends, values = ends[dropped:], values[dropped:]
-            self._begin(replace(self.state, ends=ends, values=values, error=figure.error))
+            self._begin(replace(self.state, ends=ends, values=values, error=begins.error))
         return found
 
     def _begin(self, state: SeriesState) -> None:
@@ -537,10 +539,7 @@ class Alarms:
         for window in closed:
             if window.size != self._size or window.partial:
                 continue
-            for name, figure in self._figures(window):
-                found = self._series[name].add(window.end, figure) if name in self._series else None
-                if found and (found[1].rose or name == "click_rate"):
-                    alarms.append(self._change_alarm(window.end, name, *found))
+            alarms += self._changes(window)
             shifts = self._input.close(window.end) if self._input else ()
             if shifts:
                 psi = {shift.feature: shift.psi for shift in shifts}
@@ -548,31 +547,39 @@ class Alarms:
             alarms += [_input_alarm(window, shift) for shift in shifts if shift.has_drifted]
         return tuple(stability), tuple(alarms)
 
-    def _figures(self, window: Window) -> Iterator[tuple[DetectorName, Figure]]:
-        """Yield what the detectors are fed; nothing for the one that a window says nothing to.
+    def _changes(self, window: Window) -> Iterator[Alarm]:
+        """Feed the detectors, and yield their alarms.
 
         A window that a swap falls into says nothing of the relative CE.
         """
         root, served = self._spec.root, self._spec.served
         entropy = window.metric(root, "ne")
         if entropy is not None:
-            yield "dense_loss", Figure(entropy)
+            yield from self._feed("dense_loss", window.end, entropy)
         score, relative = window.models.get(served), window.interval(served, "relative_ce")
         if score and len(score.versions) == 1 and relative and relative.high is not None:
             half_width = float(stdtrit(window.size - 1, (1 + CONFIDENCE) / 2))
             error = (relative.high - relative.mean) / half_width
             if error:
-                yield "relative_loss", Figure(relative.mean, error, score.versions[0])
-        yield "click_rate", Figure(window.click_rate)
+                begins = SeriesState(error=error, version=score.versions[0])
+                yield from self._feed("relative_loss", window.end, relative.mean, begins)
+        yield from self._feed("click_rate", window.end, window.click_rate)
 
-    def _change_alarm(self, count: int, name: DetectorName, since: int, change: Change) -> Alarm:
+    def _feed(
+        self, name: DetectorName, end: int, value: float, begins: SeriesState = _NEW
+    ) -> Iterator[Alarm]:
+        """Give the figure of a window to a detector, if it is there; yield the alarm it raises."""
+        found = self._series[name].add(end, value, begins) if name in self._series else None
+        if found is None or not (found[1].rose or name == "click_rate"):
+            return
+        since, change = found
         verb = "rose" if change.rose else "fell"
         how, test = ("+.3%", "Page-Hinkley") if name == "relative_loss" else (".4f", "ADWIN")
         before, after = (f"{one:{how}}".replace("%", " %") for one in (change.before, change.after))
-        return Alarm(
+        yield Alarm(
             detector=name,
             feature=None,
-            count=count,
+            count=end,
             since=since,
             statistic=change.statistic,
             threshold=change.threshold,

@@ -10,23 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream import (
-    ClickBatch,
-    ClickCursor,
-    ClickReader,
-    CountedBatch,
-    Deduplicator,
-    LogPosition,
-    OnInvalid,
-    Recorded,
-    RunSpec,
-    TruthBatch,
-    Waiting,
-    open_order,
-    predictions_from_bytes,
-    resume,
-    truth_from_bytes,
-)
+import stream
+from stream import ClickBatch, LogPosition
 from stream.log import LogReader, LogStore, LogTrimmedError, StoredRecord
 from stream.messages import PredictionBatch
 from stream.topics import CLICKS, TRUTH, predictions
@@ -111,10 +96,10 @@ class PredictionFollower:
         self.model = model
         self.conflicts = 0
         self._log = log
-        self._offset = self._next = resume(log, predictions(model), position)
+        self._offset = self._next = stream.resume(log, predictions(model), position)
         self._unread: deque[StoredRecord] = deque()
         self._found: PredictionBatch | None = None
-        self._earlier: Deduplicator | None = None
+        self._earlier: stream.Deduplicator | None = None
 
     @property
     def position(self) -> LogPosition:
@@ -133,7 +118,7 @@ class PredictionFollower:
                     return None
                 self._next = self._unread[-1].next_offset
             stored = self._unread[0]
-            batch = predictions_from_bytes(stored.record.value)
+            batch = stream.predictions_from_bytes(stored.record.value)
             if self._is_later(batch.model):
                 return None
             if batch.model == self.model and batch.begin == begin:
@@ -179,17 +164,17 @@ class PredictionFollower:
     def _key(self, batch: PredictionBatch) -> str:
         return f"{predictions(self.model)}/{batch.model}/{batch.begin}"
 
-    def _read_back(self, begin: int, offset: int) -> Deduplicator:
+    def _read_back(self, begin: int, offset: int) -> stream.Deduplicator:
         """Gather the records before ``offset``, back to one of the batch after ``begin`` events."""
         records = _READ_BACK
         while True:
             oldest = self._log.begin(0)
             at = start = max(oldest, offset - records)
-            earlier, begins = Deduplicator(), set()
+            earlier, begins = stream.Deduplicator(), set()
             try:
                 while at < offset:
                     for stored in self._log.read(0, at, min(_READ_BACK, offset - at)):
-                        batch = predictions_from_bytes(stored.record.value)
+                        batch = stream.predictions_from_bytes(stored.record.value)
                         earlier.accept(self._key(batch), stored.record.value)
                         begins.add((batch.model, batch.begin))
                         at = stored.next_offset
@@ -214,8 +199,8 @@ class TruthFollower:
 
     def __init__(self, log: LogReader, position: LogPosition | None = None) -> None:
         self._log = log
-        self._next = resume(log, TRUTH, position)
-        self._held: deque[tuple[int, TruthBatch]] = deque()
+        self._next = stream.resume(log, TRUTH, position)
+        self._held: deque[tuple[int, stream.TruthBatch]] = deque()
 
     @property
     def position(self) -> LogPosition:
@@ -231,7 +216,7 @@ class TruthFollower:
             records = self._log.read(0, self._next, 4)
             if not records:
                 return None
-            self._held.extend((r.offset, truth_from_bytes(r.record.value)) for r in records)
+            self._held.extend((r.offset, stream.truth_from_bytes(r.record.value)) for r in records)
             self._next = records[-1].next_offset
         while self._held[0][1].end <= begin:
             self._held.popleft()
@@ -258,7 +243,7 @@ class TruthFollower:
 class JoinCursor:
     """How far a join is in each log."""
 
-    clicks: ClickCursor
+    clicks: stream.ClickCursor
     predictions: dict[str, LogPosition] = field(default_factory=dict)
     """By model; one that is not named is read from the beginning of its log."""
     truth: LogPosition | None = None
@@ -290,21 +275,21 @@ class Join:
     def __init__(
         self,
         home: LogStore,
-        spec: RunSpec,
+        spec: stream.RunSpec,
         cursor: JoinCursor | None = None,
-        on_invalid: OnInvalid | None = None,
+        on_invalid: stream.OnInvalid | None = None,
     ) -> None:
-        self.missing: Waiting | None = None
+        self.missing: stream.Waiting | None = None
         self._home = home
         self._log = home.reader(CLICKS)
-        self._order = open_order(home, self._log)
-        order = Recorded(self._order) if self._order else None
+        self._order = stream.open_order(home, self._log)
+        order = stream.Recorded(self._order) if self._order else None
         at = cursor.clicks if cursor else None
-        self._clicks = ClickReader(self._log, spec.schema, spec.batch_events, at, order)
+        self._clicks = stream.ClickReader(self._log, spec.schema, spec.batch_events, at, order)
         if on_invalid is not None:
             self._clicks.on_invalid(on_invalid)
         self._at = self._clicks.cursor
-        self._pending: CountedBatch | None = None
+        self._pending: stream.CountedBatch | None = None
         self._known = dict(cursor.predictions) if cursor else {}
         self._tails: dict[str, PredictionFollower] = {}
         place = cursor.truth if cursor else None
@@ -352,7 +337,7 @@ class Join:
             return None
         truth = self._truth.find(clicks.begin, clicks.end) if self._truth else None
         if self._truth and truth is None:
-            self.missing = Waiting(TRUTH)
+            self.missing = stream.Waiting(TRUTH)
             return None
         for prediction in found.values():
             check(prediction, clicks)
@@ -380,7 +365,7 @@ class Join:
                 self._tails[name] = PredictionFollower(name, log, self._known.get(name))
             prediction = self._tails[name].find(begin)
             if prediction is None:
-                self.missing = Waiting(predictions(name))
+                self.missing = stream.Waiting(predictions(name))
                 return None
             found[name] = prediction
         return found
@@ -399,7 +384,7 @@ class Join:
                 part.close()
 
 
-def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
+def check(prediction: PredictionBatch, clicks: stream.CountedBatch) -> None:
     """Refuse a prediction that is not an honest one of exactly these events.
 
     Honest is: for every partition, what the model or any ancestor of it has learned from lies
@@ -411,7 +396,7 @@ def check(prediction: PredictionBatch, clicks: CountedBatch) -> None:
     >>> from stream.messages import Position, PositionRange
     >>> one = ClickBatch(*np.zeros((3, 1), np.float32), *np.zeros((2, 1, 0), np.float32))
     >>> spans = (PositionRange(0, Position(120, 0), Position(120, 0), 1),)
-    >>> clicks = CountedBatch(0, one, spans, skipped={}, last=False)
+    >>> clicks = stream.CountedBatch(0, one, spans, skipped={}, last=False)
     >>> through = {0: Position(120, 0)}
     >>> check(PredictionBatch("dense", 0, 0, spans, through, np.array([0.3])), clicks)
     Traceback (most recent call last):

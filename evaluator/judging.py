@@ -73,12 +73,10 @@ class LedgerState:
 
     def poll(self) -> list[Decision | Verdict]:
         """Take in all that has come, and return what needs a copy; repeats are left out."""
-        found = []
-        while messages := self._tail.poll_logged():
-            for one in messages:
-                self._take(one.message)
-            found += [one.message for one in messages if one.offset >= self._copied]
-        return found
+        new = [one for found in iter(self._tail.poll_logged, []) for one in found]
+        for one in new:
+            self._take(one.message)
+        return [one.message for one in new if one.offset >= self._copied]
 
     def required(self, models: Sequence[str], count: int) -> tuple[str, ...]:
         """Return those of ``models`` that predict the batch after ``count`` events."""

@@ -13,41 +13,15 @@ import numpy as np
 from evaluator.config import EvaluatorConfig
 from evaluator.drift import Alarms, AlarmsState
 from evaluator.join import JoinedBatch
-from evaluator.metrics import METRICS, installed
+from evaluator.metrics import METRICS, Bounded, Metric, PerEvent, ScoredEvents, installed, metric
 from evaluator.metrics.cross_entropy import weighted_losses
-from evaluator.metrics.metric import (
-    BINS,
-    CLICKS,
-    EXPECTED,
-    OTHERS,
-    ArraySums,
-    Bounded,
-    EventSums,
-    Floats,
-    Ints,
-    Metric,
-    PerEvent,
-    ScoredEvents,
-    Term,
-    bins_of,
-    histograms,
-    terms_of,
-)
-from stream import MISSING, PADDING, ClickBatch, FeatureSchema, RunSpec
-from stream.messages import (
-    Alarm,
-    DeadLetters,
-    Interval,
-    Lifetime,
-    ModelScore,
-    Segment,
-    Stability,
-    Window,
-)
+from evaluator.metrics.metric import BINS, ArraySums, EventSums, Floats, Ints
+from stream import MISSING, PADDING, ClickBatch, FeatureSchema, RunSpec, messages
+from stream.messages import Alarm, DeadLetters, Lifetime, Stability, Window
 
 SEGMENT_BINS: Final = 128
 """Of the histogram of a segment: eight bins of the whole's in one."""
-TERMS: Final = terms_of(METRICS)
+TERMS: Final = metric.terms_of(METRICS)
 """Those of the built-in metrics."""
 REST: Final = "rest"
 """The segment of all values that have none of their own."""
@@ -143,7 +117,7 @@ class Sums:
         cls,
         batch: JoinedBatch,
         members: Sequence[Membership] = (),
-        terms: Mapping[str, Term] = TERMS,
+        terms: Mapping[str, metric.Term] = TERMS,
     ) -> Sums:
         """Sum up one batch.
 
@@ -162,8 +136,8 @@ class Sums:
             If a model was certain and wrong.
         """
         events = per_event(batch)
-        bins = bins_of(events.log_click - events.log_other)
-        cells = histograms(bins, batch.label, batch.weight, events.expected)
+        bins = metric.bins_of(events.log_click - events.log_other)
+        cells = metric.histograms(bins, batch.label, batch.weight, events.expected)
         known = ((name, term(events)) for name, term in terms.items())
         values = {name: one for name, one in known if one is not None}
         # A term is either of each model or the same for all of them.
@@ -211,14 +185,14 @@ class Membership:
             return ArraySums(np.bincount(self.group, values[rows], groups))
 
         size = SEGMENT_BINS * groups
-        row = np.where(batch.label[rows] == 1, CLICKS, OTHERS) * size
+        row = np.where(batch.label[rows] == 1, metric.CLICKS, metric.OTHERS) * size
         shared = {name: add_up(one) for name, one in terms.items() if one.ndim == 1}
         own = {name: one for name, one in terms.items() if one.ndim > 1}
         models = {}
         for at, model in enumerate(batch.models):
             place = bins[at][rows] // (BINS // SEGMENT_BINS) * groups + self.group
             cells = np.bincount(place + row, weight[rows], 3 * size)
-            cells[EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
+            cells[metric.EXPECTED * size :] = np.bincount(place, events.expected[at][rows], size)
             models[model] = shared | {name: add_up(one[at]) for name, one in own.items()}
             models[model][_HISTOGRAM] = ArraySums(cells.reshape(3, SEGMENT_BINS, groups))
         happened = {"events": np.ones_like(weight), "clicked": batch.label}
@@ -312,26 +286,24 @@ class Segments:
             )
 
     def of(self, clicks: ClickBatch) -> tuple[Membership, ...]:
-        """Return for each segmentation which event is where; nothing before the choice."""
+        """Return for each segmentation which event is where.
+
+        Until the most frequent values are chosen they are counted, and nothing is returned.
+        """
         placed = [kind.place(clicks) for kind in self._kinds]
         chosen = self.state.chosen
-        if chosen is None:
-            self._count(len(clicks), [key for _, key in placed])
-            return ()
-        parts = zip(self._kinds, placed, chosen, strict=True)
-        return tuple(kind.member(rows, key, values) for kind, (rows, key), values in parts)
-
-    def _count(self, events: int, keys: Sequence[Ints]) -> None:
-        """Count values, and choose the most frequent ones once there are enough."""
-        for seen, key in zip(self.state.seen, keys, strict=True):
+        if chosen is not None:
+            parts = zip(self._kinds, placed, chosen, strict=True)
+            return tuple(kind.member(rows, key, values) for kind, (rows, key), values in parts)
+        for seen, (_, key) in zip(self.state.seen, placed, strict=True):
             for value, times in zip(*np.unique_counts(key), strict=True):
                 seen[int(value)] = seen.get(int(value), 0) + int(times)
-        total = self.state.events + events
-        if total < self._events:
-            self.state = SegmentsState(total, self.state.seen)
-            return
-        ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self.state.seen]
-        self.state = SegmentsState(total, chosen=tuple(tuple(o[: self._top]) for o in ranked))
+        self.state = replace(self.state, events=self.state.events + len(clicks))
+        if self.state.events >= self._events:
+            ranked = [sorted(seen, key=lambda v: (-seen[v], v)) for seen in self.state.seen]
+            most = tuple(tuple(one[: self._top]) for one in ranked)
+            self.state = SegmentsState(self.state.events, chosen=most)
+        return ()
 
 
 class _Segmentation:
@@ -428,29 +400,31 @@ class Scorer:
 
     def _models(
         self, scored: Mapping[str, ScoredEvents], sums: Mapping[str, ModelSums]
-    ) -> dict[str, ModelScore | None]:
+    ) -> dict[str, messages.ModelScore | None]:
         """Score every model; None for one that did not predict everything."""
-        found: dict[str, ModelScore | None] = dict.fromkeys(self.config.models)
+        found: dict[str, messages.ModelScore | None] = dict.fromkeys(self.config.models)
         for name in scored.keys() & found.keys():
             values: dict[str, Any] = {}
             errors, intervals = {}, {}
-            for metric in self.metrics:
-                if metric.compares and name == self.config.models[0]:
+            for one in self.metrics:
+                if one.compares and name == self.config.models[0]:
                     continue
-                value = metric.compute(scored[name], self.config.min_clicks)
+                value = one.compute(scored[name], self.config.min_clicks)
                 if isinstance(value, Bounded):
-                    value, errors[metric.name] = value
-                elif isinstance(value, Interval):
+                    value, errors[one.name] = value
+                elif isinstance(value, messages.Interval):
                     if value.low is not None and value.high is not None:
-                        intervals[metric.name] = value.low, value.high
+                        intervals[one.name] = value.low, value.high
                     value = value.mean
-                values[metric.name] = value
-            found[name] = ModelScore(
+                values[one.name] = value
+            found[name] = messages.ModelScore(
                 versions=sums[name].versions, metrics=values, errors=errors, intervals=intervals
             )
         return found
 
-    def _segments(self, sums: SegmentSums, whole: Mapping[str, ModelSums]) -> Iterator[Segment]:
+    def _segments(
+        self, sums: SegmentSums, whole: Mapping[str, ModelSums]
+    ) -> Iterator[messages.Segment]:
         """Score each segment of one segmentation, the rest last."""
         for at, value in enumerate((*sums.values, REST)):
             on = {name: float(one.values[at]) for name, one in sums.on.items()}
@@ -464,7 +438,7 @@ class Scorer:
                     cells = one[_HISTOGRAM].values[:, :, at]
                     scored[name] = ScoredEvents(happened, finite, cells)
             known = happened.events and math.isfinite(bayes)
-            yield Segment(
+            yield messages.Segment(
                 feature=sums.feature,
                 value=value,
                 events=happened.events,
@@ -695,7 +669,7 @@ class Scoring:
     ) -> None:
         state = state or ScoringState()
         metrics = installed()
-        self._terms = terms_of(metrics)
+        self._terms = metric.terms_of(metrics)
         self._segments = Segments(spec.schema, config, state.segments)
         self._windows = TumblingWindows(config, state.windows, metrics)
         self._alarms = Alarms(config, spec, state.alarms)

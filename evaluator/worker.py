@@ -10,37 +10,18 @@ from typing import Final, TypeVar
 
 from pydantic import TypeAdapter
 
+import stream
 from evaluator.config import EvaluatorConfig
 from evaluator.join import Join, JoinCursor
 from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.windows import Scoring, ScoringMessage, ScoringState, Sums
-from stream import (
-    FIRST_CLICK,
-    Invalid,
-    LogFollower,
-    LogPosition,
-    MessageLog,
-    RestartPoint,
-    RunSpec,
-    Waiting,
-    dead_letter,
-)
+from stream import LogPosition, MessageLog, RunSpec
 from stream.log import LogStore, Record
-from stream.messages import (
-    Alarm,
-    AnyMessage,
-    DeadLetter,
-    Judgement,
-    Message,
-    Position,
-    Progress,
-    Window,
-    dump,
-)
+from stream.messages import Alarm, DeadLetter, Judgement, Message, Position, Progress, Window, dump
 from stream.state import Checkpoints
 from stream.topics import DEAD_LETTERS, LEDGER, TRUTH, WINDOWS, predictions, progress
 
-M = TypeVar("M", bound=AnyMessage)
+M = TypeVar("M", bound=Message)
 
 
 class IdempotentWriter:
@@ -85,7 +66,7 @@ class IdempotentWriter:
         self._log = home.reader(name)
         self.copied: Counter[str] = Counter()
         self.letters: dict[int, Position] = {}
-        tail: LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
+        tail: stream.LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
         while found := tail.poll():
             self.copied.update(one.worker for one in found if isinstance(one, Progress))
             letters = (one for one in found if isinstance(one, DeadLetter))
@@ -161,7 +142,7 @@ class ProgressMirror:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._due = clock, clock()
-        self._tails: dict[str, LogFollower[Progress]] = {}
+        self._tails: dict[str, stream.LogFollower[Progress]] = {}
         for worker in workers:
             name = progress(worker)
             self._tails[name] = tail = MessageLog(home, name).follow(
@@ -188,11 +169,8 @@ class ProgressMirror:
         if now < self._due and not at_once:
             return []
         self._due = now + POLL_SECONDS
-        found = []
-        for tail in self._tails.values():
-            while messages := tail.poll():
-                found += messages
-        return found
+        tails = self._tails.values()
+        return [one for tail in tails for found in iter(tail.poll, []) for one in found]
 
     def close(self) -> None:
         """Release the logs."""
@@ -236,11 +214,11 @@ class DeadLetterWriter:
         """So many were written since the last checkpoint that one is due."""
         return self._unkept >= _MAX_UNKEPT
 
-    def write(self, invalid: Sequence[Invalid]) -> None:
+    def write(self, invalid: Sequence[stream.Invalid]) -> None:
         """Write a letter for each event that has none; they are of one partition, in order."""
         partition, last = invalid[0].partition, invalid[-1].place
         through = self.through.get(partition, _BEFORE)
-        fresh = [dead_letter(one) for one in invalid if one.place > through]
+        fresh = [stream.dead_letter(one) for one in invalid if one.place > through]
         self.through[partition] = max(through, last)
         self._written += self._writer.append(fresh)
         self._unkept += len(fresh)
@@ -304,7 +282,7 @@ def load(checkpoints: Checkpoints) -> EvaluatorState:
 
 def restart_point(
     config: EvaluatorConfig, spec: RunSpec, parts: Mapping[str, bytes] | None = None
-) -> RestartPoint:
+) -> stream.RestartPoint:
     """Return what the evaluator reads when it goes on from a checkpoint, or begins.
 
     Parameters
@@ -317,7 +295,7 @@ def restart_point(
         Of the checkpoint; None: it begins.
     """
     state = EvaluatorState() if parts is None else _ADAPTER.validate_json(parts[_PART])
-    scoring = state.cursor or JoinCursor(FIRST_CLICK)
+    scoring = state.cursor or JoinCursor(stream.FIRST_CLICK)
     judging = [*state.judging.starts.values(), state.judging.cursor]
     cursors = [scoring, *(one for one in judging if one is not None)]
     offsets = {
@@ -329,7 +307,7 @@ def restart_point(
     offsets[TRUTH] = _offset(scoring.truth)
     for log in (WINDOWS, *map(progress, spec.workers)):
         offsets[log] = _offset(state.logs.get(log))
-    return RestartPoint([cursor.clicks for cursor in cursors], offsets)
+    return stream.RestartPoint([cursor.clicks for cursor in cursors], offsets)
 
 
 def _offset(position: LogPosition | None) -> int:
@@ -350,7 +328,7 @@ class EvaluatorStep:
     """Written in this step."""
     sums: Sums | None = None
     """Of the events scored; None where there were none."""
-    waiting_for: Waiting | None = None
+    waiting_for: stream.Waiting | None = None
     """Why there was nothing to do; None where something was done."""
     done: bool = False
     """The input has ended and everything about it is written."""
@@ -388,7 +366,11 @@ class Evaluator:
     """
 
     def __init__(
-        self, home: LogStore, config: EvaluatorConfig, spec: RunSpec, checkpoints: Checkpoints
+        self,
+        home: LogStore,
+        config: EvaluatorConfig,
+        spec: RunSpec,
+        checkpoints: Checkpoints,
     ) -> None:
         def open_join(cursor: JoinCursor) -> Join:
             return Join(home, replace(spec, has_truth=False), cursor)
@@ -489,7 +471,7 @@ class Evaluator:
         count, ledger = self._join.count, self._ledger
         decides = len(self._config.models) > 1 or bool(ledger.plans)
         done = not decides or (ledger.complete(count) and self._judging.is_idle(ledger, count))
-        waiting_for = None if done or messages else Waiting(LEDGER)
+        waiting_for = None if done or messages else stream.Waiting(LEDGER)
         return EvaluatorStep(count, messages=messages, waiting_for=waiting_for, done=done)
 
     def _checkpoint(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -191,12 +190,6 @@ class OnlineModel:
             self.optimiser.sums[name].copy_(tensor)
         self.masking.load(masks, stash)
         self._changes += 1
-
-    def clone(self) -> OnlineModel:
-        """Return an equal model that shares nothing with this one."""
-        twin = OnlineModel(deepcopy(self.module), self.config)
-        twin.load(self.state())
-        return twin
 
     def _logits(self, batch: ClickBatch) -> Tensor:
         logits: Tensor = self.module(self._tensor(batch.numeric), self._tensor(batch.categorical))

@@ -28,8 +28,6 @@ from stream.topics import predictions
 FORMAT = "resprout-snapshot-1"
 FILE = "model.safetensors"
 _VERSION = version("resprout")
-_CARD = "README.md"
-_TRASH = ".trash-"
 _NAME = re.compile(r"[A-Za-z0-9_-]+/\d{15}-[0-9a-f]{12}")
 
 _METADATA = "__metadata__"
@@ -250,7 +248,7 @@ class SnapshotStore:
         content = dump_tensors(state.tensors, state.metadata)
         name = _check(f"{state.model}/{state.count:015d}-{_hash(content)}")
         about = card(name, state.metadata, state.tensors)
-        write_folder_atomic(self.folder / name, {FILE: [content], _CARD: [about.encode()]})
+        write_folder_atomic(self.folder / name, {FILE: [content], "README.md": [about.encode()]})
         return name
 
     def read(self, name: str) -> LearnerState:
@@ -295,7 +293,7 @@ class SnapshotStore:
     def delete(self, name: str) -> None:
         """Delete a snapshot; nothing happens where there is none of that name."""
         path = self.folder / _check(name)
-        trash = path.with_name(_TRASH + path.name)
+        trash = path.with_name(f".trash-{path.name}")
         shutil.rmtree(trash, ignore_errors=True)
         if path.exists():
             path.rename(trash)

@@ -276,7 +276,12 @@ class StreamTrainer:
         if found is not None:
             self.become(from_parts(found.parts))
             self._saved["checkpoint"] = self.count
-            self._publish_again()
+            # What was published last of this version after its beginning, if it is there.
+            sequence, after = divmod(self.count - self._since, self.online.config.publish_events)
+            count, model = self.count - after, f"published-{self.ports.model}"
+            name = self.ports.snapshots.find(model, count) if sequence else None
+            if name is not None:
+                self._publish(Publication(self.version, sequence, name, count))
             log.info("%s continues after %d events", self.ports.model, self.count)
 
     @property
@@ -425,50 +430,39 @@ class StreamTrainer:
 
     def _change(self, answer: SwitchTo | RollBackTo) -> bool:
         """Become another version, safely, and publish it; False where it is that one already."""
-        to = answer.to
+        to, model, snapshots = answer.to, self.ports.model, self.ports.snapshots
         changes = not self._started or to.version > self.version
+        if changes and isinstance(answer, SwitchTo):
+            found = snapshots.read(to.snapshot)
+            here = self.count if self._started else to.count
+            if not here == to.count == found.count:
+                raise ValueError(
+                    f"{model} stands at {here} events and cannot switch to {to.snapshot} of "
+                    f"{found.count} events at {to.count}; all three must be equal"
+                )
+            self.become(replace(found, version=to.version, since=to.count))
+        elif changes:
+            if self.count != to.count:
+                raise ValueError(
+                    f"{model} stands at {self.count} events and cannot go back to "
+                    f"{to.snapshot} at {to.count}; both must be equal"
+                )
+            found = snapshots.read(to.snapshot)
+            self.version, self._since = to.version, to.count
+            # What the model claims to have learned from stays, which bounds from above what the
+            # snapshot had: no prediction may claim less than its model has seen.
+            before, claimed = found.trained_through, self._trained_through
+            kept = {at: max(place, before.get(at, place)) for at, place in claimed.items()}
+            self._trained_through = before | kept
+            self._load(found.tensors)
         if changes:
-            if isinstance(answer, SwitchTo):
-                self._switch(to)
-            else:
-                self._roll_back(to)
             self.save_async("checkpoint")
             self.wait_saved()
-            log.info("%s is version %d after %d events", self.ports.model, to.version, to.count)
+            log.info("%s is version %d after %d events", model, to.version, to.count)
         if self.registry is not None and to.version > self._announced:
             self._announced = to.version
             self.registry.publish(Publication.first(to))
         return changes
-
-    def _switch(self, to: ModelVersion) -> None:
-        found = self.ports.snapshots.read(to.snapshot)
-        here = self.count if self._started else to.count
-        if not here == to.count == found.count:
-            raise ValueError(
-                f"{self.ports.model} stands at {here} events and cannot switch to "
-                f"{to.snapshot} of {found.count} events at {to.count}; all three must be equal"
-            )
-        self.become(replace(found, version=to.version, since=to.count))
-
-    def _roll_back(self, to: ModelVersion) -> None:
-        """Become an earlier snapshot's model again, and stay at this place in the stream.
-
-        What it claims to have learned from stays too: that bounds from above what the snapshot
-        had, and no prediction may claim less than its model has seen.
-        """
-        if self.count != to.count:
-            raise ValueError(
-                f"{self.ports.model} stands at {self.count} events and cannot go back to "
-                f"{to.snapshot} at {to.count}; both must be equal"
-            )
-        found = self.ports.snapshots.read(to.snapshot)
-        self.version, self._since = to.version, to.count
-        before = found.trained_through
-        self._trained_through = before | {
-            partition: max(place, before.get(partition, place))
-            for partition, place in self._trained_through.items()
-        }
-        self._load(found.tensors)
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         self.online.load(tensors)
@@ -492,29 +486,23 @@ class StreamTrainer:
     def _write(self, state: LearnerState, copies: set[Copy]) -> Publication | None:
         """Write copies of a state; another thread may do it.
 
-        A publication is a snapshot of what is to be served; all but the one before are deleted.
+        A publication is a snapshot of what is to be served, the module's weights and masks; all but
+        the one before are deleted.
         """
         store, written = self.ports.snapshots, None
         if "snapshot" in copies:
             store.write(state)
         if "publication" in copies:
-            served = served_state(state)
-            name = store.write(served)
-            for old in [n for n in store.names(served.model) if count_of(n) < state.count][:-1]:
+            private, model = (FROZEN, ADAGRAD, UPDATER), f"published-{state.model}"
+            tensors = {n: t for n, t in state.tensors.items() if not n.startswith(private)}
+            name = store.write(replace(state, model=model, tensors=tensors))
+            for old in [n for n in store.names(model) if count_of(n) < state.count][:-1]:
                 store.delete(old)
             sequence = (state.count - state.since) // self.online.config.publish_events
             written = Publication(state.version, sequence, name, state.count)
         if "checkpoint" in copies:
             self.ports.checkpoints.write(state.count, to_parts(state))
         return written
-
-    def _publish_again(self) -> None:
-        """Publish what was published last of this version after its beginning, if it is there."""
-        sequence, after = divmod(self.count - self._since, self.online.config.publish_events)
-        count = self.count - after
-        name = self.ports.snapshots.find(f"published-{self.ports.model}", count)
-        if sequence and name is not None:
-            self._publish(Publication(self.version, sequence, name, count))
 
     def _publish(self, publication: Publication | None) -> None:
         if publication is not None and self.registry is not None:
@@ -532,16 +520,3 @@ class StreamTrainer:
 
     def _report(self, events: int = 0, waiting_for: Waiting | None = None) -> LearnerStep:
         return LearnerStep(self.count, events, waiting_for, self._done)
-
-
-def served_state(state: LearnerState) -> LearnerState:
-    """Return the part of a state that is served: the module's weights and masks, for one model.
-
-    >>> from stream import ClickCursor
-    >>> state = LearnerState("sparse", 1, ClickCursor(identity="7f"), {}, {})
-    >>> served_state(state).model
-    'published-sparse'
-    """
-    private = (FROZEN, ADAGRAD, UPDATER)
-    tensors = {n: t for n, t in state.tensors.items() if not n.startswith(private)}
-    return replace(state, model=f"published-{state.model}", tensors=tensors)

@@ -35,13 +35,5 @@ from pruner.worker import InputEnd, PrunePorts, PrunerNeeds, PruneStep, PruneWor
 __all__ = ["FIRST", "REQUEST", "TRIGGERS", "Claim", "ComparisonConfig", "Criterion", "Evidence"]
 __all__ += ["Fire", "FirstMaskSource", "History", "Hold", "InputEnd", "LedgerFollower"]
 __all__ += ["LedgerMaskSource", "Need", "PrunePorts", "PruneStep", "PruneWorker", "PrunerConfig"]
-__all__ += [
-    "PrunerNeeds",
-    "Rules",
-    "Stateless",
-    "StoreConfig",
-    "Trigger",
-    "TriggerConfig",
-    "is_complete",
-]
-__all__ += ["reason_to_decline", "version_after", "version_of"]
+__all__ += ["PrunerNeeds", "Rules", "Stateless", "StoreConfig", "Trigger", "TriggerConfig"]
+__all__ += ["is_complete", "reason_to_decline", "version_after", "version_of"]

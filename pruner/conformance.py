@@ -200,20 +200,11 @@ def stateless(criterion: Criterion) -> str | None:
     return _unequal(_scores(criterion, shown), _scores(criterion, shown[-1:]))
 
 
+_OF_ALL = [shape_and_dtype, finite, inputs_unchanged, deterministic, survives_a_checkpoint]
+_OF_ALL += [exact_sparsity, never_empties_a_layer]
+_OF_CLAIMS = [non_negative, sign_ignored, stateless]
 CHECKS: dict[str, Callable[[Criterion], str | None]] = {
-    function.__name__: function
-    for function in (
-        shape_and_dtype,
-        finite,
-        inputs_unchanged,
-        deterministic,
-        survives_a_checkpoint,
-        exact_sparsity,
-        never_empties_a_layer,
-        non_negative,
-        sign_ignored,
-        stateless,
-    )
+    function.__name__: function for function in (*_OF_ALL, *_OF_CLAIMS)
 }
 """All checks; those with the name of a claim run only where it is made."""
 

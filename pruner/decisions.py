@@ -156,9 +156,7 @@ class LedgerFollower:
 
     def poll(self) -> list[Decision | Verdict]:
         """Read everything that is new into :attr:`history`, and return it."""
-        new: list[Decision | Verdict] = []
-        while found := self._tail.poll():
-            new += found
+        new = [one for found in iter(self._tail.poll, []) for one in found]
         for message in new:
             self.history = self.history.after(message)
         return new

@@ -11,18 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from learner import (
-    NonFiniteError,
-    OnlineModel,
-    Ports,
-    SnapshotError,
-    SnapshotStore,
-    StreamTrainer,
-    TrainerOptions,
-    count_of,
-    from_parts,
-    masks_of,
-)
+import learner
+import stream
 from pruner import decisions
 from pruner.config import PrunerConfig
 from pruner.criterion import CriterionFailedError
@@ -32,21 +22,10 @@ from pruner.masks import ReconcilingRegistry, content_hash, describe, pack, spar
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
 from pruner.updaters import PrunePhase, recipe
-from stream import (
-    END,
-    ClickCursor,
-    FeatureSchema,
-    LogFollower,
-    MessageLog,
-    RestartPoint,
-    Waiting,
-    kind_of,
-    nothing_follows,
-)
+from stream import topics
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump
 from stream.state import Checkpoints
-from stream.topics import SNAPSHOTS, WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +48,9 @@ class InputEnd:
         Decides which events are valid.
     """
 
-    def __init__(self, clicks: LogReader, snapshots: SnapshotStore, schema: FeatureSchema) -> None:
+    def __init__(
+        self, clicks: LogReader, snapshots: learner.SnapshotStore, schema: stream.FeatureSchema
+    ) -> None:
         self._clicks = clicks
         self._snapshots = snapshots
         self._schema = schema
@@ -79,12 +60,14 @@ class InputEnd:
     def total(self) -> int | None:
         """Return the number of valid events of the whole input, None while it is not known."""
         lasts = (self._clicks.last(partition) for partition in self._clicks.partitions)
-        if self._total is None and all(last and kind_of(last) == END for last in lasts):
+        if self._total is None and all(
+            last and stream.kind_of(last) == stream.END for last in lasts
+        ):
             newest = self._snapshots.names(_DENSE)[-1:]
             if newest and newest[0] != self._tried:
                 self._tried = newest[0]
                 cursor = self._snapshots.cursor(self._tried)
-                if nothing_follows(self._clicks, self._schema, cursor):
+                if stream.nothing_follows(self._clicks, self._schema, cursor):
                     self._total = cursor.count
         return self._total
 
@@ -109,8 +92,8 @@ class WindowFollower:
         self.judgements: dict[int, Judgement] = {}
         """On candidates, by the number of their rebuild."""
         self._window_events = window_events
-        self._tail: LogFollower[Window | Judgement]
-        windows = MessageLog(reader, WINDOWS)
+        self._tail: stream.LogFollower[Window | Judgement]
+        windows = stream.MessageLog(reader, topics.WINDOWS)
         self._tail = windows.follow(Window, Judgement, skips_trimmed=True)
 
     def poll(self) -> None:
@@ -154,7 +137,8 @@ def unused(names: list[str], history: History, snapshot_events: int) -> list[str
     return [
         name
         for name in names[:-1]
-        if count_of(name) + snapshot_events <= history.decided and count_of(name) != named
+        if learner.count_of(name) + snapshot_events <= history.decided
+        and learner.count_of(name) != named
     ]
 
 
@@ -180,13 +164,15 @@ class PrunerNeeds:
         been made, or once it is not kept.
     """
 
-    def __init__(self, ledger: LogReader, snapshots: SnapshotStore, window_events: int) -> None:
-        self.first: ClickCursor | None = None
+    def __init__(
+        self, ledger: LogReader, snapshots: learner.SnapshotStore, window_events: int
+    ) -> None:
+        self.first: stream.ClickCursor | None = None
         self._ledger, self._snapshots = LedgerFollower(ledger), snapshots
         self._window_events = window_events
         self._first_name = ""
 
-    def poll(self) -> RestartPoint:
+    def poll(self) -> stream.RestartPoint:
         """Return the places at which rebuilds may begin, and whose windows are still needed.
 
         The dense model's checkpoints must have been looked at before: a snapshot that is not there
@@ -200,20 +186,20 @@ class PrunerNeeds:
         self.first = self._cursor(self._first_name) if self._first_name else None
         history = self._ledger.history
         decided = history.open.decided if history.open else history.decided
-        return RestartPoint(
+        return stream.RestartPoint(
             clicks=[cursor for cursor in begins if cursor is not None],
             # The window before shows where the judgement of an open rebuild can be at the earliest.
             windows_after=min(decided, history.swap_count) - self._window_events,
         )
 
-    def _cursor(self, name: str) -> ClickCursor | None:
+    def _cursor(self, name: str) -> stream.ClickCursor | None:
         """Return the place of a snapshot; None where it has been deleted."""
-        with contextlib.suppress(SnapshotError):
+        with contextlib.suppress(learner.SnapshotError):
             return self._snapshots.cursor(name)
         return None
 
 
-def tidy_candidates(snapshots: SnapshotStore, history: History) -> None:
+def tidy_candidates(snapshots: learner.SnapshotStore, history: History) -> None:
     """Delete the candidates that are neither being made nor among the last versions."""
     kept = {one.snapshot for one in history.promoted}
     for folder in sorted(snapshots.folder.glob("candidate-*")):
@@ -247,7 +233,7 @@ class PrunePorts:
     """The ledger's one writer."""
     predictions: LogWriter
     """Of ``predictions.candidate``."""
-    snapshots: SnapshotStore
+    snapshots: learner.SnapshotStore
     registry: ReconcilingRegistry
     folder: Path
     """Holds the checkpoints of the open rebuild, and nothing else."""
@@ -267,7 +253,7 @@ class PruneStep:
     """Events learned in this step."""
     decided: Decision | None = None
     verdict: Verdict | None = None
-    waiting_for: Waiting | None = None
+    waiting_for: stream.Waiting | None = None
     """What must come first, where nothing could be done."""
     done: bool = False
     """The input has ended and everything is decided; further steps do nothing."""
@@ -296,7 +282,7 @@ class PruneWorker:
         ports: PrunePorts,
         config: PrunerConfig,
         rules: Rules,
-        build: Callable[[], OnlineModel],
+        build: Callable[[], learner.OnlineModel],
     ) -> None:
         self._ports, self._config, self._build = ports, config, build
         self._rules, self._spec = rules, rules.spec
@@ -304,7 +290,7 @@ class PruneWorker:
         self._windows = WindowFollower(ports.windows, rules.spec.window_events)
         self._requests = RequestFollower(ports.requests)
         self._end = InputEnd(ports.clicks, ports.snapshots, rules.spec.schema)
-        self._rebuild: StreamTrainer | None = None
+        self._rebuild: learner.StreamTrainer | None = None
         self._failed: Verdict | None = None
         self._done = False
         self._ledger.poll()
@@ -332,18 +318,16 @@ class PruneWorker:
         if plan is not None and back is not None:
             reason = f"superseded at {back.count}: {back.why_not}"
             return self._conclude(decisions.ended_early(plan, "rejected", reason, back.count))
-        decision = self._decide()
-        if decision is not None:
+        if (decision := self._decide()) is not None:
             return replace(self._report(), decided=decision)
-        plan = self.history.open
-        return self._rest() if plan is None else self._work(plan)
+        return self._work(self.history.open) if self.history.open else self._rest()
 
     def close(self) -> None:
         """Write a checkpoint of the open rebuild, so that nothing is learned twice."""
         if self._rebuild is not None:
             self._rebuild.close()
 
-    def open_rebuild(self, plan: RebuildPlan) -> StreamTrainer | None:
+    def open_rebuild(self, plan: RebuildPlan) -> learner.StreamTrainer | None:
         """Continue with a rebuild, or begin it; None while the dense snapshot is not there.
 
         Its trainer learns the events after the snapshot under a prune phase, and publishes
@@ -357,14 +341,14 @@ class PruneWorker:
         ports, spec, snapshots = self._ports, self._spec, self._ports.snapshots
         checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
         kept, dense = checkpoints.latest(), snapshots.find(_DENSE, plan.begin)
-        later = [name for name in snapshots.names(_DENSE) if count_of(name) > plan.begin]
+        later = [name for name in snapshots.names(_DENSE) if learner.count_of(name) > plan.begin]
         if kept is None and dense is None and later:
-            raise SnapshotError(
+            raise learner.SnapshotError(
                 f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
                 f"is gone from {snapshots.folder}, and dense is past it ({later[-1]}); start afresh"
             )
         if kept is not None:
-            begin = from_parts(kept.parts)
+            begin = learner.from_parts(kept.parts)
         elif dense is not None:
             begin = replace(snapshots.read(dense), version=self.history.version + 1)
         else:
@@ -372,14 +356,14 @@ class PruneWorker:
         online = self._build()
         online.load(begin.tensors)
         rng = np.random.default_rng([spec.seed, plan.number])
-        trainer = StreamTrainer(
+        trainer = learner.StreamTrainer(
             online,
-            Ports(
+            learner.Ports(
                 plan.candidate, ports.clicks, ports.predictions, checkpoints, snapshots, ports.order
             ),
             spec,
             PrunePhase(recipe(self._config, spec), layers_of(online), rng),
-            options=TrainerOptions(
+            options=learner.TrainerOptions(
                 checkpoint_events=self._config.checkpoint_events,
                 publish_from=plan.end - spec.judge_events,
                 end=plan.end,
@@ -391,7 +375,7 @@ class PruneWorker:
         return trainer
 
     def _decide(self) -> Decision | None:
-        count = self.history.decided + self._spec.window_events
+        count = self._due
         if self._windows.closed < count or decisions.missing(self.history, count) is not None:
             return None
         request = next(iter(self._requests.open(self.history.answered)), None)
@@ -415,7 +399,7 @@ class PruneWorker:
             for version in self.history.promoted:
                 if version.version == request.version:
                     self._ports.snapshots.read(version.snapshot)
-        except SnapshotError as error:
+        except learner.SnapshotError as error:
             return str(error)
         return None
 
@@ -428,7 +412,7 @@ class PruneWorker:
         if self._failed is None:
             try:
                 return self._advance(plan)
-            except (CriterionFailedError, NonFiniteError) as error:
+            except (CriterionFailedError, learner.NonFiniteError) as error:
                 count = self._rebuild.count if self._rebuild else plan.begin
                 self._failed = decisions.ended_early(plan, "failed", str(error), count)
                 self._rebuild = None
@@ -441,8 +425,7 @@ class PruneWorker:
             self._rebuild = self.open_rebuild(plan)
         rebuild = self._rebuild
         if rebuild is None:
-            what = f"the dense snapshot at {plan.begin}"
-            return replace(self._report(), waiting_for=Waiting(SNAPSHOTS, what))
+            return self._wait(f"the dense snapshot at {plan.begin}", topics.SNAPSHOTS)
         if rebuild.count == plan.end:
             return self._undecided(plan.end) or self._judge(rebuild, plan)
         step = rebuild.step()
@@ -452,7 +435,7 @@ class PruneWorker:
             return self._undecided(step.count) or self._conclude(verdict)
         return replace(self._report(), events=step.events, waiting_for=step.waiting_for)
 
-    def _judge(self, rebuild: StreamTrainer, plan: RebuildPlan) -> PruneStep:
+    def _judge(self, rebuild: learner.StreamTrainer, plan: RebuildPlan) -> PruneStep:
         """End a rebuild that has come to E, once the evaluator has judged it.
 
         A candidate takes over that did better, and the first in any case.
@@ -462,15 +445,14 @@ class PruneWorker:
         """
         judgement = self._windows.judgements.get(plan.number)
         if judgement is None and plan.reason != FIRST:
-            what = f"the judgement of rebuild {plan.number}"
-            return replace(self._report(), waiting_for=Waiting(WINDOWS, what))
+            return self._wait(f"the judgement of rebuild {plan.number}")
         promoted = judgement is None or judgement.difference.mean < 0
         snapshot = rebuild.snapshot() if promoted else None
         masks = {name: rebuild.online.masks[name].cpu() for name in rebuild.online.prunable}
         if promoted:
             self._ports.registry.put(masks)
         last = self.history.promoted[-1:]
-        before = masks_of(self._ports.snapshots.read(last[0].snapshot)) if last else None
+        before = learner.masks_of(self._ports.snapshots.read(last[0].snapshot)) if last else None
         verdict = Verdict(
             count=plan.end,
             rebuild=plan,
@@ -498,33 +480,27 @@ class PruneWorker:
         """Wait for the next window; where none comes any more, log what came too late."""
         total, history = self._end.total(), self.history
         if total is None or not decisions.is_complete(history, total, self._spec.window_events):
-            return replace(self._report(), waiting_for=self._next_window)
+            return self._wait(f"the window ending at {self._due}")
         self._done = True
         if history.swap_count > total:
-            log.warning(
-                "version %d never took effect: the input ended after %d events, before %d",
-                history.version,
-                total,
-                history.swap_count,
-            )
+            never = "version %d never took effect: the input ended after %d events, before %d"
+            log.warning(never, history.version, total, history.swap_count)
         for request in self._requests.open(history.answered):
-            log.warning(
-                "the %s asked for (%s) was not decided on: the input ended after %d events",
-                request.action,
-                request.reason,
-                total,
-            )
+            undecided = "the %s asked for (%s) was not decided on: the input ended after %d events"
+            log.warning(undecided, request.action, request.reason, total)
         return self._report()
 
     def _undecided(self, through: int) -> PruneStep | None:
         """Report that a window ending by ``through`` is still to be decided, None if none is."""
-        due = self.history.decided + self._spec.window_events
-        return replace(self._report(), waiting_for=self._next_window) if due <= through else None
+        return self._wait(f"the window ending at {self._due}") if self._due <= through else None
 
     @property
-    def _next_window(self) -> Waiting:
-        due = self.history.decided + self._spec.window_events
-        return Waiting(WINDOWS, f"the window ending at {due}")
+    def _due(self) -> int:
+        """The end of the next window to decide on."""
+        return self.history.decided + self._spec.window_events
+
+    def _wait(self, what: str, log: str = topics.WINDOWS) -> PruneStep:
+        return replace(self._report(), waiting_for=stream.Waiting(log, what))
 
     def _write(self, message: Decision | Verdict) -> None:
         """Write into the ledger what is decided, safely, and take note of it."""

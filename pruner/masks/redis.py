@@ -18,17 +18,7 @@ from torch import Tensor
 
 from learner import Publication
 from pruner.config import StoreConfig
-from pruner.masks.store import (
-    MaskDamagedError,
-    MaskMissingError,
-    StoreAwayError,
-    StoreError,
-    StoreRefusedError,
-    content_hash,
-    missing,
-    pack,
-    unpack,
-)
+from pruner.masks import store
 
 COMMANDS = (
     *("get", "set", "del", "exists", "scan", "select"),
@@ -92,15 +82,15 @@ class RedisMaskStore:
         trial._prefix = f"{self._config.prefix}:check-{uuid4().hex[:8]}"
         try:
             # A wipe that comes in between does not matter.
-            with suppress(MaskMissingError, MaskDamagedError):
+            with suppress(store.MaskMissingError, store.MaskDamagedError):
                 name = trial.put({})
                 trial.publish(Publication(1, 0, "check", 0, name))
                 trial.get(name)
             trial.head()
             trial.retain(())
         finally:
-            blob = trial._blob(content_hash(pack({})))
-            with suppress(StoreError), self._asking():
+            blob = trial._blob(store.content_hash(store.pack({})))
+            with suppress(store.StoreError), self._asking():
                 self._client.delete(trial._head, blob)
         self.head()
 
@@ -110,8 +100,8 @@ class RedisMaskStore:
 
     def put(self, masks: Mapping[str, Tensor]) -> str:
         """Keep masks and return their content hash."""
-        packed = pack(masks)
-        name = content_hash(packed)
+        packed = store.pack(masks)
+        name = store.content_hash(packed)
         key = self._blob(name)
         with self._asking():
             if not self._client.set(key, packed, nx=True) and self._client.get(key) != packed:
@@ -125,13 +115,13 @@ class RedisMaskStore:
         with self._asking():
             packed = self._client.get(key)
         if packed is None:
-            raise MaskMissingError(missing(mask, self.names()))
-        if not isinstance(packed, bytes) or content_hash(packed) != mask:
-            raise MaskDamagedError(
+            raise store.MaskMissingError(store.missing(mask, self.names()))
+        if not isinstance(packed, bytes) or store.content_hash(packed) != mask:
+            raise store.MaskDamagedError(
                 f"{key} in {self._config.url} does not hold what it is named after; the version "
                 "before stays, and the pruner writes it again from the snapshot"
             )
-        return unpack(packed)
+        return store.unpack(packed)
 
     def names(self) -> tuple[str, ...]:
         """Return the content hashes of all masks kept."""
@@ -152,7 +142,7 @@ class RedisMaskStore:
         arguments += [one.version, one.sequence, one.snapshot, one.count, mask or ""]
         blobs = [] if mask is None else [self._blob(mask)]
         if self._run_script(self._publish, blobs, arguments) == "no mask":
-            raise MaskMissingError(missing(mask or "", self.names()))
+            raise store.MaskMissingError(store.missing(mask or "", self.names()))
 
     def head(self) -> Publication | None:
         """Return the publication in force."""
@@ -167,7 +157,7 @@ class RedisMaskStore:
             version, sequence, count = (int(head[n]) for n in ("version", "sequence", "count"))
             return Publication(version, sequence, head["snapshot"], count, head["mask"] or None)
         except (KeyError, ValueError):
-            raise StoreRefusedError(
+            raise store.StoreRefusedError(
                 f"{self._head} in {self._config.url} holds {head}, which is no head; delete "
                 "the key, and it is filled again, or choose another store.prefix"
             ) from None
@@ -189,8 +179,8 @@ class RedisMaskStore:
             raise self._of_another_run()
         return answer
 
-    def _of_another_run(self) -> StoreRefusedError:
-        return StoreRefusedError(
+    def _of_another_run(self) -> store.StoreRefusedError:
+        return store.StoreRefusedError(
             f"{self._config.url} holds the head of another run under {self._config.prefix!r}; "
             f"choose another store.prefix, or delete the keys {self._config.prefix}:*"
         )
@@ -209,12 +199,12 @@ def _connect(config: StoreConfig) -> redis.Redis:
     options = {"cafile": "ssl_ca_certs", "certfile": "ssl_certfile", "keyfile": "ssl_keyfile"}
     named = {name: path for name, path in config if name in options and path is not None}
     if named and not config.url.startswith("rediss://"):
-        raise StoreRefusedError(
+        raise store.StoreRefusedError(
             f"store.{min(named)} is for TLS, and {config.url} is not; use rediss://"
         )
     for name, path in named.items():
         if not Path(path).is_file():
-            raise StoreRefusedError(f"store.{name} = {path!r} is no file; name a file of PEM")
+            raise store.StoreRefusedError(f"store.{name} = {path!r} is no file; name a file of PEM")
     secret = config.password
     return redis.Redis.from_url(
         config.url,
@@ -245,29 +235,29 @@ _PASSING_WORDS = re.compile(
 """The same where the client has no class for the error, or a script raised it."""
 
 
-def _explained(error: redis.RedisError, config: StoreConfig) -> StoreError:
+def _explained(error: redis.RedisError, config: StoreConfig) -> store.StoreError:
     """Return the error of a store that means the same: away for now, or refused for good."""
     words, said = str(error), f"{config.url}: {error}"
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
-        return StoreRefusedError(
+        return store.StoreRefusedError(
             f"{said}; name the user in store.url and the password in store.password "
             "(RESPROUT_STORE__PASSWORD)"
         )
     # Scripts say in words only that the user lacks a permission.
     denied = ("NOPERM", "The user executing the script can't")
     if isinstance(error, redis.exceptions.NoPermissionError) or any(w in words for w in denied):
-        return StoreRefusedError(
+        return store.StoreRefusedError(
             f"{said}; let the user do this: ACL SETUSER NAME ~{config.prefix}:* "
             f"&{config.prefix}:* {' '.join(f'+{command}' for command in COMMANDS)}"
         )
     # TLS that failed for another reason than that the server went away.
     if "[SSL" in words and "UNEXPECTED_EOF" not in words:
-        return StoreRefusedError(
+        return store.StoreRefusedError(
             f"{said}; name the certificate authority of the server in store.cafile, and what it "
             "asks for in store.certfile and store.keyfile; redis:// is for servers without TLS"
         )
     if not isinstance(error, _PASSING) and not _PASSING_WORDS.search(words):
-        return StoreRefusedError(
+        return store.StoreRefusedError(
             f"{said}; a Redis server of version 5 or newer is needed, and no others' keys under "
             f"{config.prefix}:"
         )
@@ -277,7 +267,7 @@ def _explained(error: redis.RedisError, config: StoreConfig) -> StoreError:
         said += " (a server without TLS never answers rediss://)"
     elif config.url.startswith("redis://") and "reset by peer" in words:
         said += " (a server with TLS hangs up on redis://; rediss:// is for TLS)"
-    return StoreAwayError(said)
+    return store.StoreAwayError(said)
 
 
 def _text(value: bytes | str) -> str:

@@ -20,7 +20,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -157,9 +156,8 @@ def describe(
     for name, mask in masks.items():
         kept = int(mask.sum())
         overlap = None if before is None else int((mask & before[name]).sum()) / kept
-        layers[name] = Layer(
-            weights=mask.numel(), kept=kept, sparsity=sparsity({name: mask}), overlap=overlap
-        )
+        share = sparsity({name: mask})
+        layers[name] = Layer(weights=mask.numel(), kept=kept, sparsity=share, overlap=overlap)
     return layers
 
 
@@ -375,24 +373,21 @@ class DiskMaskStore:
             after = before.moved(publication, self.names(), self.versions)
             if after is not before:
                 content = json.dumps({"format": _FORMAT, **asdict(after)}, indent=1)
-                write_atomic(self._head, content.encode())
+                write_atomic(self.folder / "head.json", content.encode())
 
     def head(self) -> Publication | None:
         """Return the publication in force."""
         return self._read().publication
 
-    @property
-    def _head(self) -> Path:
-        return self.folder / "head.json"
-
     def _read(self) -> Head:
+        path = self.folder / "head.json"
         try:
-            found = json.loads(self._head.read_bytes())
+            found = json.loads(path.read_bytes())
         except FileNotFoundError:
             return Head()
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise StoreRefusedError(
-                f"{self._head} is not of format {_FORMAT}; delete it, and it is written again from "
+                f"{path} is not of format {_FORMAT}; delete it, and it is written again from "
                 "the ledger"
             )
         return Head(Publication(**found["publication"]), tuple(found["recent"]))
@@ -404,12 +399,9 @@ class DiskMaskStore:
     def _alone(self) -> Iterator[None]:
         """Let no other thread or process write or delete anything meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with (self.folder / "lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
 
 
 _FAULTS = (StoreError, MaskMissingError, SnapshotError)

@@ -166,7 +166,7 @@ def test_observers_see_the_gradient_of_the_effective_weight_even_where_it_is_cut
     online, clicks = model(), batches(1, n=64)[0]
     online.set_masks(masks_for(online, kept=0.7))
     seen: dict[str, Tensor] = {}
-    twin = online.clone()
+    twin = deepcopy(online)
     twin.learn(clicks, lambda found: seen.update({n: g.clone() for n, g in found.items()}))
     double = deepcopy(online.module).double()
     assert torch.count_nonzero(seen["top.0"][~online.masks["top.0"]]) > 10
@@ -255,7 +255,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(masked: bool) -> None:
 def test_a_state_and_a_clone_share_nothing_with_the_model() -> None:
     online, clicks = model(), batches(1)[0]
     online.set_masks(masks_for(online))
-    state, twin = online.state(), online.clone()
+    state, twin = online.state(), deepcopy(online)
     before = {name: tensor.clone() for name, tensor in state.items()}
     online.learn(clicks)
     assert same(state, before)

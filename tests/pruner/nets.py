@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 
@@ -78,7 +79,7 @@ def _ripe(width: int) -> OnlineModel:
 
 def ripe(width: int = 32) -> OnlineModel:
     """Return a network that has learned from 600 batches."""
-    return _ripe(width).clone()
+    return deepcopy(_ripe(width))
 
 
 def learn(online: OnlineModel, updater: MaskUpdater, batch: ClickBatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_a_state_that_fits_continues_bit_for_bit() -> None:
     stream = clicks(12, seed=7)
     for batch in stream[:6]:
         learn(model, updater, batch)
-    twin = model.clone()
+    twin = deepcopy(model)
     other = adaptation(twin)
     other.load(updater.state())
     for batch in stream[6:]:

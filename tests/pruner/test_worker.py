@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from pruner import Evidence, PruneStep, criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import State
 from pruner.decisions import decide
-from pruner.masks import content_hash, pack
+from pruner.masks import DiskMaskStore, content_hash, pack
 from stream import topics
 from stream.log import Record
-from stream.messages import Decision
+from stream.messages import Decision, Layer
 from stream.spec import Waiting
+from tests.pruner import worlds
 from tests.pruner.test_rebuild import blown_up
 from tests.pruner.worlds import CONFIG, WINDOW, World, first_mask, judgement, run, stream, window
 
@@ -59,9 +61,9 @@ def test_the_snapshot_of_a_promoted_candidate_holds_the_mask_that_the_store_has(
     assert pack(world.masks.get(verdict.mask)) == pack(masks)
 
 
-def diverged(folder: Path) -> World:
+def diverged(folder: Path, **more: Any) -> World:
     """Make a world in which a second rebuild was decided on at 900 and has come to its E, 1100."""
-    world = first_mask(folder)
+    world = first_mask(folder, **more)
     world.find(window(700, 0.1), window(800, 0.2), window(900, 0.5))
     world.find(window(1000, 0.6), window(1100, 0.6))
     world.work()
@@ -101,13 +103,43 @@ def test_the_judgement_decides(
         f"(95 %: {percent - 1:+.3f} to {percent + 1:+.3f} %) over events 1,041 to 1,100"
     )
     assert (found.cost_events, found.mask is None) == (200, False)
-    assert found.sparsity == pytest.approx(0.8, abs=0.01)
-    assert all(layer.overlap is not None for layer in found.layers.values())
-    assert 0 < sum(layer.overlap or 0 for layer in found.layers.values()) < len(found.layers)
+    assert found.sparsity == round(0.8 * WEIGHTS) / WEIGHTS
     promoted = verdict == "promoted"
     assert bool(found.snapshot) == promoted
     assert bool(world.snapshots.names("candidate-2")) == promoted
     assert (set(world.masks.names()) > set(before)) == promoted
+
+
+def test_a_verdict_says_exactly_what_the_masks_keep_and_what_the_rebuild_cost(
+    tmp_path: Path,
+) -> None:
+    verdicts = []
+    for percent in (-0.1, 0.1):
+        world = diverged(tmp_path / str(percent), rules=worlds.rules_with(snapshot_events=200))
+        world.find(judgement(2, 1100, percent))
+        world.work()
+        verdicts.append(world.verdicts())
+    (first, promoted), (_, rejected) = verdicts
+    assert (promoted.rebuild.begin, promoted.rebuild.decided, promoted.count) == (800, 900, 1100)
+    assert promoted.cost_events == rejected.cost_events == 300
+    masks = DiskMaskStore(tmp_path / "-0.1" / "masks")
+    old, new = masks.get(first.mask or ""), masks.get(promoted.mask or "")
+    kept = {name: int(mask.sum()) for name, mask in new.items()}
+    both = {name: int((mask & old[name]).sum()) for name, mask in new.items()}
+    assert promoted.layers == {
+        name: Layer(
+            weights=mask.numel(),
+            kept=kept[name],
+            sparsity=1 - kept[name] / mask.numel(),
+            overlap=both[name] / kept[name],
+        )
+        for name, mask in new.items()
+    }
+    assert 0 < sum(both.values()) < sum(kept.values())
+    assert sum(kept.values()) == WEIGHTS - round(0.8 * WEIGHTS)
+    assert promoted.sparsity == 1 - sum(kept.values()) / WEIGHTS
+    same = (promoted.mask, promoted.sparsity, promoted.layers)
+    assert (rejected.mask, rejected.sparsity, rejected.layers) == same
 
 
 def test_after_a_rejection_the_level_stays_and_after_a_promotion_it_begins_anew(
