@@ -34,6 +34,9 @@ DENSE, SPARSE, NEVER_REBUILT, *_ = MODELS
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
 """The workers that every run knows."""
+TAKEN = (*WORKERS, "bayes", "bayes_ce", "dead_letters", "events", "events_per_second", "last_half")
+TAKEN += ("rebuilds", "rollbacks", "seconds", "seed", "windows")
+"""What no comparison may be called: a worker, or what stands beside the models in results."""
 _COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 PREFIX = "RESPROUT_"
 DELIMITER = "__"
@@ -184,10 +187,10 @@ def _unknown_models(settings: Settings) -> Iterator[str]:
             f"{', '.join(comparisons)}"
         )
     for name in settings.comparisons:
-        if name in WORKERS or not _COMPARISON.fullmatch(name) or name.startswith("candidate"):
+        if name in TAKEN or not _COMPARISON.fullmatch(name) or name.startswith("candidate"):
             yield (
                 f"comparisons.{name} is no name for a comparison; use small letters, digits and _, "
-                f"and none of {', '.join(WORKERS)}"
+                f"and none of {', '.join(TAKEN)}"
             )
 
 
@@ -199,6 +202,12 @@ def _misfits(settings: Settings) -> Iterator[str]:
         yield (
             f"trigger.window_events = {trigger.window_events} is none of evaluator.windows = "
             f"{list(settings.evaluator.windows)}"
+        )
+    kept = settings.stream.retention.windows_events
+    if kept is not None and kept < trigger.window_events:
+        yield (
+            f"stream.retention.windows_events = {kept} is less than trigger.window_events = "
+            f"{trigger.window_events}: keep one window at least, or leave it out to keep all"
         )
     for name, step in {
         "trigger.window_events": trigger.window_events,

@@ -71,8 +71,18 @@ class RunDefinition:
         model = self.model()
         recipe(self.settings.pruner, self.spec)
         triggers.build(self.settings.trigger)
+        masking = self.settings.learner.masking
+        for setting in ("returning_weights", "returning_sums"):
+            if getattr(masking, setting) == "given":
+                raise ValueError(
+                    f"learner.masking.{setting} = 'given' is for models in Python, whose masks "
+                    "come with values; no mask updater of a run gives any: use another value"
+                )
         for name in self.settings.comparisons:
-            self.comparison_updater(name, model)
+            try:
+                self.comparison_updater(name, model)
+            except ValueError as error:
+                raise ValueError(f"comparisons.{name}: {error}") from error
 
     def model(self) -> OnlineModel:
         """Make the model as it is before its first event."""

@@ -66,9 +66,16 @@ def test_it_learns_from_the_first_mask_to_the_end(
 
 def test_what_a_comparison_names_is_checked_before_a_run_begins() -> None:
     for config, complaint in (
-        ({"updater": "grafting"}, "unknown updater 'grafting'; known: adaptation, fixed"),
+        ({"updater": "grafting"}, "comparisons.adapting: unknown updater 'grafting'; known: ada"),
         ({"updater": "adaptation", "criterion": "fisher"}, "unknown criterion 'fisher'"),
         ({"updater": "adaptation", "options": {"every": 3}}, "every"),
     ):
         with pytest.raises(ValueError, match=complaint):
             with_comparison(**config).check()
+
+
+@pytest.mark.parametrize("setting", ["returning_weights", "returning_sums"])
+def test_values_that_no_updater_gives_cannot_be_asked_for(setting: str) -> None:
+    plan = RunDefinition.generated(eventful(**{f"learner__masking__{setting}": "given"}))
+    with pytest.raises(ValueError, match=f"learner.masking.{setting} = 'given' is for models in"):
+        plan.check()

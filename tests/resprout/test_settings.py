@@ -8,7 +8,8 @@ import pytest
 
 from resprout.cli.options import parsed
 from resprout.monitoring.console import settings_toml
-from resprout.settings import REPLACED, Settings, load
+from resprout.run import Summary
+from resprout.settings import REPLACED, TAKEN, Settings, load
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -155,6 +156,11 @@ def test_an_unknown_variable_is_refused_in_python_too(monkeypatch: pytest.Monkey
             "and may name never_rebuilt, slow",
         ),
         ({"comparisons.sparse.updater": "fixed"}, "comparisons.sparse is no name for a comparison"),
+        ({"comparisons.events.updater": "fixed"}, "comparisons.events is no name for a comparison"),
+        (
+            {"stream.retention.windows_events": 1_000},
+            "retention.windows_events = 1000 is less than trigger.window_events = 50000: keep one",
+        ),
         ({"comparisons.A-1.updater": "fixed"}, "A-1 is no name .*; use small letters, digits and"),
         (
             {"comparisons.slow.updator": "fixed"},
@@ -196,6 +202,10 @@ def test_a_setting_of_an_earlier_version_is_refused_by_what_to_write_instead(
 @pytest.mark.parametrize("name", REPLACED)
 def test_what_is_no_longer_a_setting_is_none(name: str) -> None:
     assert name not in load().origins
+
+
+def test_no_comparison_is_called_what_stands_beside_the_models() -> None:
+    assert set(Summary.model_fields) <= set(TAKEN)
 
 
 def test_what_fits_together_is_taken() -> None:
