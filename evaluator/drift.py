@@ -309,7 +309,7 @@ class InputComparison:
     threshold
         The index above which a feature has drifted.
     state
-        Where to go on; None begins with the first event.
+        Where to continue; None begins with the first event.
     """
 
     def __init__(
@@ -419,7 +419,7 @@ class AlarmsState:
 class Series:
     """Figures, one a window, and the detector that they are fed to.
 
-    After a change it goes on with the figures since; with a new version it begins anew.
+    After a change it continues with the figures since; with a new version it begins anew.
 
     Parameters
     ----------
@@ -489,7 +489,7 @@ class Alarms:
     spec
         The features of the clicks, and the roles of the models.
     state
-        Where to go on; None begins with the first event.
+        Where to continue; None begins with the first event.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class PredictionFollower:
     log
         Its log, read by nobody else through this reader.
     position
-        Where to go on; None begins with the oldest record.
+        Where to continue; None begins with the oldest record.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ class PredictionFollower:
         """Compare a repeat with the first; refuse what has left something out."""
         if batch.begin > begin:
             raise ValueError(
-                f"the predictions of {self.model!r} go on at {batch.begin:,}, those from "
+                f"the predictions of {self.model!r} continue at {batch.begin:,}, those from "
                 f"{begin:,} on are missing; begin with new logs"
             )
         self._earlier = self._earlier or self._read_back(batch.begin, stored.offset)
@@ -194,7 +194,7 @@ class TruthFollower:
     log
         The log ``truth``, read by nobody else through this reader.
     position
-        Where to go on; None begins with the oldest record.
+        Where to continue; None begins with the oldest record.
     """
 
     def __init__(self, log: LogReader, position: LogPosition | None = None) -> None:
@@ -262,7 +262,7 @@ class Join:
     spec
         The clicks, the batch that all models share, and whether the truth is known.
     cursor
-        Where to go on; None begins with the first event.
+        Where to continue; None begins with the first event.
     on_invalid
         Called with every invalid event as soon as it is found; None: nobody is.
 

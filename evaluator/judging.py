@@ -84,7 +84,7 @@ class LedgerState:
         return tuple(models) if started else (self._spec.root,)
 
     def limit(self) -> tuple[int, Waiting] | None:
-        """Return up to which count the root certainly runs alone, and what is needed to go on.
+        """Return up to which count the root certainly runs alone, and what is needed to continue.
 
         None once all models have started.
         """
@@ -196,7 +196,7 @@ class Judging:
     spec
         The roles of the models, when rebuilds end, and how many events they are judged on.
     state
-        Where to go on.
+        Where to continue.
     """
 
     def __init__(

@@ -256,7 +256,7 @@ class Segments:
     config
         The segmentations.
     state
-        Where to go on; None begins with the first event.
+        Where to continue; None begins with the first event.
 
     Examples
     --------
@@ -281,7 +281,7 @@ class Segments:
         known = len(self.state.chosen or self.state.seen)
         if known != len(named):
             raise ValueError(
-                f"{len(named)} segmentations cannot go on from {known}; keep evaluator.segments "
+                f"{len(named)} segmentations cannot continue from {known}; keep evaluator.segments "
                 "as it was, or begin with a new state folder"
             )
 
@@ -501,7 +501,7 @@ class TumblingWindows:
     config
         Sizes, models and how few clicks are too few.
     state
-        Where to go on; None begins with the first event.
+        Where to continue; None begins with the first event.
     metrics
         What is computed when a window closes.
 
@@ -537,7 +537,7 @@ class TumblingWindows:
         known = tuple(window.size for window in self.state.opened)
         if known != sizes:
             raise ValueError(
-                f"windows of {_listed(sizes)} events cannot go on from windows of "
+                f"windows of {_listed(sizes)} events cannot continue from windows of "
                 f"{_listed(known)}; keep evaluator.windows as it was, or begin with a new state "
                 "folder"
             )
@@ -661,7 +661,7 @@ class Scoring:
     spec
         The features of the clicks, and the roles of the models.
     state
-        Where to go on.
+        Where to continue.
     """
 
     def __init__(

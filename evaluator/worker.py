@@ -283,7 +283,7 @@ def load(checkpoints: Checkpoints) -> EvaluatorState:
 def restart_point(
     config: EvaluatorConfig, spec: RunSpec, parts: Mapping[str, bytes] | None = None
 ) -> stream.RestartPoint:
-    """Return what the evaluator reads when it goes on from a checkpoint, or begins.
+    """Return what the evaluator reads when it continues from a checkpoint, or begins.
 
     Parameters
     ----------

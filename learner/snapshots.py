@@ -210,7 +210,7 @@ def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
 
 
 def restart_point(parts: Mapping[str, bytes]) -> RestartPoint:
-    """Return what a learner reads, and publishes again, when it goes on from a checkpoint.
+    """Return what a learner reads, and publishes again, when it continues from a checkpoint.
 
     >>> state = LearnerState("dense", 0, ClickCursor(identity="7f", count=500), {}, {}, ordered=9)
     >>> point = restart_point(to_parts(state))

@@ -29,7 +29,7 @@ _DRAFTS = (f"{_DRAFT}{RECORD}-", f"{_DRAFT}{BEGIN}-")
 PLOT = "ne"
 """What the files of the plot are called, before ``-light.svg`` and so on."""
 REPORT = "report.html"
-_MOST_TOLD = 5
+_MOST_SHOWN = 5
 """Differences that an error names."""
 _PLOTS = {f"{PLOT}-{theme}.{end}" for theme in ("light", "dark") for end in ("svg", "png")}
 _LEFT = {LOCK, LOCKS}
@@ -150,8 +150,8 @@ class RunFolder:
         ]
         if changed:
             raise ValueError(
-                f"state folder {self.path} was begun otherwise: {_few(changed)}; go on as it was "
-                "begun, name another folder, or start afresh"
+                f"state folder {self.path} was begun otherwise: {_few(changed)}; continue as it "
+                "was begun, name another folder, or start afresh"
             )
 
     def begin(self, plan: RunDefinition) -> None:
@@ -171,7 +171,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.path / BEGIN} is damaged ({error!r}); name another folder, or write the "
-                "offsets back that the first worker told in its log"
+                "offsets back that the first worker logged"
             ) from error
 
     def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> None:
@@ -251,14 +251,14 @@ def begun(
     return clicks_from(logs, offsets), offsets
 
 
-def _few(told: Sequence[str]) -> str:
+def _few(names: Sequence[str]) -> str:
     """List a handful, and count the others.
 
     >>> _few(["seed was 0, is 4"]), _few([*"abcdefg"])
     ('seed was 0, is 4', 'a; b; c; d; e; and 2 more')
     """
-    more = len(told) - _MOST_TOLD
-    return "; ".join([*told[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])])
+    more = len(names) - _MOST_SHOWN
+    return "; ".join([*names[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _delete(path: Path) -> None:

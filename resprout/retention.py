@@ -1,4 +1,4 @@
-"""What nobody needs any more is deleted from the logs of a run, while it goes on."""
+"""What nobody needs any more is deleted from the logs of a run, while it runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Retention:
         # Only of the workers that every run has does the evaluator copy the progress.
         others = map(topics.progress, self._models - {*spec.workers})
         self._unread = RestartPoint(offsets=dict.fromkeys(others, sys.maxsize))
-        self._told = False
+        self._warned = False
         with ExitStack() as opened:
             ledger = opened.enter_context(closing(logs.reader(topics.LEDGER)))
             self._pruner = PrunerNeeds(ledger, folder.snapshots, spec.window_events)
@@ -73,11 +73,11 @@ class Retention:
             return
         try:
             self.trim()
-            self._told = False
+            self._warned = False
         except (OSError, ValueError, LogError) as error:
-            if not self._told:
+            if not self._warned:
                 log.warning("nothing is deleted from the logs for now: %s", error)
-            self._told = True
+            self._warned = True
         self._due = self._clock() + EVERY_SECONDS
 
     def trim(self) -> dict[tuple[str, int], int]:
@@ -91,7 +91,7 @@ class Retention:
         self._opened.close()
 
     def _restart_points(self) -> list[RestartPoint]:
-        """Return all places from which a worker may go on.
+        """Return all places from which a worker may continue.
 
         A model that begins with the first mask reads from there on. Before that, the clicks are
         needed for making it.

@@ -461,7 +461,7 @@ def run(
     source
         Where the clicks come from.
     state
-        A folder from which a run that was stopped or killed goes on, bit for bit. None: a
+        A folder from which a run that was stopped or killed continues, bit for bit. None: a
         temporary one, deleted at the end.
     observe
         Sees every step of every worker, in that worker's thread.

@@ -36,7 +36,7 @@ and when they end. The processes of one run may differ in them."""
 
 
 _LONGEST = 70
-"""Characters of a value that are told; a SHA-256 fits."""
+"""Characters of a value that are shown; a SHA-256 fits."""
 
 
 @dataclass(frozen=True, slots=True)

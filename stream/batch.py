@@ -260,7 +260,7 @@ _REMEMBERED: Final = 200_000
 def encode(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
     """Encode events that all fit the schema.
 
-    Raises :class:`ValueError` naming the first that does not; :func:`encode_valid` goes on.
+    Raises :class:`ValueError` naming the first that does not; :func:`encode_valid` continues.
 
     Examples
     --------

@@ -258,12 +258,12 @@ class MessageLog:
         kinds
             Messages of other kinds are passed over.
         position
-            Where to go on; None: with the oldest record.
+            Where to continue; None: with the oldest record.
         on_other
             Is called with each record that holds no message of these kinds, and with what it is
             instead, such as ``a window``. Without it, a record that is no message is an error.
         skips_trimmed
-            Whether to go on with the oldest record that is kept where the next one has been
+            Whether to continue with the oldest record that is kept where the next one has been
             trimmed away; else that is an error.
         """
         follower = LogFollower(self._reader, self._name, kinds, position, on_other)

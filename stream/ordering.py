@@ -188,7 +188,7 @@ class ReadOrder(Protocol):
 
     @property
     def waits_for(self) -> Waiting:
-        """The log that must go on, where the last :meth:`next` returned nothing."""
+        """The log that must continue, where the last :meth:`next` returned nothing."""
 
     def next(self, begin: int, events: int, readers: PartitionReaders) -> Sequence[PositionRange]:
         """Return where the events of a batch stand, each partition at most once.
@@ -214,7 +214,7 @@ def open_order(store: LogStore, clicks: LogReader) -> LogReader | None:
 def find_predictions(log: LogReader, begin: int) -> int:
     """Find an offset from which the predictions of a model reach those after ``begin`` events.
 
-    A restart takes them back and then they go on batch by batch, so between a record at or before
+    A restart takes them back, then they continue batch by batch, so between a record at or before
     the batch looked for and one after it, it stands itself. Others may trim the log meanwhile, as
     long as they leave that batch.
     """
@@ -332,7 +332,7 @@ class Recorded:
                 return batch
             if batch.begin > begin:
                 raise ValueError(
-                    f"{LOG} goes on at {batch.begin}: the order of the events after {begin} is "
+                    f"{LOG} continues at {batch.begin}: the order of the events after {begin} is "
                     "missing there; begin with new logs"
                 )
 
@@ -362,7 +362,7 @@ class Resumed:
     log
         Its own predictions.
     offset
-        :attr:`offset` at the checkpoint from which it goes on; None where there is none.
+        :attr:`offset` at the checkpoint from which it continues; None where there is none.
     """
 
     waits_for = Waiting(topics.CLICKS)

@@ -69,7 +69,7 @@ class ClickReader:
     batch_events
         Events a batch; only the one right before the end of the input may be shorter.
     cursor
-        Where to go on; None begins at the start of the log.
+        Where to continue; None begins at the start of the log.
     order
         Decides which events come next, where the log has several partitions.
 
@@ -148,7 +148,7 @@ class ClickReader:
         """Hand all invalid events from here on to somebody, each as soon as it is read.
 
         That may be well before the batch comes that skips it, or none may ever come. A reader that
-        goes on from a cursor reads those after the cursor again.
+        continues from a cursor reads those after the cursor again.
         """
         for reader in self._partitions.values():
             reader.on_invalid = handler

@@ -30,7 +30,7 @@ FIRST_CLICK: Final = ClickCursor(identity="")
 
 @dataclass(frozen=True, slots=True)
 class RestartPoint:
-    """A place from which a worker may go on, and what it reads from there on."""
+    """A place from which a worker may continue, and what it reads from there on."""
 
     clicks: Sequence[ClickCursor] = ()
     """It reads the clicks from these places on."""
@@ -97,7 +97,7 @@ def keep_from(
 ) -> int | None:
     """Decide from which offset on a partition of a log is kept.
 
-    The newest record always stays: a source goes on from the newest click, and so does its truth.
+    The newest record always stays: a source continues from the newest click, and so does its truth.
 
     Parameters
     ----------

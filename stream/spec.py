@@ -149,7 +149,7 @@ class Waiting:
     """
 
     log: str
-    """The name of the log that must go on, or of whatever else is missing."""
+    """The name of the log that must continue, or of whatever else is missing."""
     what: str = ""
     """What it must hold, in words; empty where any next record will do."""
 

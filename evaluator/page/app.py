@@ -161,7 +161,7 @@ class RunReply(Reply):
     now_ms: int
     """Unix time, milliseconds."""
     offset: int
-    """Of the newest record: the stream goes on after it."""
+    """Of the newest record: the stream continues after it."""
     events: int
     """The count up to which anything is known."""
     sizes: tuple[int, ...]

@@ -41,7 +41,7 @@ class PageFeed:
         What is shown of the run in words: name and value.
     live
         Whether the run ends no later than the feed is closed; else the log alone says whether it
-        goes on.
+        continues.
     recent
         Records that are kept as they are in the log.
     models
@@ -84,7 +84,7 @@ class PageFeed:
 
     @property
     def state(self) -> FeedState:
-        """Whether the run goes on, has come to its end, or neither as far as is known.
+        """Whether the run continues, has come to its end, or neither as far as is known.
 
         A run that another process may still write is ``stopped`` too: its log does not say.
         """

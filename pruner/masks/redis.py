@@ -227,7 +227,7 @@ _PASSING = (
     redis.exceptions.MasterDownError,
     redis.exceptions.TryAgainError,
 )
-"""Errors that an operator or time may mend while learning goes on."""
+"""Errors that an operator or time may mend while learning continues."""
 
 _PASSING_WORDS = re.compile(
     r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) "

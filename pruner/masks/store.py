@@ -10,7 +10,7 @@ head can read its mask. Nothing here decides anything.
 ::
 
     StoreError
-        StoreAwayError      cannot be reached, or takes nothing for now: go on, and try again
+        StoreAwayError      cannot be reached, or takes nothing for now: continue, and try again
         StoreRefusedError   refuses for good: the settings must change
 """
 
@@ -565,7 +565,7 @@ class ReconcilingRegistry:
         self._reason = str(error)
         if self._since is None:
             self._since = now
-            log.warning("the mask store is away, learning goes on without it: %s", error)
+            log.warning("the mask store is away, learning continues without it: %s", error)
         self._due = now + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 

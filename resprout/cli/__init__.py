@@ -88,7 +88,7 @@ for command in (*COMMANDS, masks, rebuild, deadletters, report_command):
 @main.command()
 @SETTINGS
 @STATE
-@stored("--resume", is_flag=True, help="Go on with the last demo, rather than start afresh.")
+@stored("--resume", is_flag=True, help="Continue with the last demo, rather than start afresh.")
 @stored("--fresh", is_flag=True, help="Delete the run in the folder that --state names.")
 @JSON
 @click.option("--scale", type=float, default=1.0, help="Multiplies the events after the mask.")
@@ -103,7 +103,7 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
         plan = RunDefinition.generated(request.load(demonstration.LAYER).settings)
         begun = request.state is not None and (state / RECORD).exists()
         if begun and not (request.resume or request.fresh):
-            raise ValueError(f"{state} holds a run; --resume goes on with it, --fresh deletes it")
+            raise ValueError(f"{state} holds a run; --resume continues with it, --fresh deletes it")
         _prepare(plan, state, fresh=not request.resume)
     result = _run(plan, state, "`resprout demo --resume`")
     with failure():
@@ -119,7 +119,7 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
 @INPUT
 @SETTINGS
 @STATE
-@stored("--fresh", is_flag=True, help="Start afresh, rather than go on.")
+@stored("--fresh", is_flag=True, help="Start afresh, rather than continue.")
 @INIT_FROM
 @JSON
 @click.option("--plot", is_flag=True, help="Write the plot into the state folder.")
@@ -237,7 +237,8 @@ def _run(plan: RunDefinition, state: Path, again: str) -> Result:
         progress.finish()
     if not result.finished:
         raise click.ClickException(
-            f"stopped after {result.summary.events:,} events; {again} goes on from there ({state})"
+            f"stopped after {result.summary.events:,} events; {again} continues from there "
+            f"({state})"
         )
     return result
 

@@ -269,13 +269,13 @@ def _serve(request: CommandRequest, plan: RunDefinition, state: Path, names: Seq
     with usage():
         check(plan, RunFolder(state))
         loaded = request.load()
-    told = ", ".join(names)
+    listed = ", ".join(names)
     with failure(), logging_lines(as_json=request.log_json), leaving() as stop:
-        log.info("%s of %s: %s", told, state, origin(loaded))
+        log.info("%s of %s: %s", listed, state, origin(loaded))
         with worker_process(plan, state, names) as process, stoppable(log.info, stop):
             outcome, logs = process.work(stop), process.logs.describe()
             if not outcome.finished:
-                log.info("%s stopped; the same command goes on from there", told)
+                log.info("%s stopped; the same command continues from there", listed)
     if SOURCE in names:
         click.echo(f"{outcome.events:,} events written to {logs}")
 

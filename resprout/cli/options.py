@@ -40,7 +40,7 @@ FAULTS = (
     StateLockedError,
     StoreError,
 )
-"""What is told in a line of its own; anything else is a fault of ours, and shows where."""
+"""What is reported in one line; anything else is a fault of ours, and its traceback is shown."""
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -181,8 +181,8 @@ JSON = stored("--json", is_flag=True, help="The result as one line of JSON, the 
 
 
 @contextmanager
-def failure(told: type[click.ClickException] = click.ClickException) -> Iterator[None]:
-    """Turn a fault that a run met into exit code 1, or into what ``told`` stands for."""
+def failure(reported: type[click.ClickException] = click.ClickException) -> Iterator[None]:
+    """Turn the error of a run into exit code 1, or into that of the class ``reported``."""
     try:
         yield
     except FAULTS as error:
@@ -195,7 +195,7 @@ def failure(told: type[click.ClickException] = click.ClickException) -> Iterator
             said = [str(error)]
         text = "; ".join([*said, *getattr(error, "__notes__", [])])
         # That somebody else uses a folder is no wrong usage.
-        kind = click.ClickException if isinstance(error, StateLockedError) else told
+        kind = click.ClickException if isinstance(error, StateLockedError) else reported
         raise kind(text) from error
 
 

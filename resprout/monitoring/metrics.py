@@ -329,7 +329,7 @@ class Metrics(Collector):
     def remember(self, ledger: Iterable[Decision | Verdict]) -> None:
         """Show the masks that a part of the ledger puts in force; nothing of it is counted.
 
-        Of a run that goes on it is what the ledger holds so far, oldest first.
+        Of a run that is under way it is what the ledger holds so far, oldest first.
         """
         for message in ledger:
             if isinstance(message, Verdict) and message.version is not None:

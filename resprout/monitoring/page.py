@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Metrics
-from resprout.monitoring.progress import last_told
+from resprout.monitoring.progress import last_reports
 from resprout.runner import Step, Worker
 from resprout.settings import EVALUATOR, ServeConfig, Settings
 from stream import open_logs
@@ -78,7 +78,7 @@ class Page:
 def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     """Show a run of the past: all that its log holds, before anybody knows the address.
 
-    Raises as reading the log does. A run that goes on in another process is followed.
+    Raises as reading the log does. A run that is under way in another process is followed.
     """
     from evaluator.page import PageFeed
 
@@ -88,8 +88,8 @@ def replayed(settings: Settings, folder: RunFolder) -> Iterator[Page]:
     ):
         feed = PageFeed(reader, about(settings, folder.path), live=False)
         feed.catch_up()
-        last = last_told(logs, [one for one in settings.workers if logs.exists(progress(one))])
-        # While the run goes on, more may be copied into the log that the page shows.
+        last = last_reports(logs, [one for one in settings.workers if logs.exists(progress(one))])
+        # While the run is under way, more may be copied into the log that the page shows.
         if any(one.worker == EVALUATOR and one.done for one in last):
             for report in last:
                 feed.history.complete(report)
@@ -154,7 +154,7 @@ class State:
     """Why it is not healthy."""
     workers: dict[str, WorkerState]
     notes: dict[str, str]
-    """What is amiss though the workers go on, such as a store that is away."""
+    """What is amiss though the workers continue, such as a store that is away."""
 
 
 class Health:

@@ -241,8 +241,8 @@ class ProgressLogs:
             writer.close()
 
 
-def last_told(home: LogStore, workers: Iterable[str]) -> list[Progress]:
-    """Return what each worker told last, of those that have told anything."""
+def last_reports(home: LogStore, workers: Iterable[str]) -> list[Progress]:
+    """Return the last report of each worker that has written any."""
     found = []
     for worker in workers:
         with closing(home.reader(progress(worker))) as reader:
@@ -266,7 +266,7 @@ class Watch:
     observers
         Called with every step, in this order.
     tell
-        Makes of what a worker waits for what the observers are told.
+        Turns what a worker waits for into what the observers get.
 
     Attributes
     ----------
@@ -344,12 +344,12 @@ class _Wait:
     since: float
     """When it began to wait, for whatever reason."""
     reason_since: float
-    told: Waiting | None = None
+    logged: Waiting | None = None
     """The reason that the log knows."""
 
 
 class Waits:
-    """Says in the log for whom a worker waits, once it has lasted, and when the worker goes on.
+    """Says in the log for whom a worker waits, once it has lasted, and when the worker continues.
 
     Parameters
     ----------
@@ -371,14 +371,14 @@ class Waits:
         now = self._clock()
         if step.waiting_for is None:
             ended = self._waits.pop(name, None)
-            if ended is not None and ended.told is not None:
-                log.info("%s goes on after %.0f s", name, now - ended.since)
+            if ended is not None and ended.logged is not None:
+                log.info("%s continues after %.0f s", name, now - ended.since)
             if step.done:
                 log.info("%s is done after %d events", name, step.count)
             return
         wait = self._waits.setdefault(name, _Wait(step.waiting_for, now, now))
         if wait.reason != step.waiting_for:
             wait.reason, wait.reason_since = step.waiting_for, now
-        if wait.told != wait.reason and now - wait.reason_since >= self._say_seconds:
-            wait.told = wait.reason
+        if wait.logged != wait.reason and now - wait.reason_since >= self._say_seconds:
+            wait.logged = wait.reason
             log.info("%s waits for %s, after %d events", name, wait.reason, step.count)

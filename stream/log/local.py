@@ -393,7 +393,7 @@ class LocalLogWriter:
         Raises
         ------
         OSError
-            The disk is full: none of them is appended, and the writer can go on.
+            The disk is full: none of them is appended, and the writer can continue.
         """
         first = self._database.base(partition) + self._ends[partition]
         if self._closed:

@@ -48,4 +48,4 @@ class Source(Protocol):
         """How its events are encoded."""
 
     def attach(self, store: LogStore, /) -> Feed:
-        """Return a feed that goes on where the ``clicks`` log of the store ends."""
+        """Return a feed that continues where the ``clicks`` log of the store ends."""

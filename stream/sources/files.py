@@ -219,7 +219,7 @@ class FileSource:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def attach(self, store: LogStore) -> FileFeed:
-        """Go on where the ``clicks`` log of ``store`` ends.
+        """Continue where the ``clicks`` log of ``store`` ends.
 
         A log of another input or of several partitions is refused: a file has one order.
         """
@@ -363,7 +363,7 @@ class FileFeed:
         return ClickEvent.model_validate(event)
 
     def _headers(self) -> tuple[tuple[str, bytes], ...]:
-        """Say how far the file has been read, for whoever goes on."""
+        """Say how far the file has been read, for whoever continues."""
         return (
             ("file", self._source.path.name.encode()),
             ("rows", str(self._done).encode()),

@@ -1,4 +1,4 @@
-"""A synthetic click stream, and the log of its truth, that go on exactly where they end."""
+"""A synthetic click stream, and the log of its truth, that continue exactly where they end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GeneratorSource:
         return self.config.features
 
     def attach(self, store: LogStore) -> GeneratorFeed:
-        """Go on where the click log ends, or begin it.
+        """Continue where the click log ends, or begin it.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class GeneratorSource:
         ended = last is not None and codec.kind_of(last) == codec.END
         if ended and begin != self.config.events:
             raise ValueError(
-                f"the click log has ended after {begin} events and cannot go on to "
+                f"the click log has ended after {begin} events and cannot continue to "
                 f"{self.config.events}; use another folder"
             )
         return GeneratorFeed(self, store, begin, ended)

@@ -132,7 +132,7 @@ def test_a_gap_is_refused(dense: Log) -> None:
     dense.writer.append([record(0), record(20)])
     tail = dense.tail()
     taken(tail, 0)
-    with pytest.raises(ValueError, match="'dense' go on at 20, those from 10 on are missing"):
+    with pytest.raises(ValueError, match="'dense' continue at 20, those from 10 on are missing"):
         tail.find(10)
 
 

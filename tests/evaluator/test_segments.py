@@ -222,7 +222,7 @@ def test_segments_go_on_from_their_state_as_if_nothing_had_happened() -> None:
 
 def test_other_segmentations_than_those_of_the_state_are_refused() -> None:
     state = Segments(SCHEMA, config("site")).state
-    with pytest.raises(ValueError, match="2 segmentations cannot go on from 1"):
+    with pytest.raises(ValueError, match="2 segmentations cannot continue from 1"):
         Segments(SCHEMA, config("site", "hour"), state)
 
 

@@ -270,7 +270,7 @@ def test_scores_so_far_go_on_from_their_state_to_the_same_bits() -> None:
 def test_other_sizes_than_those_of_the_state_are_refused() -> None:
     state = TumblingWindows(CONFIG).state
     other = EvaluatorConfig(windows=(20, 60))
-    with pytest.raises(ValueError, match=r"windows of 20 and 60 .* go on from .* 20 and 50;"):
+    with pytest.raises(ValueError, match=r"windows of 20 and 60 .* continue from .* 20 and 50;"):
         TumblingWindows(other, state)
 
 

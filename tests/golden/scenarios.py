@@ -91,7 +91,7 @@ def demo(_: Mapping[str, Any], state: Path) -> dict[str, str]:
 
 
 def resumed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
-    """Run the small demo, kill it, and let it go on."""
+    """Run the small demo, kill it, and let it continue."""
     plan = RunDefinition.generated(settings())
     process = multiprocessing.get_context("fork").Process(target=_killed, args=(plan, state))
     process.start()

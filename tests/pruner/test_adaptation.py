@@ -60,7 +60,7 @@ def kept(masks: dict[str, Tensor]) -> int:
 
 
 def after_the_phase(every: int = 1) -> tuple[OnlineModel, Adaptation, np.ndarray]:
-    """Prune a model, and go on with its state; return the sums of importances by hand too."""
+    """Prune a model, and continue with its state; return the sums of importances by hand too."""
     running, total = job(Aux(), STEPS), np.zeros(WEIGHTS)
     for batch in clicks(STEPS, seed=2):
         total += importances(running.model, batch)

@@ -353,7 +353,9 @@ def test_it_says_once_that_the_store_is_away_and_since_when(
         registry.reconcile()
     assert registry.away is None
     away, back = [record.getMessage() for record in caplog.records]
-    assert away.startswith("the mask store is away, learning goes on without it: redis://localhost")
+    assert away.startswith(
+        "the mask store is away, learning continues without it: redis://localhost"
+    )
     assert back == "the mask store is back after 220 s"
 
 

@@ -111,7 +111,7 @@ def test_the_demo_starts_afresh_unless_it_is_to_go_on(home: Path) -> None:
     assert summary(call(*given, "--resume"))["events_per_second"] == 0
     refused = call(*given)
     assert refused.exit_code == 2
-    assert "holds a run; --resume goes on with it, --fresh deletes it" in refused.stderr
+    assert "holds a run; --resume continues with it, --fresh deletes it" in refused.stderr
     assert summary(call(*given, "--fresh", "--scale", "0.5"))["events"] == 10_000
     assert first["events"] == 16_000
 
@@ -306,7 +306,7 @@ def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(home: Path) -> N
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "finishing the batch; once more leaves now" in errors
-    assert "goes on from there" in errors
+    assert "continues from there" in errors
 
 
 def test_a_file_that_has_changed_is_not_read_on(home: Path) -> None:

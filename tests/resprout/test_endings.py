@@ -155,7 +155,7 @@ def test_a_criterion_that_raises_spoils_the_first_mask_which_is_tried_again_at_t
 def test_a_criterion_that_raises_leaves_the_incumbent_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on as the model that was never rebuilt does, until a later candidate takes over."""
+    """It continues as the model that was never rebuilt does, until a later candidate takes over."""
     result = spoiled(2, tmp_path, monkeypatch)
     assert result.finished
     first, failed, *others = result.verdicts

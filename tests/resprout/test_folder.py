@@ -53,7 +53,7 @@ def test_of_many_differences_a_handful_is_named_and_the_others_are_counted(tmp_p
     folder.begin(RunDefinition.generated(small()))
     sizes = {"fields": 5, "signal": 2, "hidden": 8, "zipf": 2, "latent_dim": 3}
     changed = small(seed=4, **{f"stream__generator__{name}": size for name, size in sizes.items()})
-    with pytest.raises(ValueError, match="was 4, is 3; and 2 more; go on as") as raised:
+    with pytest.raises(ValueError, match="was 4, is 3; and 2 more; continue as") as raised:
         folder.check(RunDefinition.generated(changed))
     # The features come first: they are many, and told in short.
     assert "otherwise: schema.categorical was a list of 4, is a list of 5; " in str(raised.value)

@@ -271,7 +271,7 @@ def test_a_version_that_is_not_there_is_refused_by_name(whole: RunFolder) -> Non
 
 
 def test_a_request_of_another_process_reaches_a_run_that_goes_on(tmp_path: Path) -> None:
-    """Garbage stands before it; the run says so and goes on."""
+    """Garbage stands before it; the run says so and continues."""
     moment = Decides(14_000)
 
     def observe(name: str, step: Step) -> None:

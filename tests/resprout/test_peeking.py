@@ -114,7 +114,7 @@ def honest(events: ClickBatch, tmp_path_factory: pytest.TempPathFactory) -> Pred
 def test_flipping_every_label_from_an_event_on_changes_no_prediction_up_to_its_batch(
     events: ClickBatch, honest: Predicted, position: int, at_work: set[str], tmp_path: Path
 ) -> None:
-    """The next batch of everybody who goes on does change: all have learned from the flip."""
+    """The next batch of everybody who continues does change: all have learned from the flip."""
     late = np.arange(len(events)) >= position
     flipped = replace(events, label=np.where(late, 1 - events.label, events.label))
     begin = position // BATCH * BATCH

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from learner import LearnerStep
-from resprout.monitoring.progress import EVERY_SECONDS, ProgressLogs, last_told
+from resprout.monitoring.progress import EVERY_SECONDS, ProgressLogs, last_reports
 from stream.follow import read_all
 from stream.log.local import LocalLogStore
 from stream.messages import Judgement, Progress, parse
@@ -48,7 +48,7 @@ def test_of_each_worker_the_last_is_found_again(tmp_path: Path) -> None:
     logs("dense", LearnerStep(700, 200, done=True))
     logs("sparse", LearnerStep(0, waiting_for=Waiting("the first mask")))
     logs.close()
-    found = last_told(home, ("dense", "sparse", "pruner"))
+    found = last_reports(home, ("dense", "sparse", "pruner"))
     assert [(one.worker, one.count, one.done) for one in found] == [
         ("dense", 700, True),
         ("sparse", 0, False),

@@ -100,7 +100,7 @@ def test_a_server_that_is_gone_for_good_stops_nobody(
     folder = RunFolder(tmp_path / "run")
     gone = every(3, lambda: server.stop(signal.SIGKILL))
     assert execute(plan(server), folder.path, gone).finished
-    assert caplog.text.count("the mask store is away, learning goes on without it") == 2
+    assert caplog.text.count("the mask store is away, learning continues without it") == 2
     server.start()
     assert execute(plan(server), folder.path).finished
     assert left(folder, server) == undisturbed

@@ -248,7 +248,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_rollbacks_and_rebuilds_are_decided_alike_whatever_has_been_trimmed(
     asked: RunFolder, tmp_path: Path
 ) -> None:
-    """Of the windows, too, only those stay that somebody needs; the run stops and goes on."""
+    """Of the windows, too, only those stay that somebody needs; the run stops and continues."""
     changed = ON_REQUEST | NEEDED | {"stream__retention__windows_events": 2_000}
     plan, folder = RunDefinition.generated(eventful(**changed)), RunFolder(tmp_path)
     ask = asking(folder)

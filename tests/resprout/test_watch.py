@@ -48,7 +48,7 @@ def test_a_wait_is_told_once_when_it_has_lasted_and_again_when_it_is_over(world:
     assert world.step(verdict, 0) == world.step(verdict, 4.9) == []
     assert world.step(verdict, 5) == [f"sparse waits for {verdict}, after 7000 events"]
     assert world.step(verdict, 60) == []
-    assert world.step(None, 61, events=500) == ["sparse goes on after 61 s"]
+    assert world.step(None, 61, events=500) == ["sparse continues after 61 s"]
     assert world.step(None, 62, events=500) == []
 
 
@@ -64,7 +64,7 @@ def test_a_wait_for_something_else_is_told_too(world: World) -> None:
     assert world.step("the decision on the window ending at 8000", 6) == []
     assert len(world.step("the decision on the window ending at 8000", 11)) == 1
     assert world.step("clicks", 12) == []
-    assert world.step(None, 13, events=1) == ["sparse goes on after 13 s"]
+    assert world.step(None, 13, events=1) == ["sparse continues after 13 s"]
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_processes_that_are_stopped_and_killed_go_on_from_where_they_stood(
             else:
                 how = signal.SIGINT if name == "dense" else signal.SIGTERM
                 assert (name, hand.end(how)) == (name, 0), hand.text
-                assert f"{name} stopped; the same command goes on from there" in hand.text
+                assert f"{name} stopped; the same command continues from there" in hand.text
         for name in LEARNERS:
             team.start(name)
         team.start("source", "--set", AT_ONCE)

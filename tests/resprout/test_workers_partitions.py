@@ -72,7 +72,7 @@ class Sender:
 
 
 def live(team: Crew, sender: Sender) -> None:
-    """Let them all work; in the middle two are stopped and one is killed, and events go on."""
+    """Let them all work; in the middle two are stopped and one is killed, and events continue."""
     schema = ("--schema", str(team.folder / "schema.toml"))
     for name in LEARNERS:
         team.start(name, *schema)
@@ -83,7 +83,7 @@ def live(team: Crew, sender: Sender) -> None:
     for name in ("dense", "evaluator"):
         hand = team.hands[name]
         assert (name, hand.end(signal.SIGTERM)) == (name, 0), hand.text
-        assert f"{name} stopped; the same command goes on from there" in hand.text
+        assert f"{name} stopped; the same command continues from there" in hand.text
     sender.send(7_600, 10_700)
     for name in ("evaluator", "sparse", "dense"):
         team.start(name, *schema)

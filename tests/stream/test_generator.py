@@ -133,7 +133,7 @@ def test_a_stream_that_has_ended_does_not_go_on(tmp_path: Path) -> None:
     run(home, GeneratorSource(SMALL, 0))
     run(home, GeneratorSource(SMALL, 0))
     longer = GeneratorSource(SMALL.model_copy(update={"events": 5_000}), 0)
-    with pytest.raises(ValueError, match="has ended after 2300 events and cannot go on to 5000"):
+    with pytest.raises(ValueError, match="has ended after 2300 events and cannot continue to 5000"):
         longer.attach(home)
 
 

@@ -275,7 +275,9 @@ def test_the_log_of_the_order_is_opened_where_there_are_several_partitions(world
 
 def test_an_order_with_a_hole_is_refused(world: World) -> None:
     world.publish(4, PositionRange(0, Position(0, 0), Position(0, 3), 4))
-    with pytest.raises(ValueError, match="goes on at 4: the order of the events after 0 is missi"):
+    with pytest.raises(
+        ValueError, match="continues at 4: the order of the events after 0 is missi"
+    ):
         world.follower().next()
 
 

@@ -1,4 +1,4 @@
-// A run that goes on: what each message of its log changes on the page.
+// A run that is under way: what each message of its log changes on the page.
 
 import * as connection from "./connection.js";
 import { pointAt } from "./cursor.js";

@@ -1,4 +1,4 @@
-// The live page: it draws what /api answers, and goes on with /api/stream.
+// The live page: it draws what /api answers, and continues with /api/stream.
 // It knows nothing that the `windows` log does not say.
 
 import * as connection from "./connection.js";
@@ -14,7 +14,7 @@ import { drawPlots, offerSizes, show, showFitting, showWhole } from "./view.js";
 import { $, get } from "./words.js";
 import * as workers from "./workers.js";
 
-const LOOK_MS = 5000;              // the clock goes on without any message
+const LOOK_MS = 5000;              // the clock continues without any message
 
 function draw() {
   $("theme").textContent = theme.isDark() ? "◐ light" : "◐ dark";

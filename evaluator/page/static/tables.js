@@ -114,7 +114,7 @@ export function showLayers(reply, { about }) {
   heat(overlap, reply, "overlap", (value) => 0.06 + 0.5 * value);
 }
 
-// What happened is known again by where it began, though it goes on and ends.
+// What happened is known again by where it began, though it continues and ends.
 const idOf = ({ kind, outcome, begin, count }) => (kind === "alarm" ? `${kind}/${outcome}/${count}` : `${kind}/${begin}`);
 
 function item(pointAt) {

@@ -31,8 +31,8 @@ topic deleted and made again           ``LogIdentityError``: its id is looked at
 holes in the offsets                   passed; aborted and open transactions are not seen
 record does not match its checksum     ``LogCorruptError``
 record too large                       ``LogRefusedError`` with size, limit and setting; nothing is
-                                       appended, the writer goes on
-time that the broker refuses           ``LogRefusedError`` with the time; the writer goes on, with
+                                       appended, the writer continues
+time that the broker refuses           ``LogRefusedError`` with the time; the writer continues, with
                                        a new producer
 settings that delete or change events  ``LogSettingsError`` when the topic is opened
 by their time

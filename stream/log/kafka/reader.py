@@ -98,7 +98,7 @@ class FetchedPartition:
         return taken
 
     def forget(self, offset: int = -1) -> None:
-        """Drop what was fetched, to go on somewhere else."""
+        """Drop what was fetched, to continue somewhere else."""
         self.fetched.clear()
         self.served = self.position = offset
         self.end = -1

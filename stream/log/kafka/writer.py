@@ -232,7 +232,7 @@ class KafkaLogWriter:
 
     What :meth:`append` takes is sent a moment later; where the broker refuses it, the next
     ``append`` or :meth:`flush` raises the error, and the writer can be used again. Which of the
-    records appended since the last flush are in the log is then not known: go on from the last
+    records appended since the last flush are in the log is then not known: continue from the last
     checkpoint.
 
     Parameters

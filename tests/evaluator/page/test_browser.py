@@ -1,4 +1,4 @@
-"""The page as people see it: a run goes on, the connection is cut, and nothing is missed."""
+"""The page as people see it: a run continues, the connection is cut, and nothing is missed."""
 
 from __future__ import annotations
 
