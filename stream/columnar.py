@@ -80,8 +80,8 @@ def view_stream(value: bytes) -> Views | None:
     Returns
     -------
     None where the numbers cannot be viewed: in bytes that are not such a stream or continue after
-    it, in columns of anything else, with empty cells or without rows, and where they are compressed.
-    :func:`read_stream` and :func:`view_numbers` then say what is wrong.
+    it, in columns of anything else, with empty cells or without rows, and where they are
+    compressed. :func:`read_stream` and :func:`view_numbers` then say what is wrong.
     """
     head = 0
     for _ in ("schema", "batch"):
