@@ -154,9 +154,9 @@ class PartitionReader:
                 where = describe_begin(self._log, self._partition)
                 raise LogTrimmedError(
                     f"the clicks log begins with {where}: what stood before has been trimmed away, "
-                    f"and a run begins with the first event; say with {SETTING} from which time or "
-                    "offsets on it is to read, or give it a log that still has all, and let that "
-                    'log keep more: stream.retention.clicks = "all"'
+                    "and a run begins with the first event. Of clicks that others write, say with "
+                    f"{SETTING} from which time or offsets on it is to read; else begin with a log "
+                    'that has all, and let it keep more: stream.retention.clicks = "all"'
                 )
             self._next = Position(begin, 0)
         decoded = self._fetch(self._partition, self._next.offset)

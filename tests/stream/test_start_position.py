@@ -179,7 +179,7 @@ def test_what_has_been_trimmed_away_may_stand_before(home: LogStore) -> None:
     with pytest.raises(
         LogTrimmedError,
         match=r"begins with offset 3 of partition 0, of 1970-01-01T00:00:03Z: what stood before "
-        r"has been trimmed away, .*; say with stream\.begin from which time or offsets on",
+        r"has been trimmed away, .* others write, say with stream\.begin from which time or offset",
     ):
         numbers(home, 1)
     assert numbers(begin(home, {0: 4, 1: 0}), 1) == [[4], [5]]
