@@ -6,10 +6,15 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from stream.log import KafkaConfig
 from stream.log.kafka.store import KafkaLogStore
 from tests.kafka_server import any_broker, forget
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("resprout", deadline=None)
+settings.load_profile("resprout")
 
 
 @pytest.fixture(scope="session")
