@@ -66,7 +66,7 @@ def test_a_feature_that_differs_is_named_alone(tmp_path: Path) -> None:
         update={"numeric": (SENT.numeric[0], NumericFeature(name="age", scale=2))}
     )
     with pytest.raises(
-        ValueError, match=r"otherwise: schema\.numeric\.1\.scale was 1\.0, is 2\.0; go"
+        ValueError, match=r"otherwise: schema\.numeric\.1\.scale was 1\.0, is 2\.0; continue"
     ):
         folder.check(RunDefinition(small(), ExternalSource(scaled)))
 

@@ -335,7 +335,7 @@ def test_a_run_that_is_over_is_looked_at_and_carried_out_again_as_ever(
 @pytest.mark.parametrize(
     ("worker", "told"),
     [
-        (EVALUATOR, r'that log keep more: stream\.retention\.clicks = "all"'),
+        (EVALUATOR, r'that has all, and let it keep more: stream\.retention\.clicks = "all"'),
         (NEVER_REBUILT, r"its logs keep more .stream\.retention"),
     ],
 )

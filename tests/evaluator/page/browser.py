@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from tests.servers import missing
 
 CHROMIUM = os.environ.get("TEST_CHROMIUM", "/usr/bin/chromium")
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 LOOK_MS = 25
 FLAGS = [
     "--no-sandbox",
