@@ -2,8 +2,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# Of the tests, of which many wait for a server: one more than there are cores.
-PROCESSES = $(BIN)/python -c "import os; print((os.cpu_count() or 1) + 1)"
 
 .DEFAULT_GOAL := help
 .PHONY: help install test format demo movielens bench
@@ -23,7 +21,7 @@ test: $(INSTALLED)  ## format check, lint, types, tests and doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses $$($(PROCESSES)) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 format: $(INSTALLED)  ## put the code into its format
 	$(BIN)/ruff format .
