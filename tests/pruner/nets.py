@@ -15,7 +15,7 @@ from learner import UPDATER, LearnerConfig, MaskUpdater, OnlineModel
 from learner.online import with_prefix
 from pruner import Criterion
 from pruner.criteria.aux import Aux, AuxOptions
-from pruner.evidence import layers_of
+from pruner.evidence import Evidence, layers_of
 from pruner.masks import sparsity as sparsity_of
 from pruner.sparsity import Phase, Schedule
 from pruner.updaters import PrunePhase, Recipe
@@ -41,6 +41,17 @@ class Net(nn.Module):
         del categorical
         logits: Tensor = self.top(dense)
         return logits.squeeze(1)
+
+
+def random_evidence(shapes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, Evidence]:
+    """Make weights and gradients of layers of these shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: Evidence(
+            torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+        )
+        for name, shape in shapes.items()
+    }
 
 
 def clicks(count: int, seed: int = 0, events: int = 64) -> list[ClickBatch]:

@@ -19,19 +19,14 @@ from pruner.masks import sparsity
 from pruner.sparsity import Phase, Schedule
 from pruner.updaters import PrunePhase, Recipe, recipe
 from stream.spec import RunSpec
+from tests.pruner.nets import random_evidence
 
 SHAPES = {"first": (8, 6), "second": (4, 8), "third": (1, 4)}
 WEIGHTS = 8 * 6 + 4 * 8 + 4
 
 
 def evidence(seed: int) -> dict[str, Evidence]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: Evidence(
-            torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-        )
-        for name, shape in SHAPES.items()
-    }
+    return random_evidence(SHAPES, seed)
 
 
 def begin(criterion: Criterion, target: float = 0.8, steps: int = 10, every: int = 1) -> PrunePhase:

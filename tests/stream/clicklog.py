@@ -12,6 +12,7 @@ from stream.batch import ClickBatch, ClickEvent, Reason
 from stream.codec import columnar_record, end_record, json_record, raw_record
 from stream.log import LogReader, Record
 from stream.log.local import LocalLogStore
+from stream.reader import ClickReader, CountedBatch
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 SCHEMA = FeatureSchema(
@@ -73,3 +74,22 @@ def log_of(folder: Path, records: Sequence[Record]) -> LogReader:
     home = LocalLogStore(folder)
     append(home, records)
     return home.reader(topics.CLICKS)
+
+
+def read_all(reader: ClickReader) -> list[CountedBatch]:
+    """Read until there is no whole batch."""
+    return list(iter(reader.next, None))
+
+
+def numbers(batches: Sequence[CountedBatch]) -> list[list[int]]:
+    """Tell which events are in which batch."""
+    return [[int(x) for x in found.batch.numeric[:, 0]] for found in batches]
+
+
+def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
+    """Compare batches by their places and events."""
+
+    def plain(found: CountedBatch) -> object:
+        return found.begin, found.end, found.spans, found.skipped, found.last
+
+    return [plain(b) for b in left] == [plain(b) for b in right] and numbers(left) == numbers(right)

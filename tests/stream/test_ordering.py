@@ -22,7 +22,7 @@ from stream.ordering import LOG, Recorded, Resumed, RoundRobin, open_order
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.spec import Waiting
 from tests.stream import clicklog
-from tests.stream.clicklog import END, SCHEMA, append, columnar
+from tests.stream.clicklog import END, SCHEMA, append, columnar, numbers, read_all, same
 
 SIZE = 4
 FIRST, SECOND = (
@@ -95,22 +95,6 @@ class Dense:
 
     def checkpoint(self) -> None:
         self.checkpoints.append((self.reader.cursor, self.order.offset))
-
-
-def read_all(reader: ClickReader) -> list[CountedBatch]:
-    return list(iter(reader.next, None))
-
-
-def numbers(batches: Sequence[CountedBatch]) -> list[list[int]]:
-    """Tell which events are in which batch."""
-    return [[int(x) for x in found.batch.numeric[:, 0]] for found in batches]
-
-
-def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
-    def plain(found: CountedBatch) -> object:
-        return found.begin, found.end, found.spans, found.skipped, found.last
-
-    return [plain(b) for b in left] == [plain(b) for b in right] and numbers(left) == numbers(right)
 
 
 @pytest.fixture

@@ -19,26 +19,7 @@ from stream.messages import Position, PositionRange
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.spec import Waiting
 from tests.stream import clicklog
-from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of
-
-
-def read_all(reader: ClickReader) -> list[CountedBatch]:
-    batches = []
-    while (found := reader.next()) is not None:
-        batches.append(found)
-    return batches
-
-
-def numbers(batches: Sequence[CountedBatch]) -> list[list[int]]:
-    """Tell which events are in which batch."""
-    return [[int(x) for x in found.batch.numeric[:, 0]] for found in batches]
-
-
-def same(left: Sequence[CountedBatch], right: Sequence[CountedBatch]) -> bool:
-    def plain(found: CountedBatch) -> object:
-        return found.begin, found.end, found.spans, found.skipped, found.last
-
-    return [plain(b) for b in left] == [plain(b) for b in right] and numbers(left) == numbers(right)
+from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of, numbers, read_all, same
 
 
 def handed_out(reader: ClickReader) -> list[Invalid]:

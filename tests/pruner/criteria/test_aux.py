@@ -14,19 +14,13 @@ from pruner.criterion import State
 from pruner.evidence import Evidence, with_means
 from pruner.masks import sparsity
 from pruner.sparsity import Phase
-from tests.pruner.nets import clicks, job, open_end
+from tests.pruner.nets import clicks, job, open_end, random_evidence
 
 SHAPES = {"first": (6, 4), "second": (1, 6)}
 
 
 def evidence(seed: int) -> dict[str, Evidence]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: Evidence(
-            torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-        )
-        for name, shape in SHAPES.items()
-    }
+    return random_evidence(SHAPES, seed)
 
 
 def observed(aux: Aux, stream: list[dict[str, Evidence]]) -> dict[str, State]:
