@@ -56,7 +56,8 @@ class EvaluatorConfig(BaseModel):
     """Whose predictions a window waits for, ``dense`` first. All others begin where the first mask
     takes over, and are not waited for before."""
     min_clicks: int = Field(default=10, ge=1)
-    """A normalised entropy stays empty with fewer clicks than this, or fewer events without one."""
+    """Normalised entropy, the areas under curves and ECE stay empty with fewer clicks than this, or
+    with fewer events without one."""
     checkpoint_events: int = Field(default=50_000, gt=0)
     """Events between two checkpoints; a multiple of the batch."""
     segments: tuple[str | tuple[str, ...], ...] = ()

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 import stream
+from evaluator.metrics.metric import Floats
 from stream import ClickBatch, LogPosition
 from stream.log import LogReader, LogStore, LogTrimmedError, StoredRecord
 from stream.messages import PredictionBatch
 from stream.topics import CLICKS, TRUTH, predictions
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from evaluator.config import EvaluatorConfig
 from evaluator.drift import Alarms, AlarmsState
 from evaluator.join import JoinedBatch
 from evaluator.metrics import METRICS, Bounded, Metric, PerEvent, ScoredEvents, installed, metric
-from evaluator.metrics.cross_entropy import weighted_losses
+from evaluator.metrics.cross_entropy import refuse_infinite
 from evaluator.metrics.metric import BINS, ArraySums, EventSums, Floats, Ints
 from stream import MISSING, PADDING, ClickBatch, FeatureSchema, RunSpec, messages
 from stream.messages import Alarm, DeadLetters, Lifetime, Stability, Window
@@ -50,9 +50,8 @@ def per_event(batch: JoinedBatch) -> PerEvent:
         if truth is not None:
             entropy = -(truth * log_click[-1] + (1 - truth) * log_other[-1])
     n = len(rows)
-    if loss[:n].max() == np.inf:
-        named = {name: one.probability for name, one in models.items()}
-        weighted_losses(batch.label, batch.weight, named, batch.begin)
+    for name, row in zip(models, loss[:n], strict=True):
+        refuse_infinite(name, row, batch.begin)
     return PerEvent(
         label=batch.label,
         weight=batch.weight,

@@ -323,7 +323,8 @@ class EvaluatorStep:
     events: int = 0
     """Events scored in this step; those judged are scored too, at another time."""
     messages: tuple[ScoringMessage | Judgement, ...] = ()
-    """Windows, scores so far, alarms and judgements that were written in this step."""
+    """What followed in this step: windows, scores so far, stability, alarms, counts of invalid
+    events, judgements; after a restart also those that the log holds already."""
     dead_letters: tuple[DeadLetter, ...] = ()
     """Written in this step."""
     sums: Sums | None = None
@@ -335,12 +336,12 @@ class EvaluatorStep:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """Those that were closed in this step."""
+        """Those of :attr:`messages`."""
         return tuple(one for one in self.messages if isinstance(one, Window))
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
-        """Those that were raised in this step."""
+        """Those of :attr:`messages`."""
         return tuple(one for one in self.messages if isinstance(one, Alarm))
 
 

@@ -84,7 +84,9 @@ def to_onnx(module: nn.Module, schema: FeatureSchema) -> bytes:
     if missing:
         raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'resprout[onnx]'")
     events = torch.export.Dim("n")
-    logging.disable(logging.WARNING)  # The exporter's messages about itself are not for users.
+    before = logging.root.manager.disable
+    # The exporter's messages about itself are not for users.
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             program = torch.onnx.export(
@@ -98,7 +100,7 @@ def to_onnx(module: nn.Module, schema: FeatureSchema) -> bytes:
                 dynamic_shapes=({0: events}, {0: events}),
             )
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     content: bytes = cast(torch.onnx.ONNXProgram, program).model_proto.SerializeToString()
     return content
 

@@ -179,7 +179,7 @@ class OnlineModel:
         Raises ``ValueError`` where names or shapes are not those of this model.
         """
         own, sums = own_tensors(state), with_prefix(state, ADAGRAD)
-        masks = {name: mask.bool() for name, mask in with_prefix(state, MASK).items()}
+        masks = masks_in(state)
         stash = with_prefix(state, FROZEN)
         check_tensors(own, self.module.state_dict())
         check_tensors(sums, self.optimiser.sums)
@@ -229,6 +229,11 @@ def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     ['top.0']
     """
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def masks_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the masks out of a state, by layer."""
+    return {name: mask.bool() for name, mask in with_prefix(state, MASK).items()}
 
 
 _PREFIXES = (FROZEN, MASK, ADAGRAD, UPDATER)

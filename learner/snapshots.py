@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
-from learner.online import own_tensors, with_prefix
+from learner.online import masks_in, own_tensors
 from stream import ClickCursor, RestartPoint
 from stream.messages import Position
 from stream.state import write_folder_atomic
@@ -315,7 +315,7 @@ def count_of(name: str) -> int:
 
 def masks_of(state: LearnerState) -> dict[str, Tensor]:
     """Return the masks of a state, by layer."""
-    return {name: mask.bool() for name, mask in with_prefix(state.tensors, MASK).items()}
+    return masks_in(state.tensors)
 
 
 def _check(name: str) -> str:

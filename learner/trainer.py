@@ -61,8 +61,8 @@ class MaskUpdater(Protocol):
     def update(self, model: OnlineModel, count: int) -> Mapping[str, Tensor] | None:
         """Return the masks that hold after the step of the batch that ends at ``count``.
 
-        None: they stay as they are. An updater that gives returning weights a value calls
-        :meth:`~learner.online.OnlineModel.set_masks` itself, and returns None.
+        None: they stay as they are. Outside a run, an updater that gives returning weights a value
+        calls :meth:`~learner.online.OnlineModel.set_masks` itself, and returns None.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -354,9 +354,9 @@ class StreamTrainer:
             )
         if "checkpoint" in due:
             self.ports.predictions.flush()
-        self._saved |= dict.fromkeys(due, self.count)
         write = partial(self._write, self._state(), due)
         self.wait_saved()
+        self._saved |= dict.fromkeys(due, self.count)
         if self.ports.writer_pool is None:
             self._publish(write())
         else:

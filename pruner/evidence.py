@@ -13,6 +13,8 @@ from learner import ForwardPass, Gradients, OnlineModel
 from stream import plugins
 
 GROUP = "resprout.evidence"
+_AXES = 2
+"""Of the weights of a layer: out, in."""
 """The entry-point group under which other packages offer kinds of evidence."""
 
 Provider = Callable[[OnlineModel, Gradients, ForwardPass], Mapping[str, Tensor]]
@@ -72,7 +74,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         shape = tuple(self.weight.shape)
-        if len(shape) != len(("out", "in")):
+        if len(shape) != _AXES:
             raise ValueError(f"weight has shape {shape}; it must be (out, in)")
         for name in ("gradient", "accumulator", "mask", "input_sq"):
             tensor, wanted = getattr(self, name), shape[1:] if name == "input_sq" else shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -56,9 +55,6 @@ class Retention:
         self._models = set(settings.evaluator.models)
         self._points: dict[str, RestartPoints] = {}
         self._of_evaluator = partial(evaluator.restart_point, settings.evaluator, spec)
-        # Only of the workers that every run has does the evaluator copy the progress.
-        others = map(topics.progress, self._models - {*spec.workers})
-        self._unread = RestartPoint(offsets=dict.fromkeys(others, sys.maxsize))
         self._warned = False
         with ExitStack() as opened:
             ledger = opened.enter_context(closing(logs.reader(topics.LEDGER)))
@@ -97,7 +93,7 @@ class Retention:
         needed for making it.
         """
         points = self._of_learner(DENSE, RestartPoint([FIRST_CLICK]))
-        points += [self._pruner.poll(), self._unread]
+        points.append(self._pruner.poll())
         first = self._pruner.first
         begins = RestartPoint([first]) if first is not None else RestartPoint()
         there = {path.name for path in self._folder.checkpoints(DENSE).folder.parent.glob("*")}

@@ -213,7 +213,7 @@ class Result:
     Attributes
     ----------
     models
-        ``dense``, ``sparse`` once it has begun, ``never_rebuilt``; pruned weights are zero.
+        By name those that have begun to learn, comparisons too; pruned weights are zero.
     finished
         False if it was stopped before the end of its input.
     """
@@ -410,7 +410,7 @@ def _take(plan: RunDefinition, folder: RunFolder, names: Sequence[str], opened: 
     for name in names:
         opened.enter_context(closing(folder.lock_worker(name)))
     if names and isinstance(plan.source, FileSource):
-        check(plan, folder)
+        folder.check(plan, "schema")
     else:
         folder.begin(plan)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -291,8 +291,8 @@ class Wiring:
     ) -> ReconcilingRegistry:
         """Make the registry that one worker keeps complete; one thread uses it."""
         config, folder = self._plan.settings.store, self._folder
-        identity = self._reader(topics.LEDGER).identity
-        store = self._shared or open_store(config, folder.masks, identity)
+        with closing(self._logs.reader(topics.LEDGER)) as ledger:
+            store = self._shared or open_store(config, folder.masks, ledger.identity)
         if config.kind == "memory":
             self._shared = store
         made = ReconcilingRegistry(

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from stream.schema import MISSING, PADDING, CategoricalFeature, FeatureSchema, NumericFeature
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
+MILLISECOND = timedelta(milliseconds=1)
 
 
 class Reason(StrEnum):
@@ -101,7 +101,7 @@ class ClickEvent(BaseModel):
     @property
     def time_ms(self) -> int:
         """Event time, whole milliseconds since 1970-01-01 UTC."""
-        return (self.event_time - EPOCH) // _MILLISECOND
+        return (self.event_time - EPOCH) // MILLISECOND
 
 
 _BY_FIELD: Final = {
@@ -367,7 +367,7 @@ def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> Iterator[Fault]:
 
 
 @lru_cache(maxsize=1024)
-def _hashing(feature: CategoricalFeature) -> Callable[[str | None], int]:
+def hashing(feature: CategoricalFeature) -> Callable[[str | None], int]:
     """Return what finds the bucket of a value, and has those of many at hand."""
     return lru_cache(_REMEMBERED)(lambda one: MISSING if one is None else feature.bucket(one))
 
@@ -376,7 +376,7 @@ def _buckets(
     values: Sequence[str | list[str] | None], feature: CategoricalFeature
 ) -> NDArray[np.int32]:
     """Hash one feature of many events into shape (n, max_values)."""
-    bucket, width = _hashing(feature), feature.max_values
+    bucket, width = hashing(feature), feature.max_values
     if width == 1:
         alone = [(one[0] if one else None) if isinstance(one, list) else one for one in values]
         return np.array([*map(bucket, alone)], np.int32).reshape(len(values), 1)

@@ -88,8 +88,7 @@ class StreamConfig(BaseModel):
         >>> StreamConfig().logs_in_folder, StreamConfig(home="kafka").logs_in_folder
         (True, False)
         """
-        opens = plugins.find(_LOGS, _STORES, self.home)
-        return opens is _embedded or bool(getattr(opens, "in_folder", False))
+        return bool(getattr(plugins.find(_LOGS, _STORES, self.home), "in_folder", False))
 
     @property
     def logs_described(self) -> str:
@@ -125,8 +124,13 @@ MakeSource = Callable[[Mapping[str, Any], int], Source]
 """What an entry point of ``resprout.sources`` names: ``make(source_options, seed)``."""
 
 
-def _embedded(_: StreamConfig, folder: Path, __: str | None, writable: bool) -> LogStore:
-    return LocalLogStore(folder, writable)
+class _Embedded:
+    in_folder = True
+
+    def __call__(
+        self, _: StreamConfig, folder: Path, __: str | None, writable: bool, /
+    ) -> LogStore:
+        return LocalLogStore(folder, writable)
 
 
 class _Kafka:
@@ -142,7 +146,7 @@ class _Kafka:
         return f"at Kafka {config.kafka.bootstrap}"
 
 
-_STORES: dict[str, OpenLogs] = {"embedded": _embedded, "kafka": _Kafka()}
+_STORES: dict[str, OpenLogs] = {"embedded": _Embedded(), "kafka": _Kafka()}
 _GENERATED = {"generator": GeneratorSource}
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 __all__ = ["find"]
 
-__all__ = ["find"]
-
 
 def find(group: str, built_in: Mapping[str, Any], name: object) -> Any:
     """Look up what goes by a name: what is built in, else what an installed package offers.

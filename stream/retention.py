@@ -38,7 +38,8 @@ class RestartPoint:
     """By log of one partition, the offset from which on it reads; 0: all of it."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """By log of predictions, the count of events from which on it publishes them again, which
-    others compare with those that are there. They are no reason to keep a log that nobody reads."""
+    others compare with those that are there. They lower the offset of a log that ``offsets`` names,
+    and keep no other."""
     windows_after: int | None = None
     """The count of events after which it reads windows; None: it reads none."""
 
@@ -110,7 +111,8 @@ def keep_from(
     extent
         What the partition holds.
     recent
-        Of the log ``windows``, where its last ``windows_events`` events begin.
+        Of the log ``windows``, the offset of the first window to keep: of the last
+        ``windows_events`` events, or of those that a worker still reads, whichever is earlier.
 
     Returns
     -------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
-from stream.batch import EPOCH
+from stream.batch import EPOCH, MILLISECOND
 from stream.codec import END, kind_of
 from stream.log.api import LogReader, LogStore, LogStoreView, StoredRecord
 from stream.topics import CLICKS
@@ -16,7 +16,6 @@ SETTING: Final = "stream.begin"
 """The setting that says it."""
 StartPosition = datetime | dict[int, int]
 """A time, in UTC, or an offset for each partition."""
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 def parse_start_position(given: object) -> StartPosition | None:
@@ -61,7 +60,7 @@ def start_offsets(clicks: LogReader, position: StartPosition) -> dict[int, int]:
     Raises :class:`ValueError` for offsets that the log does not hold.
     """
     if isinstance(position, datetime):
-        time_ms = (position - EPOCH) // _MILLISECOND
+        time_ms = (position - EPOCH) // MILLISECOND
         found = {p: clicks.seek(p, time_ms) for p in clicks.partitions}
     else:
         _check(clicks, position)
@@ -124,7 +123,7 @@ def describe_begin(clicks: LogReader, partition: int) -> str:
     [first] = found
     time = f"{first.record.time_ms} ms"
     with suppress(OverflowError):
-        moment = EPOCH + first.record.time_ms * _MILLISECOND
+        moment = EPOCH + first.record.time_ms * MILLISECOND
         time = moment.isoformat().removesuffix("+00:00") + "Z"
     return f"offset {first.offset} of partition {partition}, of {time}"
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from evaluator.metrics import installed
 from resprout.cli import main
-from resprout.monitoring.metrics import FAMILIES, markdown
+from resprout.monitoring.metrics import families, markdown
 from resprout.settings import DELIMITER, PREFIX, REPLACED, Settings, flat
 from stream import ClickEvent, Reason, topics
 from tests.structure import ROOMS, ROOT, modules
@@ -80,7 +80,7 @@ def test_environment_variables_are_settings(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_metrics_of_prometheus_are_exported(name: str) -> None:
-    known = {family.name for family in FAMILIES} | {f"{f.name}_bucket" for f in FAMILIES}
+    known = {family.name for family in families()} | {f"{f.name}_bucket" for f in families()}
     found = set(re.findall(r"\bresprout_[a-z_]*[a-z]", text(name)))
     assert found <= known
 

@@ -77,16 +77,20 @@ def weighted_losses(
     ValueError
         If a model was certain and wrong: no mean holds an infinite loss.
     """
-    found = {}
-    for name, probability in probabilities.items():
-        found[name] = weight * losses(label, probability)
-        if found[name].max() == np.inf:
-            raise ValueError(
-                f"{name!r} gave probability 0 or 1 to an event of {begin + 1:,} to "
-                f"{begin + len(label):,} that went the other way, an infinite loss; lower its "
-                "learning rate"
-            )
+    found = {name: weight * losses(label, one) for name, one in probabilities.items()}
+    for name, loss in found.items():
+        refuse_infinite(name, loss, begin)
     return found
+
+
+def refuse_infinite(name: str, loss: Floats, begin: int) -> None:
+    """Raise ``ValueError`` where a model was certain and wrong: no mean holds an infinite loss."""
+    if loss.max() == np.inf:
+        raise ValueError(
+            f"{name!r} gave probability 0 or 1 to an event of {begin + 1:,} to "
+            f"{begin + len(loss):,} that went the other way, an infinite loss; lower its "
+            "learning rate"
+        )
 
 
 CROSS_ENTROPY = Metric(

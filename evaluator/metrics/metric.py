@@ -324,5 +324,6 @@ class Metric:
         text = f"{value:{self.format}}"
         if error is None:
             return text
-        digits = int(self.format[self.format.index(".") + 1 : -1])
-        return f"{text} ± {np.ceil(error * 10**digits) / 10**digits:{self.format}}"
+        shown = self.format.lstrip("+")
+        digits = int(shown[shown.index(".") + 1 : -1]) + 2 * shown.endswith("%")
+        return f"{text} ± {np.ceil(error * 10**digits) / 10**digits:{shown}}"

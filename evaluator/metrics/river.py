@@ -48,7 +48,7 @@ class EventMetric(BinaryMetric):
         p = y_pred.get(self.pos_val, 0.0) if isinstance(y_pred, dict) else y_pred
         loss = background(clicked, p)
         if loss == math.inf:
-            self._impossible += 1 if w > 0 else -1
+            self._impossible += (w > 0) - (w < 0)
         else:
             self._loss += w * loss
         self._weight += w

@@ -447,7 +447,7 @@ class Pages:
 
     def _layers(self, _: Request) -> LayersReply:
         """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
-        promoted = [one for one in self.feed.history.verdicts if one.verdict == "promoted"]
+        promoted = self.feed.history.promoted
         layers = []
         for name in dict.fromkeys(name for verdict in promoted for name in verdict.layers):
             found = [verdict.layers.get(name) for verdict in promoted]

@@ -21,7 +21,7 @@ from stream.messages import Alarm, AnyMessage, Decision, Progress, Stability, Ve
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 
 M = TypeVar("M", bound=messages.Message)
-LOGS: Final = (LEDGER, WINDOWS, DEAD_LETTERS)
+_LOGS: Final = (LEDGER, WINDOWS, DEAD_LETTERS)
 """Those that hold all that is to know about a run."""
 PSI: Final = "psi"
 """The column of the largest population stability index of a feature."""
@@ -420,7 +420,7 @@ class RunHistory:
         The ledger comes first: what the evaluator copied from it is a repeat.
         """
         history = cls(models, keeps_messages=keeps_messages)
-        for name in LOGS:
+        for name in _LOGS:
             with closing(logs.reader(name)) as reader:
                 for stored in read_all(reader):
                     message = messages.parse(stored.record.value)
@@ -474,7 +474,12 @@ class RunHistory:
     @property
     def start(self) -> int | None:
         """The count after which the first mask serves; None if it never did."""
-        return next((one.count for one in self.verdicts if one.verdict == "promoted"), None)
+        return next((one.count for one in self.promoted), None)
+
+    @property
+    def promoted(self) -> list[Verdict]:
+        """The rebuilds whose masks took over, in order."""
+        return [one for one in self.verdicts if one.verdict == "promoted"]
 
     def superseded(self, verdict: Verdict) -> bool:
         """Tell whether a rebuild was open at a rollback: nothing happened at its end."""

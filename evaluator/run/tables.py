@@ -348,7 +348,7 @@ class RunTables:
 
     def masks(self) -> Iterator[TextTable]:
         """Yield sparsity and overlap: a row for each mask that took over, a column for a layer."""
-        promoted = [one for one in self.history.verdicts if one.verdict == "promoted"]
+        promoted = self.history.promoted
         names = dict.fromkeys(name for verdict in promoted for name in verdict.layers)
         captions = {
             "sparsity": "Sparsity: the share of a layer's weights that is removed",

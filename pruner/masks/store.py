@@ -276,11 +276,13 @@ class MemoryMaskStore:
 
     def get(self, mask: str) -> dict[str, Tensor]:
         """Return masks by their content hash."""
-        if mask not in self._blobs:
+        # Another thread may delete it meanwhile.
+        packed = self._blobs.get(mask)
+        if packed is None:
             raise MaskMissingError(missing(mask, self.names()))
-        if content_hash(self._blobs[mask]) != mask:
+        if content_hash(packed) != mask:
             raise MaskDamagedError(f"mask {mask} does not hold what it is named after")
-        return unpack(self._blobs[mask])
+        return unpack(packed)
 
     def names(self) -> tuple[str, ...]:
         """Return the content hashes of all masks kept."""

@@ -146,6 +146,8 @@ class PrunePhase:
             return keep_exactly(self.run.scores(layers), sparsity, recipe.allocation)
         with self.run.named_failures():
             masks = criterion.select(self.run.states, layers, phase)
+            if unknown := masks.keys() - layers.keys():
+                raise ValueError(f"there are no layers {', '.join(sorted(unknown))} to mask")
             for name, layer in layers.items():
                 mask, shape = masks.get(name), tuple(layer.weight.shape)
                 if mask is None or mask.dtype != torch.bool or tuple(mask.shape) != shape:
@@ -153,10 +155,9 @@ class PrunePhase:
                     raise ValueError(
                         f"mask of {name!r} is {found}; it must be torch.bool of shape {shape}"
                     )
-        if all(bool(mask.any()) for mask in masks.values()):
-            return masks
-        scores = self.run.scores(layers)
-        return {n: mask if mask.any() else top_k(scores[n], 1) for n, mask in masks.items()}
+        empty = [name for name, mask in masks.items() if not mask.any()]
+        scores = self.run.scores(layers) if empty else {}
+        return {**masks, **{name: top_k(scores[name], 1) for name in empty}}
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that it continues from, as named tensors."""

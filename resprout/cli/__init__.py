@@ -22,8 +22,7 @@ from evaluator.run.plot import save
 from learner.export import export as export_model
 from learner.models import build
 from pruner import conformance, criteria
-from resprout.cli import commands as demonstration
-from resprout.cli.commands import COMMANDS
+from resprout.cli.commands import COMMANDS, LAYER, changes
 from resprout.cli.inspect import deadletters, masks, rebuild
 from resprout.cli.options import (
     INIT_FROM,
@@ -98,9 +97,9 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
     """Generate clicks that drift, and keep a sparse model up with them."""
     state = request.folder("demo")
     with usage():
-        asked = request.load(demonstration.LAYER).settings
-        request.arguments |= demonstration.changes(asked, scale=scale, drift=drift)
-        plan = RunDefinition.generated(request.load(demonstration.LAYER).settings)
+        asked = request.load(LAYER).settings
+        request.arguments |= changes(asked, scale=scale, drift=drift)
+        plan = RunDefinition.generated(request.load(LAYER).settings)
         begun = request.state is not None and (state / RECORD).exists()
         if begun and not (request.resume or request.fresh):
             raise ValueError(f"{state} holds a run; --resume continues with it, --fresh deletes it")

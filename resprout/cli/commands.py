@@ -204,7 +204,7 @@ def topics(request: CommandRequest, partitions: int) -> None:
 
 
 @click.command()
-@stored("--schema", type=click.Path(path_type=Path), metavar="TOML", help="Names the features.")
+@stored("--schema", type=PATH, metavar="TOML", help="Names the features.")
 @click.pass_obj
 def schema(request: CommandRequest) -> None:
     """Print the JSON Schema of one event, as your producer sends it."""

@@ -5,5 +5,5 @@
     console   the progress line and the closing table of a terminal
     page      the live page, health and metrics of one process over HTTP
     metrics   every metric of Prometheus, and how the reports of workers become its values
-    progress  how far a worker is behind, in events and by the clock
+    progress  how far workers are: their lag, the logs of their progress, and what they wait for
 """

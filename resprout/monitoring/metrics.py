@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from itertools import product
 from typing import Literal, get_args
@@ -22,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from evaluator import EvaluatorStep
+from evaluator.metrics import Metric as ScoreMetric
 from evaluator.metrics import ScoredEvents, installed
 from pruner import FIRST, REQUEST, TRIGGERS, PruneStep
 from resprout.monitoring.progress import Lags
@@ -54,20 +56,8 @@ class Family:
         return "counter" if self.name.endswith("_total") else "gauge"
 
 
-_TOTALS = [
-    (one, Family(f"{name.removesuffix('_total')}_total", ("model",), one.export.text, EVALUATOR))
-    for one in installed()
-    if one.export and one.export.is_total and (name := one.export.name)
-]
-"""The evaluator's metrics that are counted over all events scored."""
-_GAUGES = [
-    (one, Family(one.export.name, ("model", "window"), one.export.text, EVALUATOR))
-    for one in installed()
-    if one.export and not one.export.is_total
-]
-"""Those that are shown for the last full window of each size."""
-
-FAMILIES = (
+_Exported = list[tuple[ScoreMetric, Family]]
+_OWN = (
     EVENTS := Family(
         "resprout_events_total",
         ("worker",),
@@ -102,7 +92,6 @@ FAMILIES = (
     OBSERVED_CLICKS := Family(
         "resprout_observed_clicks_total", (), "Clicks in the events scored, weighted", EVALUATOR
     ),
-    *(family for _, family in (*_GAUGES, *_TOTALS)),
     DRIFT_ALARMS := Family(
         "resprout_drift_alarms_total", ("detector",), "Drift alarms raised", EVALUATOR
     ),
@@ -166,10 +155,43 @@ LABELS = {
 """Every label, and the values that it can have."""
 
 
+@cache
+def _exported() -> tuple[_Exported, _Exported]:
+    """Return the evaluator's metrics with their families.
+
+    Those that are shown for the last full window of each size, and those counted over all events.
+    """
+    gauges: _Exported = []
+    totals: _Exported = []
+    for one in installed():
+        if (export := one.export) is None:
+            continue
+        if export.is_total:
+            name = f"{export.name.removesuffix('_total')}_total"
+            totals.append((one, Family(name, ("model",), export.text, EVALUATOR)))
+        else:
+            gauges.append((one, Family(export.name, ("model", "window"), export.text, EVALUATOR)))
+    return gauges, totals
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """List every metric.
+
+    Raises
+    ------
+    ValueError
+        If a metric of another package cannot be loaded.
+    """
+    gauges, totals = _exported()
+    at = _OWN.index(DRIFT_ALARMS)
+    return (*_OWN[:at], *(family for _, family in (*gauges, *totals)), *_OWN[at:])
+
+
 def markdown() -> str:
     """Write the tables of ``docs/metrics.md``."""
     rows = ["| metric | type | labels | exported by | what it says |", "|---|---|---|---|---|"]
-    for one in FAMILIES:
+    for one in families():
         labels = ", ".join(f"`{label}`" for label in one.labels)
         rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.exported_by} | {one.text} |")
     rows += ["", "| label | values |", "|---|---|"]
@@ -223,7 +245,7 @@ class Metrics(Collector):
         """Of the mask of each version."""
         self._values: dict[Family, defaultdict[tuple[str, ...], float]] = {}
         self._histograms: dict[Family, Histogram] = {}
-        for family in FAMILIES:
+        for family in families():
             if family.exported_by not in (EVERY, *workers):
                 continue
             if family.kind == "histogram":
@@ -295,15 +317,16 @@ class Metrics(Collector):
         self._values[EVENTS][name,] += step.events
 
     def _take_scores(self, step: EvaluatorStep) -> None:
+        gauges, totals = _exported()
         if step.sums is not None:
             self._values[OBSERVED_CLICKS][()] += step.sums.on.clicks
             for model, sums in step.sums.models.items():
-                for metric, family in _TOTALS:
+                for metric, family in totals:
                     total = metric.value(ScoredEvents(step.sums.on, sums.terms))
                     self._values[family][model,] += total if isinstance(total, float) else 0
         for window in step.windows:
             models = () if window.partial else window.models
-            for model, (metric, family) in product(models, _GAUGES):
+            for model, (metric, family) in product(models, gauges):
                 self._show(family, (model, str(window.size)), window.metric(model, metric.name))
         for alarm in step.alarms:
             self._values[DRIFT_ALARMS][alarm.detector,] += 1

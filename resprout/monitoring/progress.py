@@ -1,4 +1,4 @@
-"""How far a worker is behind: in events, and by the clock."""
+"""How far workers are: their lag, the logs of their progress, and what they wait for."""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream import codec, columnar, topics
-from stream.batch import EPOCH, ClickBatch, ClickEvent
+from stream.batch import EPOCH, MILLISECOND, ClickBatch, ClickEvent, hashing
 from stream.log.api import Headers, LogStore, Record, StoredRecord
 from stream.schema import FeatureSchema
 from stream.sources.truth import Block, GeneratorConfig, Truth
@@ -103,7 +102,7 @@ class GeneratorFeed:
         self._config = source.config
         self._truth = Truth(source.config, source.seed)
         self._clicks, self._truths = store.writer(topics.CLICKS), store.writer(topics.TRUTH)
-        self._buckets = [lru_cache(None)(one.bucket) for one in source.schema.categorical]
+        self._buckets = [hashing(one) for one in source.schema.categorical]
         self._made: tuple[Block, ClickBatch] | None = None
         with closing(store.reader(topics.TRUTH)) as reader:
             self._truth_count = _resume_at(reader.last(0), source.identity)
@@ -191,7 +190,7 @@ class GeneratorFeed:
             row = count - block.begin
             event = ClickEvent.model_construct(
                 event_id=str(count),
-                event_time=EPOCH + timedelta(milliseconds=int(batch.time_ms[row])),
+                event_time=EPOCH + int(batch.time_ms[row]) * MILLISECOND,
                 label=1 if batch.label[row] else 0,
                 numeric={f"x_{i}": x for i, x in enumerate(batch.numeric[row].tolist())},
                 categorical={f"item_{i}": names[i][item] for i, item in enumerate(items[row])},

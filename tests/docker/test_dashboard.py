@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from resprout.monitoring.metrics import DETECTORS, FAMILIES, OUTCOMES
+from resprout.monitoring.metrics import DETECTORS, OUTCOMES, families
 from resprout.settings import MODELS
 from tests.servers import missing
 
@@ -26,7 +26,7 @@ PROMETHEUS: dict[str, Any] = yaml.safe_load((DOCKER / "prometheus" / "prometheus
 ALERTS: dict[str, Any] = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())
 RULES: list[dict[str, Any]] = ALERTS["groups"][0]["rules"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
-LABELS = {family.name: {*family.labels} for family in FAMILIES}
+LABELS = {family.name: {*family.labels} for family in families()}
 OF_PROMETHEUS = {"job", "instance", "le"}
 """Labels that Prometheus or a histogram adds."""
 

@@ -150,6 +150,17 @@ def test_a_learned_mask_that_does_not_fit_is_a_failure(mask: Tensor | None, faul
         begin(Masked()).masks_after(evidence(0))
 
 
+def test_a_learned_mask_of_no_layer_is_a_failure() -> None:
+    class Strayed(Aux):
+        def select(
+            self, states: Mapping[str, State], layers: Mapping[str, Evidence], phase: Phase
+        ) -> dict[str, Tensor]:
+            return super().select(states, layers, phase) | {"fourth": torch.ones(1) > 0}
+
+    with pytest.raises(CriterionFailedError, match="there are no layers fourth to mask"):
+        begin(Strayed()).masks_after(evidence(0))
+
+
 def test_a_recipe_of_unknown_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown criterion 'fisher'"):
         recipe(PrunerConfig(criterion="fisher"), RunSpec.small())

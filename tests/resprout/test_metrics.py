@@ -20,7 +20,7 @@ from evaluator.windows import Sums
 from evaluator.worker import EvaluatorStep
 from learner import LearnerStep
 from pruner import PruneStep
-from resprout.monitoring.metrics import FAMILIES, LABELS, Metrics, fingerprint, markdown
+from resprout.monitoring.metrics import LABELS, Metrics, families, fingerprint, markdown
 from resprout.runner import Step, Worker
 from resprout.settings import Settings
 from stream.messages import (
@@ -42,6 +42,7 @@ ROOT = Path(__file__).parents[2]
 FAMILIES_FILE = ROOT / "resprout" / "monitoring" / "metrics.py"
 METRICS_FOLDER = ROOT / "evaluator" / "metrics"
 """The evaluator's metrics bring their own names."""
+FAMILIES = families()
 NAMES = {family.name for family in FAMILIES}
 WORKERS = ("source", "dense", "sparse", "never_rebuilt", "pruner", "evaluator")
 MODELS = ("dense", "sparse", "never_rebuilt")

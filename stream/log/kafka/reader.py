@@ -61,6 +61,8 @@ class OffsetCommitter:
 
     def commit(self) -> None:
         """Commit what has been noted."""
+        if not self._positions:
+            return
         self._committed = time.monotonic()
         try:
             results = self._admin.alter_group_offsets(self._group, dict(self._positions))

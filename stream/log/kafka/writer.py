@@ -53,7 +53,7 @@ _INSTANCE: Final = "writer"
 _POLL_MS: Final = 100
 _CALL_MS: Final = 1_000
 _FOREVER_MS: Final = 2_000_000_000
-_held: set[str] = set()
+_holders: set[str] = set()
 """The holders of this process."""
 
 
@@ -117,7 +117,7 @@ class Lease:
 
     def _leave(self) -> None:
         """Stop the heartbeats."""
-        _held.discard(self.holder)
+        _holders.discard(self.holder)
         if self._consumer is not None:
             self._consumer.close(autocommit=False, timeout_ms=_CALL_MS)
             self._consumer = None
@@ -155,7 +155,7 @@ class Lease:
             max_poll_interval_ms=_FOREVER_MS,
             auto_offset_reset="latest",
         )
-        _held.add(self.holder)
+        _holders.add(self.holder)
         at = [TopicPartition(self._topic.name, 0)]
         try:
             # The leader of the group must know the partitions, or all are asked to join again.
@@ -218,7 +218,7 @@ def _process(pid: int) -> str | None:
 def _is_alive(holder: str) -> bool | None:
     """Say whether a holder lives; None where that cannot be seen from here."""
     process = holder.rpartition("-")[2]
-    if holder in _held:
+    if holder in _holders:
         return True
     pid, machine = process.partition(".")[0], process.rpartition(".")[2]
     mine = _process(os.getpid())

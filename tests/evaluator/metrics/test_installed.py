@@ -91,8 +91,8 @@ def test_windows_page_csv_and_report_show_the_metric_of_another_package(tmp_path
 
 def test_prometheus_exports_the_metric_of_another_package(brier: Path) -> None:
     code = (
-        "from resprout.monitoring.metrics import FAMILIES, markdown\n"
-        "print([(f.kind, f.labels) for f in FAMILIES if f.name == 'their_brier_ratio'])\n"
+        "from resprout.monitoring.metrics import families, markdown\n"
+        "print([(f.kind, f.labels) for f in families() if f.name == 'their_brier_ratio'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -115,6 +115,22 @@ def test_what_is_no_further_metric_is_refused_by_name(
         installed()
 
 
+def test_one_that_cannot_be_loaded_stops_only_what_needs_it(tmp_path: Path) -> None:
+    install(tmp_path, "gone")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+    def ran(*command: str) -> subprocess.CompletedProcess[str]:
+        program = (sys.executable, "-m", "resprout", *command)
+        return subprocess.run(
+            program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert ran("schema").returncode == 0
+    done = ran("demo", "--scale", "0.01", "--state", "run")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "'gone'" in done.stderr
+
+
 def test_a_format_that_the_page_cannot_write_is_refused() -> None:
     with pytest.raises(ValueError, match="format of the metric 'x' is 'd'; use one such as"):
         Metric(name="x", label="x", title="x", value=lambda _: None, format="d")
@@ -126,6 +142,7 @@ def test_a_format_that_the_page_cannot_write_is_refused() -> None:
         (".4f", 0.75, None, "0.7500"),
         (".4f", 0.75, 0.00151, "0.7500 ± 0.0016"),
         ("+.2%", 0.0123, None, "+1.23%"),
+        ("+.2%", 0.5, 0.00151, "+50.00% ± 0.16%"),
         (".3f", None, 0.5, ""),
     ],
 )

@@ -74,6 +74,13 @@ def test_a_certain_prediction_that_was_wrong_is_infinite_until_it_leaves_the_win
     assert found == [math.inf, math.inf, pytest.approx(math.log(2))]
 
 
+def test_an_event_of_no_weight_counts_for_nothing_however_wrong_the_prediction() -> None:
+    metric = CrossEntropy()
+    metric.update(True, 0.5)
+    metric.update(True, 0.0, 0.0)
+    assert metric.get() == pytest.approx(math.log(2))
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_another_label_can_be_the_click(kind: type[Metric]) -> None:
     here, there = kind(), kind(pos_val=False)
