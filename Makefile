@@ -21,7 +21,7 @@ test: $(INSTALLED)  ## format check, lint, types, tests and doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --no-loadscope-reorder
 
 format: $(INSTALLED)  ## put the code into its format
 	$(BIN)/ruff format .
