@@ -354,7 +354,7 @@ class LedgerMaskSource:
         The ledger is read only where what is known of it would make the model wait: every rebuild
         that could end within the lead is decided already.
         """
-        answer = self._known(count)
+        answer = Waiting(LEDGER) if count is None else self._known(count)
         if isinstance(answer, Waiting):
             for message in self._ledger.poll():
                 if isinstance(message, Verdict) and message.verdict == "promoted":
@@ -372,9 +372,11 @@ class LedgerMaskSource:
     def _known(self, count: int | None) -> Answer:
         history, spec = self._ledger.history, self._spec
         if count is None:
-            first, total = next(iter(self._changes.values()), None), self._total()
+            if self._changes:
+                return next(iter(self._changes.values()))
+            total = self._total()
             ended = total is not None and is_complete(history, total, spec.window_events)
-            return first or (NoModel() if ended else Waiting(LEDGER, "the first mask"))
+            return NoModel() if ended else Waiting(LEDGER, "the first mask")
         due = history.decided + spec.window_events
         if count >= due + spec.lead_events:
             return Waiting(LEDGER, f"the decision on the window ending at {due}")

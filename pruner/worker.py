@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +32,8 @@ from stream.state import Checkpoints
 log = logging.getLogger(__name__)
 
 _DENSE, _SPARSE = "dense", "sparse"
+_LOOK_SECONDS = 0.25
+"""The log of the clicks is asked this often whether it has ended: a broker takes a while."""
 
 
 class InputEnd:
@@ -54,15 +58,18 @@ class InputEnd:
         self._clicks = clicks
         self._snapshots = snapshots
         self._schema = schema
+        self._looked, self._has_ended = -math.inf, False
         self._tried: str | None = None
         self._total: int | None = None
 
     def total(self) -> int | None:
         """Return the number of valid events of the whole input, None while it is not known."""
-        lasts = (self._clicks.last(partition) for partition in self._clicks.partitions)
-        if self._total is None and all(
-            last and stream.kind_of(last) == stream.END for last in lasts
-        ):
+        now = time.monotonic()
+        if not self._has_ended and now > self._looked + _LOOK_SECONDS:
+            self._looked = now
+            lasts = (self._clicks.last(partition) for partition in self._clicks.partitions)
+            self._has_ended = all(last and stream.kind_of(last) == stream.END for last in lasts)
+        if self._total is None and self._has_ended:
             newest = self._snapshots.names(_DENSE)[-1:]
             if newest and newest[0] != self._tried:
                 self._tried = newest[0]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stream import codec, columnar, topics
 from stream.batch import EPOCH, MILLISECOND, ClickBatch, ClickEvent, hashing
-from stream.log.api import Headers, LogStore, Record, StoredRecord
+from stream.log.api import Headers, LogStore, LogWriter, Record, StoredRecord
 from stream.schema import FeatureSchema
 from stream.sources.truth import Block, GeneratorConfig, Truth
 
@@ -39,6 +39,17 @@ class GeneratorSource:
             If the log was made by another generator, seed or configuration, or has several
             partitions: the truth is counted, and their events have no order to be counted in.
         """
+        # Taken before its end is looked up: else another writer might move that.
+        clicks = store.writer(topics.CLICKS)
+        try:
+            begin, ended = self._resume(store)
+            return GeneratorFeed(self, store, clicks, begin, ended)
+        except BaseException:
+            clicks.close()
+            raise
+
+    def _resume(self, store: LogStore) -> tuple[int, bool]:
+        """Return how many events the click log holds, and whether it has ended."""
         with closing(store.reader(topics.CLICKS)) as reader:
             if reader.partitions != (0,):
                 raise ValueError(
@@ -53,7 +64,7 @@ class GeneratorSource:
                 f"the click log has ended after {begin} events and cannot continue to "
                 f"{self.config.events}; use another folder"
             )
-        return GeneratorFeed(self, store, begin, ended)
+        return begin, ended
 
     @cached_property
     def identity(self) -> bytes:
@@ -85,8 +96,10 @@ class GeneratorFeed:
         Makes the events.
     store
         Holds the logs.
+    clicks
+        The writer of the click log.
     count
-        Events in the click log.
+        Events in that log.
     ended
         Whether that holds the end record.
 
@@ -96,12 +109,14 @@ class GeneratorFeed:
         Most events of a step, a multiple of those of a record; None: the rest of a block.
     """
 
-    def __init__(self, source: GeneratorSource, store: LogStore, count: int, ended: bool) -> None:
+    def __init__(
+        self, source: GeneratorSource, store: LogStore, clicks: LogWriter, count: int, ended: bool
+    ) -> None:
         self.source, self.count, self.ended = source, count, ended
         self.step_events: int | None = None
         self._config = source.config
         self._truth = Truth(source.config, source.seed)
-        self._clicks, self._truths = store.writer(topics.CLICKS), store.writer(topics.TRUTH)
+        self._clicks, self._truths = clicks, store.writer(topics.TRUTH)
         self._buckets = [hashing(one) for one in source.schema.categorical]
         self._made: tuple[Block, ClickBatch] | None = None
         with closing(store.reader(topics.TRUTH)) as reader:

@@ -25,6 +25,7 @@ from stream.log import (
     LogUnreachableError,
     Record,
 )
+from stream.log.kafka.reader import KafkaLogReader
 from stream.log.kafka.store import KafkaLogStore
 from tests.stream.kafka_tools import Stranger, until, values
 from tests.stream.log_contract import everything, numbered, records
@@ -436,6 +437,7 @@ def test_more_than_fits_in_memory_is_waited_for(home: KafkaLogStore) -> None:
 HOLD = """
 import sys
 from stream.log import KafkaConfig
+from stream.log.kafka.reader import KafkaLogReader
 from stream.log.kafka.store import KafkaLogStore
 from stream.log import Record
 writer = KafkaLogStore(KafkaConfig.model_validate_json(sys.argv[1])).writer("clicks")
@@ -525,3 +527,45 @@ def test_what_goes_wrong_on_the_way_is_told_once_and_nothing_follows_it(
     writer.append(numbered(2))
     writer.flush()
     assert [one.record for one in everything(home.reader("clicks"))] == numbered(2)
+
+
+def test_a_reader_asks_the_writer_beside_it_rather_than_the_broker(
+    home: KafkaLogStore, patient: KafkaLogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    end = KafkaLogReader.end
+
+    def ask(reader: KafkaLogReader, partition: int) -> int:
+        asked.append(partition)
+        return end(reader, partition)
+
+    monkeypatch.setattr(KafkaLogReader, "end", ask)
+    monkeypatch.setattr("stream.log.kafka.reader._VERIFY_SECONDS", 1_000.0)
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    assert list(reader.read(0, 0)) == []
+    assert asked == [0]
+    for number in range(3):
+        writer.append(numbered(1, start=number))
+        writer.flush()
+        assert records(reader.read(0, number)) == numbered(1, start=number)
+        assert list(reader.read(0, number + 1)) == []
+    assert asked == [0]
+    writer.close()
+    other = patient.writer("clicks")
+    other.append(numbered(1, start=3))
+    other.close()
+    assert records(reader.read(0, 3)) == numbered(1, start=3)
+    assert len(asked) > 1
+
+
+def test_what_others_write_is_read_though_a_writer_is_beside(
+    home: KafkaLogStore, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.log.kafka.reader._VERIFY_SECONDS", 0.0)
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    writer.append(numbered(1))
+    writer.flush()
+    with stranger.producer() as producer:
+        producer.send(stranger.topic("clicks"), b"from elsewhere").get(30)
+    assert len(everything(reader)) == 2
+    writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kafka import TopicPartition
@@ -52,6 +52,7 @@ class Stuck:
     """A broker, and its clients, that answers every question and moves no record."""
 
     config = CONFIG
+    ends: ClassVar[dict[TopicPartition, int]] = {}
 
     def __getattr__(self, _: str) -> Callable[..., Stuck]:
         """Do what is asked, and say nothing of it."""

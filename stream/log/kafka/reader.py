@@ -112,7 +112,8 @@ class KafkaLogReader:
     Records of transactions that were aborted or are open are not seen, nor the holes that they
     leave in the offsets. Reading on from where the last read ended asks the broker only once the
     records fetched ahead (some MB) have been returned. It asks for the end of a partition before it
-    waits for records, so it waits only for records that are there. All methods may raise
+    waits for records, so it waits only for records that are there; where the one writer of the log
+    is of the same store, that is asked, and the broker once a second. All methods may raise
 
     - :class:`~stream.log.LogUnreachableError`: the broker was away longer than ``gone_seconds``,
     - :class:`~stream.log.LogDeletedError`, :class:`~stream.log.LogIdentityError`: the topic was
@@ -270,8 +271,10 @@ class KafkaLogReader:
 
     def _fetch(self, one: FetchedPartition) -> None:
         """Fetch the next records of a partition, if there are any."""
-        self._verify(_VERIFY_SECONDS)
-        if one.position >= one.end:
+        known = None if self._verify(_VERIFY_SECONDS) else self._topics.ends.get(one.at)
+        if one.position >= one.end and known is not None:
+            one.end = known
+        elif one.position >= one.end:
             self._find_end(one)
         retry = RetryPolicy(self._connector.config, self._doing)
         while not one.fetched and one.position < one.end:

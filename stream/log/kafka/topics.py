@@ -83,9 +83,15 @@ class Topics:
         The client that asks.
     writable
         Whether a topic that is not there is made when it is opened, or refused.
+
+    Attributes
+    ----------
+    ends
+        Of the partitions that are written here: up to where records are acknowledged.
     """
 
     def __init__(self, connector: Connector, admin: KafkaAdminClient, *, writable: bool) -> None:
+        self.ends: dict[TopicPartition, int] = {}
         self._connector, self._config = connector, connector.config
         self._admin, self._writable = admin, writable
         self._opened: dict[str, None] = {}

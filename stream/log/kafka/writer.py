@@ -343,14 +343,17 @@ class KafkaLogWriter:
             if self._failures:
                 # Nothing may follow what is lost; the next append or flush raises the error.
                 return
+            last: dict[int, Any] = {}
             for record, partition, size in held:
                 failed = partial(self._failed, record.time_ms, size)
                 try:
-                    self._send(record, partition).add_errback(failed)
+                    last[partition] = self._send(record, partition).add_errback(failed)
                 except Exception as error:
                     # Raised by the next append or flush: nobody sees the errors of this thread.
                     failed(error)
                     return
+            for sent in last.values():
+                sent.add_callback(self._acknowledged)
 
     def _send(self, record: Record, partition: int) -> Any:
         """Hand a record to the client; return what becomes of it."""
@@ -398,6 +401,12 @@ class KafkaLogWriter:
         with self._guard:
             self._failures = []
         self._pending_bytes = 0
+        for partition in self.topic.partitions:
+            self._topics.ends.pop(self.topic.at(partition), None)
+
+    def _acknowledged(self, last: Any) -> None:
+        """Tell the readers of this process; called by the thread that sends."""
+        self._topics.ends[last.topic_partition] = last.offset + 1
 
     def _failed(self, time_ms: int, size: int, error: Exception) -> None:
         """Remember a record that was not acknowledged; called by the thread that sends."""
