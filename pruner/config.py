@@ -35,6 +35,10 @@ class PrunerConfig(BaseModel):
     """Events from the dense snapshot to the freeze of the mask; then it is fine-tuned."""
     judge_events: int = Field(default=50_000, gt=0)
     """Events before the swap on which the candidate is scored against the incumbent."""
+    inconclusive: Literal["keep_incumbent", "lower_mean"] = "keep_incumbent"
+    """What follows where the 95 % interval of the candidate's CE against the incumbent's reaches
+    across zero, so that it is not shown better: ``keep_incumbent``, or ``lower_mean``: it takes
+    over where its mean is lower, which may be chance."""
     lead_events: int = Field(default=50_000, ge=0)
     """How far the sparse model may run ahead of an undecided window."""
     checkpoint_events: int = Field(default=50_000, gt=0)
@@ -70,11 +74,17 @@ class TriggerConfig(BaseModel):
     window_events: int = Field(default=50_000, gt=0)
     """Events of a window that is decided on."""
     threshold: float = Field(default=0.003, gt=0)
-    """``divergence``: rise of the relative CE over its level since the swap. Below 0.0015 at
-    50 000 events a window it is noise.
+    """``divergence``: rise of the relative CE over its level since the swap that is large enough to
+    matter.
+    """
+    confidence: float = Field(default=0.95, ge=0, lt=1)
+    """``divergence``: that no rebuild between two swaps starts by chance alone, however many
+    windows are looked at. 0: the threshold alone decides; at a click rate of 20 % and 50 000 events
+    a window it should then be 0.0015 at least, and more where clicks are rarer.
     """
     patience: int = Field(default=1, gt=0)
-    """``divergence``: windows in a row above the threshold."""
+    """``divergence``: the fewest windows that the rise lasts; they are pooled, or at a confidence
+    of 0 each of them lies above the threshold."""
     cooldown_events: int = Field(default=50_000, ge=0)
     """``divergence``: events after a rebuild's end, whatever its verdict, in which none starts."""
     budget: int | None = Field(default=None, ge=0)

@@ -13,7 +13,7 @@ from learner import Answer, Continue, ModelVersion, NoModel, RollBackTo, SwitchT
 from pruner.triggers import Fire, Score, Seen, Trigger
 from stream import LogFollower, MessageLog, RunSpec, Waiting
 from stream.log import LogReader
-from stream.messages import Decision, Message, RebuildPlan, Request, Rollback, Verdict
+from stream.messages import Decision, Judgement, Message, RebuildPlan, Request, Rollback, Verdict
 from stream.topics import LEDGER
 
 FIRST = "first"
@@ -136,6 +136,52 @@ def ended_early(
     """
     cost = count - plan.begin
     return Verdict(count=plan.end, rebuild=plan, verdict=verdict, reason=reason, cost_events=cost)
+
+
+def is_promoted(
+    judgement: Judgement | None, inconclusive: Literal["keep_incumbent", "lower_mean"]
+) -> tuple[bool, str]:
+    """Return whether a candidate takes over from the incumbent, and why in words.
+
+    It is *shown better* where the whole 95 % interval of its CE against the incumbent's, paired by
+    event, is below zero, and *shown worse* where it is above. Where it reaches across zero, or one
+    event alone has no interval, the events do not tell which of both is better.
+
+    Parameters
+    ----------
+    judgement
+        None for the first mask, which takes over in any case.
+    inconclusive
+        What follows where it is not shown which one is better: ``pruner.inconclusive``.
+
+    Examples
+    --------
+    >>> from stream.messages import Interval
+    >>> interval = Interval(mean=-0.001, low=-0.003, high=0.001)
+    >>> judgement = Judgement.model_construct(begin=500, end=600, relative=interval)
+    >>> is_promoted(judgement, "keep_incumbent")
+    (False, "not shown better, so the incumbent stays: CE -0.100 % against the incumbent's
+        (95 %: -0.300 to +0.100 %) over events 501 to 600")
+    >>> is_promoted(judgement, "lower_mean")[0]
+    True
+    """
+    if judgement is None:
+        return True, "the first mask, with no incumbent to be judged against"
+    one, interval = judgement.relative, ""
+    if one.low is not None and one.high is not None:
+        interval = f" (95 %: {100 * one.low:+.3f} to {100 * one.high:+.3f} %)"
+    if one.high is not None and one.high < 0:
+        promoted, words = True, "shown better"
+    elif one.low is not None and one.low > 0:
+        promoted, words = False, "shown worse"
+    elif inconclusive == "lower_mean" and one.mean < 0:
+        promoted, words = True, "not shown better, promoted for its lower mean"
+    else:
+        promoted, words = False, "not shown better, so the incumbent stays"
+    return promoted, (
+        f"{words}: CE {100 * one.mean:+.3f} % against the incumbent's{interval} "
+        f"over events {judgement.begin + 1:,} to {judgement.end:,}"
+    )
 
 
 class LedgerFollower:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import stdtrit
 
 import learner
 import stream
@@ -26,7 +27,16 @@ from pruner.triggers import Score
 from pruner.updaters import PrunePhase, recipe
 from stream import topics
 from stream.log import LogReader, LogWriter, Record
-from stream.messages import Decision, Judgement, RebuildPlan, Request, Verdict, Window, dump
+from stream.messages import (
+    Decision,
+    Interval,
+    Judgement,
+    RebuildPlan,
+    Request,
+    Verdict,
+    Window,
+    dump,
+)
 from stream.state import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -110,13 +120,26 @@ class WindowFollower:
                 self.judgements[message.rebuild] = message
             elif message.size == self._window_events and not message.partial:
                 self.closed = message.end
-                relative = message.metric(_SPARSE, "relative_ce")
+                relative = message.interval(_SPARSE, "relative_ce")
                 if relative is not None:
-                    self.scores.append(Score(message.begin, message.end, relative))
+                    error = _standard_error(relative, message.size)
+                    score = Score(message.begin, message.end, relative.mean, error)
+                    self.scores.append(score)
 
     def forget(self, count: int) -> None:
         """Drop the windows that began before a swap."""
         self.scores = [score for score in self.scores if score.begin >= count]
+
+
+def _standard_error(interval: Interval, events: int) -> float | None:
+    """Return the standard error behind a 95 % interval, by Student's t with n − 1 degrees.
+
+    >>> _standard_error(Interval(mean=0.0, low=-0.196, high=0.196), 1_000_000)
+    0.1
+    """
+    if interval.high is None or events == 1:
+        return None
+    return (interval.high - interval.mean) / float(stdtrit(events - 1, 0.975))
 
 
 def unused(names: list[str], history: History, snapshot_events: int) -> list[str]:
@@ -445,7 +468,8 @@ class PruneWorker:
     def _judge(self, rebuild: learner.StreamTrainer, plan: RebuildPlan) -> PruneStep:
         """End a rebuild that has come to E, once the evaluator has judged it.
 
-        A candidate takes over that did better, and the first in any case.
+        A candidate takes over that is shown better, and the first in any case; where the judgement
+        does not tell, ``pruner.inconclusive`` says what follows.
 
         1. Write the snapshot of a candidate that takes over, and put its mask into the store.
         2. Write the verdict: from then on it is in force.
@@ -453,7 +477,7 @@ class PruneWorker:
         judgement = self._windows.judgements.get(plan.number)
         if judgement is None and plan.reason != FIRST:
             return self._wait(f"the judgement of rebuild {plan.number}")
-        promoted = judgement is None or judgement.difference.mean < 0
+        promoted, reason = decisions.is_promoted(judgement, self._config.inconclusive)
         snapshot = rebuild.snapshot() if promoted else None
         masks = {name: rebuild.online.masks[name].cpu() for name in rebuild.online.prunable}
         if promoted:
@@ -464,7 +488,7 @@ class PruneWorker:
             count=plan.end,
             rebuild=plan,
             verdict="promoted" if promoted else "rejected",
-            reason=_why(judgement),
+            reason=reason,
             version=rebuild.version if promoted else None,
             snapshot=snapshot,
             mask=content_hash(pack(masks)),
@@ -525,15 +549,3 @@ class PruneWorker:
         """Say how far it is, of a step that did nothing."""
         count = self._rebuild.count if self._rebuild else self.history.decided
         return PruneStep(count, done=self._done)
-
-
-def _why(judgement: Judgement | None) -> str:
-    if judgement is None:
-        return "the first mask, with no incumbent to be judged against"
-    relative, interval = judgement.relative, ""
-    if relative.low is not None and relative.high is not None:
-        interval = f" (95 %: {100 * relative.low:+.3f} to {100 * relative.high:+.3f} %)"
-    return (
-        f"CE {100 * relative.mean:+.3f} % against the incumbent's{interval} "
-        f"over events {judgement.begin + 1:,} to {judgement.end:,}"
-    )

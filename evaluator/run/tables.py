@@ -289,6 +289,7 @@ class RunTables:
                 "dense snapshot at": f"{one.rebuild.begin:,}",
                 "ended at": f"{one.count:,}",
                 "verdict": one.verdict,
+                "because": one.reason.partition(":")[0],
                 "version": "" if one.version is None else str(one.version),
                 "sparsity": _share(one.sparsity),
                 "against the one in force": _against(one, "relative", "+.2%"),

@@ -21,7 +21,13 @@ def test_an_unknown_key_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("allocation", "fair"), ("schedule", "never"), ("selection", "2:4")]
+    ("key", "value"),
+    [
+        ("allocation", "fair"),
+        ("schedule", "never"),
+        ("selection", "2:4"),
+        ("inconclusive", "toss_a_coin"),
+    ],
 )
 def test_a_part_of_pruning_that_does_not_exist_is_refused(key: str, value: str) -> None:
     with pytest.raises(ValidationError, match=key):

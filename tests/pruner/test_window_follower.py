@@ -3,11 +3,14 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+from scipy import stats
+
 from pruner.triggers import Score
 from pruner.worker import WindowFollower
 from stream import topics
-from stream.messages import Decision
-from tests.pruner.worlds import World, judgement, window
+from stream.messages import Decision, ModelScore
+from tests.pruner.worlds import WINDOW, World, judgement, window
 
 
 def test_it_reads_windows_of_one_size_judgements_and_nothing_else(tmp_path: Path) -> None:
@@ -27,9 +30,26 @@ def test_it_reads_windows_of_one_size_judgements_and_nothing_else(tmp_path: Path
         )
         windows.poll()
     assert windows.closed == 200
-    assert windows.scores == [Score(100, 200, 0.0025)]
+    assert windows.scores == [Score(100, 200, 0.0025)]  # an interval was not given
     assert windows.judgements[3] == judgement(3, 200, -1.0)
     assert 2 not in windows.judgements
+
+
+def test_a_score_has_the_standard_error_behind_the_interval_of_its_window(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    low, high = stats.t.interval(0.95, WINDOW - 1, loc=0.0025, scale=0.0004)
+    score = ModelScore(
+        versions=(1,),
+        metrics={"relative_ce": 0.0025},
+        intervals={"relative_ce": (float(low), float(high))},
+    )
+    world.find(window(200, 0.25).model_copy(update={"models": {"sparse": score}}))
+    with closing(world.home.reader(topics.WINDOWS)) as reader:
+        windows = WindowFollower(reader, WINDOW)
+        windows.poll()
+    (found,) = windows.scores
+    assert (found.begin, found.end, found.relative_ce) == (100, 200, 0.0025)
+    assert found.error == pytest.approx(0.0004)
 
 
 def test_windows_before_a_swap_are_forgotten(tmp_path: Path) -> None:

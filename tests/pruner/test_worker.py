@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from learner import Continue, SwitchTo
 from learner.snapshots import FILE
 from pruner import Evidence, PruneStep, criteria
 from pruner.criteria.aux import Aux
 from pruner.criterion import State
-from pruner.decisions import decide
+from pruner.decisions import LedgerMaskSource, decide, version_of
 from pruner.masks import DiskMaskStore, content_hash, pack
 from stream import topics
 from stream.log import Record
-from stream.messages import Decision, Layer
+from stream.messages import Decision, Interval, Layer
 from stream.spec import Waiting
 from tests.pruner import worlds
 from tests.pruner.test_rebuild import blown_up
@@ -98,8 +100,12 @@ def test_the_judgement_decides(
     found = world.verdicts()[-1]
     assert (found.verdict, found.version, found.count) == (verdict, version, 1100)
     assert found.judgement == judgement(2, 1100, percent)
+    words = {
+        "promoted": "not shown better, promoted for its lower mean",
+        "rejected": "not shown better, so the incumbent stays",
+    }
     assert found.reason == (
-        f"CE {percent:+.3f} % against the incumbent's "
+        f"{words[verdict]}: CE {percent:+.3f} % against the incumbent's "
         f"(95 %: {percent - 1:+.3f} to {percent + 1:+.3f} %) over events 1,041 to 1,100"
     )
     assert (found.cost_events, found.mask is None) == (200, False)
@@ -108,6 +114,47 @@ def test_the_judgement_decides(
     assert bool(found.snapshot) == promoted
     assert bool(world.snapshots.names("candidate-2")) == promoted
     assert (set(world.masks.names()) > set(before)) == promoted
+
+
+@pytest.mark.parametrize(
+    ("relative", "verdict", "words"),
+    [
+        ((-0.2, -0.3, -0.1), "promoted", "shown better: CE -0.200 %"),
+        ((-0.2, -0.4, 0.0), "rejected", "not shown better, so the incumbent stays: CE -0.200 %"),
+        ((-0.2, -0.5, 0.1), "rejected", "not shown better, so the incumbent stays: CE -0.200 %"),
+        ((0.1, -0.1, 0.3), "rejected", "not shown better, so the incumbent stays: CE +0.100 %"),
+        ((0.2, 0.1, 0.3), "rejected", "shown worse: CE +0.200 %"),
+    ],
+)
+def test_by_default_a_candidate_takes_over_only_where_it_is_shown_better(
+    tmp_path: Path, relative: tuple[float, float, float], verdict: str, words: str
+) -> None:
+    world = diverged(tmp_path, config=CONFIG.model_copy(update={"inconclusive": "keep_incumbent"}))
+    mean, low, high = (percent / 100 for percent in relative)
+    interval = Interval(mean=mean, low=low, high=high)
+    world.find(judgement(2, 1100, relative[0]).model_copy(update={"relative": interval}))
+    world.work()
+    first, found = world.verdicts()
+    assert first.verdict == "promoted"
+    assert first.reason == "the first mask, with no incumbent to be judged against"
+    assert found.verdict == verdict
+    assert found.reason.startswith(words)
+    served = world.home.reader(topics.LEDGER)
+    with closing(served):
+        assert LedgerMaskSource(served, worlds.RUN, lambda: None).at(1100) == (
+            Continue() if verdict == "rejected" else SwitchTo(version_of(found))
+        )
+
+
+def test_a_judgement_of_one_event_has_no_interval_and_shows_nothing(tmp_path: Path) -> None:
+    world = diverged(tmp_path, config=CONFIG.model_copy(update={"inconclusive": "keep_incumbent"}))
+    alone = Interval(mean=-0.5, low=None, high=None)
+    world.find(judgement(2, 1100, -50.0).model_copy(update={"relative": alone}))
+    world.work()
+    assert world.verdicts()[-1].reason == (
+        "not shown better, so the incumbent stays: CE -50.000 % against the incumbent's over "
+        "events 1,041 to 1,100"
+    )
 
 
 def test_a_verdict_says_exactly_what_the_masks_keep_and_what_the_rebuild_cost(

@@ -213,12 +213,16 @@ def test_a_rebuild_is_told_with_cause_judgement_and_layers() -> None:
     second = verdict(2, 1_000).model_copy(
         update={"rebuild": plan, "judgement": judgement, "layers": {"top": layer}}
     )
-    rejected = verdict(3, 1_200, "rejected").model_copy(update={"version": None})
+    stays = "not shown better, so the incumbent stays"
+    rejected = verdict(3, 1_200, "rejected").model_copy(
+        update={"version": None, "reason": f"{stays}: CE -0.100 % against the incumbent's"}
+    )
     windows = [one for one in drifting_run() if isinstance(one, Window)]
     found = tables(page(*windows, first, second, rejected))
     header, *rows = found["Every rebuild"]
     told = [dict(zip(header, row, strict=True)) for row in rows]
     assert [one["verdict"] for one in told] == ["promoted", "promoted", "rejected"]
+    assert told[2]["because"] == stays
     assert told[0]["reason"] == "first mask"
     assert told[1]["against the one in force"] == "-2.50% [-3.00%, -1.00%]"
     assert told[1]["nats per event"] == "-0.01000 [-0.01500, -0.00500]"
@@ -226,6 +230,8 @@ def test_a_rebuild_is_told_with_cause_judgement_and_layers() -> None:
     words = found["In the order of events"]
     (cause,) = [row for row in words if row[1] == "rebuild 2 (divergence) promoted"]
     assert cause[0] == "1,000"
+    (kept,) = [row for row in words if row[1].endswith("rejected")]
+    assert f"{stays}: CE -0.100 %" in kept[2]
     assert "sparse fell behind" in cause[2]
     sparsity = found["Sparsity: the share of a layer's weights that is removed"]
     assert sparsity[1:] == [["1", "801", "80.00%"], ["2", "1,001", "80.00%"]]
