@@ -16,7 +16,7 @@ from typing import Any
 from learner import SnapshotStore
 from resprout.settings import WORKERS, replaced, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
-from stream import StartPosition, clicks_from, start_offsets
+from stream import FeatureSchema, StartPosition, clicks_from, start_offsets
 from stream.log import LocalLogStore, LogIdentityError, LogStore
 from stream.state import Checkpoints, FileLock, lock_folder, sync
 from stream.topics import CLICKS
@@ -143,6 +143,7 @@ class RunFolder:
             return
         begun = self.record()
         begun["settings"] = decisive(with_defaults(begun["settings"]))
+        begun["schema"] = FeatureSchema.model_validate(begun["schema"]).model_dump(mode="json")
         changed = [
             one
             for one in differences(begun, plan.record())

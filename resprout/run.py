@@ -20,7 +20,14 @@ from pruner import LedgerFollower
 from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.page import Health, Page, pages, serve_health
-from resprout.monitoring.progress import AvailableEvents, ProgressLogs, Waits, Watch, name_writer
+from resprout.monitoring.progress import (
+    AvailableEvents,
+    InvalidLimit,
+    ProgressLogs,
+    Waits,
+    Watch,
+    name_writer,
+)
 from resprout.retention import retention
 from resprout.runner import Observe, Runner, Worker, one_thread_each
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
@@ -318,14 +325,22 @@ class WorkerProcess:
     logs: LogStore
     expendable: Collection[str]
     """Those that fail alone."""
+    limit: InvalidLimit | None = None
+    """Of invalid events, where the evaluator is among the workers."""
 
     def work(self, stop: threading.Event | None = None) -> Outcome:
         """Work until the input has ended, or ``stop`` is set.
 
         A stop comes after the batch: what was published is flushed, and every position is kept.
+
+        Raises :class:`ValueError` where too many events are invalid, after such a stop.
         """
-        started = time.monotonic()
+        started, stop = time.monotonic(), stop or threading.Event()
+        if self.limit is not None:
+            self.limit.stop = stop.set
         finished = Runner(self.workers, self.observe, stop, self.expendable).run()
+        if self.limit is not None and self.limit.exceeded is not None:
+            raise ValueError(self.limit.exceeded)
         seconds = time.monotonic() - started
         models = {name: model.module for name, model in self.wiring.models.items()}
         return Outcome(models, finished, self.observe.events, seconds)
@@ -389,8 +404,9 @@ def worker_process(
             _follow(metrics, logs, wiring.begins, opened)
         progress = opened.enter_context(closing(ProgressLogs(logs, names, metrics.lag)))
         observers: list[Observe] = [health, metrics, progress]
-        if EVALUATOR in names:
-            observers.append(opened.enter_context(retention(plan, folder)))
+        limit = _invalid_limit(plan, logs) if EVALUATOR in names else None
+        if limit is not None:
+            observers += [opened.enter_context(retention(plan, folder)), limit]
         observers += [observe] if observe else []
         # The other workers are other processes: each wait names the one to look at.
         tell = partial(name_writer, external_clicks=isinstance(plan.source, ExternalSource))
@@ -400,7 +416,13 @@ def worker_process(
             wiring,
             logs,
             () if whole or len(names) == 1 else {*names} - {DENSE},
+            limit,
         )
+
+
+def _invalid_limit(plan: RunDefinition, logs: LogStore) -> InvalidLimit:
+    stream = plan.settings.stream
+    return InvalidLimit(logs, stream.max_invalid_ratio, stream.batch_events)
 
 
 def _take(plan: RunDefinition, folder: RunFolder, names: Sequence[str], opened: ExitStack) -> None:

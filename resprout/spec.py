@@ -23,6 +23,7 @@ _DEPLOYMENT = (
     "stream.generator.events",
     "stream.generator.rate",
     "stream.home_options",
+    "stream.max_invalid_ratio",
     "stream.retention",
     *(f"stream.kafka.{name}" for name in KafkaConfig.model_fields if name != "prefix"),
     *(

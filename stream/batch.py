@@ -293,8 +293,16 @@ def encode_valid(
     faults = list(_bad_features(events, schema))
     skipped = {fault.row for fault in faults}
     rows = [row for row in range(len(events)) if row not in skipped]
-    batch = _columns([events[row] for row in rows] if skipped else events, schema)
-    bad = list(_bad_numbers(batch, schema))
+    kept = [events[row] for row in rows] if skipped else events
+    try:
+        batch = _columns(kept, schema)
+    except UnicodeEncodeError:
+        faults += _not_utf8(kept, rows)
+        skipped = {fault.row for fault in faults}
+        rows = [row for row in rows if row not in skipped]
+        kept = [events[row] for row in rows]
+        batch = _columns(kept, schema)
+    bad = list(_bad_numbers(batch, schema, kept))
     if bad:
         faults += [Fault(rows[row], reason, detail) for row, reason, detail in bad]
         batch = batch[~np.isin(np.arange(len(batch)), [fault.row for fault in bad])]
@@ -316,6 +324,22 @@ def _bad_features(events: Sequence[ClickEvent], schema: FeatureSchema) -> Iterat
             if isinstance(value, list) and len(value) > most[name]:
                 detail = f"{name} has {len(value)} values, max_values is {most[name]}"
                 yield Fault(row, Reason.TOO_MANY_VALUES, detail)
+                break
+
+
+def _not_utf8(events: Sequence[ClickEvent], rows: Sequence[int]) -> Iterator[Fault]:
+    """Find events with values that cannot be hashed, since they are no text in UTF-8."""
+    for row, event in zip(rows, events, strict=True):
+        for name, value in event.categorical.items():
+            text = "".join(value) if isinstance(value, list) else value or ""
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                wrong = ascii(text[error.start : error.end]).strip("'").replace("udc", "x")
+                detail = (
+                    f"{name} is no text in UTF-8: it has {wrong} at character {error.start + 1}"
+                )
+                yield Fault(row, Reason.CATEGORICAL, f"{detail}; write the input in UTF-8")
                 break
 
 
@@ -348,13 +372,18 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
     array([2., 0.], dtype=float32)
     """
     with np.errstate(all="ignore"):
-        changed = np.log1p(values) if feature.log1p else values
+        if feature.log1p == "signed":
+            changed = np.sign(values) * np.log1p(np.abs(values))
+        else:
+            changed = np.log1p(values) if feature.log1p else values
         scaled = ((changed - feature.mean) / feature.scale).astype(np.float32)
     scaled[np.isnan(values)] = 0.0
     return scaled
 
 
-def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> Iterator[Fault]:
+def _bad_numbers(
+    batch: ClickBatch, schema: FeatureSchema, events: Sequence[ClickEvent]
+) -> Iterator[Fault]:
     """Find weights and numeric features that are no finite numbers once encoded."""
     finite = np.isfinite(batch.numeric)
     heavy = np.isfinite(batch.weight) & (batch.weight > 0)
@@ -362,8 +391,17 @@ def _bad_numbers(batch: ClickBatch, schema: FeatureSchema) -> Iterator[Fault]:
         if not heavy[row]:
             yield Fault(row, Reason.WEIGHT, "weight is out of the range of float32")
         else:
-            name = schema.numeric[int(np.argmin(finite[row]))].name
-            yield Fault(row, Reason.NUMERIC, f"{name} is not finite once standardised")
+            feature = schema.numeric[int(np.argmin(finite[row]))]
+            value = float(events[row].numeric[feature.name] or 0)
+            yield Fault(row, Reason.NUMERIC, _not_finite(feature, value))
+
+
+def _not_finite(feature: NumericFeature, value: float) -> str:
+    """Name a value that becomes no number, and the way out."""
+    said = f"{feature.name} is not finite once standardised: it is {value:g}"
+    if feature.log1p is True and value <= -1:
+        return f'{said}, and log1p takes numbers above -1 (log1p = "signed" takes any)'
+    return f"{said}, too large for float32 (its mean, scale or log1p in the schema brings it down)"
 
 
 @lru_cache(maxsize=1024)

@@ -53,6 +53,9 @@ class StreamConfig(BaseModel):
     """Events a batch, for all models: whatever is counted in events is a multiple of it."""
     ahead_events: int = Field(default=20_000, gt=0)
     """How far the source may run ahead of the dense learner."""
+    max_invalid_ratio: float = Field(default=0.01, ge=0, le=1)
+    """Share of invalid events above which a run stops, once there were a thousand events; 1: it
+    never does."""
     begin: StartPosition | None = None
     """Where a run starts in clicks that another process writes: a time with its zone, or an offset
     for each partition; null: with the first event."""

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from xxhash import xxh3_64_intdigest
 
 PADDING = 0
@@ -35,6 +44,30 @@ def hash_value(feature: str, value: str) -> int:
     return xxh3_64_intdigest(f"{feature}={value}".encode())
 
 
+_RANGE: Final = re.compile(r"(.*?)([0-9]+)\.\.(.*?)([0-9]+)")
+
+
+def expand_range(name: str) -> tuple[str, ...]:
+    """Return the names that a range stands for; a name that is no range stands for itself.
+
+    Numbers keep the zeros of the first one.
+
+    Raises :class:`ValueError` for a range that ends before it begins.
+
+    >>> expand_range("I1..I3"), expand_range("c08..c10"), expand_range("price")
+    (('I1', 'I2', 'I3'), ('c08', 'c09', 'c10'), ('price',))
+    """
+    found = _RANGE.fullmatch(name)
+    if found is None or found[1] != found[3]:
+        return (name,)
+    first, last = int(found[2]), int(found[4])
+    if last < first:
+        raise ValueError(
+            f"the range {name!r} ends before it begins; write the smaller number first"
+        )
+    return tuple(f"{found[1]}{number:0{len(found[2])}d}" for number in range(first, last + 1))
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,14 +75,15 @@ class _Frozen(BaseModel):
 class NumericFeature(_Frozen):
     r"""A number, standardised as :math:`(f(x) - mean) / scale`; a missing one becomes 0.
 
-    :math:`f` is ``log1p`` where asked for, else the identity.
+    :math:`f` is ``log1p`` where asked for, else the identity; of the signed form it is
+    :math:`\mathrm{sign}(x) \log(1 + |x|)`.
     """
 
     name: str = Field(min_length=1)
     mean: float = 0.0
     scale: float = Field(default=1.0, gt=0)
-    log1p: bool = False
-    """Take log(1 + x) first; a value of −1 or less is then not valid."""
+    log1p: bool | Literal["signed"] = False
+    """Take log(1 + x) first; a value of −1 or less is then not valid, except in the signed form."""
 
 
 class CategoricalFeature(_Frozen):
@@ -70,21 +104,82 @@ class CategoricalFeature(_Frozen):
         return RESERVED + hash_value(self.name, value) % (self.buckets - RESERVED)
 
 
+UNITS: Final = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+"""Microseconds of each unit in which times may be counted."""
+
+
 class Columns(_Frozen):
-    """Where a file keeps what; a feature that is not named stands in the column of its name."""
+    """How a file is laid out; a feature that is not named stands in the column of its name."""
 
     event_time: str = "event_time"
-    time_format: Literal["iso", "seconds", "milliseconds"] = "iso"
-    """Text, or a count since 1970-01-01 UTC."""
+    time_format: str = "iso"
+    """``iso`` is text; ``seconds``, ``milliseconds`` or ``microseconds`` is a count since
+    1970-01-01 UTC; with ``%`` it is a format of :meth:`datetime.datetime.strptime`, in UTC where it
+    names no zone; ``none``: there is no such column, the events are in the order of the file, and
+    the time is the number of the row in milliseconds."""
     label: str = "label"
+    labels: dict[str, Literal[0, 1]] = {}
+    """What the words of the label mean, such as ``{"-1" = 0, "1" = 1}``; any other word is then
+    not valid. Empty: 0 and 1."""
     event_id: str | None = None
     """None: the number of the line is the id."""
     weight: str | None = None
     """None: every event weighs 1."""
+    missing: tuple[str, ...] = ()
+    """Words that stand for a missing value, such as ``NA``; an empty cell always does."""
+    names: tuple[str, ...] = ()
+    """The columns by position, of a file without a header; ``I1..I13`` names thirteen, and an empty
+    name is a column that is not read. Empty: the first line names them."""
+    delimiter: str | None = None
+    """What stands between cells, one character; None: as the suffix says, a comma in ``.csv``, else
+    a tab."""
+    quote: str = '"'
+    """What stands around a cell that holds delimiters; empty: nothing does."""
     separator: str = Field(default="|", min_length=1)
     """What stands between the values of a feature with ``max_values`` above 1."""
     features: dict[str, str] = {}
     """Column of a feature, by feature."""
+
+    @field_validator("names")
+    @classmethod
+    def _expand(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        expanded = [one for name in names for one in expand_range(name)]
+        twice = sorted({name for name in expanded if name and expanded.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} is named twice; every column has a name of its own")
+        return tuple(expanded)
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def _is_a_character(cls, given: str | None) -> str | None:
+        if given and (len(given) > 1 or given in "\r\n"):
+            raise ValueError(f"{given!r} must be one character, and no line break")
+        return given
+
+    @model_validator(mode="after")
+    def _cells_can_be_told_apart(self) -> Self:
+        if self.delimiter in ("", self.quote):
+            raise ValueError(
+                f"delimiter {self.delimiter!r} must be one character, and not that of quote"
+            )
+        return self
+
+    @field_validator("time_format")
+    @classmethod
+    def _is_a_format(cls, given: str) -> str:
+        if given in ("iso", "none", *UNITS):
+            return given
+        known = f"known: iso, {', '.join(UNITS)}, none, or a format such as %Y-%m-%d %H:%M:%S"
+        if "%" not in given:
+            raise ValueError(f"unknown time format {given!r}; {known}")
+        moment = datetime(2024, 5, 17, 12, tzinfo=UTC)
+        try:
+            again = datetime.strptime(moment.strftime(given), given)  # noqa: DTZ007
+        except ValueError as error:
+            raise ValueError(f"time format {given!r}: {error}; {known}") from error
+        if again.date() != moment.date():
+            raise ValueError(f"time format {given!r} does not name year, month and day; {known}")
+        return given
 
     def of(self, feature: str) -> str:
         """Return the column of a feature."""
@@ -115,6 +210,11 @@ class FeatureSchema(_Frozen):
     """
     settings: dict[str, object] = {}
     """Settings that suit this data, kept as they are; the user's own go on top of them."""
+
+    @field_validator("numeric", "categorical", mode="before")
+    @classmethod
+    def _expand(cls, given: object) -> object:
+        return list(_expanded(given)) if isinstance(given, list | tuple) else given
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -170,6 +270,19 @@ class FeatureSchema(_Frozen):
         features = self.model_dump(mode="json", include={"numeric", "categorical"})
         text = json.dumps({"hash": "xxh3_64", **features}, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _expanded(given: Sequence[Any]) -> Iterator[Any]:
+    """Put a feature for each name in the place of one whose name is a range."""
+    for one in given:
+        name = one.get("name") if isinstance(one, Mapping) else getattr(one, "name", None)
+        names = expand_range(name) if isinstance(name, str) else ()
+        if len(names) < 2:  # noqa: PLR2004
+            yield one
+        elif isinstance(one, Mapping):
+            yield from ({**one, "name": each} for each in names)
+        else:
+            yield from (one.model_copy(update={"name": each}) for each in names)
 
 
 def load_schema(path: Path | str) -> FeatureSchema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import tomllib
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,8 @@ from evaluator.metrics import installed
 from resprout.cli import main
 from resprout.monitoring.metrics import families, markdown
 from resprout.settings import DELIMITER, PREFIX, REPLACED, Settings, flat
-from stream import ClickEvent, Reason, topics
+from stream import ClickEvent, FeatureSchema, Reason, topics
+from stream.schema import Columns
 from tests.structure import ROOMS, ROOT, modules
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md", "docs/metrics.md")
@@ -136,6 +138,23 @@ def test_the_fields_and_reasons_of_events_are_those_that_there_are() -> None:
     assert set(reasons) == {reason.value for reason in Reason}
     decoded = text("stream/codec.py")
     assert all(f'b"{kind}"' in decoded for kind in headers)
+
+
+def test_the_keys_of_columns_stand_with_their_defaults() -> None:
+    block = re.findall(r"```toml\n(\[columns\].*?)```", text("docs/events.md"), flags=re.DOTALL)[0]
+    said = tomllib.loads(block)["columns"]
+    optional = set(re.findall(r"^# (\w+) = ", block, flags=re.MULTILINE))
+    default = Columns().model_dump(mode="json")
+    assert said == {name: value for name, value in default.items() if value is not None}
+    assert optional == {name for name, value in default.items() if value is None}
+
+
+def test_the_schema_of_criteo_has_its_columns() -> None:
+    block = re.findall(r"```toml\n(\[\[numeric.*?)```", text("docs/events.md"), flags=re.DOTALL)[0]
+    schema = FeatureSchema.model_validate(tomllib.loads(block))
+    assert (schema.numeric_count, schema.column_count) == (13, 26)
+    assert schema.columns is not None
+    assert schema.columns.names == ("label", *schema.names)
 
 
 def test_logs_are_called_by_their_names() -> None:

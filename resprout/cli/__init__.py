@@ -55,6 +55,7 @@ HELP = """Keep a pruned click model good on a stream that never stands still.
 \b
 Examples:
   resprout demo                                    two minutes of drift and rebuilds
+  resprout schema infer clicks.csv > s.toml        a schema to start from
   resprout run --input clicks.csv --schema s.toml  your own clicks
   resprout learn dense sparse --state runs/mine    some models, as a process of their own
   resprout masks list --state runs/mine            the versions of the sparse model
@@ -66,6 +67,7 @@ RUN_HELP = """Learn from a file, or from generated clicks, to the end.
 \b
 Examples:
   resprout run --input clicks.csv --schema clicks.toml
+  resprout run --input 'logs/*.csv.gz' --schema clicks.toml
   resprout run --state runs/mine --set trigger.threshold=0.003
 """
 
@@ -125,7 +127,7 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
 @click.pass_obj
 def run(request: CommandRequest, plot: bool) -> None:
     """Carry out a plan and show what came of it."""
-    state = request.folder(request.input.stem if request.input else "generated")
+    state = request.folder(request.input_name if request.input else "generated")
     with usage():
         plan = request.plan()
         _prepare(plan, state, fresh=request.fresh)

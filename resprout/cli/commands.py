@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import click
 from resprout.cli.options import (
     INIT_FROM,
     INPUT,
+    JSON,
     LOG_JSON,
     PATH,
     SCHEMA,
@@ -45,6 +48,7 @@ from resprout.settings import (
 )
 from resprout.spec import RunDefinition
 from stream import json_schema, open_logs
+from stream.sources import FileSource, Fit, check_fit, propose_schema, take_sample
 from stream.topics import (
     CLICKS,
     DEAD_LETTERS,
@@ -59,6 +63,9 @@ from stream.topics import (
 log = logging.getLogger(__name__)
 
 _WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RAW = 120
+"""Characters of a row that are shown."""
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
 """Settings of the demo that differ from the defaults."""
 
@@ -130,9 +137,9 @@ def replay(request: CommandRequest) -> None:
     `resprout run` with the same --input, --schema and --state learns from them; so does one
     process for each worker, with the same --schema and --state.
     """
-    if request.input is None:
+    if not request.input:
         raise click.UsageError("name the file to replay: --input FILE --schema TOML")
-    _feed(request, request.folder(request.input.stem))
+    _feed(request, request.folder(request.input_name))
 
 
 @click.command()
@@ -203,14 +210,113 @@ def topics(request: CommandRequest, partitions: int) -> None:
     click.echo("\n".join(made))
 
 
-@click.command()
+SCHEMA_HELP = """Print the JSON Schema of one event, as your producer sends it.
+
+\b
+Examples:
+  resprout schema --schema clicks.toml
+  resprout schema infer clicks.csv > clicks.toml
+  resprout schema infer train.txt --names label,I1..I13,C1..C26 > criteo.toml
+  resprout schema check clicks.csv --schema clicks.toml
+"""
+_FILES = click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+_ROWS = click.option(
+    "--rows", type=click.IntRange(min=1), default=100_000, show_default=True, help="Rows to read."
+)
+
+
+@click.group(help=SCHEMA_HELP, invoke_without_command=True)
 @stored("--schema", type=PATH, metavar="TOML", help="Names the features.")
-@click.pass_obj
-def schema(request: CommandRequest) -> None:
-    """Print the JSON Schema of one event, as your producer sends it."""
+@click.pass_context
+def schema(context: click.Context) -> None:
+    """Print the JSON Schema, where no command is named."""
+    if context.invoked_subcommand is None:
+        with usage():
+            features = context.obj.features
+        click.echo(json.dumps(json_schema(features), indent=2))
+
+
+@schema.command()
+@_FILES
+@_ROWS
+@click.option("--names", metavar="NAME,...", help="Of the columns, where there is no header.")
+@click.option("--delimiter", metavar="CHARACTER", help="Between cells, such as ';' or '\\t'.")
+@click.option("--label", metavar="COLUMN", help="Which column says what was clicked.")
+@click.option("--time", metavar="COLUMN", help="Which column holds the event time.")
+def infer(
+    files: tuple[Path, ...],
+    rows: int,
+    names: str | None,
+    delimiter: str | None,
+    **roles: str | None,
+) -> None:
+    """Propose a schema for files, from their first rows: TOML to look over and to change.
+
+    It says of every column what it was taken for, and why: number or category, how many values,
+    how many buckets, what is missing; which columns are label and time; what is not read.
+    """
     with usage():
-        features = request.features
-    click.echo(json.dumps(json_schema(features), indent=2))
+        given = tuple(names.split(",")) if names else ()
+        sample = take_sample(files, rows, given, "\t" if delimiter == "\\t" else delimiter)
+        proposed = propose_schema(sample, **roles)
+    click.echo(proposed)
+    if sample.unreadable:
+        share = f"{sample.unreadable:,} of {sample.rows:,} rows"
+        click.echo(f"{share} could not be read; `resprout schema check` says why", err=True)
+
+
+@schema.command(name="check")
+@_FILES
+@_ROWS
+@stored("--schema", type=PATH, metavar="TOML", help="Which columns are what.")
+@JSON
+@click.pass_obj
+def check_schema(request: CommandRequest, files: tuple[Path, ...], rows: int) -> None:
+    """Tell what share of the first rows of files fits a schema, and why the others do not.
+
+    Exit code 1 where so many do not fit that a run would stop (stream.max_invalid_ratio).
+    """
+    with usage():
+        if request.features is None:
+            raise ValueError("name the schema to check with --schema TOML")
+        most = request.load().settings.stream.max_invalid_ratio
+        source = FileSource(files[0] if len(files) == 1 else files, request.features)
+    with failure():
+        fit = check_fit(source, rows)
+    timed = request.features.columns is None or request.features.columns.time_format != "none"
+    lines = [json.dumps(_fit(fit))] if request.json else _fit_lines(fit, timed=timed)
+    click.echo("\n".join(lines))
+    if fit.invalid_ratio > most:
+        raise click.ClickException(
+            f"{fit.invalid_ratio:.2%} of the rows do not fit, more than stream.max_invalid_ratio = "
+            f"{most:g} lets pass"
+        )
+
+
+def _fit(fit: Fit) -> dict[str, Any]:
+    """Return a fit as JSON knows it."""
+    found = asdict(fit) | {"invalid_ratio": fit.invalid_ratio}
+    found["misfits"] = [
+        asdict(one) | {"raw": one.raw.decode("utf-8", "backslashreplace")}
+        for one in fit.misfits.values()
+    ]
+    return found
+
+
+def _fit_lines(fit: Fit, *, timed: bool) -> Iterator[str]:
+    """Write a fit for people."""
+    share = f"{1 - fit.invalid_ratio:.2%}" if fit.rows else "none"
+    yield f"{share} of {fit.rows:,} rows fit: {fit.valid:,} events"
+    if fit.first_ms is not None and fit.last_ms is not None:
+        begin, end = (_EPOCH + timedelta(milliseconds=ms) for ms in (fit.first_ms, fit.last_ms))
+        back = f", {fit.backwards:,} of them before the one above" if fit.backwards else ""
+        times = f"; times from {begin:%F %T} to {end:%F %T}{back}" if timed else ""
+        yield f"{fit.clicks / fit.valid:.2%} clicks{times}"
+    for one in sorted(fit.misfits.values(), key=lambda one: -one.count):
+        raw = ascii(one.raw.decode("utf-8", "surrogateescape")).strip("'\"")
+        yield ""
+        yield f"{one.count:,} rows: {one.reason}: {one.detail}"
+        yield f"  first at {one.file}:{one.line}: {raw if len(raw) <= _RAW else raw[:_RAW] + '…'}"
 
 
 COMMANDS = (generate, replay, learn, prune, evaluate, topics, schema)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -52,7 +53,7 @@ class CommandRequest:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Settings by dotted name."""
     config: Path | None = None
-    input: Path | None = None
+    input: tuple[Path, ...] = ()
     schema: Path | None = None
     init_from: Path | None = None
     state: Path | None = None
@@ -79,11 +80,15 @@ class CommandRequest:
         that somebody else sends.
         """
         settings = self.load().settings
-        sent = self.input is None and not settings.stream.logs_in_folder
-        if (self.input is None) != (self.features is None) and not sent:
-            raise ValueError("--input and --schema go together; name both, or none to generate")
-        if self.input is not None and self.features is not None:
-            return RunDefinition(settings, FileSource(self.input, self.features), self.init_from)
+        sent = not self.input and not settings.stream.logs_in_folder
+        if (not self.input) != (self.features is None) and not sent:
+            raise ValueError(
+                "--input and --schema go together; name both, or none to generate "
+                "(`resprout schema infer FILE` proposes a schema)"
+            )
+        if self.input and self.features is not None:
+            path = self.input[0] if len(self.input) == 1 else self.input
+            return RunDefinition(settings, FileSource(path, self.features), self.init_from)
         return self.share(settings)
 
     def share(self, settings: Settings) -> RunDefinition:
@@ -95,6 +100,21 @@ class CommandRequest:
     def folder(self, otherwise: str) -> Path:
         """Return the state folder that was named, or the one to use otherwise."""
         return self.state or Path("runs") / otherwise
+
+    @property
+    def input_name(self) -> str:
+        """What a run of this input is called: after its first file, or the folder of a pattern.
+
+        >>> CommandRequest(input=(Path("data/clicks.csv"),)).input_name
+        'clicks'
+        >>> CommandRequest(input=(Path("logs/*.csv"),)).input_name
+        'logs'
+        """
+        path = self.input[0]
+        if str(path) == "-":
+            return "stdin"
+        plain = next((one for one in (path, *path.parents) if not has_magic(str(one))), path)
+        return plain.stem or "clicks"
 
 
 def stored(*names: str, setting: str | None = None, **options: Any) -> Callable[[Command], Command]:
@@ -168,7 +188,14 @@ SETTINGS = several(
     stored("--sparsity", setting="pruner.sparsity", type=float, help="Share of weights to remove."),
 )
 INPUT = several(
-    stored("--input", type=PATH, metavar="FILE", help="CSV, TSV, JSON Lines or Parquet."),
+    stored(
+        "--input",
+        type=PATH,
+        metavar="FILE",
+        multiple=True,
+        help="CSV, TSV, JSON Lines or Parquet; a folder, a 'pattern*', - for standard input; may "
+        "stand several times.",
+    ),
     stored("--schema", type=PATH, metavar="TOML", help="Which columns are what."),
 )
 SCHEMA = stored("--schema", type=PATH, metavar="TOML", help="The features of events of your own.")

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -31,6 +32,10 @@ HINT_SECONDS = 2.0
 """How long the sparse learner must have waited before the line says so."""
 
 
+_REASONS = 3
+"""Reasons of invalid events that the line names, the commonest."""
+
+
 @dataclass
 class View:
     """All that a progress line is made of."""
@@ -44,6 +49,8 @@ class View:
     verdict: Verdict | None = None
     """The last candidate promoted."""
     rebuilds: int = 0
+    invalid: Counter[str] = field(default_factory=Counter)
+    """Dead letters that this process wrote, by reason."""
     waiting: tuple[str, float] | None = None
     """What the sparse learner waits for, and since when by the clock."""
 
@@ -51,6 +58,7 @@ class View:
         """Take in one step of one worker."""
         self.counts[name] = step.count
         if isinstance(step, EvaluatorStep):
+            self.invalid.update(letter.reason for letter in step.dead_letters)
             for window in step.windows:
                 # Larger windows lag behind, and would mix old figures with new.
                 smallest = (self.window or window).size
@@ -91,6 +99,9 @@ def line(view: View, rate: float, now: float) -> str:
     parts += _scores(view.window) if view.window else ()
     if view.verdict is not None and view.verdict.sparsity is not None:
         parts += [f"sparsity {view.verdict.sparsity:.0%}", f"rebuilds {view.rebuilds}"]
+    if view.invalid:
+        why = ", ".join(f"{many} {reason}" for reason, many in view.invalid.most_common(_REASONS))
+        parts.append(f"invalid {_short(view.invalid.total())} ({why})")
     if view.waiting is not None and now - view.waiting[1] >= HINT_SECONDS:
         parts.append(f"sparse waits for {view.waiting[0]}")
     return "  ".join(parts)

@@ -6,18 +6,29 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from evaluator import EvaluatorStep
+from evaluator.run import place
 from resprout.runner import Observe, Step
 from resprout.settings import DENSE, NEVER_REBUILT, SPARSE
-from stream import Waiting, predictions_from_bytes
+from stream import MessageLog, Waiting, predictions_from_bytes
 from stream.log import LogStore, LogWriter, Record
-from stream.messages import Progress, dump, parse
-from stream.topics import CLICKS, LEDGER, SNAPSHOTS, TRUTH, WINDOWS, predictions, progress
+from stream.messages import DeadLetter, Progress, dump, parse
+from stream.topics import (
+    CLICKS,
+    DEAD_LETTERS,
+    LEDGER,
+    SNAPSHOTS,
+    TRUTH,
+    WINDOWS,
+    predictions,
+    progress,
+)
 
 log = logging.getLogger(__name__)
 
@@ -293,6 +304,98 @@ class Watch:
             step = replace(step, waiting_for=self._tell(step.waiting_for))
         for observe in self._observers:
             observe(name, step)
+
+
+ENOUGH_EVENTS = 1_000
+"""Events, invalid ones counted, before which no share of invalid events stops a run."""
+_MOST_REASONS = 3
+
+
+class InvalidLimit:
+    """Ends a run in which too many events are invalid, as a person would who stops it.
+
+    Parameters
+    ----------
+    logs
+        Where the logs are. Dead letters of an earlier start of the run count as well.
+    most
+        The share of invalid events that lets a run continue.
+    batch_events
+        Events of a batch: of so many the evaluator may have read the invalid ones only.
+
+    Attributes
+    ----------
+    stop
+        Called once it is exceeded.
+    exceeded
+        Why the run is to end; None while it is not.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from evaluator import EvaluatorStep
+    >>> from stream.log import LocalLogStore
+    >>> from stream.messages import DeadLetter
+    >>> limit = InvalidLimit(LocalLogStore(Path(tempfile.mkdtemp())), most=0.01, batch_events=500)
+    >>> bad = DeadLetter(
+    ...     reason="label",
+    ...     detail="label = 'x'",
+    ...     partition=0,
+    ...     offset=7,
+    ...     row=0,
+    ...     raw="",
+    ...     line=8,
+    ...     file="a",
+    ... )
+    >>> limit("evaluator", EvaluatorStep(500, 500, dead_letters=(bad,) * 10))
+    >>> limit("evaluator", EvaluatorStep(1_000, 500))
+    >>> limit("evaluator", EvaluatorStep(1_500, 500, dead_letters=(bad,) * 6))
+    >>> limit.exceeded
+    "16 of 1,516 events are invalid, 1.06 %, more than stream.max_invalid_ratio = 0.01 lets pass:
+    16 label (a:8: label = 'x'); ..."
+    """
+
+    def __init__(self, logs: LogStore, most: float, batch_events: int) -> None:
+        self._most, self._batch_events = most, batch_events
+        self.stop: Callable[[], None] = lambda: None
+        self.exceeded: str | None = None
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, DeadLetter] = {}
+        self._take(MessageLog(logs, DEAD_LETTERS).read(DeadLetter))
+        # The letters of an earlier start may be ahead of what is scored now.
+        self._scored = 0
+        with closing(logs.reader(predictions(DENSE))) as published:
+            newest = published.last(0)
+            if newest is not None and self._counts:
+                self._scored = predictions_from_bytes(newest.record.value).end
+
+    def __call__(self, name: str, step: Step) -> None:
+        """Look at a step."""
+        if not isinstance(step, EvaluatorStep) or self.exceeded is not None:
+            return
+        self._take(step.dead_letters)
+        invalid = self._counts.total()
+        in_hand = 0 if step.events else self._batch_events
+        count = max(step.count + in_hand, self._scored) + invalid
+        if step.count + invalid < ENOUGH_EVENTS or invalid <= self._most * count:
+            return
+        known = [(many, self._first[why]) for why, many in self._counts.most_common(_MOST_REASONS)]
+        said = "; ".join(
+            f"{many:,} {one.reason} ({place(one)}: {one.detail})" for many, one in known
+        )
+        self.exceeded = (
+            f"{invalid:,} of {count:,} events are invalid, {100 * invalid / count:.2f} %, more "
+            f"than stream.max_invalid_ratio = {self._most:g} lets pass: {said}; they are kept in "
+            f"the log `{DEAD_LETTERS}`. Correct the input or its schema (`resprout schema check` "
+            "tells what does not fit) and start afresh, or continue with a larger ratio"
+        )
+        self.stop()
+
+    def _take(self, letters: Iterable[DeadLetter]) -> None:
+        for letter in letters:
+            self._counts[letter.reason] += 1
+            self._first.setdefault(letter.reason, letter)
 
 
 _WRITERS = {

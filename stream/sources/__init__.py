@@ -1,6 +1,8 @@
 """Where clicks come from: a source is attached to a store of logs, and its feed appends to them.
 
-``files``      replay of a file: CSV, TSV, JSON Lines, Parquet
+``files``      replay of files, and of standard input
+``inference``  a schema proposed from a sample of rows, and how many rows fit one
+``tables``     the rows of CSV, TSV, JSON Lines or Parquet, with their lines
 ``generator``  a synthetic stream that drifts, and its truth
 ``truth``      the settings of that stream, and the world that its events are drawn from
 ``drift``      the kinds of drift
@@ -18,10 +20,11 @@ from stream.schema import FeatureSchema
 from stream.sources.drift import Drift, World
 from stream.sources.files import FileSource
 from stream.sources.generator import GeneratorFeed, GeneratorSource
+from stream.sources.inference import Fit, check_fit, propose_schema, take_sample
 from stream.sources.truth import GeneratorConfig
 
 __all__ = ["Drift", "Feed", "FileSource", "GeneratorConfig", "GeneratorFeed", "GeneratorSource"]
-__all__ += ["Source", "World"]
+__all__ += ["Fit", "Source", "World", "check_fit", "propose_schema", "take_sample"]
 
 
 class Feed(Protocol):

@@ -1,222 +1,147 @@
-"""File replay: clicks from CSV, TSV, JSON Lines or Parquet."""
+"""File replay: clicks from tables in files, or from standard input."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 from pydantic import ValidationError
 
 from stream import topics
-from stream.batch import EPOCH, ClickEvent, Reason, encode_valid, explain
+from stream.batch import EPOCH, ClickBatch, ClickEvent, Reason, encode_valid, explain
 from stream.codec import END, columnar_record, end_record, kind_of, raw_record
 from stream.log.api import LogStore, LogWriter, Record, StoredRecord
-from stream.schema import Columns, FeatureSchema
+from stream.schema import UNITS, Columns, FeatureSchema
+from stream.sources.tables import (
+    STANDARD_INPUT,
+    FileRow,
+    JsonTable,
+    StandardInput,
+    Table,
+    find_files,
+    open_table,
+)
 
-_LOOKED_AT: Final = 1000
-"""Lines of JSON whose keys count as the columns of the file."""
-_PARQUET_ROWS: Final = 4096
-_UNITS = {"seconds": timedelta(seconds=1), "milliseconds": timedelta(milliseconds=1)}
-_LABELS: dict[object, int] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
+log = logging.getLogger(__name__)
 
-
-class FileRow(NamedTuple):
-    """One row of a file."""
-
-    line: int
-    """Where it begins, from 1, the header counted; in Parquet the number of the row."""
-    raw: bytes | None
-    """As it stands in the file; None in Parquet, where it does not stand in one place."""
-    cells: Mapping[str, object] | str | None
-    """By column; a text says why there are none, None that they were not asked for."""
-
-
-def open_table(path: Path) -> DelimitedTable | JsonTable | ParquetTable:
-    """Choose how to read a file, by its suffix.
-
-    >>> open_table(Path("clicks.xlsx"))
-    Traceback (most recent call last):
-    ...
-    ValueError: cannot read clicks.xlsx: unknown suffix '.xlsx'; known: .csv, .csv.gz, .jsonl,
-        .jsonl.gz, .ndjson, .ndjson.gz, .parquet, .tsv, .tsv.gz
-    """
-    suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    match suffix.removesuffix(".gz"):
-        case ".csv":
-            return DelimitedTable(path, ",")
-        case ".tsv":
-            return DelimitedTable(path, "\t")
-        case ".jsonl" | ".ndjson":
-            return JsonTable(path)
-        case ".parquet" if suffix == ".parquet":
-            return ParquetTable(path)
-    text = (".csv", ".tsv", ".jsonl", ".ndjson")
-    known = ", ".join(sorted([*text, *(f"{one}.gz" for one in text), ".parquet"]))
-    raise ValueError(f"cannot read {path}: unknown suffix {suffix!r}; known: {known}")
+_LABELS: Final[dict[object, int]] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_TIMES: Final = 100_000
+"""Texts whose times are kept at hand."""
+_SHOWN: Final = 40
+"""Characters of a cell that an error quotes."""
 
 
-@dataclass(frozen=True, slots=True)
-class DelimitedTable:
-    """CSV or TSV in UTF-8, with a header and cells quoted as RFC 4180 has it."""
-
-    path: Path
-    delimiter: str
-
-    def columns(self) -> tuple[str, ...]:
-        """Return the header."""
-        with self._text() as file:
-            header = next(csv.reader(file, delimiter=self.delimiter), None)
-        if header is None:
-            raise ValueError(f"{self.path} is empty; its first line must name the columns")
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise ValueError(f"{self.path} has two columns {twice[0]!r}; rename one of them")
-        return tuple(header)
-
-    def rows(self) -> Iterator[FileRow]:
-        """Read the rows below the header; empty lines are passed over."""
-        taken: list[str] = []
-
-        def lines() -> Iterator[str]:
-            """Note what the CSV reader takes, which does not say it."""
-            for line in file:
-                taken.append(line)
-                yield line
-
-        with self._text() as file:
-            reader = csv.reader(lines(), delimiter=self.delimiter)
-            header = next(reader, [])
-            while True:
-                taken.clear()
-                begin, fault, cells = reader.line_num + 1, "", None
-                try:
-                    cells = next(reader, None)
-                except csv.Error as error:
-                    fault = f"no row: {error}"
-                if cells and len(cells) != len(header):
-                    fault = f"{len(cells)} cells under {len(header)} columns"
-                if cells is None and not fault:
-                    return
-                if cells or fault:
-                    raw = "".join(taken).rstrip("\r\n").encode("utf-8", "surrogateescape")
-                    yield FileRow(begin, raw, fault or dict(zip(header, cells or (), strict=True)))
-
-    def _text(self) -> io.TextIOWrapper:
-        """Open the file; bytes that are not UTF-8 survive as surrogates."""
-        return io.TextIOWrapper(_bytes(self.path), "utf-8-sig", "surrogateescape", newline="")
-
-
-@dataclass(frozen=True, slots=True)
-class JsonTable:
-    """JSON Lines: an object a line."""
-
-    path: Path
-    parsed: bool = True
-    """Whether the cells of the rows are asked for."""
-
-    def columns(self) -> tuple[str, ...]:
-        """Return all keys of the first thousand lines."""
-        rows = islice(self.rows(), _LOOKED_AT)
-        found = [row.cells for row in rows if isinstance(row.cells, dict)]
-        return tuple(dict.fromkeys(name for cells in found for name in cells))
-
-    def rows(self) -> Iterator[FileRow]:
-        """Read the lines; empty ones are passed over."""
-        with _bytes(self.path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    raw = line.rstrip(b"\r\n")
-                    yield FileRow(number, raw, self._cells(raw) if self.parsed else None)
-
-    def _cells(self, line: bytes) -> dict[str, object] | str:
-        try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            return f"no JSON: {error}"
-        return cells if isinstance(cells, dict) else "no JSON object"
-
-
-@dataclass(frozen=True, slots=True)
-class ParquetTable:
-    """Parquet; lists become several values."""
-
-    path: Path
-
-    def columns(self) -> tuple[str, ...]:
-        """Return the names in the file's schema."""
-        try:
-            return tuple(pq.read_schema(self.path).names)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{self.path} is not a whole Parquet file: {error}; write it anew"
-            ) from error
-
-    def rows(self) -> Iterator[FileRow]:
-        """Read the rows."""
-        names, line = self.columns(), 0
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for cells in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-                    line += 1
-                    yield FileRow(line, None, dict(zip(names, cells, strict=True)))
-
-
-def _bytes(path: Path) -> IO[bytes]:
-    """Open a file that may be gzipped."""
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FileSource:
-    """A file of clicks, by suffix CSV, TSV, JSON Lines (each also gzipped) or Parquet.
+    """Files of clicks, one after the other: CSV, TSV, JSON Lines (also packed) or Parquet.
 
-    The file is checked at once, before any log is touched: :class:`FileNotFoundError` where it is
-    not there, :class:`ValueError` where it cannot be read or lacks a column.
+    The files are checked at once, before any log is touched: :class:`FileNotFoundError` where one
+    is not there, :class:`ValueError` where one cannot be read or lacks a column.
+
+    Parameters
+    ----------
+    path
+        A file, a folder, a pattern such as ``logs/*.csv``, ``-`` for standard input, or several of
+        these; see :func:`stream.sources.tables.find_files`.
+    schema
+        The features, and how the files are laid out.
+    records_events
+        Rows of a file that go into one record.
+
+    Attributes
+    ----------
+    files
+        In the order in which they are read.
     """
 
-    path: Path
+    path: Path | Sequence[Path]
     schema: FeatureSchema
     records_events: int = 500
-    """Rows of the file that go into one record."""
+    files: tuple[Path, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
-        if not self.path.is_file():
-            raise FileNotFoundError(f"no file {self.path} to replay; check its name")
+        if isinstance(self.path, str | Path):
+            object.__setattr__(self, "path", Path(self.path))
+        object.__setattr__(self, "files", find_files(self.path))
         if self.records_events < 1:
             raise ValueError(f"records_events is {self.records_events}; it must be at least 1")
-        table, columns = open_table(self.path), self.schema.columns or Columns()
+        for number in range(len(self.files)):
+            self._check_columns(number)
+
+    def _check_columns(self, number: int) -> None:
+        """See that a file has the columns that the schema names."""
+        table, columns = self.table(number), self.schema.columns or Columns()
         there = table.columns()
         if isinstance(table, JsonTable) and self.schema.columns is None:
             return
         needed = {
             use: getattr(columns, use) for use in ("event_time", "label", "event_id", "weight")
         }
+        if columns.time_format == "none":
+            del needed["event_time"]
         needed |= {f"feature {name}": columns.of(name) for name in self.schema.names}
         for use, column in needed.items():
             if column is not None and column not in there:
+                hint = ', or say `time_format = "none"`' if use == "event_time" else ""
                 raise ValueError(
-                    f"{self.path} has no column {column!r} ({use}); there: {', '.join(there)}; "
-                    "the schema's [columns] table can name another"
+                    f"{self.files[number]} has no column {column!r} ({use}); there: "
+                    f"{', '.join(there)}; the schema's [columns] table can name another{hint}"
                 )
 
-    @property
-    def content(self) -> str:
-        """Digest of the file's bytes, 16 hex digits."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    @cached_property
+    def _standard_input(self) -> StandardInput:
+        return StandardInput()
+
+    def table(self, number: int = 0) -> Table:
+        """Open one of the files, by its number."""
+        path, columns = self.files[number], self.schema.columns
+        table = open_table(self._standard_input if path == STANDARD_INPUT else path, columns)
+        if isinstance(table, JsonTable) and columns is None:
+            return replace(table, parsed=False)
+        return table
+
+    def name(self, number: int) -> str:
+        """Return what records call a file: its name, below the folder that holds all files."""
+        if self.files[number] == STANDARD_INPUT:
+            return "standard input"
+        above = os.path.commonpath([file.parent for file in self.files])
+        return self.files[number].relative_to(above).as_posix()
+
+    @cached_property
+    def _contents(self) -> list[str]:
+        return []
+
+    def content(self, number: int) -> str:
+        """Return a digest of the bytes of all files up to this one, 16 hex digits.
+
+        A file that is added at the end leaves those of the others as they were. Standard input,
+        which is not there yet, has none.
+        """
+        while len(self._contents) <= number:
+            path = self.files[len(self._contents)]
+            if path == STANDARD_INPUT:
+                return ""
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            if self._contents:
+                chained = f"{self._contents[-1]} {digest}".encode()
+                digest = hashlib.sha256(chained).hexdigest()[:16]
+            self._contents.append(digest)
+        return self._contents[number]
 
     def attach(self, store: LogStore) -> FileFeed:
         """Continue where the ``clicks`` log of ``store`` ends.
@@ -232,22 +157,22 @@ class FileSource:
                         "replayed into one of partition 0 alone: make it anew with one"
                     )
                 last = reader.last(0)
-            if last is not None:
-                self._check_same(last)
+            number = 0 if last is None else self._number_of(last)
+            return FileFeed(self, writer, number, last)
         except BaseException:
             writer.close()
             raise
-        return FileFeed(self, writer, last)
 
-    def _check_same(self, last: StoredRecord) -> None:
-        """Refuse a log whose newest record came from somewhere else."""
+    def _number_of(self, last: StoredRecord) -> int:
+        """Return the file that the newest record of a log is of; refuse a log of something else."""
         file, schema, content = (
             (last.header(name) or b"").decode() for name in ("file", "schema", "content")
         )
-        if file != self.path.name:
+        names = [self.name(number) for number in range(len(self.files))]
+        if file not in names:
             origin = f"the file {file}" if file else "another input"
             raise ValueError(
-                f"the clicks log holds events of {origin}, not of {self.path.name}; "
+                f"the clicks log holds events of {origin}, not of {_few(names)}; "
                 "use another state folder"
             )
         if schema != self.schema.digest:
@@ -255,127 +180,170 @@ class FileSource:
                 f"the clicks log was begun with schema {schema}, this one is "
                 f"{self.schema.digest}; use another state folder"
             )
-        if content != self.content:
+        number = names.index(file)
+        there = self.content(number)
+        if there and content != there:
+            before = f", or one of the {number} before it," if number else ""
             raise ValueError(
-                f"{self.path} has changed since the clicks log was begun with it (content "
-                f"{content} was, {self.content} is): start afresh, use another state folder, or "
+                f"{self.files[number]}{before} has changed since the clicks log was begun with it "
+                f"(content {content} was, {there} is): start afresh, use another state folder, or "
                 "give it the file as it was"
             )
+        if kind_of(last) == END and number + 1 < len(self.files):
+            raise ValueError(
+                f"the clicks log ended with {file}, and {_few(names[number + 1 :])} would follow; "
+                "use another state folder"
+            )
+        return number
 
 
-class FileFeed:
-    """A file on its way into the ``clicks`` log.
+def _few(names: Sequence[str]) -> str:
+    """Name the first of several.
 
-    Rows go in chunks of ``records_events``, counted from the start of the file, so that a replay
-    that was killed leaves the same records as one that was not. A row that is no valid event
-    becomes a raw record of its own, in its place.
+    >>> _few(["a.csv"]), _few(["a.csv", "b.csv", "c.csv"])
+    ('a.csv', 'a.csv and 2 more')
+    """
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+class InvalidRow(NamedTuple):
+    """A row of a table that is no valid event."""
+
+    row: int
+    """Index among those that were looked at."""
+    reason: Reason
+    detail: str
+
+
+class RowEncoder:
+    """Turns rows of a table into a batch of events, and says which are none, and why.
+
+    Parameters
+    ----------
+    schema
+        The features, and how the table is laid out.
+
+    Examples
+    --------
+    >>> from stream.schema import NumericFeature
+    >>> encoder = RowEncoder(FeatureSchema(numeric=(NumericFeature(name="price"),)))
+    >>> good = {"event_time": "2026-05-01", "label": "1", "price": "2.5"}
+    >>> batch, rows, invalid = encoder(
+    ...     [FileRow(2, b"", good), FileRow(3, b"", good | {"label": "x"})]
+    ... )
+    >>> batch.numeric.tolist(), rows, invalid[0].detail
+    ([[2.5]], [0], "label = 'x': Input should be 0 or 1 (...)")
     """
 
-    def __init__(self, source: FileSource, writer: LogWriter, last: StoredRecord | None) -> None:
-        self._source, self._writer = source, writer
-        self.flush, self.close = writer.flush, writer.close
-        self._ended = last is not None and kind_of(last) == END
-        self._done = int((last.header("rows") or b"0").decode()) if last is not None else 0
-        self._time_ms = last.record.time_ms if last is not None else 0
-        table = open_table(source.path)
-        if isinstance(table, JsonTable) and source.schema.columns is None:
-            table = replace(table, parsed=False)
-        self._rows = islice(table.rows(), self._done, None)
-        self._content = source.content
+    def __init__(self, schema: FeatureSchema) -> None:
+        self._schema = schema
+        self._columns = columns = schema.columns or Columns()
+        self._missing = frozenset(("", *columns.missing))
+        self._nan_is_missing = any(word.lower() == "nan" for word in columns.missing)
+        self._time = time_reader(columns.time_format)
+        self._numeric = [(one.name, columns.of(one.name)) for one in schema.numeric]
+        self._categorical = [
+            (one.name, columns.of(one.name), one.max_values) for one in schema.categorical
+        ]
 
-    def step(self) -> int | None:
-        """Append the next chunk and return its rows; None once the end record is written."""
-        if self._ended:
-            return None
-        size = self._source.records_events
-        want = size - self._done % size
-        rows = list(islice(self._rows, want))
-        records = self._records(rows)
-        if len(rows) < want:
-            records.append(end_record(self._time_ms, self._headers()))
-            self._ended = True
-        self._writer.append(records)
-        if self._ended:
-            self._writer.flush()
-        return len(rows) or None
+    def __call__(
+        self, rows: Sequence[FileRow], before: int = 0
+    ) -> tuple[ClickBatch, list[int], list[InvalidRow]]:
+        """Encode rows.
 
-    def _records(self, rows: Sequence[FileRow]) -> list[Record]:
-        """Turn a chunk into records: columnar ones, parted by a raw one for each invalid row."""
-        schema = self._source.schema
+        Parameters
+        ----------
+        rows
+            The rows.
+        before
+            Rows of the input before these, which count where there is no column of times.
+
+        Returns
+        -------
+        The valid events, the index of each in ``rows``, and the others, in order.
+        """
         events: list[ClickEvent] = []
         at: list[int] = []
-        faults: dict[int, tuple[Reason, str]] = {}
+        invalid: list[InvalidRow] = []
         for row, found in enumerate(rows):
             try:
                 if isinstance(found.cells, str):
-                    faults[row] = (Reason.UNPARSABLE, found.cells)
-                else:
-                    events.append(self._event(found.line, found.raw, found.cells))
-                    at.append(row)
+                    invalid.append(InvalidRow(row, Reason.UNPARSABLE, found.cells))
+                    continue
+                events.append(self._event(found, before + row))
+                at.append(row)
             except ValidationError as error:
-                faults[row] = explain(error)
-        batch, bad = encode_valid(events, schema)
-        faults |= {at[row]: (reason, detail) for row, reason, detail in bad}
-        records: list[Record] = []
-        start, taken = self._done, 0
-        for before, row in enumerate([*sorted(faults), len(rows)]):
-            self._done = start + row
-            if row - before > taken:
-                part = batch[taken : row - before]
-                taken = row - before
-                self._time_ms = int(part.time_ms[0])
-                records.append(columnar_record(part, schema, self._headers()))
-            if row < len(rows):
-                self._done += 1
-                line, raw, cells = rows[row]
-                if raw is None:
-                    raw = json.dumps(cells, default=str, ensure_ascii=False).encode()
-                headers = (*self._headers(), ("line", str(line).encode()))
-                records.append(raw_record(raw, faults[row], headers, self._time_ms))
-        return records
+                invalid.append(InvalidRow(row, *self._explained(error, found)))
+        batch, faults = encode_valid(events, self._schema)
+        if faults:
+            invalid += [InvalidRow(at[row], reason, detail) for row, reason, detail in faults]
+            skipped = {at[fault.row] for fault in faults}
+            at = [row for row in at if row not in skipped]
+        return batch, at, sorted(invalid)
 
-    def _event(
-        self, line: int, raw: bytes | None, cells: Mapping[str, object] | None
-    ) -> ClickEvent:
+    def _event(self, row: FileRow, number: int) -> ClickEvent:
         """Validate one row. Raises :class:`pydantic.ValidationError`."""
-        if cells is None:
-            return ClickEvent.model_validate_json(raw or b"")
-        schema = self._source.schema
-        columns = schema.columns or Columns()
-        label = cells.get(columns.label)
-        features = {name: cells.get(columns.of(name)) for name in schema.names}
+        if row.cells is None:
+            return ClickEvent.model_validate_json(row.raw or b"")
+        cells, columns = cast("Mapping[str, object]", row.cells), self._columns
+        if self._time is None:
+            time: object = EPOCH + number * _MILLISECOND
+        else:
+            time = self._time(cells.get(columns.event_time))
         event: dict[str, Any] = {
-            "event_id": str(line) if columns.event_id is None else cells.get(columns.event_id),
-            "event_time": _time(cells.get(columns.event_time), columns.time_format),
-            # 0 and 1 however a file writes them; anything else stays what it is.
-            "label": _LABELS.get(label, label) if isinstance(label, (str, int, float)) else label,
-            "numeric": {
-                one.name: None if features[one.name] == "" else features[one.name]
-                for one in schema.numeric
-            },
+            "event_id": str(row.line) if columns.event_id is None else cells.get(columns.event_id),
+            "event_time": time,
+            "label": self._label(cells.get(columns.label)),
+            "numeric": {name: self._cell(cells.get(column)) for name, column in self._numeric},
             "categorical": {
-                one.name: _values(features[one.name], columns.separator, one.max_values)
-                for one in schema.categorical
+                name: _values(self._cell(cells.get(column)), columns.separator, most)
+                for name, column, most in self._categorical
             },
         }
         if columns.weight is not None:
             event["weight"] = cells.get(columns.weight)
         return ClickEvent.model_validate(event)
 
-    def _headers(self) -> tuple[tuple[str, bytes], ...]:
-        """Say how far the file has been read, for whoever continues."""
-        return (
-            ("file", self._source.path.name.encode()),
-            ("rows", str(self._done).encode()),
-            ("schema", self._source.schema.digest.encode()),
-            ("content", self._content.encode()),
-        )
+    def _cell(self, value: object) -> object:
+        """Return None where a value is missing."""
+        if isinstance(value, str):
+            return None if value in self._missing else value
+        if self._nan_is_missing and isinstance(value, float) and math.isnan(value):
+            return None
+        return value
+
+    def _label(self, value: object) -> object:
+        """Return 0 and 1 however a file writes them; anything else stays what it is."""
+        if self._columns.labels:
+            word = _word(value)
+            return self._columns.labels.get(word, self._columns.labels.get(word.lower()))
+        return _LABELS.get(value, value) if isinstance(value, str | int | float) else value
+
+    def _explained(self, error: ValidationError, row: FileRow) -> tuple[Reason, str]:
+        """Say what is wrong with the cells of a row: the column, its value, the way out."""
+        reason, detail = explain(error)
+        where = error.errors(include_url=False, include_context=False, include_input=False)[0][
+            "loc"
+        ]
+        if row.cells is None or not where:
+            return reason, detail
+        cells, columns = cast("Mapping[str, object]", row.cells), self._columns
+        is_feature = where[0] in ("numeric", "categorical") and len(where) > 1
+        column = columns.of(str(where[1])) if is_feature else getattr(columns, str(where[0]))
+        value, what = cells.get(column), detail.partition(": ")[2]
+        hint = ""
+        if reason == Reason.LABEL:
+            what = f"none of {', '.join(columns.labels)}" if columns.labels else what
+            hint = " (`labels` under [columns] says what other words mean)"
+        elif reason == Reason.TIME:
+            hint = f" (`time_format` under [columns] is {columns.time_format})"
+        elif reason == Reason.NUMERIC and isinstance(value, str):
+            hint = " (`missing` under [columns] names the words for a missing value)"
+        return reason, f"{column} = {_shown(value)}: {what}{hint}"
 
 
 def _values(value: object, separator: str, most: int) -> object:
     """Split a cell of several values."""
-    if value == "" or value is None:
-        return None
     if isinstance(value, bool):
         return "true" if value else "false"
     if most > 1 and isinstance(value, str):
@@ -383,11 +351,205 @@ def _values(value: object, separator: str, most: int) -> object:
     return value
 
 
-def _time(value: object, time_format: str) -> object:
-    """Turn a count since 1970 into a time; what is none stays as it is, and is found invalid."""
+def _word(value: object) -> str:
+    """Write a label as a schema names it.
+
+    >>> _word(True), _word(-1.0), _word("yes")
+    ('true', '-1', 'yes')
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _shown(value: object) -> str:
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def time_reader(time_format: str) -> Callable[[object], object] | None:
+    """Return what turns a cell into a time; what is none becomes None, and is found invalid.
+
+    >>> time_reader("%y%m%d%H")(14102100)
+    datetime.datetime(2014, 10, 21, 0, 0, tzinfo=datetime.timezone.utc)
+    """
+    if time_format == "none":
+        return None
     if time_format == "iso":
-        return value
-    with suppress(ValueError, OverflowError):
-        if isinstance(value, (str, int, float)):
-            return EPOCH + float(value) * _UNITS[time_format]
-    return None
+        return lambda value: value
+    if time_format in UNITS:
+        unit = UNITS[time_format] * _MICROSECOND
+
+        def counted(value: object) -> datetime | None:
+            with suppress(ValueError, OverflowError):
+                if isinstance(value, str | int | float):
+                    return EPOCH + float(value) * unit
+            return None
+
+        return counted
+
+    @lru_cache(_TIMES)
+    def formatted(text: str) -> datetime | None:
+        with suppress(ValueError, OverflowError):
+            moment = datetime.strptime(text, time_format)  # noqa: DTZ007
+            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        return None
+
+    return lambda value: formatted(_word(value))
+
+
+class FileFeed:
+    """Files on their way into the ``clicks`` log.
+
+    Rows go in chunks of ``records_events``, counted from the start of each file, so that a replay
+    that was killed leaves the same records as one that was not. A row that is no valid event
+    becomes a raw record of its own, in its place.
+
+    Every record says how far its file has been read, for whoever continues: ``file``, ``rows`` of
+    it, ``content`` up to this file, and ``before``, the rows of the files before it. Of standard
+    input, ``content`` is a digest of the rows so far: the same input, sent again, is continued.
+
+    Parameters
+    ----------
+    source
+        The files.
+    writer
+        Of the log.
+    number
+        The file that the newest record is of.
+    last
+        The newest record; None: the log is empty.
+    """
+
+    def __init__(
+        self, source: FileSource, writer: LogWriter, number: int, last: StoredRecord | None
+    ) -> None:
+        def header(name: str) -> str:
+            return ((last.header(name) if last is not None else None) or b"").decode()
+
+        self._source, self._writer = source, writer
+        self.flush, self.close = writer.flush, writer.close
+        self._encode = RowEncoder(source.schema)
+        self._ended = last is not None and kind_of(last) == END
+        self._time_ms = last.record.time_ms if last is not None else 0
+        self._latest: np.int64 | None = None
+        self._backwards = False
+        self._open(number, int(header("before") or 0))
+        if not self._ended:
+            self._skip(int(header("rows") or 0), header("content"))
+
+    def _open(self, number: int, before: int) -> None:
+        """Begin a file."""
+        self._number, self._before, self._done = number, before, 0
+        self._rows = self._source.table(number).rows()
+        self._content = self._source.content(number)
+        self._digest = None if self._content else hashlib.sha256()
+
+    def _skip(self, rows: int, content: str) -> None:
+        """Go where the log ends; standard input must be what it was."""
+        for row in islice(self._rows, rows):
+            self._pass([row])
+        if self._digest is not None and rows and (self._done, self._content) != (rows, content):
+            raise ValueError(
+                f"standard input differs from what the clicks log was begun with: its first {rows} "
+                f"rows give {self._content or 'nothing'}, they gave {content}; send the same input "
+                "again, or use another state folder"
+            )
+        self._done = rows
+
+    def step(self) -> int | None:
+        """Append the next chunk and return its rows; None once the end record is written."""
+        if self._ended:
+            return None
+        size, is_last = self._source.records_events, False
+        while True:
+            want = size - self._done % size
+            rows = list(islice(self._rows, want))
+            is_last = self._number + 1 == len(self._source.files)
+            self._ended = is_last and len(rows) < want
+            if rows or self._ended:
+                break
+            self._open(self._number + 1, self._before + self._done)
+        records = self._records(rows)
+        if self._ended:
+            records.append(end_record(self._time_ms, self._headers()))
+        self._writer.append(records)
+        if self._ended:
+            self._writer.flush()
+        return len(rows) or None
+
+    def _records(self, rows: Sequence[FileRow]) -> list[Record]:
+        """Turn a chunk into records: columnar ones, parted by a raw one for each invalid row."""
+        batch, valid, invalid = self._encode(rows, self._before + self._done)
+        self._look_at_times(batch, rows, valid)
+        records: list[Record] = []
+        row = begin = 0
+        for fault in [*invalid, None]:
+            until = len(rows) if fault is None else fault.row
+            self._pass(rows[row:until])
+            if until > row:
+                part = batch[begin : begin + until - row]
+                begin += until - row
+                self._time_ms = int(part.time_ms[0])
+                records.append(columnar_record(part, self._source.schema, self._headers()))
+            if fault is not None:
+                self._pass(rows[until : until + 1])
+                headers = (*self._headers(), ("line", str(rows[until].line).encode()))
+                raw, why = bytes_of(rows[until]), (fault.reason, fault.detail)
+                records.append(raw_record(raw, why, headers, self._time_ms))
+            row = until + 1
+        return records
+
+    def _look_at_times(
+        self, batch: ClickBatch, rows: Sequence[FileRow], valid: Sequence[int]
+    ) -> None:
+        """Say once where event times run backwards; nothing depends on it."""
+        if self._backwards or not len(batch):
+            return
+        first = self._latest if self._latest is not None else batch.time_ms[0]
+        times = np.concatenate([[first], batch.time_ms])
+        self._latest = times[-1]
+        back = np.flatnonzero(np.diff(times) < 0)
+        if len(back):
+            self._backwards, at = True, int(back[0])
+            earlier, later = (_iso(int(one)) for one in (times[at + 1], times[at]))
+            log.warning(
+                "%s, line %d: the event time %s is before that of the event above it, %s; events "
+                "are learned in the order of the file, and this is said once",
+                self._source.name(self._number),
+                rows[valid[at]].line,
+                earlier,
+                later,
+            )
+
+    def _pass(self, rows: Sequence[FileRow]) -> None:
+        """Count rows that are done with."""
+        self._done += len(rows)
+        if self._digest is not None and rows:
+            for row in rows:
+                self._digest.update(row.raw or b"")
+                self._digest.update(b"\n")
+            self._content = self._digest.hexdigest()[:16]
+
+    def _headers(self) -> tuple[tuple[str, bytes], ...]:
+        """Say how far the file has been read, for whoever continues."""
+        headers = (
+            ("file", self._source.name(self._number).encode("utf-8", "surrogateescape")),
+            ("rows", str(self._done).encode()),
+            ("schema", self._source.schema.digest.encode()),
+            ("content", self._content.encode()),
+        )
+        return (*headers, ("before", str(self._before).encode())) if self._before else headers
+
+
+def _iso(milliseconds: int) -> str:
+    return (EPOCH + milliseconds * _MILLISECOND).isoformat()
+
+
+def bytes_of(row: FileRow) -> bytes:
+    """Return a row as it stands in the file; of Parquet, as JSON."""
+    if row.raw is not None:
+        return row.raw
+    return json.dumps(row.cells, default=str, ensure_ascii=False).encode("utf-8", "surrogatepass")

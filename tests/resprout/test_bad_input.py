@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import multiprocessing
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -61,7 +62,8 @@ def write(path: Path, lines: list[str]) -> Path:
 
 def run(home: Path, *more: str | Path, schema: str = "schema.toml") -> Result:
     """Run the clicks of the folder; what comes later on a command line takes precedence."""
-    given = ["run", "--input", home / "clicks.csv", "--schema", home / schema]
+    given = ["run", *(() if "--input" in more else ("--input", home / "clicks.csv"))]
+    given += ["--schema", home / schema]
     given += ["--config", home / "small.toml", "--state", home / "state", *more]
     return CliRunner().invoke(main, [str(word) for word in given])
 
@@ -203,3 +205,91 @@ def test_a_second_learner_on_the_same_state_folder_is_told_who_has_it(home: Path
     ) in result.stderr
     process.close()
     assert run(home).exit_code == 0
+
+
+def test_a_run_of_too_many_invalid_events_stops_with_the_commonest_reasons(home: Path) -> None:
+    lines = [GOOD] * 3_000
+    for row in range(100, 3_000, 60):
+        lines[row] = BAD_ROWS["label"]
+    lines[200], lines[201] = BAD_ROWS["time"], BAD_ROWS["unparsable"]
+    write(home / "clicks.csv", lines)
+    stopped = run(home)
+    assert stopped.exit_code == 1, stopped.output
+    assert "more than stream.max_invalid_ratio = 0.01 lets pass: " in stopped.stderr
+    assert " label (clicks.csv:102: clicked = '2': Input should be 0 or 1" in stopped.stderr
+    assert "1 time (clicks.csv:202: when = 'noon'" in stopped.stderr
+    assert "1 unparsable (clicks.csv:203: 5 cells under 4 columns)" in stopped.stderr
+    again = run(home)
+    assert again.exit_code == 1, again.output
+    more = ("--set", "stream.max_invalid_ratio=0.05", "--json")
+    result = run(home, *more)
+    assert result.exit_code == 0, result.output
+    continued = json.loads(result.stdout.splitlines()[-1])
+    assert len(letters(home)) == continued["dead_letters"] == 51
+    (home / "state").rename(home / "stopped")
+    afresh = json.loads(run(home, *more).stdout.splitlines()[-1])
+    for timed in ("seconds", "events_per_second"):
+        del continued[timed], afresh[timed]
+    assert continued == afresh
+
+
+@pytest.mark.parametrize(("rows", "bad", "code"), [(900, 90, 0), (1_990, 19, 0), (3_000, 3_000, 1)])
+def test_a_run_of_few_events_or_few_that_are_invalid_goes_on(
+    home: Path, rows: int, bad: int, code: int
+) -> None:
+    write(home / "clicks.csv", [GOOD] * (rows - bad) + [BAD_ROWS["label"]] * bad)
+    assert run(home).exit_code == code
+
+
+def test_a_schema_is_proposed_checked_and_run(home: Path) -> None:
+    """The first afternoon: a file that nobody has seen before."""
+    lines = [
+        f"{n % 3 // 2};{n * 37 % 101 / 4};{'NA' if n % 9 == 0 else n % 7}" for n in range(2_000)
+    ]
+    (home / "day_2.txt").write_text("\n".join(lines))
+    (home / "day_10.txt").write_text("\n".join([*lines[:990], "1;x;2", "0;1"]))
+    both = str(home / "day_*.txt")
+    runner = CliRunner()
+    names = ("--names", "click,price,kind")
+    found = runner.invoke(main, ["schema", "infer", both, *names])
+    assert found.exit_code == 0, found.output
+    (home / "own.toml").write_text(found.stdout)
+    for read, code in (("2990", 0), ("100000", 0)):
+        checked = runner.invoke(
+            main, ["schema", "check", both, "--schema", str(home / "own.toml"), "--rows", read]
+        )
+        assert checked.exit_code == code, checked.output
+    assert "99.93% of 2,992 rows fit: 2,990 events" in checked.stdout
+    assert "1 rows: unparsable: 2 cells under 3 columns" in checked.stdout
+    assert "first at day_10.txt:991: 1;x;2" in checked.stdout
+    small = [str(home / "small.toml"), "--state", str(home / "own")]
+    ran = runner.invoke(
+        main,
+        ["run", "--input", both, "--schema", str(home / "own.toml"), "--config", *small, "--json"],
+    )
+    assert ran.exit_code == 0, ran.output
+    summary = json.loads(ran.stdout.splitlines()[-1])
+    assert (summary["events"], summary["dead_letters"]) == (2_990, 2)
+
+
+def test_a_schema_that_few_rows_fit_is_told_with_exit_code_1(home: Path) -> None:
+    write(home / "clicks.csv", [GOOD, BAD_ROWS["label"], BAD_ROWS["time"]])
+    words = ["schema", "check", str(home / "clicks.csv"), "--schema", str(home / "schema.toml")]
+    checked = CliRunner().invoke(main, words)
+    assert checked.exit_code == 1
+    assert "33.33% of 3 rows fit: 1 events" in checked.stdout
+    assert (
+        "66.67% of the rows do not fit, more than stream.max_invalid_ratio = 0.01" in checked.stderr
+    )
+    found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout.splitlines()[0])
+    assert [one["line"] for one in found["misfits"]] == [3, 4]
+    assert CliRunner().invoke(main, words[:3]).exit_code == 2
+
+
+def test_standard_input_is_an_input(home: Path) -> None:
+    text = "when,clicked,price,site\n" + f"{GOOD}\n" * 30
+    given = ["run", "--input", "-", "--schema", str(home / "schema.toml"), "--json"]
+    given += ["--config", str(home / "small.toml"), "--state", str(home / "state")]
+    result = CliRunner().invoke(main, given, input=text)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["events"] == 30

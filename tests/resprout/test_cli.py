@@ -59,9 +59,9 @@ def call(*arguments: str | Path) -> Result:
 
 def run(home: Path, *more: str | Path) -> Result:
     """Run the clicks of the folder."""
-    clicks, schema = home / "clicks.csv", home / "schema.toml"
-    given = ("--input", clicks, "--schema", schema, "--config", home / "small.toml")
-    return call("run", *given, "--state", home / "state", *more)
+    clicks = () if "--input" in more else ("--input", home / "clicks.csv")
+    given = ("--schema", home / "schema.toml", "--config", home / "small.toml")
+    return call("run", *clicks, *given, "--state", home / "state", *more)
 
 
 def summary(result: Result) -> dict[str, object]:

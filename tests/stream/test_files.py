@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -393,4 +397,298 @@ def test_a_log_of_several_partitions_is_refused(tmp_path: Path) -> None:
     source = FileSource(write_csv(tmp_path / "clicks.csv"), SCHEMA)
     with pytest.raises(ValueError, match="has 2 partitions; a file is replayed into one of partit"):
         source.attach(home)
+    home.writer(topics.CLICKS).close()
+
+
+def plain(tmp_path: Path, text: str | bytes, name: str = "clicks.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def schema_of(columns: Mapping[str, object], **more: object) -> FeatureSchema:
+    """One number and one category, in columns of their names."""
+    return FeatureSchema.model_validate(
+        {
+            "numeric": [{"name": "x"}],
+            "categorical": [{"name": "site", "buckets": 90}],
+            "columns": columns,
+            **more,
+        }
+    )
+
+
+def replayed(
+    path: Path | Sequence[Path], schema: FeatureSchema, logs: Path
+) -> tuple[ClickBatch, list[Invalid]]:
+    home = LocalLogStore(logs)
+    replay(FileSource(path, schema, 5), home)
+    return read(home, schema)
+
+
+def test_bytes_that_are_not_utf8_are_a_dead_letter_where_the_cell_is_used(tmp_path: Path) -> None:
+    lines = [b"event_time,label,x,site,comment", b"0,1,1,a,b", b"0,1,1,\xffa,b", b"0,0,2,b,caf\xe9"]
+    path = plain(tmp_path, b"\n".join([*lines, b"0\xff,1,1,a,b", b"0,0,1\xff,a,b"]))
+    columns = {"time_format": "iso"}
+    batch, invalid = replayed(path, schema_of(columns), tmp_path / "logs")
+    assert batch.numeric[:, 0].tolist() == [1.0, 2.0]
+    assert [(i.reason, i.line, i.raw) for i in invalid] == [
+        (Reason.CATEGORICAL, 3, lines[2]),
+        (Reason.TIME, 5, b"0\xff,1,1,a,b"),
+        (Reason.NUMERIC, 6, b"0,0,1\xff,a,b"),
+    ]
+    assert "site is no text in UTF-8: it has \\xff at character 1" in invalid[0].detail
+
+
+def test_an_unclosed_quote_is_a_dead_letter_and_no_event_is_lost(tmp_path: Path) -> None:
+    rows = [f"2026-01-01,{n % 2},{n},s{n}" for n in range(30)]
+    rows[7] = rows[7].replace(",s", ',"s')
+    path = plain(tmp_path, "\n".join(["event_time,label,x,site", *rows]))
+    batch, invalid = replayed(path, schema_of({}), tmp_path / "logs")
+    assert batch.numeric[:, 0].tolist() == [n for n in range(30) if n != 7]
+    assert [(i.reason, i.line, i.raw) for i in invalid] == [
+        (Reason.UNPARSABLE, 9, rows[7].encode())
+    ]
+    assert "a quote is opened here" in invalid[0].detail
+
+
+def test_a_file_without_header_gives_the_same_events(tmp_path: Path) -> None:
+    assert SCHEMA.columns is not None
+    whole = write_csv(tmp_path / "clicks.tsv").read_bytes()
+    path = plain(tmp_path, whole.partition(b"\n")[2], "clicks.txt")
+    names = ("at", "clicked", "w", "age", "page", "tags", "")
+    columns = SCHEMA.columns.model_copy(update={"names": names})
+    schema = SCHEMA.model_copy(update={"columns": columns})
+    batch, invalid = replayed(path, schema, tmp_path / "logs")
+    assert invalid == []
+    assert_all_there(batch)
+
+
+def test_a_criteo_file_is_said_in_a_few_lines(tmp_path: Path) -> None:
+    rows = [["1", *"12345", "", *"7890123", *[f"{n:08x}" for n in range(25)], ""], ["0"] * 40]
+    path = plain(tmp_path, "".join("\t".join(row) + "\n" for row in rows), "train.txt")
+    schema = FeatureSchema.model_validate(
+        {
+            "numeric": [{"name": "I1..I13", "log1p": "signed"}],
+            "categorical": [{"name": "C1..C26", "buckets": 1000}],
+            "columns": {"names": ["label", "I1..I13", "C1..C26"], "time_format": "none"},
+        }
+    )
+    batch, invalid = replayed(path, schema, tmp_path / "logs")
+    assert (batch.numeric.shape, batch.categorical.shape) == ((2, 13), (2, 26))
+    assert invalid == []
+    values = [0 if cell == "" else math.log(1 + int(cell)) for cell in rows[0][1:14]]
+    np.testing.assert_allclose(batch.numeric[0], values, rtol=1e-6)
+    assert (batch.label.tolist(), batch.time_ms.tolist()) == ([1.0, 0.0], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("time_format", "written", "iso"),
+    [
+        ("%y%m%d%H", "14102117", "2014-10-21T17:00:00"),
+        ("%d/%b/%Y:%H:%M:%S %z", "21/Oct/2014:17:00:00 +0200", "2014-10-21T15:00:00"),
+        ("seconds", "1413910800", "2014-10-21T17:00:00"),
+        ("milliseconds", "1413910800250", "2014-10-21T17:00:00.25"),
+        ("microseconds", "1413910800250000", "2014-10-21T17:00:00.25"),
+        ("iso", "2014-10-21 17:00", "2014-10-21T17:00:00"),
+    ],
+)
+def test_times_are_read_as_the_schema_says(
+    tmp_path: Path, time_format: str, written: str, iso: str
+) -> None:
+    path = plain(tmp_path, f"when,label,x,site\n{written},1,2,a\nsoon,1,2,a\n")
+    columns = {"event_time": "when", "time_format": time_format}
+    batch, invalid = replayed(path, schema_of(columns), tmp_path / "logs")
+    since = datetime.fromisoformat(iso) - datetime(1970, 1, 1)  # noqa: DTZ001
+    assert batch.time_ms.tolist() == [round(since.total_seconds() * 1_000)]
+    assert [i.reason for i in invalid] == [Reason.TIME]
+    assert "when = 'soon': " in invalid[0].detail
+    assert f"`time_format` under [columns] is {time_format}" in invalid[0].detail
+
+
+def test_a_number_in_parquet_may_be_a_formatted_time(tmp_path: Path) -> None:
+    rows = [{"hour": hour, "label": 1, "x": 1.0, "site": "a"} for hour in (14102117, 14102118)]
+    path = write_parquet(tmp_path / "clicks.parquet", rows)
+    columns = {"event_time": "hour", "time_format": "%y%m%d%H"}
+    batch, _ = replayed(path, schema_of(columns), tmp_path / "logs")
+    assert np.diff(batch.time_ms).tolist() == [3_600_000]
+
+
+def test_labels_may_be_other_words(tmp_path: Path) -> None:
+    lines = ["no", "YES", "-1", "1", "maybe", "1.0", ""]
+    path = plain(tmp_path, "label,x,site\n" + "".join(f"{word},1,a\n" for word in lines))
+    columns = {"labels": {"yes": 1, "no": 0, "-1": 0, "1": 1}, "time_format": "none"}
+    batch, invalid = replayed(path, schema_of(columns), tmp_path / "logs")
+    assert batch.label.tolist() == [0, 1, 0, 1]
+    assert [(i.reason, i.line) for i in invalid] == [(Reason.LABEL, n) for n in (6, 7, 8)]
+    assert invalid[0].detail.startswith("label = 'maybe': none of yes, no, -1, 1 (`labels` under")
+
+
+def test_labels_of_json_are_mapped_by_how_they_are_written(tmp_path: Path) -> None:
+    values: list[object] = [True, False, -1, -1.0, "x", None]
+    rows = [{"label": value, "x": 1, "site": "a"} for value in values]
+    columns = {"labels": {"true": 1, "false": 0, "-1": 0}, "time_format": "none"}
+    path = write_json(tmp_path / "clicks.jsonl", rows)
+    batch, invalid = replayed(path, schema_of(columns), tmp_path / "logs")
+    assert (batch.label.tolist(), len(invalid)) == ([1, 0, 0, 0], 2)
+
+
+def test_words_for_a_missing_value_are_those_that_the_schema_names(tmp_path: Path) -> None:
+    path = plain(tmp_path, "label,x,site\n1,NA,a\n1,2,\\N\n1,,\n1,nan,a\n")
+    columns = {"missing": ["NA", "\\N"], "time_format": "none"}
+    schema = schema_of(columns, numeric=[{"name": "x", "mean": 1.0}])
+    batch, invalid = replayed(path, schema, tmp_path / "logs")
+    assert batch.numeric[:, 0].tolist() == [0, 1, 0]
+    site = schema.categorical[0]
+    assert batch.categorical[:, 0].tolist() == [site.bucket("a"), 1, 1]
+    assert [(i.reason, i.line) for i in invalid] == [(Reason.NUMERIC, 5)]
+    assert "x = 'nan': " in invalid[0].detail
+    assert "(`missing` under [columns] names the words for a missing value)" in invalid[0].detail
+
+
+def test_a_number_that_log1p_does_not_take_names_the_signed_form(tmp_path: Path) -> None:
+    path = plain(tmp_path, "label,x,site\n1,-3,a\n1,1e300,a\n")
+    for form, left in ((True, 0), ("signed", 1)):
+        schema = schema_of({"time_format": "none"}, numeric=[{"name": "x", "log1p": form}])
+        logs = tmp_path / f"{form}"
+        batch, invalid = replayed(path, schema, logs)
+        assert len(batch) == left + 1
+        if form is True:
+            assert 'it is -3, and log1p takes numbers above -1 (log1p = "signed" takes any)' in (
+                invalid[0].detail
+            )
+        else:
+            assert batch.numeric[0, 0] == pytest.approx(-math.log(4))
+    _, (huge,) = replayed(
+        plain(tmp_path, "label,x,site\n1,1e300,a\n"),
+        schema_of({"time_format": "none"}),
+        tmp_path / "huge",
+    )
+    assert "it is 1e+300, too large for float32" in huge.detail
+
+
+def test_times_that_run_backwards_are_said_once_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = plain(
+        tmp_path, "event_time,label,x,site\n" + "".join(f"{9 - n},1,{n},a\n" for n in range(9))
+    )
+    with caplog.at_level(logging.WARNING, "stream"):
+        batch, _ = replayed(path, schema_of({"time_format": "seconds"}), tmp_path / "logs")
+    assert batch.numeric[:, 0].tolist() == [*range(9)]
+    (said,) = caplog.messages
+    assert said.startswith("clicks.csv, line 3: the event time 1970-01-01T00:00:08+00:00 is before")
+
+
+def days(tmp_path: Path, count: int = 3) -> list[Path]:
+    """Files of 7, 8, 9... rows, whose numbers go on from one to the next."""
+    paths, number = [], 0
+    (tmp_path / "in").mkdir(exist_ok=True)
+    for day in range(count):
+        rows = [f"{n % 2},{n},s{n}" for n in range(number, number + 7 + day)]
+        number += len(rows)
+        text = "\n".join(["label,x,site", *rows])
+        paths.append(plain(tmp_path / "in", text, f"day_{day + 9}.csv"))
+    return paths
+
+
+ORDERED = schema_of({"time_format": "none"})
+
+
+def test_several_files_are_one_input(tmp_path: Path) -> None:
+    paths = days(tmp_path)
+    bad = paths[1].read_text().replace("1,9,", "2,9,")
+    paths[1].write_text(bad)
+    inputs: list[Path | Sequence[Path]] = [paths, tmp_path / "in", tmp_path / "in" / "day_*.csv"]
+    found = [
+        replayed(given, ORDERED, tmp_path / f"logs{number}") for number, given in enumerate(inputs)
+    ]
+    for batch, invalid in found:
+        assert batch.numeric[:, 0].tolist() == [n for n in range(24) if n != 9]
+        assert batch.time_ms.tolist() == [n for n in range(24) if n != 9]
+        assert [(i.file, i.line) for i in invalid] == [("day_10.csv", 4)]
+
+
+def test_files_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for day in ("monday", "tuesday"):
+        (tmp_path / "week" / day).mkdir(parents=True)
+        plain(tmp_path / "week" / day, "label,x,site\n2,1,a\n", "clicks.csv")
+    _, invalid = replayed(tmp_path / "week", ORDERED, tmp_path / "logs")
+    assert [i.file for i in invalid] == ["monday/clicks.csv", "tuesday/clicks.csv"]
+
+
+def test_several_files_killed_after_any_record_go_on_to_the_same_log(tmp_path: Path) -> None:
+    source = FileSource(days(tmp_path), ORDERED, 4)
+    whole = LocalLogStore(tmp_path / "whole")
+    replay(source, whole)
+    expected = [stored.record for stored in records(whole)]
+    for kept in range(len(expected) + 1):
+        home = LocalLogStore(tmp_path / f"killed-{kept}")
+        writer = home.writer(topics.CLICKS)
+        writer.append(expected[:kept])
+        writer.close()
+        replay(source, home)
+        assert [stored.record for stored in records(home)] == expected
+
+
+def test_a_changed_file_among_several_is_named_and_one_more_leaves_the_others_as_they_were(
+    tmp_path: Path,
+) -> None:
+    paths = days(tmp_path)
+    home = LocalLogStore(tmp_path / "logs")
+    feed = FileSource(paths, ORDERED, 4).attach(home)
+    for _ in range(4):
+        feed.step()
+    feed.close()
+    paths[0].write_text(paths[0].read_text().replace("1,3,", "0,3,"))
+    with pytest.raises(ValueError, match=r"day_10\.csv, or one of the 1 before it, has changed"):
+        FileSource(paths, ORDERED, 4).attach(home)
+    days(tmp_path, 4)
+    replay(FileSource(tmp_path / "in", ORDERED, 4), home)
+    assert read(home, ORDERED)[0].numeric[:, 0].tolist() == [*range(34)]
+
+
+def test_a_file_after_the_end_of_the_input_is_refused(tmp_path: Path) -> None:
+    home, paths = LocalLogStore(tmp_path / "logs"), days(tmp_path)
+    replay(FileSource(paths[:2], ORDERED), home)
+    with pytest.raises(ValueError, match=r"ended with day_10\.csv, and day_11\.csv would follow"):
+        FileSource(paths, ORDERED).attach(home)
+    home.writer(topics.CLICKS).close()
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Send something to standard input."""
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+
+
+def test_standard_input_sent_again_is_continued_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "label,x,site\n" + "".join(f"{n % 3},{n},a\n" for n in range(23))
+    whole = LocalLogStore(tmp_path / "whole")
+    piped(monkeypatch, text)
+    replay(FileSource(Path("-"), ORDERED, 4), whole)
+    expected = [stored.record for stored in records(whole)]
+    assert {i.file for i in read(whole, ORDERED)[1]} == {"standard input"}
+    for kept in range(len(expected) + 1):
+        home = LocalLogStore(tmp_path / f"killed-{kept}")
+        writer = home.writer(topics.CLICKS)
+        writer.append(expected[:kept])
+        writer.close()
+        piped(monkeypatch, text)
+        replay(FileSource(Path("-"), ORDERED, 4), home)
+        assert [stored.record for stored in records(home)] == expected
+
+
+def test_another_standard_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = LocalLogStore(tmp_path / "logs")
+    text = "label,x,site\n" + "".join(f"1,{n},a\n" for n in range(23))
+    piped(monkeypatch, text)
+    feed = FileSource(Path("-"), ORDERED, 4).attach(home)
+    feed.step()
+    feed.close()
+    for other in (text.replace(",2,", ",7,"), "label,x,site\n1,0,a\n"):
+        piped(monkeypatch, other)
+        with pytest.raises(ValueError, match="standard input differs from what the clicks log was"):
+            FileSource(Path("-"), ORDERED, 4).attach(home)
     home.writer(topics.CLICKS).close()

@@ -135,6 +135,43 @@ def test_a_file_is_read_with_its_columns_and_settings(tmp_path: Path) -> None:
         ("[[numeric]]\nname = 'x'\nscale = 0", r"numeric\.0\.scale: .* greater than 0"),
         ("[[numeric]]\nname = 'x'\nmean = nan", r"numeric\.0\.mean: .* finite"),
         ("", r"needs at least one feature"),
+        (
+            "[[numeric]]\nname = 'I3..I1'",
+            r"the range 'I3\.\.I1' ends before it begins; write the small",
+        ),
+        ("[[numeric]]\nname = 'a1..a2'\n[[numeric]]\nname = 'a2'", r"feature 'a2' is named twice"),
+        (
+            "[[numeric]]\nname = 'x'\nlog1p = 'sign'",
+            r"numeric\.0\.log1p.* should be 'signed'",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\nnames = ['x', 'x']",
+            r"columns\.names: .*'x' is named twice; every column has a name of its own",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\ndelimiter = '::'",
+            r"columns\.delimiter: .*'::' must be one character",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\ndelimiter = '\"'",
+            r"columns: .*must be one character, and not that of quote",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\ntime_format = 'sceonds'",
+            r"unknown time format 'sceonds'; known: iso, seconds, milliseconds, microseconds, none",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\ntime_format = '%Y-%Q'",
+            r"time format '%Y-%Q': 'Q' is a bad directive",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\ntime_format = '%H:%M'",
+            r"time format '%H:%M' does not name year, month and day",
+        ),
+        (
+            "[[numeric]]\nname = 'x'\n[columns]\nlabels = { yes = 2 }",
+            r"columns\.labels\.yes: Input should be 0 or 1",
+        ),
         ("numeric = [", r"is no TOML"),
     ],
 )
@@ -148,3 +185,26 @@ def test_a_file_that_says_no_schema_names_the_file_and_the_key(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no schema file .*absent\.toml"):
         load_schema(tmp_path / "absent.toml")
+
+
+def test_a_range_stands_for_a_feature_each_and_alters_no_encoding(tmp_path: Path) -> None:
+    written_short = written(
+        tmp_path,
+        """
+        [[numeric]]
+        name = "I09..I11"
+        log1p = true
+        [[categorical]]
+        name = "C1..C2"
+        buckets = 50
+        """,
+    )
+    schema = load_schema(written_short)
+    assert schema.names == ("I09", "I10", "I11", "C1", "C2")
+    long = FeatureSchema(
+        numeric=tuple(NumericFeature(name=name, log1p=True) for name in ("I09", "I10", "I11")),
+        categorical=tuple(CategoricalFeature(name=name, buckets=50) for name in ("C1", "C2")),
+    )
+    assert schema.digest == long.digest
+    again = FeatureSchema(numeric=(NumericFeature(name="I09..I11", log1p=True),))
+    assert again.numeric == long.numeric

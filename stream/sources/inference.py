@@ -1,0 +1,575 @@
+"""What files hold: a schema proposed from a sample of rows, and the share of rows that fit one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.batch import Reason
+from stream.schema import RESERVED, UNITS, Columns
+from stream.sources.files import FileSource, RowEncoder, bytes_of, time_reader
+from stream.sources.tables import (
+    STANDARD_INPUT,
+    DelimitedTable,
+    FileRow,
+    StandardInput,
+    Table,
+    find_files,
+    open_table,
+)
+
+Floats = NDArray[np.float64]
+MISSING_WORDS: Final = frozenset(
+    ("NA", "N/A", "null", "NULL", "Null", "None", "none", "NaN", "nan", "\\N", "#N/A")
+)
+"""Words by which other programs write a missing value."""
+_DELIMITERS: Final = "\t,;|"
+_SEPARATORS: Final = "|;"
+_LABELS: Final = ("label", "click", "clicked", "is_click", "is_clicked", "target", "y", "converted")
+_TIMES: Final = re.compile(r"(time|date|hour|when|day|ts\b|_at\b)", re.IGNORECASE)
+_IDS: Final = ("id", "event_id", "impression_id", "request_id", "row_id", "uuid")
+_CLICKED: Final = frozenset(("1", "1.0", "true", "t", "yes", "y", "click", "clicked"))
+_CODED: Final = re.compile(
+    r"(^c[0-9]+$|id$|(^|_)(code|type|cat|category|zip|hash|user|item|movie|film|product|ad|advert|"
+    r"advertiser|campaign|publisher|site|page|app|device|customer|query|keyword)s?$)",
+    re.IGNORECASE,
+)
+_COUNTED: Final = re.compile(r"^i[0-9]+$", re.IGNORECASE)
+_FORMATS: Final = (
+    "%y%m%d%H",
+    "%Y%m%d",
+    "%Y%m%d%H",
+    "%Y%m%d%H%M%S",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d",
+    "%d/%m/%Y %H:%M:%S",
+    "%m/%d/%Y %H:%M:%S",
+    "%m/%d/%Y",
+    "%d/%b/%Y:%H:%M:%S %z",
+)
+_YEARS: Final = (datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+_MOSTLY: Final = 0.99
+"""Share of the values of a numeric column that are numbers; the others are typing errors."""
+_FEW: Final = 20
+"""Different whole numbers that look like codes rather than amounts."""
+_TWO: Final = 2
+"""Values of a label."""
+_BUCKETS_A_VALUE: Final = 8
+_FEWEST_BUCKETS, _MOST_BUCKETS = 64, 2**20
+_SKEWED: Final = 20.0
+"""Of the largest value to the mean size, where ``log1p`` is proposed."""
+_SHOWN: Final = 24
+"""Characters of a value that are shown."""
+_ORDERED: Final = 1_000
+"""Values whose order in the file is looked at."""
+_EXAMPLES: Final = 3
+_SHARE_OF_LISTS: Final = 0.05
+
+
+@dataclass
+class ColumnSample:
+    """What a sample of rows says of one column."""
+
+    name: str
+    values: Counter[str] = field(default_factory=Counter)
+    """How often each value came, missing ones apart."""
+    missing: Counter[str] = field(default_factory=Counter)
+    """How often each word for a missing value came, ``""`` for an empty cell."""
+    first: list[str] = field(default_factory=list)
+    """The first values, in their order."""
+    most_values: int = 1
+    """In a cell that is a list."""
+    late: int = 0
+    """Values that came first in the second half of the sample."""
+
+    def take(self, value: object, *, is_late: bool) -> None:
+        """Take in one cell."""
+        if isinstance(value, list):
+            self.most_values = max(self.most_values, len(value))
+            for one in value:
+                self.take(one, is_late=is_late)
+            return
+        if value is None or value == "":
+            self.missing[""] += 1
+            return
+        word = json.dumps(value) if isinstance(value, bool) else str(value)
+        if word in MISSING_WORDS:
+            self.missing[word] += 1
+            return
+        self.late += is_late and word not in self.values
+        self.values[word] += 1
+        if len(self.first) < _ORDERED:
+            self.first.append(word)
+
+    @property
+    def count(self) -> int:
+        """Values that are there."""
+        return self.values.total()
+
+    @cached_property
+    def numbers(self) -> tuple[Floats, Floats] | None:
+        """The different numbers, and how often each came; None where more than 1 % are none."""
+        found = {value: float(value) for value in self.values if _is_number(value)}
+        counts = np.array([self.values[value] for value in found], np.float64)
+        if not found or counts.sum() < _MOSTLY * self.count:
+            return None
+        return np.array(list(found.values()), np.float64), counts
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all numbers are whole, and written as such."""
+        numbers = [one for one in self.values if _is_number(one)]
+        return bool(numbers) and all(re.fullmatch(r"-?[0-9]+", one) for one in numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The first rows of an input."""
+
+    name: str
+    layout: Columns
+    """How the file is laid out, as far as that can be seen."""
+    columns: Mapping[str, ColumnSample]
+    rows: int
+    is_whole: bool
+    """The input has no more rows."""
+    unreadable: int
+    """Rows that have no cells."""
+
+
+def take_sample(
+    paths: Sequence[Path], rows: int, names: Sequence[str] = (), delimiter: str | None = None
+) -> Sample:
+    """Read the first rows of an input whose layout is not known.
+
+    Parameters
+    ----------
+    paths
+        As of :func:`stream.sources.tables.find_files`.
+    rows
+        How many at most.
+    names
+        Of the columns by position, where there is no header; ranges such as ``I1..I13`` are names.
+    delimiter
+        Between cells; None: as it looks.
+    """
+    files = find_files(paths)
+    source = StandardInput() if files[0] == STANDARD_INPUT else files[0]
+    layout = _layout(source, names, delimiter)
+    tables = chain([open_table(source, layout)], (open_table(one, layout) for one in files[1:]))
+    columns: dict[str, ColumnSample] = {}
+    taken = unreadable = 0
+    every = _rows(tables)
+    for row in islice(every, rows):
+        taken += 1
+        if isinstance(row.cells, str) or row.cells is None:
+            unreadable += 1
+            continue
+        for name, value in row.cells.items():
+            if name not in columns:
+                columns[name] = ColumnSample(name)
+            columns[name].take(value, is_late=taken > rows // 2)
+    shown = "standard input" if isinstance(source, StandardInput) else str(paths[0])
+    return Sample(shown, layout, columns, taken, next(every, None) is None, unreadable)
+
+
+def _rows(tables: Iterable[Table]) -> Iterator[FileRow]:
+    for table in tables:
+        table.columns()
+        yield from table.rows()
+
+
+def _layout(source: Path | StandardInput, names: Sequence[str], delimiter: str | None) -> Columns:
+    """See how a file is laid out from its first line."""
+    try:
+        table = open_table(source, Columns(delimiter=delimiter))
+    except ValueError:
+        table = open_table(source, Columns(delimiter=delimiter or ","))
+        delimiter = delimiter or ","
+    if not isinstance(table, DelimitedTable):
+        return Columns()
+    first = table.first()
+    if first is None:
+        table.columns()
+    line = "".join(first or ())
+    if len(first or ()) <= 1 and (found := max(_DELIMITERS, key=line.count)) in line:
+        delimiter = found
+        first = replace(table, delimiter=found).first()
+    if not names and not _is_header(first or ()):
+        names = [f"column_{number}" for number in range(1, len(first or ()) + 1)]
+    return Columns(delimiter=delimiter, names=tuple(names))
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Tell whether a first line names columns: different words, of which none is a number.
+
+    >>> _is_header(["", "when", "click"]), _is_header(["1", "when", "click"])
+    (True, False)
+    """
+    named = [cell for cell in cells[1:] if cell] + [cells[0]] if cells else []
+    if len(named) < len(cells) or len(set(named)) < len(named):
+        return False
+    return not any(cell in MISSING_WORDS or _is_number(cell) for cell in named)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which columns are no features."""
+
+    label: str
+    labels: Mapping[str, int]
+    time: str | None
+    time_format: str
+    event_id: str | None
+
+
+def find_roles(sample: Sample, label: str | None = None, time: str | None = None) -> Roles:
+    """Find the columns that hold label, time and id.
+
+    Raises :class:`ValueError` where no column can be the label, or one that is named is not there.
+    """
+    for named in (label, time):
+        if named is not None and named not in sample.columns:
+            raise ValueError(
+                f"{sample.name} has no column {named!r}; there: {', '.join(sample.columns)}"
+            )
+    label = label or _label(sample)
+    found, time_format = _time(sample, label, time)
+    ids = (c for c in sample.columns.values() if c.name not in (label, found))
+    event_id = next((c.name for c in ids if c.name.lower() in _IDS and _all_differ(c)), None)
+    return Roles(label, _labels(sample.columns[label]), found, time_format, event_id)
+
+
+def _label(sample: Sample) -> str:
+    """Find the column of the label: by its name, or the first of two values that look like one."""
+    two = [
+        one for one in sample.columns.values() if 0 < len(one.values) <= _TWO and not one.missing
+    ]
+    by_name = [one for name in _LABELS for one in two if one.name.lower() == name]
+    clicked = [one for one in two if len(one.values) == _TWO and _CLICKED & set(_lower(one))]
+    if not by_name and not clicked:
+        raise ValueError(
+            f"no column of {sample.name} looks like the label, with two values such as 0 and 1; "
+            f"name it with --label; there: {', '.join(sample.columns)}"
+        )
+    return (by_name + clicked)[0].name
+
+
+def _lower(one: ColumnSample) -> Iterator[str]:
+    return (value.lower() for value in one.values)
+
+
+def _labels(one: ColumnSample) -> dict[str, int]:
+    """Say what the words of a label mean; nothing where they are 0 and 1.
+
+    Of two words the one that says so is the click, else the rarer; of several numbers the upper
+    half.
+    """
+    words = set(one.values)
+    if words <= {"0", "1", "0.0", "1.0"}:
+        return {}
+    clicked = {word for word in words if word.lower() in _CLICKED}
+    if all(map(_is_number, words)) and len(words) != _TWO:
+        ranked = sorted(words, key=float)
+        clicked = {
+            word for word in ranked if float(word) > (float(ranked[0]) + float(ranked[-1])) / 2
+        }
+    elif len(clicked) != 1:
+        clicked = {min(words, key=lambda word: (one.values[word], word))}
+    return {word: int(word in clicked) for word in sorted(words)}
+
+
+def _all_differ(one: ColumnSample) -> bool:
+    return one.count > 1 and len(one.values) == one.count
+
+
+def _time(sample: Sample, label: str, asked: str | None) -> tuple[str | None, str]:
+    """Find the column of the times and its format; None and ``none`` where there is none."""
+    columns = [one for one in sample.columns.values() if one.name != label]
+    if asked is not None:
+        one = sample.columns[asked]
+        found = _time_format(one)
+        if found is None:
+            raise ValueError(
+                f"the times of {asked!r}, such as {_examples(one)}, are of no known format; write "
+                "`time_format` yourself, as docs/events.md says"
+            )
+        return asked, found
+    named = [one for one in columns if _TIMES.search(one.name)]
+    others = [one for one in columns if one not in named]
+    for one in named:
+        found = _time_format(one)
+        if found is not None:
+            return one.name, found
+    for one in others:
+        found = _time_format(one)
+        counts = (
+            found in UNITS and one.first == sorted(one.first, key=float) and len(one.values) > 1
+        )
+        if found is not None and (counts or (found == "iso" and one.numbers is None)):
+            return one.name, found
+    return None, "none"
+
+
+def _time_format(one: ColumnSample) -> str | None:
+    """Return the first format that reads all of the first values as times of this age."""
+    values = one.first[:_ORDERED]
+    if not values:
+        return None
+    if one.numbers is None and all(_is_iso(value) for value in values):
+        return "iso"
+    for known in (*UNITS, *_FORMATS):
+        read = time_reader(known)
+        found = [read(value) if read is not None else None for value in values]
+        if all(
+            isinstance(moment, datetime) and _YEARS[0] <= moment < _YEARS[1] for moment in found
+        ):
+            return known
+    return None
+
+
+def _is_iso(value: str) -> bool:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return _YEARS[0].year <= moment.year < _YEARS[1].year
+
+
+def propose_schema(sample: Sample, label: str | None = None, time: str | None = None) -> str:
+    """Write a schema in TOML that fits a sample, with what it is made of as comments.
+
+    Parameters
+    ----------
+    sample
+        The first rows.
+    label, time
+        The columns of label and time; None: as it looks.
+    """
+    if not sample.columns:
+        raise ValueError(f"{sample.name} holds no rows; a schema is proposed from some")
+    roles = find_roles(sample, label, time)
+    taken = (roles.label, roles.time, roles.event_id)
+    features = [one for one in sample.columns.values() if one.name not in taken]
+    left = {one.name: why for one in features if (why := _no_feature(one))}
+    features = [one for one in features if one.name not in left]
+    numeric = [one for one in features if _is_amount(one)]
+    categorical = [one for one in features if one not in numeric]
+    separator = _separator(categorical)
+    rows = f"{'all' if sample.is_whole else 'the first'} {sample.rows:,} rows"
+    lines = [
+        f"# Proposed by `resprout schema infer` from {rows} of {_printable(sample.name)}.",
+        "# Look it over: mean and scale are those of the sample, buckets are some 8 for a value.",
+    ]
+    for one in numeric:
+        lines += ["", *_numeric_table(one, sample.rows)]
+    for one in categorical:
+        lines += ["", *_categorical_table(one, separator, sample)]
+    if left:
+        lines += ["", "# Not read:"]
+        lines += [f"#   {_comment(name)}: {why}" for name, why in left.items()]
+    lines += ["", *_columns_table(sample, roles, separator)]
+    return "\n".join(lines)
+
+
+def _no_feature(one: ColumnSample) -> str:
+    """Say why a column is no feature; "" where it may be one."""
+    if not one.values:
+        return "always missing"
+    if len(one.values) == 1 and not one.missing:
+        return f"always {json.dumps(next(iter(one.values)))}"
+    if one.numbers is None and _all_differ(one) and one.count > _FEW:
+        return f"every value differs, such as {_examples(one)}"
+    return ""
+
+
+def _is_amount(one: ColumnSample) -> bool:
+    """Tell whether a column is a number, rather than a code written in digits."""
+    if one.numbers is None or one.most_values > 1:
+        return False
+    if _COUNTED.search(one.name):
+        return True
+    coded = _CODED.search(one.name) is not None or len(one.values) <= _FEW
+    return not (one.is_whole and coded)
+
+
+def _numeric_table(one: ColumnSample, rows: int) -> Iterator[str]:
+    values, counts = one.numbers or (np.zeros(1), np.ones(1))
+    low, high = float(values.min()), float(values.max())
+    mean_size = float(np.average(np.abs(values), weights=counts))
+    is_skewed = max(abs(low), abs(high)) > _SKEWED * mean_size
+    yield "[[numeric]]"
+    strange = [value for value in one.values if not _is_number(value)]
+    wrong = f"; not {', '.join(map(_comment, strange[:_EXAMPLES]))}" if strange else ""
+    codes = "; if these are codes, make it [[categorical]]" if one.is_whole else ""
+    yield f"name = {json.dumps(one.name)}  # {low:g} to {high:g}{_missing(one, rows)}{wrong}{codes}"
+    if is_skewed:
+        yield 'log1p = "signed"' if low <= -1 else "log1p = true"
+        values = np.sign(values) * np.log1p(np.abs(values)) if low <= -1 else np.log1p(values)
+    mean = float(np.average(values, weights=counts))
+    scale = math.sqrt(float(np.average((values - mean) ** 2, weights=counts)))
+    yield f"mean = {float(f'{mean:.4g}')}"
+    yield f"scale = {float(f'{scale:.4g}') or 1.0}"
+
+
+def _categorical_table(one: ColumnSample, separator: str, sample: Sample) -> Iterator[str]:
+    several = _several(one, separator)
+    values = {part for value in one.values for part in value.split(separator)} if several else ()
+    different = len(values or one.values)
+    wanted = 2 ** math.ceil(math.log2(max(_BUCKETS_A_VALUE * different + RESERVED, 1)))
+    buckets = min(max(wanted, _FEWEST_BUCKETS), _MOST_BUCKETS)
+    said = f"{different:,} values, such as {_examples(one)}{_missing(one, sample.rows)}"
+    if not sample.is_whole and one.late * _FEW > len(one.values):
+        said += f"; {one.late:,} of them came first in the second half: expect more"
+    if one.numbers is not None and one.most_values == 1:
+        said += "; if these are amounts, make it [[numeric]]"
+    yield "[[categorical]]"
+    yield f"name = {json.dumps(one.name)}  # {said}"
+    yield f"buckets = {buckets}"
+    if several or one.most_values > 1:
+        yield f"max_values = {max(several, one.most_values)}"
+
+
+def _separator(features: Sequence[ColumnSample]) -> str:
+    """Return what stands between the values of cells, the first that any feature has."""
+    return next((s for s in _SEPARATORS if any(_several(one, s) for one in features)), "|")
+
+
+def _several(one: ColumnSample, separator: str) -> int:
+    """Return how many values a cell has at most; 0 where it has one."""
+    parted = sum(count for value, count in one.values.items() if separator in value)
+    if parted < _SHARE_OF_LISTS * one.count or one.most_values > 1:
+        return 0
+    return max(value.count(separator) + 1 for value in one.values)
+
+
+def _columns_table(sample: Sample, roles: Roles, separator: str) -> Iterator[str]:
+    layout, columns = sample.layout, sample.columns
+    words = sorted({word for one in columns.values() for word in one.missing if word})
+    yield "[columns]"
+    if layout.names:
+        yield f"names = {json.dumps(layout.names)}  # by position: there is no header"
+    if layout.delimiter is not None:
+        yield f"delimiter = {json.dumps(layout.delimiter)}"
+    if roles.time is None:
+        yield 'time_format = "none"  # no times were found: events are in the order of the file'
+    else:
+        example = _comment(columns[roles.time].first[0])
+        yield f"event_time = {json.dumps(roles.time)}  # such as {example}"
+        yield f"time_format = {json.dumps(roles.time_format)}"
+    label = columns[roles.label]
+    clicks = sum(
+        count
+        for word, count in label.values.items()
+        if (roles.labels[word] if roles.labels else float(word)) == 1
+    )
+    yield f"label = {json.dumps(roles.label)}  # {clicks / max(label.count, 1):.2%} clicks"
+    if roles.labels:
+        mapped = ", ".join(
+            f"{json.dumps(word)} = {is_click}" for word, is_click in roles.labels.items()
+        )
+        yield f"labels = {{ {mapped} }}"
+    if roles.event_id is not None:
+        yield f"event_id = {json.dumps(roles.event_id)}"
+    if words:
+        yield f"missing = {json.dumps(words)}"
+    if any(_several(one, separator) for one in columns.values()):
+        yield f"separator = {json.dumps(separator)}"
+
+
+def _missing(one: ColumnSample, rows: int) -> str:
+    share = 1 - one.count / rows if one.most_values == 1 else one.missing.total() / rows
+    return f", {share:.1%} missing" if share > 0 else ""
+
+
+def _examples(one: ColumnSample) -> str:
+    return ", ".join(_comment(value) for value, _ in one.values.most_common(_EXAMPLES))
+
+
+def _comment(text: str) -> str:
+    """Write text of somebody else so that it ends no comment."""
+    shown = _printable(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+@dataclass
+class Misfit:
+    """Rows that do not fit a schema for one reason."""
+
+    reason: Reason
+    detail: str
+    """Of the first of them."""
+    file: str
+    line: int
+    raw: bytes
+    count: int = 0
+
+
+@dataclass
+class Fit:
+    """How far rows fit a schema."""
+
+    rows: int = 0
+    valid: int = 0
+    clicks: int = 0
+    first_ms: int | None = None
+    """Event times, milliseconds since 1970."""
+    last_ms: int | None = None
+    backwards: int = 0
+    """Events whose time is before that of the event above them."""
+    misfits: dict[str, Misfit] = field(default_factory=dict)
+
+    @property
+    def invalid_ratio(self) -> float:
+        """Share of rows that do not fit."""
+        return 1 - self.valid / self.rows if self.rows else 0.0
+
+
+def check_fit(source: FileSource, rows: int) -> Fit:
+    """See how many of the first rows of an input are valid events, and why the others are not."""
+    encode, fit, latest = RowEncoder(source.schema), Fit(), None
+    for number in range(len(source.files)):
+        table = iter(source.table(number).rows())
+        while chunk := list(islice(table, min(source.records_events, rows - fit.rows))):
+            batch, _, invalid = encode(chunk, fit.rows)
+            fit.rows += len(chunk)
+            fit.valid += len(batch)
+            fit.clicks += int(batch.label.sum())
+            for fault in invalid:
+                what = f"{fault.reason}: {re.sub(r' = .*?: ', ': ', fault.detail)}"
+                row = chunk[fault.row]
+                first = Misfit(
+                    fault.reason, fault.detail, source.name(number), row.line, bytes_of(row)
+                )
+                fit.misfits.setdefault(what, first).count += 1
+            if len(batch):
+                times = batch.time_ms if latest is None else np.append(latest, batch.time_ms)
+                fit.backwards += int((np.diff(times) < 0).sum())
+                latest = batch.time_ms[-1:]
+                low, high = int(batch.time_ms.min()), int(batch.time_ms.max())
+                fit.first_ms = low if fit.first_ms is None else min(fit.first_ms, low)
+                fit.last_ms = high if fit.last_ms is None else max(fit.last_ms, high)
+    return fit

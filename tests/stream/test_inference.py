@@ -1,0 +1,217 @@
+"""A schema proposed from a sample, for files shaped like those that are out there."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stream.schema import CategoricalFeature, Columns, FeatureSchema, NumericFeature
+from stream.sources.files import FileSource
+from stream.sources.inference import check_fit, propose_schema, take_sample
+
+
+def write(path: Path, rows: Sequence[Sequence[object]], delimiter: str = ",") -> Path:
+    path.write_text("".join(delimiter.join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+def proposed(path: Path, *, rows: int = 10_000, **more: str) -> tuple[FeatureSchema, str]:
+    """Return the schema that is proposed, and how it is written."""
+    names = more.pop("names", "")
+    text = propose_schema(take_sample([path], rows, names.split(",") if names else ()), **more)
+    return FeatureSchema.model_validate(tomllib.loads(text)), text
+
+
+def fits(path: Path, schema: FeatureSchema) -> bool:
+    fit = check_fit(FileSource(path, schema), 10_000)
+    return fit.rows > 0 and fit.valid == fit.rows
+
+
+def columns(schema: FeatureSchema) -> Columns:
+    assert schema.columns is not None
+    return schema.columns
+
+
+def test_a_file_like_criteos(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(400):
+        numbers = ["" if rng.random() < 0.2 else int(rng.lognormal(1, 2)) - 2 for _ in range(13)]
+        words = ["" if rng.random() < 0.1 else f"{rng.integers(90):08x}" for _ in range(26)]
+        rows.append([int(rng.random() < 0.3), *numbers, *words])
+    path = write(tmp_path / "train.txt", rows, "\t")
+    schema, text = proposed(path, names="label,I1..I13,C1..C26")
+    assert [one.name for one in schema.numeric] == [f"I{n}" for n in range(1, 14)]
+    assert [one.name for one in schema.categorical] == [f"C{n}" for n in range(1, 27)]
+    assert {one.log1p for one in schema.numeric} == {"signed"}
+    assert (columns(schema).label, columns(schema).time_format) == ("label", "none")
+    assert "missing" in text
+    assert fits(path, schema)
+    first = np.array([float(row[1]) for row in rows if row[1] != ""])
+    values = np.copysign(np.log1p(np.abs(first)), first)
+    assert schema.numeric[0].mean == pytest.approx(values.mean(), rel=1e-3)
+    assert schema.numeric[0].scale == pytest.approx(values.std(), rel=1e-3)
+
+
+def test_a_file_without_header_and_names_gets_some(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.txt", [[n % 2, n / 7, f"s{n % 9}"] for n in range(50)], "\t")
+    schema, text = proposed(path)
+    assert columns(schema).names == ("column_1", "column_2", "column_3")
+    assert columns(schema).label == "column_1"
+    assert "there is no header" in text
+    assert fits(path, schema)
+
+
+def test_a_file_like_avazus(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["id", "click", "hour", "C1", "banner_pos", "site_id", "C20"]]
+    for n in range(300):
+        hour = f"1410{21 + n // 150}{n % 150 // 7:02d}"
+        rows.append([10**18 + n * 7919, n % 6 // 5, hour, 1005, n % 2, f"{n % 40:08x}", n % 30 - 1])
+    path = write(tmp_path / "train.csv", rows)
+    schema, text = proposed(path)
+    assert schema.numeric == ()
+    assert [one.name for one in schema.categorical] == ["banner_pos", "site_id", "C20"]
+    said = columns(schema)
+    assert (said.label, said.event_time, said.event_id) == ("click", "hour", "id")
+    assert said.time_format == "%y%m%d%H"
+    assert 'C1: always "1005"' in text
+    fit = check_fit(FileSource(path, schema), 1_000)
+    assert (fit.valid, fit.clicks) == (300, 50)
+    assert fit.first_ms == 1_413_849_600_000  # 2014-10-21, midnight UTC
+    assert fit.backwards == 0
+
+
+def test_a_file_like_those_of_open_bandit(tmp_path: Path) -> None:
+    head = ["", "timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0"]
+    rows: list[list[object]] = [[*head]]
+    for n in range(200):
+        when = f"2019-11-24 00:{n // 60:02d}:{n % 60:02d}.5+00:00"
+        rows.append(
+            [n, when, n * 7 % 31, n % 3 + 1, int(n % 50 == 0), n % 97 / 97, f"{n % 4:032x}"]
+        )
+    path = write(tmp_path / "all.csv", rows)
+    schema, _ = proposed(path)
+    assert [one.name for one in schema.numeric] == ["propensity_score"]
+    assert [one.name for one in schema.categorical] == ["item_id", "position", "user_feature_0"]
+    said = columns(schema)
+    assert (said.label, said.event_time, said.time_format) == ("click", "timestamp", "iso")
+    assert fits(path, schema)
+
+
+def test_ratings_are_clicks_in_their_upper_half(tmp_path: Path) -> None:
+    rows = [[n * 7 % 90 + 1, n % 40, n % 5 + 1, 874_724_710 + n * 61] for n in range(300)]
+    path = write(tmp_path / "u.data", rows, "\t")
+    schema, _ = proposed(path, names="user,item,rating,timestamp", label="rating")
+    assert columns(schema).labels == {"1": 0, "2": 0, "3": 0, "4": 1, "5": 1}
+    assert (columns(schema).delimiter, columns(schema).time_format) == ("\t", "seconds")
+    assert [one.name for one in schema.categorical] == ["user", "item"]
+    assert fits(path, schema)
+
+
+def test_json_lines_and_parquet_are_sampled_too(tmp_path: Path) -> None:
+    rows = [
+        {
+            "ts": 1_714_521_600_123 + n * 1_000,
+            "clicked": n % 9 == 0,
+            "price": None if n % 7 == 0 else n * 1.5,
+            "tags": [f"t{k}" for k in range(n % 4)],
+        }
+        for n in range(100)
+    ]
+    lines, parquet = tmp_path / "clicks.jsonl", tmp_path / "clicks.parquet"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), parquet)
+    for path in (lines, parquet):
+        schema, _ = proposed(path)
+        assert [one.name for one in schema.numeric] == ["price"]
+        assert schema.categorical == (CategoricalFeature(name="tags", buckets=64, max_values=3),)
+        assert columns(schema).time_format == "milliseconds"
+        assert fits(path, schema)
+
+
+def test_words_separators_and_delimiters_are_found(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["when", "clicked", "price", "genres"]]
+    for n in range(60):
+        genres = "|".join(f"g{k}" for k in range(n % 3 + 1))
+        rows.append(
+            [f"2026-01-{n // 2 + 1:02d}", "ny"[n % 2], "NA" if n % 5 == 0 else n / 4, genres]
+        )
+    path = write(tmp_path / "clicks.csv", rows, ";")
+    schema, text = proposed(path)
+    said = columns(schema)
+    assert (said.delimiter, said.missing, said.labels) == (";", ("NA",), {"n": 0, "y": 1})
+    assert schema.categorical == (CategoricalFeature(name="genres", buckets=64, max_values=3),)
+    assert "20.0% missing" in text
+    assert fits(path, schema)
+
+
+def test_what_goes_on_rising_after_the_sample_is_said(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["label", "site", "id"]]
+    rows += [[n % 2, f"s{n // 2}", f"u{n}"] for n in range(400)]
+    path = write(tmp_path / "clicks.csv", rows)
+    _, sampled = proposed(path, rows=200)
+    _, whole = proposed(path)
+    assert "50 of them came first in the second half: expect more" in sampled
+    assert "expect more" not in whole
+    assert "the first 200 rows" in sampled
+    assert "all 400 rows" in whole
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "message"),
+    [
+        (
+            [["a", "b"], [1, 2], [3, 4], [5, 6]],
+            {},
+            "no column of .* looks like the label, with two",
+        ),
+        ([["a", "b"], [0, 2]], {"label": "c"}, "has no column 'c'; there: a, b"),
+        (
+            [["label", "b"], [0, "soon"]],
+            {"time": "b"},
+            "times of 'b', such as soon, are of no known",
+        ),
+        ([["label", "b"]], {}, "holds no rows; a schema is proposed from some"),
+    ],
+)
+def test_what_cannot_be_seen_is_asked_for(
+    tmp_path: Path, rows: list[list[object]], more: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        propose_schema(take_sample([write(tmp_path / "clicks.csv", rows)], 10), **more)
+
+
+def test_text_of_the_file_ends_no_comment(tmp_path: Path) -> None:
+    """Whatever stands in a file, what is proposed is TOML."""
+    path = tmp_path / "clicks.csv"
+    rows = "".join(f'{n % 2},"a\n[settings]\n\x07{n % 3}",{n}\n' for n in range(60))
+    path.write_text(f'label,"wo""rd\n",x\n{rows}')
+    schema, text = proposed(path)
+    assert [one.name for one in schema.categorical] == ['wo"rd\n']
+    assert schema.settings == {}
+    assert "\x07" not in text
+    assert fits(path, schema)
+
+
+def test_each_misfit_is_counted_with_the_first_of_its_kind(tmp_path: Path) -> None:
+    schema = FeatureSchema(numeric=(NumericFeature(name="x"),), columns=Columns(time_format="none"))
+    bad = {3: "maybe,1", 5: "1,much", 8: "perhaps,1", 9: "1,1,1"}
+    rows = [bad.get(n, f"{n % 2},{n}") for n in range(2, 12)]
+    path = tmp_path / "clicks.csv"
+    path.write_text("\n".join(["label,x", *rows]))
+    fit = check_fit(FileSource(path, schema), 1_000)
+    assert (fit.rows, fit.valid) == (10, 6)
+    assert fit.invalid_ratio == pytest.approx(0.4)
+    found = [(one.reason, one.count, one.line, one.raw.decode()) for one in fit.misfits.values()]
+    assert found == [
+        ("label", 2, 3, "maybe,1"),
+        ("numeric", 1, 5, "1,much"),
+        ("unparsable", 1, 9, "1,1,1"),
+    ]
