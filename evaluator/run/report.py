@@ -96,7 +96,9 @@ def report(history: RunHistory, about: About) -> bytes:
 
 def _sections(run: RunTables, about: About) -> Iterator[Section]:
     omitted = run.left_out()
-    yield Section("Over the whole run", tuple(run.scores()), "No window has closed.")
+    scores = tuple(run.scores())
+    yield Section("Over the whole run", scores, "No window has closed.", after=run.terms())
+    yield Section("Beside simple models", (run.simple(),))
     parts = tuple(run.segments())
     yield Section("By segment", parts, folded=True, after=_BUCKETS if parts else "")
     happened = (run.happenings(), run.rebuilds(), run.requests())
