@@ -328,14 +328,15 @@ class RunTables:
             caption = f"Since event {one.begin + 1:,}, through {one.end:,}"
             yield TextTable.of(caption, self._by_model(one))
 
-    def terms(self) -> str:
+    def terms(self) -> TextTable:
         """Explain the metrics that have figures here."""
         known = {head for table in self.scores() for head in table.header}
-        root = self.history.root.label
-        named = {
-            one.label.format(root=root): one.explains.format(root=root) for one in self.metrics
-        }
-        return " ".join(f"{name}: {says}" for name, says in named.items() if says and name in known)
+        root, rows = self.history.root.label, []
+        for one in self.metrics:
+            name, says = one.label.format(root=root), one.explains.format(root=root)
+            if says and name in known:
+                rows.append((name, says))
+        return TextTable("What these figures are", ("figure", "what it says"), tuple(rows))
 
     def simple(self) -> TextTable:
         """Compare all models with two simple ones, over the last half since the first mask."""

@@ -10,8 +10,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from evaluator.page import Timetable
-from stream.messages import Baselines, Message
-from tests.evaluator.messages import decided, masked, progress
+from evaluator.run import RunHistory, RunTables, warnings
+from evaluator.run.report import About, report
+from stream.messages import Baselines, Message, Window
+from tests.evaluator.messages import decided, lifetime, masked, progress
 from tests.evaluator.page.browser import View, chromium
 from tests.evaluator.page.site import Site, served
 from tests.evaluator.run.test_warnings import compared
@@ -210,3 +212,35 @@ def test_a_model_that_a_simple_one_beats_is_named_on_top(browser: Browser, tmp_p
         expect(warnings).to_contain_text("dense is worse than a logistic regression")
         view.page.close()
         assert view.complaints == []
+
+
+def test_the_report_fits_a_screen_and_a_phone(browser: Browser, tmp_path: Path) -> None:
+    """Only tables that are folded, and say so, are wider than 1280 pixels."""
+    told = [one for one in events(0, 2_000) if isinstance(one, Window)]
+    masks = [masked(n, 900 + 100 * n, bottom_layer=(200, 40, 0.5)) for n in range(1, 8)]
+    simple = [compared(number, 0.05) for number in range(10)]
+    history = RunHistory.of([*told, lifetime(0, 2_000), *masks, *simple])
+    results = RunTables.of(history).results(1)
+    about = About("A run", {"Seed": "7"}, results, tuple(warnings(history)), ())
+    path = tmp_path / "report.html"
+    path.write_bytes(report(history, about))
+    for width in (1_280, 390):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        cut = page.locator(".wide").evaluate_all(
+            "all => all.filter((one) => one.scrollWidth > one.clientWidth + 1)"
+            ".filter((one) => !one.closest('details')).length"
+        )
+        hint = page.locator(".hint")
+        if width == 1_280:
+            assert cut == 0
+            expect(hint).to_be_hidden()
+        else:
+            assert cut > 0
+            expect(hint).to_contain_text("scroll sideways")
+        expect(page.locator("body")).to_contain_text("dense is worse than a logistic regression")
+        expect(page.locator("body")).to_contain_text(
+            "at 1 a model is no better than the click rate"
+        )
+        page.close()
