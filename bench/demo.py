@@ -191,19 +191,21 @@ def table(drift: Column, none: Column) -> list[str]:
     columns = (drift, none)
     for model in ("dense", "sparse", "never_rebuilt"):
         label = model.replace("_", " ")
-        rows.append(_row(f"NE {label}", [f"{c.ne(model):.4f}" for c in columns]))
+        rows.append(_row(f"NE, {label}", [f"{c.ne(model):.4f}" for c in columns]))
     for model in ("sparse", "never_rebuilt"):
-        label = f"{model.replace('_', ' ')}, CE against dense"
+        label = f"cross entropy of {model.replace('_', ' ')} against dense"
         rows.append(_row(label, [interval(c.relative(model).tolist()) for c in columns]))
     rows.append(_row("**what rebuilding is worth**: the difference", [c.worth() for c in columns]))
     rows.append(
         _row("rebuilds promoted, whole run, by seed", [str(c.rebuilds())[1:-1] for c in columns])
     )
-    rows.append(_row("prune-job events per event, whole run", [f"{c.cost():.2f}" for c in columns]))
-    rows.append(_row("of what dense knows, sparse loses", [f"{c.lost():.2%}" for c in columns]))
+    label = "events that pruning learned from, for each event of the run"
+    rows.append(_row(label, [f"{c.cost():.2f}" for c in columns]))
+    label = "share of dense's gain over the click rate that sparse loses"
+    rows.append(_row(label, [f"{c.lost():.2%}" for c in columns]))
     rows.append(
         _row(
-            "CE of dense over Bayes, all events since the first mask",
+            "cross entropy of dense over that of the true chances, since the first mask",
             [f"{c.over_bayes():+.2%}" for c in columns],
         )
     )

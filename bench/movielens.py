@@ -2,8 +2,9 @@
 
 ``python -m bench.movielens`` needs ``data/ml-100k.csv``, which ``make movielens`` writes. Both
 predict every event before they learn from it, on the same features in the same order; what counts
-is NE over the second half. It writes ``bench/results/movielens.json``; ``--json`` prints the result
-as the last line.
+is NE over the second half. The logistic regression is there at several rates, and the best of them
+on that half is the one to beat; ours were chosen by the first half and other seeds. It writes
+``bench/results/movielens.json``; ``--json`` prints the result as the last line.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from stream.sources.files import FileSource
 
 DATA = Path("data/ml-100k.csv")
 SCHEMA = Path("examples/movielens.toml")
-RATE = 0.1
-"""AdaGrad's learning rate of the logistic regression."""
+RATES = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""AdaGrad's learning rates of the logistic regression."""
 
 Floats = NDArray[np.float64]
 
@@ -60,9 +61,9 @@ def features(row: dict[str, str], schema: FeatureSchema) -> dict[str, float]:
     return found
 
 
-def river(schema: FeatureSchema) -> Floats:
+def river(schema: FeatureSchema, rate: float) -> Floats:
     """Predict, then learn, event by event; the chance of a click of each."""
-    model: Any = linear_model.LogisticRegression(optim.AdaGrad(RATE))
+    model: Any = linear_model.LogisticRegression(optim.AdaGrad(rate))
     predicted = []
     for row in rows():
         x = features(row, schema)
@@ -104,16 +105,21 @@ def main() -> None:
     schema = load_schema(SCHEMA)
     label = np.array([float(row["label"]) for row in rows()])
     ours = second_half_ne(label, dense(schema, asked.seed))
-    theirs = second_half_ne(label, river(schema))
+    theirs = {rate: second_half_ne(label, river(schema, rate)) for rate in RATES}
+    best = min(theirs.values())
     print(f"NE over the second half of {len(label)} events\ndense DLRM           {ours:.4f}")
-    print(f"logistic regression  {theirs:.4f}   River, AdaGrad {RATE}")
+    for rate, ne in theirs.items():
+        print(f"logistic regression  {ne:.4f}   River, AdaGrad {rate}")
     found = {
         "bench": "movielens",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "seed": asked.seed,
-        "rows": [{"model": "dense", "ne": ours}, {"model": "river", "ne": theirs}],
-        "goals": [{"name": "dense NE", "value": ours, "goal": f"< {theirs}", "met": ours < theirs}],
+        "rows": [
+            {"model": "dense", "ne": ours},
+            *({"model": "river", "rate": rate, "ne": ne} for rate, ne in theirs.items()),
+        ],
+        "goals": [{"name": "dense NE", "value": ours, "goal": f"< {best}", "met": ours < best}],
     }
     (RESULTS / "movielens.json").write_text(json.dumps(found, indent=1) + "\n")
     if asked.json:

@@ -4,6 +4,7 @@
 
     join        joins predictions to clicks: batch by batch, what happened and who predicted what
     windows     sums of events, segments, tumbling and cumulative windows, and their scores
+    baselines   two simple models that every model should be better than
     judging     what the ledger says is to be judged, and a candidate against the incumbent
     drift       alarms: what the windows and the features say has changed
     worker      the evaluator: what it writes, each once; one step, and its checkpoint

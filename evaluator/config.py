@@ -65,6 +65,10 @@ class EvaluatorConfig(BaseModel):
     scored apart."""
     segments_top: int = Field(default=10, ge=1)
     """Values of each that have a segment of their own."""
+    baseline_every: int = Field(default=50, ge=0)
+    """After the first 20 000 events, one in so many is also predicted, and then learned, by two
+    simple models that any model should be better than: the click rate so far, and River's logistic
+    regression. 0: none at all."""
     alarms: AlarmsConfig = AlarmsConfig()
 
     @property

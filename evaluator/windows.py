@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from evaluator.baselines import BaselinesState, SimpleModels
 from evaluator.config import EvaluatorConfig
 from evaluator.drift import Alarms, AlarmsState
 from evaluator.join import JoinedBatch
@@ -17,7 +18,7 @@ from evaluator.metrics import METRICS, Bounded, Metric, PerEvent, ScoredEvents, 
 from evaluator.metrics.cross_entropy import refuse_infinite
 from evaluator.metrics.metric import BINS, ArraySums, EventSums, Floats, Ints
 from stream import MISSING, PADDING, ClickBatch, FeatureSchema, RunSpec, messages
-from stream.messages import Alarm, DeadLetters, Lifetime, Stability, Window
+from stream.messages import Alarm, Baselines, DeadLetters, Lifetime, Stability, Window
 
 SEGMENT_BINS: Final = 128
 """Of the histogram of a segment: eight bins of the whole's in one."""
@@ -633,7 +634,7 @@ def _cumulate(
     return (*grown, CumulativeWindow(begin, before, sums))
 
 
-ScoringMessage = Window | Lifetime | Stability | Alarm | DeadLetters
+ScoringMessage = Window | Lifetime | Baselines | Stability | Alarm | DeadLetters
 """What follows from a batch, in the order in which it is written."""
 
 
@@ -648,6 +649,7 @@ class ScoringState:
     """The invalid events since a window closed, by reason."""
     invalid_since: int = 0
     """The count when a window closed last."""
+    baselines: BaselinesState = field(default_factory=BaselinesState)
 
 
 class Scoring:
@@ -672,18 +674,21 @@ class Scoring:
         self._segments = Segments(spec.schema, config, state.segments)
         self._windows = TumblingWindows(config, state.windows, metrics)
         self._alarms = Alarms(config, spec, state.alarms)
+        self._simple = SimpleModels(config, spec.schema, state.baselines)
         self._invalid, self._invalid_since = Counter(state.invalid), state.invalid_since
 
     @property
     def state(self) -> ScoringState:
         """All that it knows, for a checkpoint; equal histories give equal states."""
         parts = self._windows.state, self._segments.state, self._alarms.state
-        return ScoringState(*parts, dict(sorted(self._invalid.items())), self._invalid_since)
+        invalid = dict(sorted(self._invalid.items()))
+        return ScoringState(*parts, invalid, self._invalid_since, self._simple.state)
 
     def add(self, batch: JoinedBatch) -> tuple[Sums, tuple[ScoringMessage, ...]]:
         """Take in a batch; return its sums, and what there is to write."""
         sums = Sums.of(batch, self._segments.of(batch.clicks), self._terms)
         self._alarms.add(batch.clicks)
+        self._simple.add(batch)
         self._invalid.update(batch.skipped)
         return sums, self._close(self._windows.add(sums))
 
@@ -699,7 +704,8 @@ class Scoring:
             return ()
         stability, alarms = self._alarms.close(closed)
         lifetimes, invalid = self._windows.lifetimes(closed), self._count_invalid(closed[0].end)
-        return (*closed, *lifetimes, *stability, *alarms, *invalid)
+        baselines = self._simple.close(closed)
+        return (*closed, *lifetimes, *baselines, *stability, *alarms, *invalid)
 
     def _count_invalid(self, count: int) -> tuple[DeadLetters, ...]:
         """Return how many invalid events there were since the last window, and begin anew."""

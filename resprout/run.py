@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from evaluator.run import RangeScores, RunHistory, place
+from evaluator.run import RangeScores, RunHistory, place, warnings
 from pruner import LedgerFollower
 from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Metrics
@@ -279,6 +279,7 @@ def _remarks(history: RunHistory, settings: Settings, *, finished: bool) -> Iter
             f"{'was' if last else 'is'} cut at {_spaced(cut)} and takes over at {_spaced(swap)} "
             "(pruner.first_mask_events, pruner.rebuild_events)"
         )
+    yield from warnings(history, settings.evaluator.min_clicks)
     if history.invalid:
         first = next(iter(history.invalid.values())).first
         ranked = sorted(history.invalid.items(), key=lambda item: -item[1].count)

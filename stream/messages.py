@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-__all__ = ["Action", "Alarm", "AnyMessage", "DeadLetter", "DeadLetters", "Decision", "DetectorName"]
+__all__ = ["Action", "Alarm", "AnyMessage", "Baseline", "Baselines", "DeadLetter", "DeadLetters"]
+__all__ += ["Decision", "DetectorName"]
 __all__ += ["DriftSpan", "Interval", "Judgement", "Layer", "Lifetime", "Message", "ModelScore"]
 __all__ += ["Position", "PositionRange", "PredictionBatch", "Progress", "RebuildPlan", "Request"]
 __all__ += ["Rollback", "Scores", "Segment", "Stability", "Verdict", "VerdictName", "Window"]
@@ -174,6 +175,39 @@ class Lifetime(Scores):
 
     key_fields = ("begin", "end")
     kind: Literal["lifetime"] = "lifetime"
+
+
+class Baseline(Message):
+    """How one simple model did on some events, before it learned from them."""
+
+    ce: float
+    """Cross entropy, nats per event."""
+    relative: dict[str, Interval]
+    """By model CE(model) / CE(baseline) − 1 on the same events: above 0 the model is worse."""
+
+
+class Baselines(Message):
+    """Two simple models and all others, on some events of a range.
+
+    Written when a window of the second smallest size closes, or of the only one.
+    """
+
+    key_fields = ("end",)
+    kind: Literal["baselines"] = "baselines"
+    begin: int
+    end: int
+    every: int
+    """One event in so many was scored, and learned from, after the first 20 000, all of which
+    were."""
+    events: int
+    """Those scored."""
+    weight: float
+    clicks: float
+    """Weighted clicks."""
+    models: dict[str, float]
+    """CE by model, nats per event; without those that did not predict all of the events."""
+    baselines: dict[str, Baseline]
+    """``click_rate``: the click rate of the events before; ``logistic_regression``: River's."""
 
 
 class Judgement(Message):
@@ -418,6 +452,7 @@ class Progress(Message):
 AnyMessage = (
     Window
     | Lifetime
+    | Baselines
     | Alarm
     | Stability
     | Judgement

@@ -24,6 +24,7 @@ NETWORK = (
     "tests/docker/",
     "tests/evaluator/page/test_browser.py",
     "tests/evaluator/page/test_choices.py",
+    "tests/evaluator/page/test_default_view.py",
     "tests/evaluator/page/test_drawn.py",
 )
 

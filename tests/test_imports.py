@@ -82,7 +82,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("stream/",),
     "pydantic_settings": ("resprout/settings.py",),
     "redis": ("pruner/masks/redis.py",),
-    "river": ("learner/river.py", "evaluator/metrics/river.py", "evaluator/drift.py"),
+    "river": (
+        "learner/river.py",
+        "evaluator/metrics/river.py",
+        "evaluator/drift.py",
+        "evaluator/baselines.py",
+    ),
     "safetensors": ("learner/", "pruner/"),
     "sklearn": (),
     "sse_starlette": ("evaluator/page/",),

@@ -38,6 +38,8 @@ CALIBRATION = Metric(
     format=".3f",
     view="panel",
     level=1.0,
+    explains="Clicks that a model expected, over those that came. 1 is right; above 1 it expects "
+    "too many.",
 )
 PREDICTED_CLICKS = Metric(
     name="predicted_clicks",

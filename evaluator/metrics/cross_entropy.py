@@ -99,6 +99,8 @@ CROSS_ENTROPY = Metric(
     title="cross entropy, nats",
     terms={"loss": lambda events: events.loss},
     value=mean_of("loss"),
+    explains="The mean of −ln of the chance that a model gave to what then happened, in nats an "
+    "event. Lower is better; no model is below the true probability for long.",
     export=Export(
         "resprout_cross_entropy_nats", "Cross entropy per event, on the last full window"
     ),

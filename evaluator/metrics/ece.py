@@ -62,4 +62,6 @@ ECE = Metric(
     title="expected calibration error",
     value=lambda scored: expected_calibration_error(scored.histogram),
     needs_both=True,
+    explains="How far the predicted click rate is from the observed one, on average over tenths of "
+    "the events sorted by prediction. 0 is best.",
 )

@@ -296,6 +296,11 @@ class Metric:
     """A value to compare with, drawn as a line."""
     band: float | None = None
     """How far from the level does not matter; drawn as two lines."""
+    level_label: str = ""
+    """What the level means, in a few words; stands beside its line."""
+    explains: str = ""
+    """For those who do not know it: what it is, and what is good, in a sentence or two. Both this
+    and the label of the level may name the ``{root}`` model."""
     export: Export | None = None
     """How Prometheus sees it; None: not at all."""
 

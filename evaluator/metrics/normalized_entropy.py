@@ -87,6 +87,10 @@ NORMALIZED_ENTROPY = Metric(
     needs_both=True,
     view="main",
     level=1.0,
+    level_label="no better than the click rate",
+    explains="The cross entropy of a model's predictions, divided by that of always predicting the "
+    "click rate of the same events. Lower is better; at 1 a model is no better than the click "
+    "rate.",
     export=Export(
         "resprout_normalized_entropy_ratio",
         "Cross entropy over the entropy of the click rate, on the last full window",
@@ -100,4 +104,6 @@ NE_TRAINING = Metric(
     value=_training_value,
     needs_both=True,
     level=1.0,
+    explains="The cross entropy of a model's predictions, divided by that of predicting the click "
+    "rate of all events before them, which can be known in time. Lower is better.",
 )

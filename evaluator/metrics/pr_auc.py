@@ -63,4 +63,6 @@ PR_AUC = Metric(
     title="PR AUC",
     value=lambda scored: pr_auc(scored.histogram, scored.on.clicked),
     needs_both=True,
+    explains="The average precision: the share of clicks among the events ranked highest, over all "
+    "cuts. The click rate is chance, 1 is best.",
 )

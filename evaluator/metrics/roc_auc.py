@@ -50,4 +50,6 @@ ROC_AUC = Metric(
     title="ROC AUC",
     value=lambda scored: roc_auc(scored.histogram),
     needs_both=True,
+    explains="How often an event with a click is ranked above one without. 0.5 is chance, 1 is "
+    "best.",
 )

@@ -20,7 +20,7 @@ from evaluator.page.app import (
     probe_application,
     serve_page,
 )
-from evaluator.page.feed import PageFeed
+from evaluator.page.feed import PageFeed, Timetable
 
-__all__ = ["AddressTakenError", "PageFeed", "Pages", "Probe", "WebServer"]
+__all__ = ["AddressTakenError", "PageFeed", "Pages", "Probe", "Timetable", "WebServer"]
 __all__ += ["listen", "probe_application", "serve_page"]

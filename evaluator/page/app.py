@@ -35,9 +35,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
 from evaluator.metrics.roc_auc import ROC_AUC
-from evaluator.page.feed import FeedState, PageFeed
-from evaluator.run.history import EDGES, OF_EVENTS, PSI, Band, WindowTable, WorkerRates, figures
-from evaluator.run.tables import TimelineEntry, timeline
+from evaluator.page.feed import FeedState, PageFeed, Timetable
+from evaluator.run.history import (
+    EDGES,
+    OF_EVENTS,
+    PSI,
+    Band,
+    Threshold,
+    WindowTable,
+    WorkerRates,
+    figures,
+)
+from evaluator.run.tables import TimelineEntry, timeline, warnings
 from stream import ModelSpec
 from stream.messages import Lifetime, Progress, Segment, Window
 
@@ -78,6 +87,8 @@ class PanelReply(Reply):
     level: float | None = None
     band: float | None = None
     compares: bool = False
+    level_label: str = ""
+    explains: str = ""
     of_models: bool = True
     """It has a line for each model, except for the root where it compares with that."""
     columns: dict[str, str] = {}
@@ -119,7 +130,10 @@ class LayerHistory(Reply):
 
 
 class LayersReply(Reply):
-    """What the masks of the promoted rebuilds look like: ``/api/layers``."""
+    """What the masks of the promoted rebuilds look like: ``/api/layers``.
+
+    Only fully connected layers are pruned; the weights of embeddings are not among these.
+    """
 
     counts: list[int]
     """At which each took over."""
@@ -127,6 +141,10 @@ class LayersReply(Reply):
     """Of the rebuilds; 1 is the first mask."""
     kept: list[float | None]
     """Share of all prunable weights that each mask keeps."""
+    weights: int
+    """All prunable weights, as of the newest mask."""
+    kept_weights: int
+    """Those of them that it keeps."""
     layers: list[LayerHistory]
 
 
@@ -164,6 +182,12 @@ class RunReply(Reply):
     """Of the newest record: the stream continues after it."""
     events: int
     """The count up to which anything is known."""
+    timetable: Timetable | None
+    """When what is due, where that is known."""
+    start: int | None
+    """The count after which the first mask serves; None before."""
+    thresholds: list[Threshold]
+    """The lines above which a rebuild may start, where the trigger has one."""
     sizes: tuple[int, ...]
     """Of the windows that there are, in events."""
     models: tuple[ModelSpec, ...]
@@ -181,6 +205,8 @@ class RunReply(Reply):
     """True drift, where it is known."""
     timeline: list[TimelineEntry]
     """What happened, the last things at most."""
+    warnings: list[str]
+    """Which models are no better than much simpler ones, in sentences."""
 
 
 _MORE: Final[dict[str, dict[str, Any]]] = {
@@ -195,6 +221,8 @@ _RATE: Final = PanelReply(
     title="Click rate, observed",
     format=".4f",
     view="panel",
+    explains="The share of events with a click. Where it moves, the events have become easier or "
+    "harder for all models.",
     of_models=False,
     columns={"click_rate": "click rate"},
     alarms=("click_rate",),
@@ -205,6 +233,8 @@ _PSI: Final = PanelReply(
     title="input: population stability index",
     format=".3f",
     view="choice",
+    explains="How far the values of the feature that has moved most are from where they were. 0.1 "
+    "is a moderate change, 0.25 a major one.",
     of_models=False,
     columns={PSI: "worst feature"},
     alarms=("input",),
@@ -218,10 +248,13 @@ def panels(root: str, metrics: Sequence[Metric]) -> list[PanelReply]:
     made = []
     for metric in metrics:
         if metric.view != "data":
-            names = {one: getattr(metric, one).format(root=root) for one in ("label", "title")}
+            worded = ("label", "title", "level_label", "explains")
+            names = {one: getattr(metric, one).format(root=root) for one in worded}
             update = {**names, **_MORE.get(metric.name, {})}
             made.append(PanelReply.model_validate(metric).model_copy(update=update))
-    return sorted((*made, _RATE, _PSI), key=lambda one: ("main", "panel", "choice").index(one.view))
+    views = ("main", "panel", "choice")
+    # What pruning costs is what people come for.
+    return sorted((*made, _RATE, _PSI), key=lambda one: (views.index(one.view), not one.compares))
 
 
 def columns_of(models: Sequence[ModelSpec], metrics: Sequence[Metric]) -> list[str]:
@@ -380,6 +413,9 @@ class Pages:
     def _run(self, _: Request | None = None) -> RunReply:
         """Sum the run up."""
         feed, history = self.feed, self.feed.history
+        plan, lines = feed.timetable, list[Threshold]()
+        if plan and plan.threshold is not None:
+            lines = history.thresholds(plan.window_events, plan.threshold)
         return RunReply(
             about=feed.about,
             identity=feed.identity,
@@ -388,6 +424,9 @@ class Pages:
             now_ms=round(1_000 * time.time()),
             offset=feed.offset,
             events=history.events,
+            timetable=plan,
+            start=history.start,
+            thresholds=lines,
             sizes=history.sizes,
             models=history.models or history.specs,
             panels=panels(history.root.label, self.metrics),
@@ -396,6 +435,7 @@ class Pages:
             columns=columns_of(history.models, self.metrics),
             bands=history.bands,
             timeline=timeline(history)[-1_000:],
+            warnings=warnings(history),
         )
 
     def _windows(self, request: Request, points: int | None = None) -> WindowsReply:
@@ -448,6 +488,7 @@ class Pages:
     def _layers(self, _: Request) -> LayersReply:
         """Gather sparsity and overlap, layer by layer, over the promoted rebuilds."""
         promoted = self.feed.history.promoted
+        newest = promoted[-1].layers.values() if promoted else ()
         layers = []
         for name in dict.fromkeys(name for verdict in promoted for name in verdict.layers):
             found = [verdict.layers.get(name) for verdict in promoted]
@@ -458,6 +499,8 @@ class Pages:
             counts=[verdict.count for verdict in promoted],
             numbers=[verdict.rebuild.number for verdict in promoted],
             kept=[None if one.sparsity is None else 1 - one.sparsity for one in promoted],
+            weights=sum(one.weights for one in newest),
+            kept_weights=sum(one.kept for one in newest),
             layers=layers,
         )
 

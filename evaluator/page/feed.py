@@ -10,6 +10,8 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Final, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from evaluator.run.history import RunHistory
 from stream import MODELS, LogFollower, LoggedMessage, MessageLog, ModelSpec
 from stream.log import LogError, LogReader, StoredRecord
@@ -25,6 +27,22 @@ RECENT: Final = 1_000
 _RECORDS: Final = 256
 """Taken in at once; in between, viewers are answered."""
 FeedState = Literal["live", "finished", "stopped"]
+
+
+class Timetable(BaseModel):
+    """What is known of a run before its log says it, in events: when something is due."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first_mask_events: int
+    """Events that the dense model learns from before the first mask is made."""
+    rebuild_events: int
+    """Events from the decision on a rebuild, or on the first mask, to its end."""
+    window_events: int
+    """Of the windows that are decided on."""
+    threshold: float | None = None
+    """The rise of the relative cross entropy that is large enough for a rebuild; None where the
+    trigger looks at something else."""
 
 
 class PageFeed:
@@ -49,6 +67,8 @@ class PageFeed:
 
     Attributes
     ----------
+    timetable
+        When what is due; None until somebody says it.
     history
         What the log says of the run.
     offset
@@ -67,6 +87,7 @@ class PageFeed:
         models: Sequence[ModelSpec] = MODELS,
     ) -> None:
         self.about, self._is_of_run = dict(about or {}), live
+        self.timetable: Timetable | None = None
         self.history = RunHistory(models)
         self.offset = self.forgotten = -1
         self._recent: deque[LoggedMessage[AnyMessage]] = deque(maxlen=recent)

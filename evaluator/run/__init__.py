@@ -13,6 +13,6 @@ The door does not import the last two, which are heavy: import them from their m
 from __future__ import annotations
 
 from evaluator.run.history import RangeScores, RunHistory
-from evaluator.run.tables import RunTables, TextTable, place, timeline
+from evaluator.run.tables import RunTables, TextTable, place, timeline, warnings
 
-__all__ = ["RangeScores", "RunHistory", "RunTables", "TextTable", "place", "timeline"]
+__all__ = ["RangeScores", "RunHistory", "RunTables", "TextTable", "place", "timeline", "warnings"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +17,16 @@ from evaluator.metrics.metric import EventSums, Floats
 from evaluator.metrics.normalized_entropy import normalized_entropy
 from stream import MODELS, Deduplicator, ModelSpec, find_model, messages, model_of, read_all
 from stream.log import LogStore
-from stream.messages import Alarm, AnyMessage, Decision, Progress, Stability, Verdict, Window
+from stream.messages import (
+    Alarm,
+    AnyMessage,
+    Decision,
+    Interval,
+    Progress,
+    Stability,
+    Verdict,
+    Window,
+)
 from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
 
 M = TypeVar("M", bound=messages.Message)
@@ -105,6 +114,42 @@ class Band:
     begin: int
     end: int
     drift: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What the served model lost to the root on a range of events."""
+
+    relative: float
+    """CE(served) / CE(root) − 1."""
+    nats: float
+    """The same in all: the weighted sum of CE(served) − CE(root) over the events."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleScores:
+    """Simple models and all others on the same events, some of a range."""
+
+    begin: int
+    end: int
+    events: int
+    """Those scored."""
+    click_rate: float
+    ces: dict[str, float]
+    """By model and baseline, nats per event."""
+    relative: dict[str, dict[str, Interval]]
+    """By baseline and model CE(model) / CE(baseline) − 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A range of windows that were compared with the same line."""
+
+    begin: int
+    end: int
+    value: float
+    """Of the relative cross entropy: the level of the served model, and the rise beyond it that is
+    large enough for a rebuild."""
 
 
 class WindowRow(NamedTuple):
@@ -313,6 +358,23 @@ class FeatureShift:
     last: float
 
 
+def _pooled(parts: Sequence[Interval], losses: Sequence[float]) -> Interval:
+    """Put the ratios of several ranges together, and their intervals where all have one.
+
+    >>> _pooled([Interval(mean=0.1, low=0.0, high=0.2)] * 4, [1.0] * 4)
+    Interval(mean=0.1, low=0.05, high=0.15)
+    """
+    total = sum(losses)
+    mean = sum(one.mean * loss for one, loss in zip(parts, losses, strict=True)) / total
+    squares = 0.0
+    for one, loss in zip(parts, losses, strict=True):
+        if one.low is None or one.high is None:
+            return Interval(mean=mean, low=None, high=None)
+        squares += (loss * (one.high - one.low) / 2) ** 2
+    half = np.sqrt(squares).item() / total
+    return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
 @dataclass(frozen=True, slots=True)
 class RangeScores:
     """The scores of all models over the same range of whole windows."""
@@ -350,6 +412,8 @@ class RunHistory:
         Windows by size.
     lifetimes
         The newest, by where they begin.
+    baselines
+        How simple models did on some of the events, range by range.
     workers
         The progress of each worker.
     happened
@@ -385,6 +449,7 @@ class RunHistory:
         self.events = self.windows = 0
         self.tables: dict[int, WindowTable] = {}
         self.lifetimes: dict[int, messages.Lifetime] = {}
+        self.baselines: list[messages.Baselines] = []
         self.workers: dict[str, WorkerRates] = {}
         self.happened: list[Event] = []
         self.letters: list[messages.DeadLetters] = []
@@ -486,6 +551,96 @@ class RunHistory:
         decided = verdict.rebuild.decided
         return any(decided < one.count <= verdict.count for one in self.rollbacks)
 
+    def gap(self, begin: int, end: int) -> Gap | None:
+        """Sum up what the served model lost to the root, over the smallest windows in a range.
+
+        Parameters
+        ----------
+        begin, end
+            Counts; a window that reaches beyond either is left out.
+
+        Returns
+        -------
+        None where no window of the range has both models.
+        """
+        table = self.tables[min(self.tables)] if self.tables else WindowTable()
+        rows = slice(bisect_left(table.begins, begin), bisect_right(table.all_ends, end))
+        weight = table.values("weight")[rows]
+        root, served = (
+            weight * table.values(f"{model.name}.ce")[rows] for model in (self.root, self.served)
+        )
+        known = ~np.isnan(root + served)
+        lost, there = float((served - root)[known].sum()), float(root[known].sum())
+        return Gap(lost / there, lost) if there else None
+
+    def simple(self, begin: int) -> SimpleScores | None:
+        r"""Compare all models with the simple ones, over what begins at or after a count.
+
+        With r the ratio of one range and b the baseline's loss there, those of several ranges are
+        put together as
+
+        .. math:: \frac{\sum b r}{\sum b}, \qquad
+            \operatorname{var} = \frac{\sum b^2 \operatorname{var} r}{(\sum b)^2}
+
+        Returns
+        -------
+        None where there is nothing to compare. Models that lack a part are left out.
+        """
+        parts = [one for one in self.baselines if one.begin >= begin]
+        if not parts:
+            return None
+        weight = sum(one.weight for one in parts)
+        ces, relative = {}, {}
+        for name in parts[0].models:
+            if all(name in one.models for one in parts):
+                ces[name] = sum(one.weight * one.models[name] for one in parts) / weight
+        models = tuple(ces)
+        for name in parts[0].baselines:
+            losses = [one.weight * one.baselines[name].ce for one in parts]
+            ces[name] = sum(losses) / weight
+            relative[name] = {
+                model: _pooled([one.baselines[name].relative[model] for one in parts], losses)
+                for model in models
+            }
+        events, clicks = sum(one.events for one in parts), sum(one.clicks for one in parts)
+        first, last = parts[0], parts[-1]
+        where = first.begin, last.end, events, clicks / weight
+        return SimpleScores(*where, ces, relative)
+
+    def thresholds(self, size: int, rise: float) -> list[Threshold]:
+        """Return the lines above which the served model counts as having fallen behind.
+
+        The level is the least relative cross entropy of the windows since the last switch, as the
+        trigger ``divergence`` has it.
+
+        Parameters
+        ----------
+        size
+            Of the windows that are decided on, events.
+        rise
+            ``trigger.threshold``.
+        """
+        table = self.tables.get(size, WindowTable())
+        column = table.column(f"{self.served.name}.relative_ce").tolist()
+        switches = sorted(
+            [one.count for one in self.promoted]
+            + [one.rollback.count for one in self.rollbacks if one.rollback]
+        )
+        found: list[Threshold] = []
+        since, level = -1, np.inf
+        for begin, end, value in zip(table.begins, table.ends.tolist(), column, strict=False):
+            now = bisect_right(switches, begin)
+            if not now or np.isnan(value):
+                continue
+            level = min(level, value) if now == since else value
+            last = found[-1] if found else None
+            if now == since and last and last.value == level + rise:
+                found[-1] = replace(last, end=end)
+            else:
+                found.append(Threshold(begin, end, level + rise))
+            since = now
+        return found
+
     def take(self, message: AnyMessage, value: bytes | None = None) -> bool:
         """Take a message in; a repeat is passed over, and gives False.
 
@@ -578,8 +733,8 @@ class RunHistory:
                 self.events, self._names = max(self.events, message.end), tuple(message.models)
                 self.windows += 1
                 self.tables.setdefault(message.size, WindowTable()).add(message)
-            case messages.Lifetime():
-                self.lifetimes[message.begin] = message
+            case messages.Lifetime() | messages.Baselines():
+                self._keep_scores(message)
             case Stability():
                 self._shift(message)
             case Verdict() | Alarm():
@@ -591,6 +746,13 @@ class RunHistory:
             case messages.DeadLetter():
                 known = self.invalid.get(message.reason, InvalidEvents(message, 0))
                 self.invalid[message.reason] = replace(known, count=known.count + 1)
+
+    def _keep_scores(self, message: messages.Lifetime | messages.Baselines) -> None:
+        """Keep the newest lifetime since each beginning, and every comparison."""
+        if isinstance(message, messages.Lifetime):
+            self.lifetimes[message.begin] = message
+        else:
+            self.baselines.append(message)
 
     def _report(self, progress: Progress) -> None:
         """Take in a report, whose time is also that of what has happened since the last one."""

@@ -24,6 +24,7 @@ _BUCKETS: Final = (
     "A number that names a segment is that of a bucket: values are hashed into buckets, and one "
     "bucket may hold several. “rest” is all values that have no segment of their own."
 )
+_SIDEWAYS: Final = "Every metric of every model is there: these tables scroll sideways."
 _CONTROL: Final = {
     code: "\N{REPLACEMENT CHARACTER}"
     for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF)
@@ -96,7 +97,9 @@ def report(history: RunHistory, about: About) -> bytes:
 
 def _sections(run: RunTables, about: About) -> Iterator[Section]:
     omitted = run.left_out()
-    yield Section("Over the whole run", tuple(run.scores()), "No window has closed.")
+    scores = (*run.scores(), run.terms())
+    yield Section("Over the whole run", scores, "No window has closed.")
+    yield Section("Beside simple models", (run.simple(),))
     parts = tuple(run.segments())
     yield Section("By segment", parts, folded=True, after=_BUCKETS if parts else "")
     happened = (run.happenings(), run.rebuilds(), run.requests())
@@ -104,12 +107,13 @@ def _sections(run: RunTables, about: About) -> Iterator[Section]:
     yield Section("Alarms", (run.alarms(),), "There was no alarm.")
     yield Section("Input", (run.stability(),), folded=True)
     yield Section("Masks", tuple(run.masks()), "No mask took over.")
+    after = f"Too many to be shown here: {'; '.join(omitted)}." if omitted else ""
     yield Section(
         "Windows",
         tuple(run.windows()),
         "None has closed." if not omitted else "",
         folded=True,
-        after=f"Too many to be shown here: {'; '.join(omitted)}." if omitted else "",
+        after=after or (_SIDEWAYS if run.history.tables else ""),
     )
     yield Section("Dead letters", (run.dead_letters(),), "All events were valid.")
     yield Section("How it was run", about.appendix, folded=True)

@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from evaluator.metrics import Metric, installed
-from evaluator.run.history import EDGES, Event, RunHistory, WindowRow, figures
+from evaluator.metrics import Metric, installed, normalized_entropy
+from evaluator.run.history import EDGES, Event, Gap, RunHistory, WindowRow, figures
 from stream import find_model, messages
 from stream.messages import Alarm, Decision, RebuildPlan, Scores, Segment, Verdict
 
@@ -38,6 +38,11 @@ class TimelineEntry(BaseModel):
     title: str
     text: str
     """Cause and effect, in words."""
+    until: int | None = None
+    """The count at which an open rebuild is to end."""
+    gap: float | None = None
+    """What the served model lost to the root between the decision on a rebuild and its end, or so
+    far, as a share of the root's cross entropy."""
 
 
 def timeline(history: RunHistory) -> list[TimelineEntry]:
@@ -61,14 +66,34 @@ def _rebuilds(history: RunHistory) -> Iterator[TimelineEntry]:
         said = [plan.cause, verdict.reason]
         if verdict.verdict != "unfinished":
             said.append(f"took {plan.end - plan.decided:,} events{_took(begun, event)}")
+        gap = history.gap(plan.decided, min(verdict.count, history.events))
+        said.append(_lost(gap, history))
         if verdict.verdict == "promoted":
             said += [f"version {verdict.version} from {verdict.count + 1:,} on"]
             said += [_effect(verdict, history), f"{verdict.cost_events:,} events of pruning"]
         title = f"{_name(plan)} {outcome}"
-        yield _entry("rebuild", outcome, plan.decided, verdict.count, title, *said)
+        entry = _entry("rebuild", outcome, plan.decided, verdict.count, title, *said)
+        yield entry.model_copy(update={"gap": gap.relative if gap else None})
     for plan, _ in opened.values():
         title = f"{_name(plan)} under way until {plan.end:,}"
-        yield _entry("rebuild", "open", plan.decided, plan.decided, title, plan.cause)
+        gap = history.gap(plan.decided, history.events)
+        said = [plan.cause, _lost(gap, history)]
+        entry = _entry("rebuild", "open", plan.decided, plan.decided, title, *said)
+        known = {"until": plan.end, "gap": gap.relative if gap else None}
+        yield entry.model_copy(update=known)
+
+
+def _lost(gap: Gap | None, history: RunHistory) -> str:
+    """Say what a rebuild cost while the model before it still served.
+
+    >>> _lost(Gap(0.012, 310.4), RunHistory())
+    'meanwhile sparse lost 1.20 % to dense, 310 nats in all'
+    """
+    if gap is None:
+        return ""
+    served, root = history.served.label, history.root.label
+    lost = f"{100 * gap.relative:.2f} % to {root}, {gap.nats:,.0f} nats in all"
+    return f"meanwhile {served} lost {lost}"
 
 
 def _took(begun: Event | None, ended: Event) -> str:
@@ -159,6 +184,55 @@ def _entry(
 
 def _name(plan: RebuildPlan) -> str:
     return _REASONS.get(plan.reason, f"rebuild {plan.number} ({plan.reason})")
+
+
+_SIMPLE: Final = {
+    "click_rate": "the click rate so far",
+    "logistic_regression": "a logistic regression (River, AdaGrad)",
+}
+"""What people call the simple models."""
+_LONG_WINDOWS: Final = 5
+"""Over at least so many of the smallest windows a model must be poor before it is said."""
+
+
+def warnings(history: RunHistory, min_clicks: int = 10) -> list[str]:
+    """Say in sentences which models are not worth what they cost.
+
+    That is one that has been no better than the click rate over the last half of the events since
+    the first mask (or so far), or one that is worse than a simple model on the same events, by more
+    than the 95 % interval.
+
+    Parameters
+    ----------
+    history
+        The run.
+    min_clicks
+        As of :meth:`evaluator.run.RunHistory.scores`.
+    """
+    half = history.whole_and_last_half(min_clicks)[1]
+    if half is None or half.end - half.begin < _LONG_WINDOWS * min(history.tables):
+        return []
+    found = []
+    span = f"over the last {half.end - half.begin:,} events"
+    simple = history.simple(half.begin)
+    for model in (one for one in history.models if one.role != "comparison"):
+        ne = half.models.get(model.name, {}).get("ne")
+        if ne is not None and ne >= 1:
+            found.append(f"{model.label} is no better than the click rate: NE {ne:.4f} {span}")
+        for baseline, words in _SIMPLE.items():
+            lost = simple.relative.get(baseline, {}).get(model.name) if simple else None
+            if simple and lost and lost.low is not None and lost.low > 0:
+                found.append(
+                    f"{model.label} is worse than {words}: cross entropy {lost.mean:+.2%} "
+                    f"[{lost.low:+.2%}, {lost.high:+.2%}] on {simple.events:,} of the last "
+                    f"{half.end - half.begin:,} events"
+                )
+    if found:
+        found[-1] += (
+            "; a model that a simple one beats is not worth serving: see whether labels and schema "
+            "are right, then try other rates (learner.rate, learner.embedding_rate)"
+        )
+    return found
 
 
 Cell = tuple[str, str]
@@ -253,6 +327,39 @@ class RunTables:
         for one in self.history.lifetimes.values():
             caption = f"Since event {one.begin + 1:,}, through {one.end:,}"
             yield TextTable.of(caption, self._by_model(one))
+
+    def terms(self) -> TextTable:
+        """Explain the metrics that have figures here."""
+        known = {head for table in self.scores() for head in table.header}
+        root, rows = self.history.root.label, []
+        for one in self.metrics:
+            name, says = one.label.format(root=root), one.explains.format(root=root)
+            if says and name in known:
+                rows.append((name, says))
+        return TextTable("What these figures are", ("figure", "what it says"), tuple(rows))
+
+    def simple(self) -> TextTable:
+        """Compare all models with two simple ones, over the last half since the first mask."""
+        half = self.history.whole_and_last_half()[1]
+        found = self.history.simple(half.begin) if half else None
+        if found is None:
+            return TextTable("", (), ())
+        rows = []
+        for name, ce in found.ces.items():
+            label = _SIMPLE.get(name) or find_model(name, self.history.specs).label
+            cells = [("model", label), ("CE", f"{ce:.4f}")]
+            entropy = normalized_entropy(ce, found.click_rate)
+            cells.append(("NE", _figure(entropy)))
+            for baseline, words in _SIMPLE.items():
+                lost = found.relative.get(baseline, {}).get(name)
+                against = f"{lost.mean:+.2%} {_bounds(lost.low, lost.high, '+.2%')}" if lost else ""
+                cells.append((f"against {words}", against))
+            rows.append(cells)
+        caption = (
+            f"On {found.events:,} of the events {found.begin + 1:,} to {found.end:,}, each of "
+            "which the simple models predicted before they learned from it; 95 % intervals"
+        )
+        return TextTable.of(caption, rows)
 
     def segments(self) -> Iterator[TextTable]:
         """Yield the scores by segment over the longest range on which all models are compared."""

@@ -26,7 +26,7 @@ from stream.log import LogStore
 from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
-    from evaluator.page import PageFeed, Probe, WebServer
+    from evaluator.page import PageFeed, Probe, Timetable, WebServer
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Page:
         from evaluator.page import PageFeed, Pages, serve_page
 
         self._feed = feed or PageFeed(about=about(settings, state))
+        self._feed.timetable = timetable(settings)
         self._server = serve_page(listen(settings.serve), Pages(self._feed, probes or {}))
         self.url = self._server.url
         """Where people find it."""
@@ -122,6 +123,23 @@ def about(settings: Settings, state: Path) -> dict[str, str]:
         "criterion": f"{settings.pruner.criterion} @ {100 * settings.pruner.sparsity:g} %",
         "trigger": settings.trigger.name,
     }
+
+
+def timetable(settings: Settings) -> Timetable:
+    """Say when what is due.
+
+    >>> timetable(Settings()).first_mask_events, timetable(Settings()).threshold
+    (1000000, 0.003)
+    """
+    from evaluator.page import Timetable
+
+    pruner, trigger = settings.pruner, settings.trigger
+    return Timetable(
+        first_mask_events=pruner.first_mask_events,
+        rebuild_events=pruner.rebuild_events,
+        window_events=trigger.window_events,
+        threshold=trigger.threshold if trigger.name == "divergence" else None,
+    )
 
 
 STALE_SECONDS = 180.0

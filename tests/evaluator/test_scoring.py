@@ -71,6 +71,7 @@ def test_everything_that_follows_from_a_batch_is_told_in_one_order() -> None:
         "window/200/4",
         "window/500/1",
         "lifetime/0/1000",
+        "baselines/1000",
         "stability/1000",
     ]
     assert told[0] == ()
@@ -118,4 +119,5 @@ def test_the_end_of_the_input_tells_partial_windows_and_raises_no_alarm() -> Non
         "window/500/2",
         "lifetime/0/1240",
         "lifetime/1000/1240",
+        "baselines/1240",
     ]

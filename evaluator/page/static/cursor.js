@@ -1,13 +1,16 @@
 // The cursor in all plots at once: where it points, and how it moves.
 
-import { state } from "./state.js";
+import { spanOf, state } from "./state.js";
 import { show } from "./view.js";
 
 // Where a part of the run is shown closely, it moves to what is outside.
 export async function pointAt(count) {
   const { zoom } = state.view;
   const at = Math.min(count, state.run.events);
-  if (zoom && !(zoom[0] <= at && at <= zoom[1])) {
+  const [first, last] = spanOf(state.view, state.run);
+  const isSeen = first <= at && at <= last;
+  if (!isSeen && !zoom) await show({ whole: true });
+  if (!isSeen && zoom) {
     const width = zoom[1] - zoom[0];
     const begin = Math.max(Math.min(at - width / 2, state.run.events - width), 0);
     await show({ zoom: [begin, begin + width] });

@@ -1,6 +1,7 @@
 // The panels of lines over the count of events: what each shows, where that comes from, and how it
 // grows. Which panels there are, the server lists.
 
+import { spanOf } from "./state.js";
 import { get, node, panel, short } from "./words.js";
 
 const POINTS = 1000;
@@ -38,12 +39,13 @@ export function figure(window, column) {
   return (edge ? score?.intervals[metric]?.[edge === "low" ? 0 : 1] : score?.metrics[metric]) ?? null;
 }
 
-function query({ size, zoom }, columns) {
+function query(view, run, columns) {
+  const { size, zoom } = view;
   const asked = new URLSearchParams({ size, columns: columns.join(",") });
-  if (zoom) {
-    asked.set("begin", Math.floor(zoom[0]));
-    asked.set("end", Math.ceil(zoom[1]));
-  }
+  const [begin, end] = spanOf(view, run);
+  if (zoom) asked.set("end", Math.ceil(end));
+  // The window that ends where the first mask takes over is where all lines begin.
+  if (begin > 0) asked.set("begin", Math.max(Math.floor(begin) - (zoom ? 0 : 1), 0));
   return asked;
 }
 
@@ -76,12 +78,12 @@ export function make(run, choose) {
 export async function load(one, view, run, anew) {
   const spec = specOf(one, view, run);
   const columns = columnsOf(spec);
-  const address = `/api/windows?${query(view, columns)}&points=${POINTS}`;
+  const address = `/api/windows?${query(view, run, columns)}&points=${POINTS}`;
   if (address === one.address && !anew) return {};
   const found = view.size === null || !columns.length ? { end: [], columns: {} } : await get(address);
   return {
-    spec, address, size: view.size, zoom: view.zoom,
-    csv: view.size === null ? "/api/windows.csv" : `/api/windows.csv?${query(view, columnsOfCsv(spec))}`,
+    spec, address, view, size: view.size, zoom: view.zoom,
+    csv: view.size === null ? "/api/windows.csv" : `/api/windows.csv?${query(view, run, columnsOfCsv(spec))}`,
     none: spec.lacking && view.size !== null ? `none for windows of ${short(view.size)} events here: ${spec.lacking}` : null,
     drawn: Object.keys(found.columns), data: [found.end, ...Object.values(found.columns)],
   };

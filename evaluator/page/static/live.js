@@ -22,7 +22,7 @@ function later() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    for (const one of state.panels) { one.plot?.setData(one.data); plots.read(one); }
+    for (const one of state.panels) { one.plot?.setData(one.data); plots.read(one, state.run); }
     showNewest();
   });
 }
@@ -35,9 +35,16 @@ function grow(window) {
   later();
   if (window.partial) return;
   keepWindow(window);
-  if (!run.sizes.includes(window.size)) again();
+  if (!run.sizes.includes(window.size) || isAwaited(window, run)) again();
   state.panels.forEach((one) => lines.append(one, window));
   if (state.panels[0].data[0].length > MOST_LIVE) show({}, true);
+}
+
+// What a rebuild under way costs, and the threshold, follow from windows that have closed.
+function isAwaited({ size }, { sizes, timeline, start, timetable }) {
+  if (start === null) return false;
+  const isOpen = timeline.some(({ kind, outcome }) => kind === "rebuild" && outcome === "open");
+  return (isOpen && size === Math.min(...sizes)) || size === timetable?.window_events;
 }
 
 function lengthen({ begin, end, drift }) {
@@ -59,7 +66,7 @@ function again() {
 }
 
 function adopt(run) {
-  const shape = ({ sizes, models }) => JSON.stringify([sizes, models]);
+  const shape = ({ sizes, models, start }) => JSON.stringify([sizes, models, start]);
   const isNew = shape(run) !== shape(state.run);
   Object.assign(state.run, run);
   workers.setRun(state.run);
@@ -85,6 +92,7 @@ const TAKE = {
   decision: (made) => { if (made.rebuild || made.rollback || made.declined) again(); },
   verdict: addMask,
   alarm: again,
+  baselines: again,
   dead_letters: again,
   judgement: () => {},
 };

@@ -1,5 +1,6 @@
 // Plots over the count of events: lines, and beside them true drift, rebuilds, alarms and levels.
 
+import { spanOf } from "./state.js";
 import { colour, css } from "./theme.js";
 import { exact, number, ticks, write as written, writeWithin } from "./words.js";
 
@@ -7,9 +8,12 @@ const FAINT = ["rejected", "failed", "unfinished"];
 const UNDRAWN = ["open", "superseded"];
 const SIGNS = { rebuild: "▼", rollback: "↶", alarm: "◇", declined: "·", dead_letters: "✕" };
 const LABELS = 100;                // pixels right of the plot, for the names at line ends
+const NARROW = 600;                // pixels of a screen on which these stand in a row above the plot
 const ROW = 13;                    // pixels of a line of small text
 const REBUILDS = 15;               // pixels over the plot for rebuilds; alarms are above
 const WIDTH = 1.6;                 // pixels of a line
+
+const isNarrow = () => innerWidth <= NARROW;
 
 function hatch(context, x, y, width, height) {
   const step = 7 * devicePixelRatio;
@@ -39,7 +43,15 @@ function underneath(plot, panel, run) {
     const width = Math.max(plot.valToPos(drift.end, "x", true) - left, 2 * devicePixelRatio);
     hatch(context, left, box.top, width, box.height);
   }
-  const { level: middle, band } = panel.spec;
+  context.fillStyle = css("--muted");
+  context.globalAlpha = 0.16;
+  for (const entry of run.timeline.filter(isRebuild)) {
+    const [left, right] = sides(plot, entry, run);
+    context.fillRect(left, box.top, right - left, box.height);
+  }
+  context.globalAlpha = 1;
+  const { level: middle } = panel.spec;
+  const band = run.timetable?.threshold == null ? panel.spec.band : null;
   const levels = middle == null ? [] : band ? [middle, middle - band, middle + band] : [middle];
   context.strokeStyle = css("--muted");
   context.lineWidth = devicePixelRatio;
@@ -52,7 +64,61 @@ function underneath(plot, panel, run) {
     context.lineTo(box.left + box.width, y);
     context.stroke();
   }
+  if (hasThresholds(panel, run)) thresholds(plot, context, run);
   context.restore();
+}
+
+// A line above which a rebuild may start belongs to what the trigger looks at.
+const hasThresholds = ({ spec }, { thresholds: lines }) => spec.compares && spec.view === "main" && lines.length > 0;
+
+function thresholds(plot, context, run) {
+  context.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
+  context.globalAlpha = 0.9;
+  for (const { begin, end, value } of run.thresholds) {
+    const y = plot.valToPos(value, "y", true);
+    context.beginPath();
+    context.moveTo(plot.valToPos(begin, "x", true), y);
+    context.lineTo(plot.valToPos(end, "x", true), y);
+    context.stroke();
+  }
+  context.setLineDash([]);
+}
+
+const isRebuild = ({ kind, outcome }) => kind === "rebuild" && outcome !== "superseded";
+
+// Where a rebuild begins, at its decision, and where it ends, or is by now.
+const sides = (plot, { begin, count, until }, { events }) =>
+  [begin, Math.min(until ?? count, events)].map((at) => plot.valToPos(at, "x", true));
+
+// What the lines mean that are not of a model, at the left where they are in sight; and what each
+// rebuild cost, at the foot of its band.
+function meanings(plot, panel, context, run) {
+  const { bbox: box } = plot;
+  const { level, level_label: label } = panel.spec;
+  const inSight = (y) => y > box.top + ROW * devicePixelRatio && y < box.top + box.height;
+  const say = (text, value) => {
+    const y = plot.valToPos(value, "y", true);
+    if (text && inSight(y)) write(context, text, box.left + 4 * devicePixelRatio, y - 4 * devicePixelRatio);
+  };
+  context.fillStyle = css("--muted");
+  context.textAlign = "left";
+  context.textBaseline = "alphabetic";
+  if (level != null) say(label, level);
+  if (!hasThresholds(panel, run)) return;
+  const [from, to] = spanOf(panel.view, run);
+  const seen = run.thresholds.find(({ begin, end }) => end > from && begin < to);
+  if (seen) {
+    const x = Math.max(plot.valToPos(seen.begin, "x", true), box.left) + 4 * devicePixelRatio;
+    const y = plot.valToPos(seen.value, "y", true) - 4 * devicePixelRatio;
+    if (inSight(y)) write(context, "threshold", x, y);
+  }
+  context.textAlign = "center";
+  for (const entry of run.timeline.filter((one) => isRebuild(one) && one.gap != null)) {
+    const [left, right] = sides(plot, entry, run);
+    const text = written(panel.spec.format, entry.gap);
+    if (context.measureText(text).width + 4 * devicePixelRatio > right - left || left < box.left - 1) continue;
+    write(context, text, (left + right) / 2, box.top + box.height - 5 * devicePixelRatio);
+  }
 }
 
 // Text that stays readable over lines.
@@ -98,7 +164,7 @@ function alarms(plot, panel, context, run) {
     context.fillStyle = css("--muted");
     for (const { text, left } of together(at, half, sign, context)) context.fillText(text, left, y);
     context.fillStyle = css("--ink");
-    context.fillText(`${sign} ${label}`, box.left + box.width + 9 * devicePixelRatio, y);
+    if (!isNarrow()) context.fillText(`${sign} ${label}`, box.left + box.width + 9 * devicePixelRatio, y);
   });
 }
 
@@ -113,6 +179,30 @@ function together(positions, half, sign, context) {
 }
 
 const isInside = (x, { left, width }) => x >= left - 1 && x <= left + width + 1;
+
+function key(panel, context, line, left, y) {
+  context.strokeStyle = colour(line.colour);
+  context.lineWidth = 2 * devicePixelRatio;
+  context.setLineDash(dash(panel, line).map((one) => one * 0.6 * devicePixelRatio));
+  context.beginPath();
+  context.moveTo(left, y);
+  context.lineTo(left + 12 * devicePixelRatio, y);
+  context.stroke();
+  context.setLineDash([]);
+  context.fillStyle = css("--ink");
+  context.fillText(line.label, left + 16 * devicePixelRatio, y);
+}
+
+// Names of lines in a row above the plot, where there is no room beside it.
+function names(plot, panel, context) {
+  context.textAlign = "left";
+  context.textBaseline = "middle";
+  let left = plot.bbox.left;
+  for (const line of panel.drawn.map((column) => lineOf(panel, column)).filter(Boolean)) {
+    key(panel, context, line, left, (ROW / 2) * devicePixelRatio);
+    left += context.measureText(line.label).width + 28 * devicePixelRatio;
+  }
+}
 
 // Names at line ends, moved apart where they would collide, and never out of the plot.
 function ends(plot, panel, context) {
@@ -136,18 +226,7 @@ function ends(plot, panel, context) {
   context.textAlign = "left";
   context.textBaseline = "middle";
   const left = box.left + box.width + 5 * devicePixelRatio;
-  for (const end of found) {
-    context.strokeStyle = colour(end.line.colour);
-    context.lineWidth = 2 * devicePixelRatio;
-    context.setLineDash(dash(panel, end.line).map((one) => one * 0.6 * devicePixelRatio));
-    context.beginPath();
-    context.moveTo(left, end.y);
-    context.lineTo(left + 12 * devicePixelRatio, end.y);
-    context.stroke();
-    context.fillStyle = css("--ink");
-    context.fillText(end.line.label, left + 16 * devicePixelRatio, end.y);
-  }
-  context.setLineDash([]);
+  for (const end of found) key(panel, context, end.line, left, end.y);
 }
 
 function worst(plot, panel, context) {
@@ -173,14 +252,23 @@ function above(plot, panel, run) {
   context.textBaseline = "alphabetic";
   rebuilds(plot, context, run);
   alarms(plot, panel, context, run);
-  ends(plot, panel, context);
+  meanings(plot, panel, context, run);
+  if (isNarrow()) names(plot, panel, context);
+  else ends(plot, panel, context);
   if (panel.spec.highlight) worst(plot, panel, context);
   context.restore();
 }
 
-function range(panel) {
+// With room for its name above the line.
+function withThreshold(greatest, least, { thresholds: lines }) {
+  const { value } = lines.at(-1);
+  return Math.max(greatest, value + 0.15 * Math.abs(value - least));
+}
+
+function range(panel, run) {
   return (_, least, greatest) => {
     const { level, band } = panel.spec;
+    if (least != null && hasThresholds(panel, run)) greatest = withThreshold(greatest, least, run);
     if (least == null) return band ? [-2 * band, 2 * band] : [0, 1];
     let [low, high] = [least, greatest];
     if (band) [low, high] = [Math.min(low, -1.2 * band), Math.max(high, 1.2 * band)];
@@ -210,17 +298,17 @@ function series(panel, column) {
   };
 }
 
-// The whole run, or the part that is shown closely: the same in all panels.
-const spanned = (panel, run) => panel.zoom ?? [0, Math.max(run.events, 1)];
+// The same in all panels.
+const spanned = (panel, run) => spanOf(panel.view, run);
 
 function options(panel, run, chosen) {
   const axis = { stroke: css("--muted"), grid: { stroke: css("--faint"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
   return {
-    width: panel.host.clientWidth, height: panel.height, padding: [REBUILDS + ROW * Math.max(panel.spec.alarms.length, 1), LABELS, 0, 0],
-    scales: { x: { time: false, range: () => spanned(panel, run) }, y: { range: range(panel) } },
+    width: panel.host.clientWidth, height: panel.height, padding: [REBUILDS + ROW * (Math.max(panel.spec.alarms.length, 1) + isNarrow()), isNarrow() ? 14 : LABELS, 0, 0],
+    scales: { x: { time: false, range: () => spanned(panel, run) }, y: { range: range(panel, run) } },
     axes: [
       { ...axis, values: (_, values) => values.map(exact), size: 24, gap: 4 },
-      { ...axis, values: (_, values) => values.map(ticks(panel.spec.format)), size: 56 },
+      { ...axis, values: (_, values) => values.map(ticks(panel.spec.format)), size: isNarrow() ? 46 : 56 },
     ],
     series: [{}, ...panel.drawn.map((column) => series(panel, column))],
     bands: intervals(panel),
@@ -229,7 +317,7 @@ function options(panel, run, chosen) {
     hooks: {
       drawClear: [(plot) => underneath(plot, panel, run)],
       draw: [(plot) => above(plot, panel, run)],
-      setCursor: [() => read(panel)],
+      setCursor: [() => read(panel, run)],
       setSelect: [(plot) => {
         if (plot.select.width < 4) return;
         const found = [plot.select.left, plot.select.left + plot.select.width].map((at) => plot.posToVal(at, "x"));
@@ -246,17 +334,29 @@ export const signOf = (entry, { signs }) => (entry.kind === "alarm" && signs[ent
 export function draw(panel, run, chosen) {
   panel.plot?.destroy();
   panel.plot = new uPlot(options(panel, run, chosen), panel.data, panel.host);
-  read(panel);
+  panel.explains.textContent = explained(panel, run);
+  panel.explains.hidden = !panel.explains.textContent;
+  read(panel, run);
+}
+
+function explained(panel, run) {
+  const { explains, highlight } = panel.spec;
+  const rises = hasThresholds(panel, run) && " Dashed: the threshold, how far it may rise above its lowest window since the last switch before a rebuild may start. Grey columns: rebuilds, from the decision to the end, and what was lost meanwhile.";
+  return [explains, highlight && " Shaded: the 95 % interval.", rises].filter(Boolean).join("");
 }
 
 // Says in words what is under the cursor, or at the end.
-export function read(panel) {
+export function read(panel, run) {
   const [x, ...columns] = panel.data;
   panel.host.dataset.windows = x.length;
-  panel.summary.textContent = x.length ? (lacking(panel, columns) ?? said(panel, x, columns)) : "no whole window yet";
+  panel.summary.textContent = x.length ? (lacking(panel, columns) ?? early(panel, columns, run) ?? said(panel, x, columns)) : "no whole window yet";
 }
 
-const lacking = (panel, columns) => (columns.some((values) => values.some((one) => one != null)) ? null : panel.none);
+// What compares models begins with the first mask.
+const early = ({ spec }, columns, { start }) => (spec.compares && start === null && isEmpty(columns) ? "begins with the first mask" : null);
+
+const isEmpty = (columns) => !columns.some((values) => values.some((one) => one != null));
+const lacking = (panel, columns) => (isEmpty(columns) ? panel.none : null);
 
 function said(panel, x, columns) {
   const at = Math.min(panel.plot?.cursor.idx ?? x.length - 1, x.length - 1);

@@ -18,8 +18,24 @@ const labelOf = ({ models }, name) => models.find((model) => model.name === name
 function fill(host, head, rows) {
   const top = node("tr", {}, ...head.map((text, i) => cell("th", text, { scope: "col", className: i ? "" : "first" })));
   const made = node("table", {}, node("thead", {}, top), node("tbody", {}, ...rows));
-  const scroll = host.querySelector(".scroll") ?? host.appendChild(node("div", { className: "scroll" }));
+  const scroll = host.querySelector(".scroll") ?? makeScroll(host);
   scroll.replaceChildren(made);
+  watching.observe(made);
+  return scroll;
+}
+
+// A table that is wider than its place says that it can be scrolled.
+const watching = new ResizeObserver((changed) => {
+  for (const scroll of new Set(changed.map(({ target }) => target.closest(".scroll")))) {
+    if (scroll) scroll.previousElementSibling.hidden = scroll.scrollWidth <= scroll.clientWidth + 1;
+  }
+});
+
+function makeScroll(host) {
+  const scroll = node("div", { className: "scroll", tabIndex: 0, role: "region" });
+  scroll.setAttribute("aria-label", `table of ${host.closest("section").querySelector("h2").textContent}`);
+  host.append(node("p", { className: "hint", textContent: "← wider than the screen: scroll sideways →", hidden: true }), scroll);
+  watching.observe(scroll);
   return scroll;
 }
 
@@ -44,6 +60,17 @@ export function showScores(lifetimes, run) {
   const rows = metricsOf(run).map((metric) => [metric.label, models.map(([, score]) => text(metric, score))]);
   const known = rows.filter(([, texts]) => texts.some((one) => one !== NONE));
   fill(scores.body, ["", ...models.map(([name]) => labelOf(run, name))], known.map(([name, texts]) => row(name, texts)));
+  explain(run, known.map(([name]) => name));
+}
+
+// What the figures of the table are, folded below it.
+function explain(run, names) {
+  const terms = metricsOf(run).filter(({ label, explains }) => explains && names.includes(label));
+  const list = node("dl", {}, ...terms.flatMap(({ label, explains }) => [cell("dt", label), cell("dd", explains)]));
+  const shown = scores.body.querySelector("details") ?? scores.body.appendChild(node("details", {}, cell("summary", "what these figures are"), node("dl")));
+  if (shown.dataset.names === `${names}`) return;
+  shown.dataset.names = `${names}`;
+  shown.lastElementChild.replaceWith(list);
 }
 
 // Of the most important metrics, without models that serve as comparisons alone.
@@ -104,6 +131,9 @@ export function addMask(reply, { verdict, count, rebuild, sparsity: removed, lay
   reply.counts.push(count);
   reply.numbers.push(rebuild.number);
   reply.kept.push(removed == null ? null : 1 - removed);
+  const all = Object.values(known);
+  reply.weights = all.reduce((sum, { weights }) => sum + weights, 0);
+  reply.kept_weights = all.reduce((sum, layer) => sum + layer.kept, 0);
   for (const layer of reply.layers) for (const key of ["sparsity", "overlap"]) layer[key].push(known[layer.name]?.[key] ?? null);
 }
 

@@ -46,8 +46,9 @@ function commit(view, scores, ...found) {
 }
 
 // Shows what is chosen.
-function choose({ size, zoom, figure }) {
-  $("whole").hidden = !zoom;
+function choose({ size, zoom, whole, figure }) {
+  $("whole").hidden = !zoom && !(state.run.start > 0);
+  $("whole").textContent = zoom ? "all again" : whole ? "from the first mask" : "with the warm-up";
   for (const input of $("sizes").querySelectorAll("input")) input.checked = Number(input.value) === size;
   for (const { select } of state.panels) if (select) select.value = figure;
 }
@@ -59,7 +60,8 @@ function look([begin, end]) {
   looking = setTimeout(() => show({ zoom: [Math.max(begin, 0), Math.max(end, 0)] }));
 }
 
-export const showWhole = () => show({ zoom: null });
+// Back from a part that was looked at closely; else with the warm-up, or without it again.
+export const showWhole = () => show(wanted.zoom ? { zoom: null } : { whole: !wanted.whole });
 export const drawPlots = () => state.panels.forEach((one) => plots.draw(one, state.run, look));
 
 const offered = new Map();
@@ -67,20 +69,27 @@ export function offerSizes() {
   for (const size of state.run.sizes) {
     if (offered.has(size)) continue;
     const input = node("input", { type: "radio", name: "size", value: size });
-    input.addEventListener("change", () => show({ size }));
+    input.addEventListener("change", () => showSize(size));
     offered.set(size, node("label", {}, input, ` ${short(size)}`));
   }
   arrange($("sizes"), [$("sizes").firstElementChild, ...state.run.sizes.map((size) => offered.get(size))]);
   choose(wanted);
 }
 
-// The smallest windows of which there are not too many to draw.
-const fitting = ({ sizes, events }) => sizes.find((size) => events / size <= 400) ?? sizes.at(-1) ?? null;
+// Those windows that are decided on, or larger ones where these are too many to draw.
+const fitting = ({ sizes, events, start, timetable }) =>
+  sizes.find((size) => size >= (timetable?.window_events ?? 0) && (events - (start ?? 0)) / size <= 400) ?? sizes.at(-1) ?? null;
 
-// Shows what there is now, in the size chosen if there is that.
-export const showFitting = (change = {}) => show(state.run.sizes.includes(wanted.size) ? change : { ...change, size: fitting(state.run) });
+// Shows what there is now, in the size that somebody has chosen if there is that.
+let isChosen = false;
+export const showFitting = (change = {}) => show(isChosen && state.run.sizes.includes(wanted.size) ? change : { ...change, size: fitting(state.run) });
+
+function showSize(size) {
+  isChosen = true;
+  return show({ size });
+}
 
 export function showNextSize() {
   const { sizes } = state.run;
-  if (sizes.length > 1) show({ size: sizes[(sizes.indexOf(wanted.size) + 1) % sizes.length] });
+  if (sizes.length > 1) showSize(sizes[(sizes.indexOf(wanted.size) + 1) % sizes.length]);
 }

@@ -26,6 +26,11 @@ export function writeWithin(format, { value, error, low, high }) {
   return write(format, value);
 }
 
+export function bytes(n) {
+  if (n >= 1e6) return `${(n / 1e6).toFixed(1)} MB`;
+  return n >= 1e3 ? `${Math.round(n / 1e3)} kB` : `${Math.round(n)} B`;
+}
+
 export const ticks = (format) => (value) => {
   const { factor, unit } = parsed(format);
   return `${+(factor * value).toFixed(unit ? 2 : 5)}${unit}`;
@@ -82,8 +87,9 @@ export function panel(id, title, { wide = false, csv = null } = {}) {
   const link = csv === null ? [] : [node("a", { href: csv, textContent: "data as CSV", ariaLabel: `data of ${title} as CSV` })];
   const heading = node("h2", { textContent: title, id: `${id}-title` });
   const header = node("header", {}, heading, summary, ...link);
+  const explains = node("p", { className: "explains", hidden: true });
   const body = node("div", { className: "body" });
-  const section = node("section", { id, className: wide ? "panel wide" : "panel" }, header, body);
+  const section = node("section", { id, className: wide ? "panel wide" : "panel" }, header, explains, body);
   section.setAttribute("aria-labelledby", `${id}-title`);
-  return { id, section, header, heading, summary, link: link[0], body };
+  return { id, section, header, heading, summary, explains, link: link[0], body };
 }

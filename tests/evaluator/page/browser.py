@@ -119,6 +119,13 @@ class View:
         self.page.goto(url)
         self.page.wait_for_selector("html[data-ready]")
 
+    def widen(self) -> None:
+        """Show the whole run, with its warm-up, in the smallest windows."""
+        smallest = self.page.locator("#sizes input").first
+        smallest.check()
+        smallest.blur()
+        self.page.keyboard.press("0")
+
     def windows(self, panel: str = "ne") -> int:
         """Return how many windows a panel draws."""
         return int(self.page.locator(f"#{panel} .plot").get_attribute("data-windows") or -1)
@@ -149,11 +156,22 @@ class View:
         found = self.page.evaluate("(panel) => window.drawnIn(panel).texts", panel)
         return [Text(*one) for one in found]
 
-    def dashes_of_key(self, panel: str) -> list[list[float]]:
-        """Return how the lines beside the names at line ends are dashed."""
+    def dashes_of_key(self, panel: str, lines: int) -> list[list[float]]:
+        """Return how the lines beside the names of so many lines are dashed: drawn last of all."""
         found = self.page.evaluate("(panel) => window.drawnIn(panel).strokes", panel)
-        last = max(begun for begun, _ in found)
-        return [dashes for begun, dashes in found if begun == last]
+        return [dashes for _, dashes in found[-lines:]]
+
+    def right_end(self, panel: str) -> float:
+        """Return where a plot ends at the right, on its canvas."""
+        found: float = self.page.evaluate(
+            """(panel) => {
+              const [over, canvas] = [".u-over", "canvas"]
+                .map((one) => document.querySelector(`#${panel} ${one}`).getBoundingClientRect());
+              return (over.right - canvas.left) * devicePixelRatio;
+            }""",
+            panel,
+        )
+        return found
 
     def size(self) -> str:
         """Return which window size is chosen."""

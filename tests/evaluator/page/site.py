@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from evaluator.page import PageFeed, Pages, Probe, WebServer, listen, serve_page
+from evaluator.page import PageFeed, Pages, Probe, Timetable, WebServer, listen, serve_page
 from evaluator.page.feed import RECENT
 from stream.log import LogWriter, Record
 from stream.log.local import LocalLogStore
@@ -96,12 +96,20 @@ def served(
     recent: int = RECENT,
     models: Sequence[ModelSpec] = MODELS,
     probes: Mapping[str, Probe] | None = None,
+    timetable: Timetable | None = None,
 ) -> Iterator[Site]:
     """Serve a log that holds some messages, all of which the page knows."""
     home = LocalLogStore(folder)
     with closing(home.writer(WINDOWS)) as writer:
         writer.append([Record(dump(message)) for message in messages])
-        feed = PageFeed(home.reader(WINDOWS), {"run": "x"}, live=live, recent=recent, models=models)
+        feed = PageFeed(
+            home.reader(WINDOWS),
+            {"run": "x"},
+            live=live,
+            recent=recent,
+            models=models,
+        )
+        feed.timetable = timetable
         feed.catch_up()
         server = serve_page(listen("127.0.0.1", 0), Pages(feed, probes or {}))
         site = Site(server, writer, feed)

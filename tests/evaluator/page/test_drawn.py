@@ -91,14 +91,13 @@ def test_a_rebuild_that_was_not_done_stands_at_the_end_of_the_run(view: View) ->
     texts = view.texts("ne")
     marks = [one for one in texts if one.text == "▼"]
     assert len(marks) == 9
-    (end,) = [one.left for one in texts if one.text == "◇ dense loss"]
     last = max(marks)
-    assert (last.left + last.right) / 2 == pytest.approx(end - 9, abs=1)
+    assert (last.left + last.right) / 2 == pytest.approx(view.right_end("ne"), abs=1)
 
 
 def test_names_at_line_ends_are_dashed_as_their_lines(view: View) -> None:
-    assert view.dashes_of_key("click_rate") == [[]]
-    assert view.dashes_of_key("ne") == [[], []]
+    assert view.dashes_of_key("click_rate", 1) == [[]]
+    assert view.dashes_of_key("ne", 2) == [[], []]
 
 
 def test_how_far_a_figure_may_be_off_is_said(view: View) -> None:

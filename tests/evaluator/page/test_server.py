@@ -80,7 +80,7 @@ def test_the_run_is_summed_up(site: Site) -> None:
     assert {name: found[name] for name in expected} == expected
     assert [one["name"] for one in found["models"]] == ["dense", "sparse", "never_rebuilt"]
     assert [one["name"] for one in found["panels"]][:4] == [
-        *("ne", "relative_ce", "calibration", "click_rate")
+        *("relative_ce", "ne", "calibration", "click_rate")
     ]
     titles = [entry["title"] for entry in found["timeline"]]
     assert titles[:3] == [
