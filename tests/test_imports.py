@@ -64,7 +64,7 @@ DOORS: dict[str, str] = {
 
 MOST_FLOORS = 5
 """Of imports in the evaluator, which once stood on ten."""
-MOST_FILES = 111
+MOST_FILES = 112
 """Of the product."""
 
 OUTSIDE = {"bench", "examples", "tests"}
