@@ -443,6 +443,7 @@ class FileFeed:
     def _open(self, number: int, before: int) -> None:
         """Begin a file."""
         self._number, self._before, self._done = number, before, 0
+        self._name = self._source.name(number).encode("utf-8", "surrogateescape")
         self._rows = self._source.table(number).rows()
         self._content = self._source.content(number)
         self._digest = None if self._content else hashlib.sha256()
@@ -536,7 +537,7 @@ class FileFeed:
     def _headers(self) -> tuple[tuple[str, bytes], ...]:
         """Say how far the file has been read, for whoever continues."""
         headers = (
-            ("file", self._source.name(self._number).encode("utf-8", "surrogateescape")),
+            ("file", self._name),
             ("rows", str(self._done).encode()),
             ("schema", self._source.schema.digest.encode()),
             ("content", self._content.encode()),
