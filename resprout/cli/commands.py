@@ -58,6 +58,8 @@ from stream.topics import (
 
 log = logging.getLogger(__name__)
 
+_LAST = "the last run"
+"""What ``--replay`` has where no folder is named."""
 _WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
 """Settings of the demo that differ from the defaults."""
@@ -165,7 +167,14 @@ def prune(request: CommandRequest) -> None:
 
 @click.command()
 @_WORKER
-@click.option("--replay", type=PATH, metavar="FOLDER", help="Show a past run, and only that.")
+@click.option(
+    "--replay",
+    type=PATH,
+    is_flag=False,
+    flag_value=_LAST,
+    metavar="[FOLDER]",
+    help="Show a past run, and only that: that of the folder, of --state, or the last.",
+)
 @click.pass_obj
 def evaluate(request: CommandRequest, replay: Path | None) -> None:
     """Score all models on the same events, before they learn from them; judge candidates.
@@ -175,7 +184,7 @@ def evaluate(request: CommandRequest, replay: Path | None) -> None:
     if replay is None:
         _work(request, EVALUATOR)
     else:
-        _show(request, RunFolder(replay))
+        _show(request, request.past(None if replay == Path(_LAST) else replay))
 
 
 @click.command()
