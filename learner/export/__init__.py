@@ -23,8 +23,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
-from torch.utils.flop_counter import FlopCounterMode
 
 from learner.online import check_tensors, masks_in, own_tensors
 from learner.snapshots import LearnerState, card, dump_tensors, dump_weights
@@ -175,6 +173,8 @@ def footprint(module: nn.Module, schema: FeatureSchema, kept: Mapping[str, int])
     ('other', '0', '0', '16')
     ('all', '75 of 105 (71.4%)', '305 of 420 (72.6%)', '38 of 68 (55.9%)')
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False)
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
     with counter, torch.no_grad():
@@ -355,6 +355,9 @@ def computation(module: nn.Module, schema: FeatureSchema) -> tuple[list[str], di
 
     Raises ``ValueError`` where torch cannot, as where the way depends on values.
     """
+    # It takes a while to load, and only an export needs it.
+    from torch.export.graph_signature import InputKind
+
     events = torch.export.Dim("n")
     try:
         with torch.no_grad(), _silent():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from learner import models
 from learner.models import dlrm
+from resprout.__main__ import HELP
 from resprout.cli import main
 from resprout.settings import Settings, descriptions, flat, markdown
 from stream.sources import World, drift
+from tests.resprout.helps import made
 from tests.structure import ROOT
 
 
@@ -188,22 +191,52 @@ def test_the_commands_of_a_document_parse(name: str) -> None:
                 assert result.exit_code == 0, f"{line}: {result.output}"
 
 
-HEAVY = ("torch", "river", "sklearn", "scipy", "matplotlib", "pyarrow", "kafka", "starlette")
+def test_the_help_that_is_kept_is_the_help_that_is_made() -> None:
+    """Where it is not: ``python -m tests.resprout.helps``."""
+    assert json.loads(HELP.read_text("utf-8")) == made()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["demo", "--help"], ["masks", "list", "--help"]])
+HEAVY = ("torch", "numpy", "pydantic", "river", "sklearn", "scipy", "matplotlib", "pyarrow")
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["demo", "--help"], ["masks", "list", "--help"]])
 def test_help_loads_no_heavy_library(words: list[str], tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.argv = ["resprout", *{words!r}]
 from resprout.__main__ import main
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
+main()
 print("loaded:", *({{one.partition(".")[0] for one in sys.modules}} & {{*{HEAVY!r}}}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.splitlines()[-1] == "loaded:"
+    name = " ".join(["resprout", *words[:-1]])
+    assert done.stdout.startswith(f"Usage: {name} [OPTIONS]")
+
+
+def test_a_narrow_terminal_has_a_help_that_fits_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resprout", "criteria", "--help"]
+    narrow = {**os.environ, "COLUMNS": "50"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=narrow
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 50
+
+
+def test_the_package_offers_the_function_once_the_module_of_its_name_is_loaded() -> None:
+    code = """
+import resprout
+import resprout.run
+from resprout.run import execute
+assert callable(resprout.run), resprout.run
+assert resprout.Settings().seed == 0
+assert [one for one in resprout.__all__ if not hasattr(resprout, one)] == []
+try:
+    resprout.rnu
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'resprout' has no attribute 'rnu'\n"
