@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -71,6 +72,62 @@ def metadata(value: bytes) -> dict[str, str]:
     """Read the texts in the header; none where there are none."""
     found: dict[str, str] = _split(value)[0].get(_METADATA, {})
     return found
+
+
+def dump_weights(
+    tensors: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    packed: Collection[str],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Write weights, some of them without what their masks prune.
+
+    Such a tensor ``name`` is written as ``name.bitmap``, uint8, a bit an element, row by row and
+    the highest bit of a byte first, and ``name.values``, the kept elements in that order. The
+    metadata has their shapes as JSON, under ``pruned``.
+
+    Parameters
+    ----------
+    tensors
+        Zero where their masks prune them.
+    masks
+        By layer, without the ``.weight`` of its tensor; True is kept.
+    packed
+        The names of the tensors to write in that form.
+    metadata
+        Texts by name.
+
+    Examples
+    --------
+    >>> mask = torch.tensor([[True, False, True]])
+    >>> value = dump_weights({"a.weight": torch.tensor([[3.0, 0, 5]])}, {"a": mask}, ["a.weight"])
+    >>> load_tensors(value)
+    {'a.weight.values': tensor([3., 5.]), 'a.weight.bitmap': tensor([160], dtype=torch.uint8)}
+    >>> load_weights(value)
+    {'a.weight': tensor([[3., 0., 5.]])}
+    """
+    written = {name: tensor for name, tensor in tensors.items() if name not in packed}
+    for name in packed:
+        mask = masks[name.removesuffix(".weight")]
+        written[f"{name}.bitmap"] = torch.from_numpy(np.packbits(mask.numpy()))
+        written[f"{name}.values"] = tensors[name][mask]
+    shapes = {name: list(tensors[name].shape) for name in packed}
+    return dump_tensors(written, {**(metadata or {}), "pruned": json.dumps(shapes)})
+
+
+def load_weights(value: bytes) -> dict[str, Tensor]:
+    """Read weights as :func:`dump_weights` writes them, or any safetensors file.
+
+    Raises ``ValueError`` for bytes that are no safetensors.
+    """
+    tensors = load_tensors(value)
+    for name, shape in json.loads(metadata(value).get("pruned", "{}")).items():
+        values = tensors.pop(f"{name}.values")
+        whole = torch.zeros(shape, dtype=values.dtype)
+        bits = np.unpackbits(tensors.pop(f"{name}.bitmap").numpy(), count=whole.numel())
+        whole[torch.from_numpy(bits).bool().reshape(shape)] = values
+        tensors[name] = whole
+    return tensors
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,7 @@ They are run by ``resprout criteria check NAME`` and, over all built-in criteria
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from pruner.evidence import Evidence, Need, gather, layers_of, with_means
 from pruner.sparsity import Schedule, kept_of
 from pruner.updaters import PrunePhase, Recipe
 from stream import ClickBatch
+from stream.plugins import Check, run_checks
 
-__all__ = ["CHECKS", "Check", "check"]
+__all__ = ["CHECKS", "check"]
 
 STEPS = 6
 """Batches of evidence that a check shows a criterion."""
@@ -27,16 +28,6 @@ SHAPES = {"bottom": (8, 5), "top": (4, 8), "logit": (1, 4)}
 """The layers of the model that the evidence is of, (out, in)."""
 
 Layers = dict[str, Evidence]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check of a criterion."""
-
-    name: str
-    passed: bool
-    detail: str
-    """What must be so; where the check failed, what was found."""
 
 
 def check(criterion: Criterion) -> list[Check]:
@@ -50,17 +41,8 @@ def check(criterion: Criterion) -> list[Check]:
     >>> all(result.passed for result in check(criteria.build("aux")))
     True
     """
-    results = []
-    for name, function in CHECKS.items():
-        if name in set(Claim) - criterion.claims:
-            continue
-        promise = (function.__doc__ or "").strip()
-        try:
-            fault = function(criterion)
-        except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-        results.append(Check(name, fault is None, promise if fault is None else fault))
-    return results
+    asked = {n: one for n, one in CHECKS.items() if n not in set(Claim) - criterion.claims}
+    return run_checks(asked, criterion)
 
 
 class _Net(nn.Module):

@@ -16,10 +16,16 @@ How people see it
 
 from __future__ import annotations
 
-from resprout.run import Result, run
-from resprout.settings import Settings
-from stream import FeatureSchema, load_schema
-from stream.sources import FileSource, GeneratorConfig, GeneratorSource
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resprout.run import Result, run
+    from resprout.settings import Settings
+    from stream import FeatureSchema, load_schema
+    from stream.sources import FileSource, GeneratorConfig, GeneratorSource
 
 __all__ = [
     "FeatureSchema",
@@ -31,3 +37,24 @@ __all__ = [
     "load_schema",
     "run",
 ]
+
+_HOMES = {"Result": "resprout.run", "run": "resprout.run", "Settings": "resprout.settings"}
+_HOMES |= dict.fromkeys(("FeatureSchema", "load_schema"), "stream")
+_HOMES |= dict.fromkeys(("FileSource", "GeneratorConfig", "GeneratorSource"), "stream.sources")
+
+
+class _Package(ModuleType):
+    """Loads what it offers once it is asked for: torch takes seconds, and help needs none of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python puts a module that is imported into its package; the package offers the function.
+        is_module = name == "run" and isinstance(value, ModuleType)
+        super().__setattr__(name, value.run if is_module else value)
+
+
+sys.modules[__name__].__class__ = _Package

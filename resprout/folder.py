@@ -211,6 +211,21 @@ class RunFolder:
                 _delete(self.path / RECORD)
 
 
+def last_run(runs: Path, pattern: str = "*") -> Path | None:
+    """Return the state folder in ``runs`` in which any worker was started last; None without one.
+
+    Whoever works in a folder takes its locks, and whoever only looks leaves them alone.
+    """
+
+    def started(folder: Path) -> int:
+        locks = (folder / LOCK, *(folder / LOCKS).glob(f"*/{LOCK}"), folder / RECORD)
+        return max(path.stat().st_mtime_ns for path in locks if path.exists())
+
+    return max(
+        (path.parent for path in runs.glob(f"{pattern}/{RECORD}")), key=started, default=None
+    )
+
+
 def begun(
     logs: LogStore, begin: StartPosition | None, folder: RunFolder
 ) -> tuple[LogStore, Mapping[int, int]]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from evaluator.run import RangeScores, RunHistory, place, warnings
+from learner.export import Footprint, footprint
 from pruner import LedgerFollower
 from resprout.folder import RunFolder
 from resprout.monitoring.metrics import Metrics
@@ -33,7 +34,7 @@ from resprout.runner import Observe, Runner, Worker, one_thread_each
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
-from stream import Waiting, messages, open_logs, topics
+from stream import FeatureSchema, Waiting, messages, open_logs, topics
 from stream.log import LogStore
 from stream.sources import FileSource, Source
 
@@ -139,6 +140,16 @@ class Summary(_Record):
         """How each model did, by name; None for one that did not run."""
         return self.__pydantic_extra__
 
+    @property
+    def rebuild_counts(self) -> str:
+        """How many rebuilds ended how, in words; the first mask, which replaces none, apart."""
+        first = [one.verdict for one in self.rebuilds if one.reason == "first"]
+        ended = [one.verdict for one in self.rebuilds if one.reason != "first"]
+        counts = [f"{ended.count(verdict)} {verdict}" for verdict in dict.fromkeys(ended)]
+        if self.rollbacks:
+            counts.append(f"{len(self.rollbacks)} rolled back")
+        return f"{', '.join(counts) or 'none'}, after the first mask" if first else "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -154,7 +165,8 @@ class Outcome:
 def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summary:
     """Put a run into figures."""
     whole, half = history.whole_and_last_half(settings.evaluator.min_clicks)
-    sparsity = _sparsity(history)
+    served = in_force(history)
+    sparsity = served.sparsity if served else None
 
     def models(scores: RangeScores | None) -> dict[str, ModelSummary | None]:
         """Sum up all models that there can be."""
@@ -191,18 +203,28 @@ def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summ
     )
 
 
-def _sparsity(history: RunHistory) -> float | None:
-    """Return the sparsity of the version in force at the end; None without one."""
-    found: dict[int | None, float | None] = {}
-    in_force = None
+def in_force(history: RunHistory) -> messages.Verdict | None:
+    """Return the verdict on the version that is in force at the end; None without one."""
+    found: dict[int | None, messages.Verdict | None] = {}
+    last = None
     for message, _ in history.happened:
         if isinstance(message, messages.Verdict) and message.verdict == "promoted":
-            in_force = found[message.version] = message.sparsity
+            last = found[message.version] = message
         elif isinstance(message, messages.Decision) and message.rollback is not None:
             back = message.rollback
             found[back.version] = found.get(back.to_version)
-            in_force = found[back.version] if back.count <= history.events else in_force
-    return in_force
+            last = found[back.version] if back.count <= history.events else last
+    return last
+
+
+def footprint_in_force(
+    history: RunHistory, module: nn.Module, schema: FeatureSchema
+) -> Footprint | None:
+    """Say what the sparse model in force takes; None without one. ``module`` is any of its kind."""
+    verdict = in_force(history)
+    if verdict is None:
+        return None
+    return footprint(module, schema, {name: one.kept for name, one in verdict.layers.items()})
 
 
 class Result:

@@ -6,8 +6,12 @@ Lowest to highest: defaults, the ``[settings]`` of the schema file, the TOML fil
 
 from __future__ import annotations
 
+import ast
+import difflib
+import inspect
 import os
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import to_json
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -352,6 +357,125 @@ def flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 yield from flat(one, f"{prefix}{name}.{key}.")
         else:
             yield prefix + name, value
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDescription:
+    """What a setting is, as its class in the code says it."""
+
+    name: str
+    """Dotted; ``NAME`` where the user chooses a part of it."""
+    section: str
+    """What the section that it stands in is about."""
+    kind: str
+    """Its type, and the range of its values."""
+    default: str
+    """As JSON."""
+    text: str
+    """What it decides."""
+
+
+def descriptions(model: type[BaseModel] = Settings, at: str = "") -> Iterator[SettingDescription]:
+    """Yield what every setting is, section by section.
+
+    >>> found = {one.name: one for one in descriptions()}
+    >>> found["pruner.sparsity"].kind, found["pruner.sparsity"].default
+    ('float, 0 or more, less than 1', '0.8')
+    >>> found["comparisons.NAME.updater"].default
+    '"fixed"'
+    """
+    texts, kinds = _attributes(model)
+    section = (inspect.getdoc(model) or "").partition("\n\n")[0]
+    inner: list[tuple[type[BaseModel], str]] = []
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            inner.append((info.annotation, f"{at}{name}."))
+        elif (held := _by_name(info.annotation)) is not None:
+            inner.append((held, f"{at}{name}.NAME."))
+        else:
+            bounds = [_bound(one) for one in info.metadata]
+            kind = ", ".join([kinds.get(name, ""), *filter(None, bounds)])
+            default = info.get_default(call_default_factory=True)
+            shown = to_json(default).decode()
+            yield SettingDescription(f"{at}{name}", section, kind, shown, texts.get(name, ""))
+    for one, place in inner:
+        yield from descriptions(one, place)
+
+
+_BOUNDS = {"gt": "more than", "ge": "", "lt": "less than", "le": "at most"}
+
+
+def _bound(limit: object) -> str:
+    """Say a limit of a value in words."""
+    for name, words in _BOUNDS.items():
+        if (value := getattr(limit, name, None)) is not None:
+            return f"{value} or more" if name == "ge" else f"{words} {value}"
+    return ""
+
+
+def _attributes(model: type[BaseModel]) -> tuple[dict[str, str], dict[str, str]]:
+    """Read the docstrings and the types of a class's attributes from its source."""
+    texts, kinds = {}, {}
+    for one in reversed(model.__mro__):
+        if not issubclass(one, BaseModel) or one.__module__.startswith("pydantic"):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
+        body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        for field, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                kinds[field.target.id] = ast.unparse(field.annotation)
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                    text = " ".join(str(after.value.value).split())
+                    texts[field.target.id] = re.sub(r":\w+:(?=`)", "", text.replace("``", "`"))
+    return texts, kinds
+
+
+def explain(name: str) -> str:
+    """Say what a setting is, or all settings of a section.
+
+    >>> print(explain("pruner.sparsity"))
+    pruner.sparsity = 0.8
+        float, 0 or more, less than 1
+        Share of the prunable weights to remove, over all layers together.
+        RESPROUT_PRUNER__SPARSITY
+    >>> explain("pruner.sparcity")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown setting 'pruner.sparcity'; did you mean pruner.sparsity?
+    """
+    known = {one.name: one for one in descriptions()}
+    parts = name.split(".")
+    if parts[0] == "comparisons" and len(parts) > 1:
+        parts[1] = "NAME"
+    asked = ".".join(parts)
+    found = [one for one in known.values() if f"{one.name}.".startswith(f"{asked}.")]
+    if not found:
+        near = difflib.get_close_matches(asked, [*known, *Settings.model_fields], 1)
+        way_out = f"did you mean {near[0]}?" if near else "`resprout config` lists all"
+        raise ValueError(f"unknown setting {name!r}; {way_out}")
+    said = []
+    for one in found:
+        lines = [one.kind, *textwrap.wrap(one.text.replace("`", ""), 90)]
+        if "NAME" not in one.name:
+            lines.append(PREFIX + one.name.upper().replace(".", DELIMITER))
+        said.append("\n".join([f"{one.name} = {one.default}", *(f"    {line}" for line in lines)]))
+    return "\n\n".join(said)
+
+
+def markdown() -> str:
+    """Write the reference of all settings, ``docs/settings.md``, as Markdown."""
+    lines: list[str] = []
+    at = None
+    for one in descriptions():
+        section = one.name.rpartition(".")[0]
+        if section != at:
+            at = section
+            lines += ["", f"## {section or 'Of the whole run'}", ""]
+            lines += [one.section.replace("``", "`"), ""] if section else []
+            lines += ["| setting | type | default | what it decides |", "|---|---|---|---|"]
+        cells = (f"`{one.name}`", f"`{one.kind}`", f"`{one.default}`", one.text)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines).strip()
 
 
 def _toml(path: Path) -> dict[str, Any]:

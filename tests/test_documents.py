@@ -18,7 +18,12 @@ from stream import ClickEvent, FeatureSchema, Reason, topics
 from stream.schema import Columns
 from tests.structure import ROOMS, ROOT, modules
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md", "docs/metrics.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in ("events", "metrics", "models", "recipes", "settings")),
+)
 SETTINGS = (*(name for name, _ in flat(Settings())), *Settings.model_fields)
 _ROOM = "|".join(ROOMS)
 _SECTION = "|".join(Settings.model_fields)

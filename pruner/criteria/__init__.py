@@ -13,7 +13,6 @@ model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 from pruner.criteria.aux import Aux
@@ -37,9 +36,7 @@ def known() -> dict[str, str]:
     >>> known()["aux"]
     'resprout'
     """
-    offered = entry_points(group=GROUP)
-    origins = {entry.name: entry.dist.name if entry.dist else "unknown" for entry in offered}
-    return dict(sorted((origins | dict.fromkeys(BUILT_IN, "resprout")).items()))
+    return plugins.known(GROUP, BUILT_IN)
 
 
 def find(name: str) -> Any:

@@ -10,17 +10,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from evaluator.run import RunHistory
 from evaluator.run.plot import save
+from learner import models
+from learner.export import ExportOptions
 from learner.export import export as export_model
-from learner.models import build
 from pruner import conformance, criteria
 from resprout.cli.commands import COMMANDS, LAYER, changes
 from resprout.cli.inspect import deadletters, masks, rebuild
@@ -28,7 +32,9 @@ from resprout.cli.options import (
     INIT_FROM,
     INPUT,
     JSON,
+    PAST,
     PATH,
+    RUNS,
     SETTINGS,
     STATE,
     CommandRequest,
@@ -39,12 +45,15 @@ from resprout.cli.options import (
     usage,
 )
 from resprout.cli.report import report_command
-from resprout.folder import PLOT, RECORD, RunFolder
-from resprout.monitoring.console import ProgressLine, closing_table, settings_toml
-from resprout.run import Result, execute
+from resprout.folder import PLOT, RECORD, RunFolder, last_run
+from resprout.monitoring.console import ProgressLine, aligned, closing_table, settings_toml
+from resprout.run import Result, execute, footprint_in_force
 from resprout.settings import Settings
+from resprout.settings import explain as explanation
 from resprout.spec import RunDefinition
 from stream import FeatureSchema
+from stream.plugins import Check
+from stream.sources import drift as drifts
 
 _COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
 """Of the names of models, by role."""
@@ -55,11 +64,13 @@ HELP = """Keep a pruned click model good on a stream that never stands still.
 \b
 Examples:
   resprout demo                                    two minutes of drift and rebuilds
+  resprout report                                  the last run as one page of HTML
+  resprout masks list                              the versions of its sparse model
+  resprout export --output served                  that model, for use elsewhere
   resprout schema infer clicks.csv > s.toml        a schema to start from
   resprout run --input clicks.csv --schema s.toml  your own clicks
-  resprout learn dense sparse --state runs/mine    some models, as a process of their own
-  resprout masks list --state runs/mine            the versions of the sparse model
   resprout config --set pruner.sparsity=0.9        every setting and its origin
+  resprout config --explain pruner.sparsity        what a setting decides
   resprout criteria check aux                      does a criterion keep its promises?
 """
 RUN_HELP = """Learn from a file, or from generated clicks, to the end.
@@ -90,26 +101,29 @@ for command in (*COMMANDS, masks, rebuild, deadletters, report_command):
 @SETTINGS
 @STATE
 @stored("--resume", is_flag=True, help="Continue with the last demo, rather than start afresh.")
-@stored("--fresh", is_flag=True, help="Delete the run in the folder that --state names.")
+@stored("--fresh", is_flag=True, help="Delete the demo that is there, rather than keep it.")
 @JSON
 @click.option("--scale", type=float, default=1.0, help="Multiplies the events after the mask.")
 @click.option("--drift", metavar="KIND", help="gradual, abrupt, recurring, churn, click-rate, none")
 @click.pass_obj
 def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
-    """Generate clicks that drift, and keep a sparse model up with them."""
-    state = request.folder("demo")
+    """Generate clicks that drift, and keep a sparse model up with them.
+
+    The run is kept in runs/demo, or in runs/demo-2 and so on where there is one already.
+    """
     with usage():
         asked = request.load(LAYER).settings
         request.arguments |= changes(asked, scale=scale, drift=drift)
         plan = RunDefinition.generated(request.load(LAYER).settings)
+        state = request.state or _demo_folder(request)
         begun = request.state is not None and (state / RECORD).exists()
         if begun and not (request.resume or request.fresh):
             raise ValueError(f"{state} holds a run; --resume continues with it, --fresh deletes it")
-        _prepare(plan, state, fresh=not request.resume)
+        _prepare(plan, state, fresh=request.fresh)
     result = _run(plan, state, "`resprout demo --resume`")
     with failure():
         plots = _plot(result, state)
-    _show(request, result)
+    _show(request, result, plan)
     where = f"{plots[0]} (dark: {plots[1].name})"
     following = "resprout run --input YOUR.csv --schema YOUR.toml   see README, On your own clicks"
     again = f"resprout evaluate --replay {state}"
@@ -136,11 +150,11 @@ def run(request: CommandRequest, plot: bool) -> None:
         with failure():
             written = _plot(result, state)
         click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
-    _show(request, result)
+    _show(request, result, plan)
 
 
 @main.command()
-@STATE
+@PAST
 @click.option(
     "--model",
     default="sparse",
@@ -149,14 +163,18 @@ def run(request: CommandRequest, plot: bool) -> None:
     help="dense, sparse, never_rebuilt, or a comparison of the run.",
 )
 @click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Made if need be.")
+@click.option("--dense", is_flag=True, help="Write pruned weights as zeros: a plain state dict.")
 @click.option("--onnx", is_flag=True, help="Write model.onnx too, checked with onnxruntime.")
+@click.option("--no-score", is_flag=True, help="Leave out score.py, where torch cannot write it.")
 @click.pass_obj
-def export(request: CommandRequest, model: str, output: Path, onnx: bool) -> None:
-    """Write a model's last snapshot as a state dict that plain torch loads."""
-    if request.state is None:
-        raise click.UsageError("name the run: --state FOLDER")
+def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) -> None:
+    """Write a model's last snapshot as a folder that scores clicks without Resprout.
+
+    Weights, features and their hashing, options, a model card, and score.py, which needs torch and
+    numpy only. Weights that are pruned are left out: a bitmap says where the others belong.
+    """
     with usage():
-        folder = RunFolder(request.state)
+        folder = request.past()
         record = folder.record()
         settings = Settings.model_validate(record["settings"])
         known = [one.name for one in settings.models]
@@ -164,56 +182,110 @@ def export(request: CommandRequest, model: str, output: Path, onnx: bool) -> Non
             raise ValueError(f"--model {model!r} is none of {', '.join(known)}")
         names = folder.snapshots.names(model)
         if not names:
-            raise ValueError(f"{request.state} holds no snapshot of {model!r}: is the run over?")
+            raise ValueError(f"{folder.path} holds no snapshot of {model!r}: is the run over?")
     with failure():
         schema = FeatureSchema.model_validate(record["schema"])
-        module = build(settings.model.name, schema, settings.model.options, settings.seed)
+        module = models.build(settings.model.name, schema, settings.model.options, settings.seed)
         snapshot = folder.snapshots.read(names[-1])
-        written = export_model(snapshot, module, schema, output, onnx=onnx)
-    click.echo(written.weights)
+        options = ExportOptions(flags["dense"], not flags["no_score"], flags["onnx"])
+        written = export_model(snapshot, module, schema, output, options)
+    click.echo(f"{written.weights}  {written.weights.stat().st_size:,} bytes")
+    if written.score is not None:
+        click.echo(f"{written.score}  chances within {written.score_difference:.2g} of torch's")
     if written.onnx is not None:
         click.echo(f"{written.onnx}  logits within {written.onnx_difference:.2g} of torch's")
+    for table in (written.footprint.layers(), written.footprint.table()):
+        click.echo("\n" + "\n".join(aligned(table, str.rjust)))
 
 
-@main.group(name="criteria")
-def criteria_group() -> None:
-    """See which criteria there are, and check them."""
+def plugin_group(
+    name: str,
+    known: Callable[[], dict[str, str]],
+    build: Callable[[str, dict[str, Any]], Any],
+    check: Callable[[Any], list[Check]],
+) -> click.Group:
+    """Make the commands that list what goes by a name, and that check one of them.
+
+    Parameters
+    ----------
+    name
+        Of the group.
+    known
+        Returns all names, and the package of each.
+    build
+        Makes one from its name and options.
+    check
+        Checks it.
+    """
+    group = click.Group(name, help=f"See which {name} there are, and check them.")
+
+    @group.command(name="list", help=f"List all {name} by name, and the package of each.")
+    def list_all() -> None:
+        for one, package in known().items():
+            click.echo(f"{one:<16}{package}")
+
+    @group.command(
+        name="check", help="Run the conformance checks on one; exit code 1 if any fails."
+    )
+    @click.argument("name")
+    @click.option("--options", "text", default="{}", metavar="JSON", help="Its options.")
+    def check_one(name: str, text: str) -> None:
+        with usage():
+            options = json.loads(text)
+            if not isinstance(options, dict):
+                raise ValueError(f"--options is {text}; it must be a JSON object, such as {{}}")
+            made = build(name, options)
+        checks = check(made)
+        for one in checks:
+            click.echo(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
+        failed = sum(not one.passed for one in checks)
+        if failed:
+            raise click.ClickException(f"{name} failed {failed} of {len(checks)} checks")
+
+    return group
 
 
-@criteria_group.command(name="list")
-def list_criteria() -> None:
-    """List all criteria by name, and the package that each comes from."""
-    for name, package in criteria.known().items():
-        click.echo(f"{name:<16}{package}")
+def _candidate(name: str, options: dict[str, Any]) -> models.Candidate:
+    """Build a model once, so that wrong options are wrong usage."""
+    candidate = models.Candidate(name, options)
+    candidate.module()
+    return candidate
 
 
-@criteria_group.command(name="check")
-@click.argument("name")
-@click.option("--options", "text", default="{}", metavar="JSON", help="The criterion's options.")
-def check_criterion(name: str, text: str) -> None:
-    """Run the conformance checks on a criterion; exit code 1 if any fails."""
-    with usage():
-        options = json.loads(text)
-        if not isinstance(options, dict):
-            raise ValueError(f"--options is {text}; it must be a JSON object, such as {{}}")
-        criterion = criteria.build(name, options)
-    checks = conformance.check(criterion)
-    for one in checks:
-        click.echo(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
-    failed = sum(not one.passed for one in checks)
-    if failed:
-        raise click.ClickException(f"{name} failed {failed} of {len(checks)} checks")
+for group in (
+    plugin_group("criteria", criteria.known, criteria.build, conformance.check),
+    plugin_group("models", models.known, _candidate, models.check),
+    plugin_group("drifts", drifts.known, lambda n, o: drifts.build({**o, "kind": n}), drifts.check),
+):
+    main.add_command(group)
 
 
 @main.command()
 @INPUT
 @SETTINGS
+@click.option("--explain", metavar="NAME", help="Say what a setting, or a section, is; no more.")
 @click.pass_obj
-def config(request: CommandRequest) -> None:
+def config(request: CommandRequest, explain: str | None) -> None:
     """Print every setting and where it came from, as TOML to start from."""
     with usage():
-        loaded = request.load()
-    click.echo(settings_toml(loaded))
+        text = settings_toml(request.load()) if explain is None else explanation(explain)
+    click.echo(text)
+
+
+def _demo_folder(request: CommandRequest) -> Path:
+    """Choose the folder of a demo where none is named: one in which nothing is lost."""
+    first, last = RUNS / "demo", last_run(RUNS, "demo*")
+    if request.resume:
+        return last or first
+    if request.fresh or not (first / RECORD).exists():
+        return first
+    free = next(
+        path
+        for n in itertools.count(2)
+        if not (path := RUNS / f"demo-{n}").joinpath(RECORD).exists()
+    )
+    click.echo(f"{last} holds a demo, which stays; this one is kept in {free}", err=True)
+    return free
 
 
 def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
@@ -227,6 +299,8 @@ def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
             "another folder and another stream.kafka.prefix (of another home, its home_options)"
         )
     if fresh:
+        if (state / RECORD).exists():
+            click.echo(f"deleting the run in {state}", err=True)
         folder.clear()
     folder.check(plan)
 
@@ -237,10 +311,10 @@ def _run(plan: RunDefinition, state: Path, again: str) -> Result:
         result = execute(plan, state, progress, stop, show=True)
         progress.finish()
     if not result.finished:
-        raise click.ClickException(
-            f"stopped after {result.summary.events:,} events; {again} continues from there "
-            f"({state})"
-        )
+        events = result.summary.events
+        said = f"stopped after {events:,} events; {again} continues from there ({state})"
+        click.echo(said, err=True)
+        raise click.exceptions.Exit(1)
     return result
 
 
@@ -249,7 +323,7 @@ def _plot(result: Result, state: Path) -> tuple[Path, Path]:
     return save(RunHistory.of([*result.ledger, *result.windows]), state, PLOT)
 
 
-def _show(request: CommandRequest, result: Result) -> None:
+def _show(request: CommandRequest, result: Result, plan: RunDefinition) -> None:
     if request.json:
         for remark in result.remarks:
             click.echo(remark, err=True)
@@ -261,3 +335,7 @@ def _show(request: CommandRequest, result: Result) -> None:
         coloured = click.style(model.label, _COLOURS[model.role])
         text = re.sub(f"^{re.escape(model.label)}", coloured, text, flags=re.MULTILINE)
     click.echo(text)
+    takes = footprint_in_force(result.history, plan.model().module, plan.source.schema)
+    if takes is not None:
+        header, *rows = takes.table()
+        click.echo("\n" + "\n".join(aligned([("sparse takes", *header[1:]), *rows], str.rjust)))

@@ -62,6 +62,8 @@ from stream.topics import (
 
 log = logging.getLogger(__name__)
 
+_LAST = "the last run"
+"""What ``--replay`` has where no folder is named."""
 _WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RAW = 120
@@ -172,7 +174,14 @@ def prune(request: CommandRequest) -> None:
 
 @click.command()
 @_WORKER
-@click.option("--replay", type=PATH, metavar="FOLDER", help="Show a past run, and only that.")
+@click.option(
+    "--replay",
+    type=PATH,
+    is_flag=False,
+    flag_value=_LAST,
+    metavar="[FOLDER]",
+    help="Show a past run, and only that: that of the folder, of --state, or the last.",
+)
 @click.pass_obj
 def evaluate(request: CommandRequest, replay: Path | None) -> None:
     """Score all models on the same events, before they learn from them; judge candidates.
@@ -182,7 +191,7 @@ def evaluate(request: CommandRequest, replay: Path | None) -> None:
     if replay is None:
         _work(request, EVALUATOR)
     else:
-        _show(request, RunFolder(replay))
+        _show(request, request.past(None if replay == Path(_LAST) else replay))
 
 
 @click.command()

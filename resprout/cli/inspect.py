@@ -35,8 +35,8 @@ from pruner.masks import (
 )
 from resprout.cli.options import (
     JSON,
+    PAST,
     SETTINGS,
-    STATE,
     CommandRequest,
     failure,
     look,
@@ -220,7 +220,7 @@ def opened(asked: CommandRequest) -> Iterator[OpenedRun]:
 
     What goes wrong while it is open ends the command with exit code 1.
     """
-    folder = RunFolder(asked.folder("generated"))
+    folder = asked.past()
     recorded = RecordedRun.of(folder, asked)
     settings = recorded.settings
     plan = RunDefinition(settings, ExternalSource(recorded.schema))
@@ -233,16 +233,20 @@ def opened(asked: CommandRequest) -> Iterator[OpenedRun]:
             yield OpenedRun(recorded, plan, logs, store, tail.history, known)
 
 
-_RUN = several(STATE, SETTINGS, JSON)
+_RUN = several(PAST, SETTINGS, JSON)
 _REASON = click.option("--reason", required=True, metavar="TEXT", help="Why, for the ledger.")
 
 MASKS = """See which versions of the sparse model there are, and go back to an earlier one.
 
 \b
-Examples:
-  resprout masks list --state runs/demo
-  resprout masks diff 1 2 --state runs/demo
-  resprout masks rollback 1 --reason "clicks fell" --state runs/demo
+Examples, of the last run or of --state FOLDER:
+  resprout masks list
+  resprout masks show 2
+  resprout masks diff 1 2
+
+\b
+While a run is under way:
+  resprout masks rollback 1 --reason "clicks fell"
 """
 
 
@@ -426,7 +430,7 @@ def deadletters(request: CommandRequest) -> None:
 
     Bytes are shown as text where they are text, else as base64; --json has both.
     """
-    recorded = RecordedRun.of(RunFolder(request.folder("generated")), request)
+    recorded = RecordedRun.of(request.past(), request)
     found: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
     with failure(), look(recorded.settings.stream, recorded.folder) as logs:

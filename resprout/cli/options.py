@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from learner import NonFiniteError, SnapshotError
 from pruner.masks import StoreError
-from resprout.folder import RunFolder
+from resprout.folder import RunFolder, last_run
 from resprout.settings import Layer, Loaded, Settings, load
 from resprout.spec import ExternalSource, RunDefinition
 from stream import FeatureSchema, StreamConfig, load_schema, make_source, open_logs
@@ -42,6 +42,9 @@ FAULTS = (
     StoreError,
 )
 """What is reported in one line; anything else is a fault of ours, and its traceback is shown."""
+
+RUNS = Path("runs")
+"""Where runs are kept whose state folder nobody names."""
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -99,7 +102,17 @@ class CommandRequest:
 
     def folder(self, otherwise: str) -> Path:
         """Return the state folder that was named, or the one to use otherwise."""
-        return self.state or Path("runs") / otherwise
+        return self.state or RUNS / otherwise
+
+    def past(self, named: Path | None = None) -> RunFolder:
+        """Return the run that was named, or the one in ``runs`` that was last, and say which."""
+        state = named or self.state
+        if state is None:
+            state = last_run(RUNS)
+            if state is None:
+                raise click.UsageError(f"no run in {RUNS}; name the state folder of one")
+            click.echo(f"the last run, {state}:", err=True)
+        return RunFolder(state)
 
     @property
     def input_name(self) -> str:
@@ -204,6 +217,9 @@ INIT_FROM = stored(
 )
 LOG_JSON = stored("--log-json", is_flag=True, help="Log messages as lines of JSON.")
 STATE = stored("--state", type=PATH, metavar="FOLDER", help="Where the run lives.")
+PAST = stored(
+    "--state", type=PATH, metavar="FOLDER", help=f"Where the run lives; else the last in {RUNS}."
+)
 JSON = stored("--json", is_flag=True, help="The result as one line of JSON, the last of stdout.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -13,10 +13,11 @@ from pydantic_core import to_json
 from evaluator.run import RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
+from learner import models
 from resprout.cli.inspect import RecordedRun
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, hurried, usage
-from resprout.folder import PLOT, RECORD, REPORT, RunFolder
-from resprout.run import Outcome, Result
+from resprout.folder import PLOT, RECORD, REPORT
+from resprout.run import Outcome, Result, footprint_in_force
 from resprout.settings import SPARSE, tree, with_defaults
 from resprout.spec import decisive
 from stream import CategoricalFeature, NumericFeature, open_logs
@@ -27,8 +28,8 @@ It needs no script and loads nothing, so it can be kept and sent; --plots writes
 papers beside it. A run that is under way is reported as far as it has come.
 
 \b
-Examples:
-  resprout report runs/demo
+Examples, of the last run or of a state folder:
+  resprout report
   resprout report runs/demo --output demo.html --plots both --size 7x4 --outlines
 """
 
@@ -44,7 +45,7 @@ def _inches(context: click.Context, option: click.Parameter, value: str) -> tupl
 
 
 @click.command(name="report", help=HELP)
-@click.argument("run", type=PATH, metavar="DIR")
+@click.argument("run", type=PATH, metavar="[DIR]", required=False)
 @SETTINGS
 @click.option("--title", default="A run of Resprout", show_default=True, help="Of the page.")
 @click.option("--output", type=PATH, metavar="FILE", help=f"DIR/{REPORT} where it is not named.")
@@ -60,13 +61,13 @@ def _inches(context: click.Context, option: click.Parameter, value: str) -> tupl
 @click.option("--dpi", type=int, default=PAPER.dpi, show_default=True, help="Of PNG.")
 @click.option("--outlines", is_flag=True, help="Letters of SVG as shapes, alike everywhere.")
 @click.pass_obj
-def report_command(request: CommandRequest, /, run: Path, title: str, **more: Any) -> None:
+def report_command(request: CommandRequest, /, run: Path | None, title: str, **more: Any) -> None:
     """Write the report, and the plots that were asked for."""
     with usage():
         width, height = more["size"]
         paper = Paper(width, height, more["dpi"], more["outlines"])
-    recorded = RecordedRun.of(RunFolder(run), request)
-    page: Path = more["output"] or run / REPORT
+    recorded = RecordedRun.of(request.past(run), request)
+    page: Path = more["output"] or recorded.folder.path / REPORT
     with failure():
         stream, folder = hurried(recorded.settings.stream), recorded.folder.home.folder
         with open_logs(stream, folder, writable=False) as logs:
@@ -95,10 +96,6 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
     settings, record = recorded.settings, recorded.record
     result = Result(settings, history, Outcome(finished=total == history.events))
     summary = result.summary
-    ended = [one.verdict for one in summary.rebuilds]
-    counts = [f"{ended.count(verdict)} {verdict}" for verdict in dict.fromkeys(ended)]
-    if summary.rollbacks:
-        counts.append(f"{len(summary.rollbacks)} rolled back")
     scored = "" if total is None else f" of {total:,}, the whole input"
     facts = {
         "Events scored": f"{summary.events:,}{scored}",
@@ -106,7 +103,7 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
         "Model": settings.model.name,
         "Criterion": f"{settings.pruner.criterion}, to {settings.pruner.sparsity:.0%}",
         "Trigger": settings.trigger.name,
-        "Rebuilds": ", ".join(counts) or "none",
+        "Rebuilds": summary.rebuild_counts,
         "Dead letters": f"{summary.dead_letters:,}",
         "Seed": str(settings.seed),
         "Resprout": version("resprout"),
@@ -123,6 +120,7 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
         appendix=(
             configuration(record["settings"], record.get("origins", {})),
             _features(recorded),
+            *_footprint(recorded, history),
             _snapshots(recorded),
         ),
     )
@@ -142,6 +140,17 @@ def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> Te
         rows.append((name, value, "" if default == value else default, origins.get(name, "")))
     header = ("setting", "value", "default, where another", "set by")
     return TextTable(f"Configuration, as in {RECORD}", header, tuple(rows)).without_gaps()
+
+
+def _footprint(recorded: RecordedRun, history: RunHistory) -> Iterator[TextTable]:
+    """Say what is pruned and what not, where there is a sparse model."""
+    settings, schema = recorded.settings, recorded.schema
+    module = models.build(settings.model.name, schema, settings.model.options, settings.seed)
+    found = footprint_in_force(history, module, schema)
+    if found is not None:
+        header, *rows = found.table()
+        caption = "What the sparse model in force takes, of what the dense one does"
+        yield TextTable(caption, header, tuple(rows))
 
 
 def _features(recorded: RecordedRun) -> TextTable:

@@ -207,6 +207,8 @@ def closing_table(result: Result) -> str:
             f"{name} decided at {rebuild.decided:,}, {rebuild.verdict} at {rebuild.count:,}: "
             f"{rebuild.verdict_reason}"
         )
+    if len(result.summary.rebuilds) > 1:
+        lines.append(f"rebuilds: {result.summary.rebuild_counts}")
     for back in result.summary.rollbacks:
         at = "at" if back.took_effect else "never: the input ended before"
         lines.append(

@@ -250,10 +250,13 @@ class KafkaConfig(BaseModel):
     bootstrap: str = "localhost:9092"
     """``host:port`` of one broker or, with commas, of several."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Whether connections are encrypted (SSL) and ask for a user (SASL)."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     """Needed where the protocol begins with SASL."""
     username: str | None = None
+    """The user, where the protocol begins with SASL."""
     password: SecretStr | None = None
+    """The user's password; never shown."""
     cafile: Path | None = None
     """Certificates (PEM) of the authorities to trust; None = those of the machine."""
     certfile: Path | None = None
@@ -278,6 +281,7 @@ class KafkaConfig(BaseModel):
     """Delete from the topics what ``stream.retention`` says is no longer needed; else only their
     own settings, such as ``retention_bytes``, delete. Others who read them lose it, too."""
     compression: Literal["none", "lz4", "zstd"] = "lz4"
+    """How records are compressed on their way and on the broker."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -8,13 +8,17 @@ the stream can be made again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stream import plugins
+from stream.plugins import Check, run_checks
+
+__all__ = ["Drift", "World", "build", "check", "known", "world_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,19 @@ BUILT_IN: dict[str, type[Drift]] = {
 }
 
 
+GROUP = "resprout.drifts"
+"""The entry-point group under which other packages offer drifts."""
+
+
+def known() -> dict[str, str]:
+    """Return the kinds of drift, and the package of each.
+
+    >>> known()["gradual"]
+    'resprout'
+    """
+    return plugins.known(GROUP, BUILT_IN)
+
+
 def build(options: Mapping[str, Any]) -> Drift:
     """Build a drift from its kind and options, built in or from the group ``resprout.drifts``.
 
@@ -196,7 +213,7 @@ def build(options: Mapping[str, Any]) -> Drift:
     ...
     ValueError: unknown drift 'sudden'; known: abrupt, churn, click-rate, gradual, none, recurring
     """
-    make: type[Drift] = plugins.find("resprout.drifts", BUILT_IN, options.get("kind"))
+    make: type[Drift] = plugins.find(GROUP, BUILT_IN, options.get("kind"))
     return make(**{key: value for key, value in options.items() if key != "kind"})
 
 
@@ -212,3 +229,49 @@ def world_at(drifts: Sequence[Drift], count: int) -> World:
     for drift in drifts:
         world = drift.apply(world, count)
     return world
+
+
+def check(drift: Drift) -> list[Check]:
+    """Run all checks on a drift.
+
+    >>> all(one.passed for one in check(Gradual(begin=1_000)))
+    True
+    """
+    return run_checks(CHECKS, drift)
+
+
+_COUNTS = (*range(0, 20_000, 500), *range(20_000, 3_000_001, 20_000))
+"""Where a drift is looked at."""
+
+
+def finite(drift: Drift) -> str | None:
+    """Worlds are finite at every count."""
+    for count in _COUNTS:
+        world = drift.apply(World(), count)
+        if not all(map(math.isfinite, astuple(world))):
+            return f"at {count:,} it is {world}"
+    return None
+
+
+def depends_on_the_count_alone(drift: Drift) -> str | None:
+    """Equal counts have equal worlds, in whatever order they are asked."""
+    forth = [drift.apply(World(), count) for count in _COUNTS]
+    back = [drift.apply(World(), count) for count in reversed(_COUNTS)]
+    for count, one, other in zip(_COUNTS, forth, reversed(back), strict=True):
+        if one != other:
+            return f"at {count:,} it is {one}, and asked again {other}"
+    return None
+
+
+def active_where_it_moves(drift: Drift) -> str | None:
+    """Where the worlds of two counts differ, it says that it is active in between."""
+    for begin, end in pairwise(_COUNTS):
+        moves = drift.apply(World(), begin) != drift.apply(World(), end)
+        if moves and not drift.active(begin, end + 1):
+            return f"from {begin:,} to {end:,} the world moves, and it is not active"
+    return None
+
+
+_CHECKS = (finite, depends_on_the_count_alone, active_where_it_moves)
+CHECKS: dict[str, Callable[[Drift], str | None]] = {one.__name__: one for one in _CHECKS}
+"""All checks of a drift."""

@@ -31,6 +31,7 @@ class GeneratorConfig(BaseModel):
     drifts: tuple[dict[str, Any], ...] = ({"kind": "gradual", "begin": 1_000_000},)
     """Kind and options of each drift, applied in order; see :mod:`stream.sources.drift`."""
     click_rate: float = Field(default=0.2, gt=0, lt=1)
+    """Mean chance of a click."""
     signal: float = Field(default=1.6, gt=0)
     """Standard deviation of the true log odds; 1.6 gives a Bayes NE near 0.77."""
     fields: int = Field(default=10, ge=2)
@@ -42,6 +43,7 @@ class GeneratorConfig(BaseModel):
     buckets: int = Field(default=4096, ge=3)
     """Buckets that each field is hashed into."""
     numeric: int = Field(default=8, ge=1)
+    """Numeric features."""
     latent_dim: int = Field(default=4, ge=1)
     """Length of an item's latent vector."""
     active_pairs: int = Field(default=10, ge=1)

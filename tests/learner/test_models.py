@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.models import BUILT_IN, build
+from learner.models import BUILT_IN, Candidate, build, check
 from tests.learner.worlds import SCHEMA, batches
 
 
@@ -27,6 +27,11 @@ def test_the_seed_alone_decides_the_weights_at_the_start(name: str) -> None:
     other = build(name, SCHEMA, {}, seed=6).state_dict()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_model_keeps_the_promises_of_the_contract(name: str) -> None:
+    assert [one for one in check(Candidate(name, {})) if not one.passed] == []
 
 
 def test_building_leaves_the_shared_generator_as_it_was() -> None:

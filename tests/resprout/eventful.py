@@ -24,7 +24,7 @@ from tests.resprout.small import small
 
 BATCH, TOTAL = 100, 24_050
 
-_CHANGED: dict[str, Any] = {
+CHANGED: dict[str, Any] = {
     "seed": 2,
     "stream__batch_events": BATCH,
     "stream__ahead_events": 2_000,
@@ -49,7 +49,7 @@ _CHANGED: dict[str, Any] = {
 
 def eventful(**more: Any) -> Settings:
     """Return the settings of the run, with more of them as :func:`tests.resprout.small.small`."""
-    return small(**_CHANGED | more)
+    return small(**CHANGED | more)
 
 
 PLAN = RunDefinition.generated(eventful())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -225,24 +226,53 @@ def test_a_model_is_exported_as_a_state_dict(home: Path) -> None:
 
     run(home)
     where = ("--state", home / "state", "--model", "dense", "--output", home / "out")
-    result = call("export", *where, "--onnx")
+    result = call("export", *where, "--dense", "--onnx")
     assert result.exit_code == 0, result.output
-    weights, onnx = result.stdout.splitlines()
-    assert "top.0.weight" in load_file(weights)
+    weights, score, onnx, *_ = result.stdout.splitlines()
+    path = Path(weights.partition("  ")[0])
+    assert weights == f"{path}  {path.stat().st_size:,} bytes"
+    assert "top.0.weight" in load_file(path)
+    assert score == f"{home / 'out' / 'score.py'}  chances within 0 of torch's"
     assert onnx.startswith(f"{home / 'out' / 'model.onnx'}  logits within ")
+
+
+def test_a_sparse_export_is_smaller_and_says_where(home: Path) -> None:
+    state = ("--state", home / "state")
+    call("run", "--config", home / "small.toml", *state)
+    sparse = call("export", *state, "--output", home / "sparse")
+    dense = call("export", *state, "--output", home / "dense", "--dense", "--no-score")
+    assert (sparse.exit_code, dense.exit_code) == (0, 0), sparse.output + dense.output
+    sizes = [(home / name / "model.safetensors").stat().st_size for name in ("sparse", "dense")]
+    said = re.search(r"^ *all +\S+ of \S+ \([\d.]+%\) +([\d,]+) of ([\d,]+) ", sparse.stdout, re.M)
+    assert said is not None
+    left, whole = (int(one.replace(",", "")) for one in said.groups())
+    # Beside the tensors, a file has a header, which is longer for more of them.
+    headers = [
+        int.from_bytes((home / n / "model.safetensors").read_bytes()[:8], "little") + 8
+        for n in ("sparse", "dense")
+    ]
+    assert [size - header for size, header in zip(sizes, headers, strict=True)] == [left, whole]
+    layer = re.search(r"^top\.0\.weight +16 × \d+ +([\d,]+) of ([\d,]+)", sparse.stdout, re.M)
+    assert layer is not None
+    assert not (home / "dense" / "score.py").exists()
 
 
 @pytest.mark.parametrize(
     ("given", "code", "complaint"),
     [
-        ((), 2, "name the run: --state FOLDER"),
+        ((), 2, "no run in runs; name the state folder of one"),
         (("--state", "none"), 2, "none holds no run"),
         (("--state", "STATE"), 2, "no snapshot of 'sparse'"),
     ],
 )
 def test_what_cannot_be_exported(
-    home: Path, given: tuple[str, ...], code: int, complaint: str
+    home: Path,
+    given: tuple[str, ...],
+    code: int,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(home)
     run(home)
     where = [str(home / "state") if word == "STATE" else word for word in given]
     result = call("export", *where, "--output", home / "out")
@@ -307,6 +337,7 @@ def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(home: Path) -> N
     assert process.returncode == 1
     assert "finishing the batch; once more leaves now" in errors
     assert "continues from there" in errors
+    assert "Error" not in errors
 
 
 def test_a_file_that_has_changed_is_not_read_on(home: Path) -> None:

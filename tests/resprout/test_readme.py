@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from learner.export import footprint
+from pruner.sparsity import kept_of
 from resprout.cli import main
+from resprout.cli.commands import LAYER
 from resprout.settings import load
+from resprout.spec import RunDefinition
 from stream.schema import FeatureSchema
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +56,19 @@ def test_what_the_readme_exports_are_settings(monkeypatch: pytest.MonkeyPatch) -
                 monkeypatch.setenv(*word.split("="))
     settings = load().settings
     assert (settings.stream.home, settings.store.kind) == ("kafka", "redis")
+
+
+def test_what_is_pruned_of_the_demo_is_as_it_is_counted() -> None:
+    """What a layer keeps is learned, what all keep together is not, nor are the sums of it."""
+    plan = RunDefinition.generated(load(LAYER).settings)
+    model = plan.model()
+    weights = {name: model.theta(name).numel() for name in model.prunable}
+    left = kept_of(sum(weights.values()), len(weights), plan.settings.pruner.sparsity)
+    kept = {name: left * size // sum(weights.values()) for name, size in weights.items()}
+    kept["top.2"] += left - sum(kept.values())
+    table = footprint(model.module, plan.source.schema, kept).table()
+    for row in table:
+        assert f"| {' | '.join(row)} |".replace("|  |", "| |") in README
 
 
 def test_the_producer_of_the_readme_is_the_one_that_is_run() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from evaluator.run import RunHistory, RunTables
+from pruner.masks import DiskMaskStore
 from resprout.cli import main
 from resprout.cli.report import configuration
 from resprout.folder import RunFolder
@@ -64,7 +66,7 @@ def test_a_finished_run_is_told_whole(whole: RunFolder, tmp_path: Path) -> None:
     found = page(whole.path, tmp_path / "deep" / "run.html")
     told = facts(found)
     assert told["Events scored"] == f"{TOTAL:,} of {TOTAL:,}, the whole input"
-    assert told["Rebuilds"] == "3 promoted, 1 rejected, 1 unfinished"
+    assert told["Rebuilds"] == "2 promoted, 1 rejected, 1 unfinished, after the first mask"
     assert (told["Seed"], told["Criterion"]) == ("2", "aux, to 80%")
     assert "State" not in told
     history = RunHistory.read(whole.home, keeps_messages=True)
@@ -84,6 +86,19 @@ def test_a_finished_run_is_told_whole(whole: RunFolder, tmp_path: Path) -> None:
     assert snapshots == {str(path.relative_to(whole.snapshots.folder)) for path in kept}
     features = tables(found)["Schema"][1:]
     assert tuple(row[0] for row in features) == PLAN.source.schema.names
+
+
+def test_what_the_sparse_model_takes_is_told(whole: RunFolder, tmp_path: Path) -> None:
+    found = page(whole.path, tmp_path / "run.html")
+    head = DiskMaskStore(whole.masks).head()
+    assert head is not None
+    assert head.mask is not None
+    mask = DiskMaskStore(whole.masks).get(head.mask)
+    biases = sum(one.shape[0] for one in mask.values())
+    weights, left = (sum(int(f(m)) for m in mask.values()) for f in (torch.numel, torch.sum))
+    takes = tables(found)["What the sparse model in force takes, of what the dense one does"]
+    assert takes[1][0] == "fully connected layers"
+    assert takes[1][1].startswith(f"{left + biases:,} of {weights + biases:,} (")
 
 
 def test_a_run_that_was_stopped_is_told_and_once_it_went_on_is_told_as_if_it_never_was(
