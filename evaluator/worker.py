@@ -45,6 +45,8 @@ class IdempotentWriter:
         Copies of progress that were written after the checkpoint, before the restart, by worker.
     letters
         Of the dead letters that were written then, the place of the last event, by partition.
+    max_value_bytes
+        The largest message that the log takes.
 
     Examples
     --------
@@ -64,13 +66,18 @@ class IdempotentWriter:
     def __init__(self, home: LogStore, name: str, position: LogPosition | None = None) -> None:
         self._writer = home.writer(name)
         self._log = home.reader(name)
+        self.max_value_bytes = self._writer.max_value_bytes
         self.copied: Counter[str] = Counter()
         self.letters: dict[int, Position] = {}
         tail: stream.LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
         while found := tail.poll():
             self.copied.update(one.worker for one in found if isinstance(one, Progress))
             letters = (one for one in found if isinstance(one, DeadLetter))
-            self.letters.update((one.partition, Position(one.offset, one.row)) for one in letters)
+            self.letters.update(
+                (one.partition, Position(one.offset, one.row))
+                for one in letters
+                if one.reason != stream.Reason.NOT_LEARNED
+            )
         self._published = tail.seen
 
     @property
@@ -172,6 +179,11 @@ class ProgressMirror:
         tails = self._tails.values()
         return [one for tail in tails for found in iter(tail.poll, []) for one in found]
 
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        for tail in self._tails.values():
+            tail.reader.sync()
+
     def close(self) -> None:
         """Release the logs."""
         for tail in self._tails.values():
@@ -218,8 +230,19 @@ class DeadLetterWriter:
         """Write a letter for each event that has none; they are of one partition, in order."""
         partition, last = invalid[0].partition, invalid[-1].place
         through = self.through.get(partition, _BEFORE)
-        fresh = [stream.dead_letter(one) for one in invalid if one.place > through]
         self.through[partition] = max(through, last)
+        self._append([one for one in invalid if one.place > through])
+
+    def set_aside(self, events: Sequence[stream.Invalid]) -> None:
+        """Write a letter for each valid event that some model could not learn.
+
+        They are known only once their batch is scored, when events after them may have letters.
+        """
+        self._append(events)
+
+    def _append(self, invalid: Sequence[stream.Invalid]) -> None:
+        most = self._writer.max_value_bytes
+        fresh = [stream.dead_letter(one, most) for one in invalid]
         self._written += self._writer.append(fresh)
         self._unkept += len(fresh)
 
@@ -459,6 +482,8 @@ class Evaluator:
             if self._join.ended:
                 return self._finish()
             return EvaluatorStep(count, waiting_for=self._join.missing)
+        if batch.set_aside:
+            self._letters.set_aside(self._join.describe(batch))
         sums, messages = self._scoring.add(batch)
         self._writer.append(messages)
         if self._judging.may_begin(batch.end):
@@ -476,7 +501,9 @@ class Evaluator:
         return EvaluatorStep(count, messages=messages, waiting_for=waiting_for, done=done)
 
     def _checkpoint(self) -> None:
-        """Flush what was written, *then* write down how far it goes."""
+        """Flush what was written, and what was read, *then* write down how far both go."""
+        for read in (self._join, self._judging, self._ledger, self._progress):
+            read.sync()
         self._writer.flush()
         letters = self._letters.keep()
         logs = {
