@@ -16,7 +16,10 @@ from resprout.settings import DELIMITER, PREFIX, REPLACED, Settings, flat
 from stream import ClickEvent, Reason, topics
 from tests.structure import ROOMS, ROOT, modules
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md", "docs/metrics.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("docs/events.md", "docs/metrics.md", "docs/reliability.md"),
+)
 SETTINGS = (*(name for name, _ in flat(Settings())), *Settings.model_fields)
 _ROOM = "|".join(ROOMS)
 _SECTION = "|".join(Settings.model_fields)
