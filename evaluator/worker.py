@@ -69,21 +69,28 @@ class IdempotentWriter:
         self.max_value_bytes = self._writer.max_value_bytes
         self.copied: Counter[str] = Counter()
         self.letters: dict[int, Position] = {}
+        self._restart = position or LogPosition(self._log.identity, self._log.begin(0))
+        self._unmet: set[str] = set()
+        """Keys of letters on valid events, from before the restart, that have not come again."""
         tail: stream.LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
         while found := tail.poll():
             self.copied.update(one.worker for one in found if isinstance(one, Progress))
-            letters = (one for one in found if isinstance(one, DeadLetter))
-            self.letters.update(
-                (one.partition, Position(one.offset, one.row))
-                for one in letters
-                if one.reason != stream.Reason.NOT_LEARNED
-            )
+            for one in found:
+                if isinstance(one, DeadLetter) and one.reason == stream.Reason.NOT_LEARNED:
+                    self._unmet.add(one.key)
+                elif isinstance(one, DeadLetter):
+                    self.letters[one.partition] = Position(one.offset, one.row)
         self._published = tail.seen
 
     @property
     def position(self) -> LogPosition:
-        """The end of the log."""
-        return LogPosition(self._log.identity, self._log.end(0))
+        """Where the next writer begins to read back: the end of the log.
+
+        Letters on valid events come with their batch; those from before the restart are read back
+        until they have come again.
+        """
+        end = LogPosition(self._log.identity, self._log.end(0))
+        return self._restart if self._unmet else end
 
     @property
     def conflicts(self) -> int:
@@ -99,7 +106,9 @@ class IdempotentWriter:
                 fresh.append(message)
                 records.append(Record(value))
         # Each comes once between two restarts, so what has come need not be remembered.
-        self._published.forget([message.key for message in messages])
+        keys = [message.key for message in messages]
+        self._published.forget(keys)
+        self._unmet.difference_update(keys)
         if records:
             self._writer.append(records)
         return fresh
@@ -300,7 +309,15 @@ def load(checkpoints: Checkpoints) -> EvaluatorState:
     2
     """
     newest = checkpoints.latest()
-    return EvaluatorState() if newest is None else _ADAPTER.validate_json(newest.parts[_PART])
+    if newest is None:
+        return EvaluatorState()
+    try:
+        return _ADAPTER.validate_json(newest.parts[_PART])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {newest.path} is none of an evaluator of this release: {error}; use the "
+            "release that wrote it, or begin with a new state folder"
+        ) from error
 
 
 def restart_point(
