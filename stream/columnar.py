@@ -324,7 +324,7 @@ def predictions_from_bytes(value: bytes) -> PredictionBatch:
     >>> batch = PredictionBatch("dense", 0, 0, (), {0: Position(7, 1)}, np.array([0.25]))
     >>> predictions_from_bytes(predictions_to_bytes(batch))
     PredictionBatch(model='dense', version=0, begin=0, spans=(),
-        trained_through={0: Position(offset=7, row=1)}, probability=array([0.25]))
+        trained_through={0: Position(offset=7, row=1)}, probability=array([0.25]), set_aside=())
     """
     probability, message = _read_probability(value)
     return PredictionBatch(
