@@ -13,7 +13,7 @@ import stream
 from evaluator.metrics.metric import Floats
 from stream import ClickBatch, LogPosition
 from stream.log import LogReader, LogStore, LogTrimmedError, StoredRecord
-from stream.messages import PredictionBatch
+from stream.messages import Position, PredictionBatch
 from stream.topics import CLICKS, TRUTH, predictions
 
 
@@ -45,6 +45,8 @@ class JoinedBatch:
     """The true drifts that run here, where they are known; sorted."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Events that are not valid since the batch before, by reason."""
+    set_aside: Mapping[tuple[int, Position], list[str]] = field(default_factory=dict)
+    """By partition and place, the events that some models could not learn, and these models."""
     clicks: ClickBatch = field(default_factory=lambda: ClickBatch.empty(numeric=0, columns=0))
     """The events as they were read; empty where features are not needed."""
 
@@ -131,6 +133,10 @@ class PredictionFollower:
         """Pass the record that was found last."""
         self._offset = self._unread.popleft().next_offset
         self._found = None
+
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        self._log.sync()
 
     def close(self) -> None:
         """Release the log."""
@@ -232,6 +238,10 @@ class TruthFollower:
         drift = sorted({one.drift for one in spans if begin < one.end or begin <= one.begin})
         return BatchTruth(probability[first : first + end - begin], tuple(drift))
 
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        self._log.sync()
+
     def close(self) -> None:
         """Release the log."""
         self._log.close()
@@ -278,7 +288,7 @@ class Join:
         on_invalid: stream.OnInvalid | None = None,
     ) -> None:
         self.missing: stream.Waiting | None = None
-        self._home = home
+        self._home, self._schema = home, spec.schema
         self._log = home.reader(CLICKS)
         self._order = stream.open_order(home, self._log)
         order = stream.Recorded(self._order) if self._order else None
@@ -351,6 +361,7 @@ class Join:
             bayes=truth.probability if truth else None,
             drift=truth.drift if truth else (),
             skipped=clicks.skipped,
+            set_aside=_set_aside(found),
             clicks=clicks.batch,
         )
 
@@ -368,6 +379,14 @@ class Join:
             found[name] = prediction
         return found
 
+    def describe(self, batch: JoinedBatch) -> list[stream.Invalid]:
+        """Read the events of a batch again that some models could not learn."""
+        found = []
+        for (partition, place), models in sorted(batch.set_aside.items()):
+            [stored] = self._log.read(partition, place.offset, 1)
+            found.append(stream.not_learned(stored, place.row, self._schema, models))
+        return found
+
     def drain(self) -> Mapping[str, int]:
         """Count by reason the invalid events after the last batch, once the input has ended."""
         skipped = self._clicks.drain()
@@ -375,11 +394,29 @@ class Join:
             self._at = self._clicks.cursor
         return skipped
 
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        for part in self._parts:
+            part.sync()
+
     def close(self) -> None:
         """Release all logs."""
-        for part in (self._log, self._order, self._truth, *self._tails.values()):
-            if part is not None:
-                part.close()
+        for part in self._parts:
+            part.close()
+
+    @property
+    def _parts(self) -> list[LogReader | TruthFollower | PredictionFollower]:
+        parts = (self._log, self._order, self._truth, *self._tails.values())
+        return [part for part in parts if part is not None]
+
+
+def _set_aside(found: Mapping[str, PredictionBatch]) -> dict[tuple[int, Position], list[str]]:
+    """Gather the events of a batch that models could not learn, and which models each."""
+    gathered: dict[tuple[int, Position], list[str]] = {}
+    for name, prediction in found.items():
+        for place in prediction.set_aside:
+            gathered.setdefault(place, []).append(name)
+    return gathered
 
 
 def check(prediction: PredictionBatch, clicks: stream.CountedBatch) -> None:

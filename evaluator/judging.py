@@ -9,7 +9,15 @@ from evaluator.join import Join, JoinCursor, JoinedBatch
 from evaluator.metrics.cross_entropy import weighted_losses
 from evaluator.metrics.metric import added
 from evaluator.metrics.relative_ce import RatioSums
-from stream import LogFollower, LogPosition, MessageLog, RunSpec, Waiting, resume
+from stream import (
+    LogFollower,
+    LogPosition,
+    MessageLog,
+    RunSpec,
+    Waiting,
+    check_decided,
+    resume,
+)
 from stream.log import LogReader, StoredRecord
 from stream.messages import Decision, Judgement, RebuildPlan, Verdict
 from stream.topics import CLICKS, LEDGER, predictions
@@ -106,6 +114,10 @@ class LedgerState:
         plans = (p for p in self.plans.values() if p.number not in self.superseded)
         return next((p for p in plans if p.number > judged and p.reason != FIRST), None)
 
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        self._log.sync()
+
     def close(self) -> None:
         """Release the log."""
         self._log.close()
@@ -116,6 +128,7 @@ class LedgerState:
             if message.rebuild.reason == FIRST and message.verdict == "promoted":
                 self.start = message.count
             return
+        check_decided(message.count, self.decided, self._spec.window_events)
         self.decided = message.count
         if message.rollback is not None:
             self.superseded |= self.plans.keys() - self.verdicts.keys()
@@ -266,6 +279,11 @@ class Judging:
         """Tell whether no judgement is under way or could begin by ``count``."""
         plan = ledger.to_judge(self._state.judged)
         return plan is None or plan.end - self._spec.judge_events > count
+
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        if self._join:
+            self._join.sync()
 
     def close(self) -> None:
         """Release the logs."""

@@ -45,6 +45,8 @@ class IdempotentWriter:
         Copies of progress that were written after the checkpoint, before the restart, by worker.
     letters
         Of the dead letters that were written then, the place of the last event, by partition.
+    max_value_bytes
+        The largest message that the log takes.
 
     Examples
     --------
@@ -64,19 +66,31 @@ class IdempotentWriter:
     def __init__(self, home: LogStore, name: str, position: LogPosition | None = None) -> None:
         self._writer = home.writer(name)
         self._log = home.reader(name)
+        self.max_value_bytes = self._writer.max_value_bytes
         self.copied: Counter[str] = Counter()
         self.letters: dict[int, Position] = {}
+        self._restart = position or LogPosition(self._log.identity, self._log.begin(0))
+        self._unmet: set[str] = set()
+        """Keys of letters on valid events, from before the restart, that have not come again."""
         tail: stream.LogFollower[Message] = MessageLog(self._log, name).follow(position=position)
         while found := tail.poll():
             self.copied.update(one.worker for one in found if isinstance(one, Progress))
-            letters = (one for one in found if isinstance(one, DeadLetter))
-            self.letters.update((one.partition, Position(one.offset, one.row)) for one in letters)
+            for one in found:
+                if isinstance(one, DeadLetter) and one.reason == stream.Reason.NOT_LEARNED:
+                    self._unmet.add(one.key)
+                elif isinstance(one, DeadLetter):
+                    self.letters[one.partition] = Position(one.offset, one.row)
         self._published = tail.seen
 
     @property
     def position(self) -> LogPosition:
-        """The end of the log."""
-        return LogPosition(self._log.identity, self._log.end(0))
+        """Where the next writer begins to read back: the end of the log.
+
+        Letters on valid events come with their batch; those from before the restart are read back
+        until they have come again.
+        """
+        end = LogPosition(self._log.identity, self._log.end(0))
+        return self._restart if self._unmet else end
 
     @property
     def conflicts(self) -> int:
@@ -92,7 +106,9 @@ class IdempotentWriter:
                 fresh.append(message)
                 records.append(Record(value))
         # Each comes once between two restarts, so what has come need not be remembered.
-        self._published.forget([message.key for message in messages])
+        keys = [message.key for message in messages]
+        self._published.forget(keys)
+        self._unmet.difference_update(keys)
         if records:
             self._writer.append(records)
         return fresh
@@ -172,6 +188,11 @@ class ProgressMirror:
         tails = self._tails.values()
         return [one for tail in tails for found in iter(tail.poll, []) for one in found]
 
+    def sync(self) -> None:
+        """Return once all that has been read survives a crash of the machine."""
+        for tail in self._tails.values():
+            tail.reader.sync()
+
     def close(self) -> None:
         """Release the logs."""
         for tail in self._tails.values():
@@ -218,8 +239,19 @@ class DeadLetterWriter:
         """Write a letter for each event that has none; they are of one partition, in order."""
         partition, last = invalid[0].partition, invalid[-1].place
         through = self.through.get(partition, _BEFORE)
-        fresh = [stream.dead_letter(one) for one in invalid if one.place > through]
         self.through[partition] = max(through, last)
+        self._append([one for one in invalid if one.place > through])
+
+    def set_aside(self, events: Sequence[stream.Invalid]) -> None:
+        """Write a letter for each valid event that some model could not learn.
+
+        They are known only once their batch is scored, when events after them may have letters.
+        """
+        self._append(events)
+
+    def _append(self, invalid: Sequence[stream.Invalid]) -> None:
+        most = self._writer.max_value_bytes
+        fresh = [stream.dead_letter(one, most) for one in invalid]
         self._written += self._writer.append(fresh)
         self._unkept += len(fresh)
 
@@ -277,7 +309,15 @@ def load(checkpoints: Checkpoints) -> EvaluatorState:
     2
     """
     newest = checkpoints.latest()
-    return EvaluatorState() if newest is None else _ADAPTER.validate_json(newest.parts[_PART])
+    if newest is None:
+        return EvaluatorState()
+    try:
+        return _ADAPTER.validate_json(newest.parts[_PART])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {newest.path} is none of an evaluator of this release: {error}; use the "
+            "release that wrote it, or begin with a new state folder"
+        ) from error
 
 
 def restart_point(
@@ -459,6 +499,8 @@ class Evaluator:
             if self._join.ended:
                 return self._finish()
             return EvaluatorStep(count, waiting_for=self._join.missing)
+        if batch.set_aside:
+            self._letters.set_aside(self._join.describe(batch))
         sums, messages = self._scoring.add(batch)
         self._writer.append(messages)
         if self._judging.may_begin(batch.end):
@@ -476,7 +518,9 @@ class Evaluator:
         return EvaluatorStep(count, messages=messages, waiting_for=waiting_for, done=done)
 
     def _checkpoint(self) -> None:
-        """Flush what was written, *then* write down how far it goes."""
+        """Flush what was written, and what was read, *then* write down how far both go."""
+        for read in (self._join, self._judging, self._ledger, self._progress):
+            read.sync()
         self._writer.flush()
         letters = self._letters.keep()
         logs = {

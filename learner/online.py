@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,9 @@ from stream import ClickBatch
 
 _UNLIKELIEST = 1e-15
 """No prediction is closer to 0 or 1 than this."""
+_LARGEST_GRADIENT = 1e12
+"""The Euclidean norm of a batch's gradient at most, far beyond any that a model learns from: the
+sums of its squares stay finite for as many batches as a run may have."""
 
 Observer = Callable[[dict[str, Tensor]], None]
 """Sees the gradient of every prunable layer's effective weight, shape (out, in), by layer. The
@@ -39,6 +43,8 @@ class ForwardPass:
     """How often the model had changed when it predicted."""
     input_sq: dict[str, Tensor] = field(default_factory=dict)
     """Mean square of every input of each prunable linear layer, shape (in,), where asked for."""
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """Of the loss, by parameter, once :meth:`OnlineModel.unlearnable` has looked at them."""
 
 
 class OnlineModel:
@@ -127,11 +133,37 @@ class OnlineModel:
                 f"the batch was predicted after {forward.change} changes of the model, which has "
                 f"changed {self._changes} times by now; learn a batch right after predicting it"
             )
-        gradients = self._gradients(forward)
+        gradients = dict(forward.gradients) or self._gradients(forward)
+        # They are as large as the model's layers, and of no more use to whoever keeps the batch.
+        forward.gradients.clear()
         if observe is not None:
             observe(self.masking.gradients(gradients))
         self.masking.step(gradients)
         self._changes += 1
+
+    def unlearnable(self, forward: ForwardPass) -> NDArray[np.bool_]:
+        r"""Tell which events of a batch would make weights or Adagrad's sums not finite.
+
+        Those whose prediction is not finite. Where there are none, and the norm of the batch's
+        gradient is not finite or above :math:`G = 10^{12}`, those of its :math:`n` events whose
+        own share, :math:`w_i |g_i| / \sum_j w_j`, is not finite or above :math:`G / n`: by the
+        triangle inequality there is one, and the others together stay below.
+
+        Returns
+        -------
+        Shape (n,). Seldom is any True, and only then each event is looked at alone.
+        """
+        unfit = ~np.isfinite(forward.probability)
+        if not unfit.any():
+            forward.gradients.update(self._gradients(forward))
+            if _norm(forward.gradients) <= _LARGEST_GRADIENT:
+                return unfit
+        batch = forward.batch
+        share = batch.weight.astype(np.float64) / batch.weight.sum(dtype=np.float64)
+        for row in np.flatnonzero(~unfit).tolist():
+            own = _norm(self._gradients(self.forward(batch[row : row + 1])))
+            unfit[row] = not own * share[row] <= _LARGEST_GRADIENT / len(batch)
+        return unfit
 
     def gradients(self, batch: ClickBatch) -> dict[str, Tensor]:
         """Return what an observer would see, shape (out, in) by layer, and learn nothing."""
@@ -279,6 +311,15 @@ def _probability(logits: Tensor) -> NDArray[np.float64]:
     likely = torch.sigmoid(logits.double()).clamp_(_UNLIKELIEST, 1 - _UNLIKELIEST)
     probability: NDArray[np.float64] = likely.cpu().numpy()
     return probability
+
+
+def _norm(gradients: Mapping[str, Tensor]) -> float:
+    """Return the Euclidean norm of all gradients together; infinite or NaN where one is."""
+    squares = 0.0
+    for gradient in gradients.values():
+        flat = (gradient._values() if gradient.is_sparse else gradient).reshape(-1)
+        squares += torch.dot(flat, flat).item()
+    return math.sqrt(squares)
 
 
 def _gather_mean_square(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER
 from learner.online import masks_in, own_tensors
-from stream import ClickCursor, RestartPoint
+from stream import ClickCursor, LogPosition, RestartPoint
 from stream.messages import Position
 from stream.state import write_folder_atomic
 from stream.topics import predictions
@@ -194,6 +194,8 @@ class LearnerState:
     ordered: int | None = None
     """Of dense with several partitions: where in its predictions those after ``cursor`` begin, so
     that it can repeat them; in checkpoints only."""
+    published: LogPosition | None = None
+    """The end of the log that it publishes to; in checkpoints only."""
 
     @property
     def count(self) -> int:
@@ -226,8 +228,8 @@ def from_bytes(content: bytes) -> LearnerState:
     found = metadata(content)
     if found.get("format") != FORMAT:
         raise ValueError(
-            f"a safetensors file of format {found.get('format')!r} is no snapshot; "
-            f"expected {FORMAT!r}"
+            f"a safetensors file of format {found.get('format')!r} is no snapshot; this release "
+            f"reads {FORMAT!r}, it is of Resprout {found.get('resprout_version', 'unknown')}"
         )
     places = json.loads(found["trained_through"])
     return LearnerState(
@@ -240,6 +242,7 @@ def from_bytes(content: bytes) -> LearnerState:
         seed=int(found["seed"]),
         since=int(found.get("since", 0)),
         ordered=int(found["ordered"]) if "ordered" in found else None,
+        published=LogPosition(*json.loads(found["published"])) if "published" in found else None,
     )
 
 
@@ -251,8 +254,11 @@ def to_parts(state: LearnerState) -> dict[str, bytes]:
     >>> from_parts(to_parts(state)) == state
     True
     """
-    ordered = {} if state.ordered is None else {"ordered": str(state.ordered)}
-    texts = state.metadata | {"since": str(state.since)} | ordered
+    texts = state.metadata | {"since": str(state.since)}
+    if state.ordered is not None:
+        texts["ordered"] = str(state.ordered)
+    if state.published is not None:
+        texts["published"] = json.dumps([state.published.identity, state.published.offset])
     return {FILE: dump_tensors(state.tensors, texts)}
 
 
@@ -319,24 +325,27 @@ class SnapshotStore:
         except (ValueError, KeyError):
             damaged = True
         if damaged:
-            raise SnapshotError(
-                f"snapshot {path} is damaged: its content does not match its name; delete it, "
-                "and let the run make it again from a checkpoint"
-            )
-        return from_bytes(content)
+            raise self._damaged(name)
+        try:
+            return from_bytes(content)
+        except ValueError as error:
+            fault = f"snapshot {path}: {error}; use the release that wrote it"
+            raise SnapshotError(fault) from error
 
     def cursor(self, name: str) -> ClickCursor:
         """Read only how far a snapshot's model has come, from the header of its file.
 
-        Raises :class:`SnapshotError` if it is missing.
+        Raises :class:`SnapshotError` if it is missing, or its header cannot be read.
         """
         try:
             with (self.folder / _check(name) / FILE).open("rb") as file:
                 length = file.read(_LENGTH_BYTES)
                 header = length + file.read(int.from_bytes(length, "little"))
+            return ClickCursor.model_validate_json(metadata(header)["cursor"])
         except FileNotFoundError:
             raise self._missing(name) from None
-        return ClickCursor.model_validate_json(metadata(header)["cursor"])
+        except (ValueError, KeyError) as error:
+            raise self._damaged(name) from error
 
     def find(self, model: str, count: int) -> str | None:
         """Return the name of a model's snapshot after ``count`` events, None without one."""
@@ -355,6 +364,12 @@ class SnapshotStore:
         if path.exists():
             path.rename(trash)
             shutil.rmtree(trash)
+
+    def _damaged(self, name: str) -> SnapshotError:
+        return SnapshotError(
+            f"snapshot {self.folder / name / FILE} is damaged: its content does not match its "
+            "name; restore it from a copy: there is nothing else that it could be made from"
+        )
 
     def _missing(self, name: str) -> SnapshotError:
         held = ", ".join(self.names(name.partition("/")[0])) or "none"

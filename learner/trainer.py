@@ -14,17 +14,34 @@ from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, UPDATER
 from learner.online import ForwardPass, OnlineModel, with_prefix
 from learner.snapshots import LearnerState, SnapshotStore, count_of, from_parts, to_parts
-from stream import ClickReader, ReadOrder, Recorded, Resumed, RunSpec, Waiting, predictions_to_bytes
+from stream import (
+    ClickReader,
+    CountedBatch,
+    LogPosition,
+    ReadOrder,
+    Recorded,
+    Resumed,
+    RunSpec,
+    Waiting,
+    check_position,
+    predictions_to_bytes,
+    topics,
+)
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import Position, PredictionBatch
 from stream.state import Checkpoints
 
 log = logging.getLogger(__name__)
+
+
+_MOST_SAID = 5
+"""Events that one warning names."""
 
 
 class NonFiniteError(Exception):
@@ -211,8 +228,6 @@ class TrainerOptions:
     end: int | None = None
     """The count at which its caller stops it, and at which it writes a checkpoint; there is then no
     snapshot where the input ends. None: it learns all of the input."""
-    check_predictions: bool = False
-    """Raise where a prediction is not finite, and do not publish it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +282,8 @@ class StreamTrainer:
     """The count at which each kind of copy was written last."""
     _announced: int = field(default=0, init=False)
     """The last version whose beginning this object has published."""
+    _published: LogPosition | None = field(default=None, init=False)
+    """The end of its predictions at the last checkpoint."""
     _writing: Future[Publication | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -274,14 +291,19 @@ class StreamTrainer:
         self._started = self.source is None
         found = self.ports.checkpoints.latest()
         if found is not None:
-            self.become(from_parts(found.parts))
+            state, writer = from_parts(found.parts), self.ports.predictions
+            if state.published is not None:
+                name = topics.predictions(self.ports.model)
+                check_position(name, state.published, writer.identity, writer.end())
+            self.become(state)
+            self._published = state.published
             self._saved["checkpoint"] = self.count
             # What was published last of this version after its beginning, if it is there.
             sequence, after = divmod(self.count - self._since, self.online.config.publish_events)
             count, model = self.count - after, f"published-{self.ports.model}"
-            name = self.ports.snapshots.find(model, count) if sequence else None
-            if name is not None:
-                self._publish(Publication(self.version, sequence, name, count))
+            newest = self.ports.snapshots.find(model, count) if sequence else None
+            if newest is not None:
+                self._publish(Publication(self.version, sequence, newest, count))
             log.info("%s continues after %d events", self.ports.model, self.count)
 
     @property
@@ -301,14 +323,20 @@ class StreamTrainer:
         """Ask the source, and do at most one batch or one change of version.
 
         1. Read a batch.
-        2. Predict it.
-        3. Publish the predictions.
+        2. Predict it. Events that would make weights not finite are set aside: a prediction that is
+           not finite becomes the mean of the batch's others, and they are not learned.
+        3. Publish the predictions, and what is set aside.
         4. Learn from it; the updater observes it, and may change the masks.
         5. Write the snapshot, publication and checkpoint that are due, the checkpoint once the
            predictions are safe.
 
-        Labels are read in the fourth step only. Where the input ends it writes a last snapshot and
-        a last checkpoint.
+        No prediction depends on a label of its batch. Where the input ends it writes a last
+        snapshot and a last checkpoint.
+
+        Raises
+        ------
+        NonFiniteError
+            Where most of a batch would have to be set aside: then it is the model that is at fault.
         """
         if self._done:
             return self._report()
@@ -334,6 +362,7 @@ class StreamTrainer:
 
     def snapshot(self) -> str:
         """Write a snapshot of the model as it is, at once, and return its name."""
+        self._sync()
         return self.ports.snapshots.write(self._state())
 
     def save_async(self, *copies: Copy) -> None:
@@ -353,7 +382,9 @@ class StreamTrainer:
                 "lower learner.rate or learner.embedding_rate, and look for extreme features"
             )
         if "checkpoint" in due:
-            self.ports.predictions.flush()
+            writer = self.ports.predictions
+            writer.flush()
+            self._published = LogPosition(writer.identity, writer.end())
         write = partial(self._write, self._state(), due)
         self.wait_saved()
         self._saved |= dict.fromkeys(due, self.count)
@@ -383,10 +414,12 @@ class StreamTrainer:
         online, updater, options = self.online, self.updater, self.options
         self._broken = True
         forward = online.forward(counted.batch, inputs=updater.needs_inputs)
-        if options.check_predictions and not np.isfinite(forward.probability).all():
-            raise NonFiniteError(
-                f"{self.ports.model} predicts what is not finite after {counted.begin:,} events"
-            )
+        probability, unfit = forward.probability, online.unlearnable(forward)
+        if unfit.any():
+            forward = self._without(unfit, counted, forward)
+            finite = np.isfinite(probability)
+            others = float(probability[finite].mean()) if finite.any() else 0.5
+            probability = np.where(finite, probability, others)
         if counted.begin >= options.publish_from:
             predictions = PredictionBatch(
                 model=self.ports.model,
@@ -394,12 +427,14 @@ class StreamTrainer:
                 begin=counted.begin,
                 spans=counted.spans,
                 trained_through=self._trained_through,
-                probability=forward.probability,
+                probability=probability,
+                set_aside=_places(counted, unfit),
             )
             time_ms = int(counted.batch.time_ms[-1])
             record = Record(predictions_to_bytes(predictions), time_ms=time_ms)
             self.ports.predictions.append([record])
-        online.learn_from(forward, lambda found: updater.observe(online, found, forward))
+        if len(forward.batch):
+            online.learn_from(forward, lambda found: updater.observe(online, found, forward))
         masks = updater.update(online, self.count)
         if masks is not None:
             online.set_masks(masks)
@@ -408,6 +443,26 @@ class StreamTrainer:
         self._broken = False
         self._save_what_is_due()
         return self._report(len(counted.batch))
+
+    def _without(
+        self, unfit: NDArray[np.bool_], counted: CountedBatch, forward: ForwardPass
+    ) -> ForwardPass:
+        """Predict what is left of a batch without the events that are not fit to be learned."""
+        events, left, model = len(unfit), counted.batch[~unfit], self.ports.model
+        are_few = 2 * unfit.sum() <= max(events, 2)
+        if are_few and len(left):
+            forward = self.online.forward(left, inputs=self.updater.needs_inputs)
+            are_few = not self.online.unlearnable(forward).any()
+        if not are_few:
+            raise NonFiniteError(
+                f"{model} predicts what is not finite after {counted.begin:,} events, or would "
+                f"learn it, from {unfit.sum():,} of the next {events:,}; lower learner.rate or "
+                "learner.embedding_rate, and look for extreme features"
+            )
+        places = [f"offset {o}, row {r} of partition {p}" for p, (o, r) in _places(counted, unfit)]
+        said = "; ".join(places[:_MOST_SAID]) + ("; ..." if len(places) > _MOST_SAID else "")
+        log.warning("%s does not learn %d events that are not finite: %s", model, len(places), said)
+        return forward if len(left) else replace(forward, batch=left)
 
     def _save_what_is_due(self) -> None:
         count, options, config = self.count, self.options, self.online.config
@@ -481,7 +536,14 @@ class StreamTrainer:
             seed=self.spec.seed,
             since=self._since,
             ordered=self._resumed_order.offset if self._resumed_order else None,
+            published=self._published,
         )
+
+    def _sync(self) -> None:
+        """Make what a copy of the model rests on survive a crash of the machine, before it does."""
+        for read in (self.ports.clicks, self.ports.order):
+            if read is not None:
+                read.sync()
 
     def _write(self, state: LearnerState, copies: set[Copy]) -> Publication | None:
         """Write copies of a state; another thread may do it.
@@ -490,6 +552,7 @@ class StreamTrainer:
         the one before are deleted.
         """
         store, written = self.ports.snapshots, None
+        self._sync()
         if "snapshot" in copies:
             store.write(state)
         if "publication" in copies:
@@ -520,3 +583,8 @@ class StreamTrainer:
 
     def _report(self, events: int = 0, waiting_for: Waiting | None = None) -> LearnerStep:
         return LearnerStep(self.count, events, waiting_for, self._done)
+
+
+def _places(counted: CountedBatch, rows: NDArray[np.bool_]) -> tuple[tuple[int, Position], ...]:
+    """Return where some events of a batch stand."""
+    return tuple((p, Position(o, r)) for p, o, r in counted.places[rows].tolist())

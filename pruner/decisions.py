@@ -11,7 +11,7 @@ from typing import Literal
 
 from learner import Answer, Continue, ModelVersion, NoModel, RollBackTo, SwitchTo
 from pruner.triggers import Fire, Score, Seen, Trigger
-from stream import LogFollower, MessageLog, RunSpec, Waiting
+from stream import LogFollower, MessageLog, RunSpec, Waiting, check_decided
 from stream.log import LogReader
 from stream.messages import Decision, Judgement, Message, RebuildPlan, Request, Rollback, Verdict
 from stream.topics import LEDGER
@@ -193,10 +193,16 @@ class LedgerFollower:
         The log.
     versions
         How many versions of the sparse model to remember.
+    window_events
+        Events a window: a ledger that lacks a decision is refused, as one whose head is lost. None:
+        it is taken as it is.
     """
 
-    def __init__(self, reader: LogReader, versions: int = 3) -> None:
+    def __init__(
+        self, reader: LogReader, versions: int = 3, window_events: int | None = None
+    ) -> None:
         self.history = History(versions=versions)
+        self._window_events = window_events
         self._tail: LogFollower[Decision | Verdict]
         self._tail = MessageLog(reader, LEDGER).follow(Decision, Verdict)
 
@@ -204,6 +210,8 @@ class LedgerFollower:
         """Read everything that is new into :attr:`history`, and return it."""
         new = [one for found in iter(self._tail.poll, []) for one in found]
         for message in new:
+            if isinstance(message, Decision) and self._window_events is not None:
+                check_decided(message.count, self.history.decided, self._window_events)
             self.history = self.history.after(message)
         return new
 
@@ -389,7 +397,7 @@ class LedgerMaskSource:
     """
 
     def __init__(self, ledger: LogReader, spec: RunSpec, total: Callable[[], int | None]) -> None:
-        self._ledger = LedgerFollower(ledger)
+        self._ledger = LedgerFollower(ledger, window_events=spec.window_events)
         self._spec = spec
         self._total = total
         self._changes: dict[int, SwitchTo | RollBackTo] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
+from torch import Tensor
 
 import learner
 import stream
@@ -316,7 +317,7 @@ class PruneWorker:
     ) -> None:
         self._ports, self._config, self._build = ports, config, build
         self._rules, self._spec = rules, rules.spec
-        self._ledger = LedgerFollower(ports.ledger, ports.versions)
+        self._ledger = LedgerFollower(ports.ledger, ports.versions, rules.spec.window_events)
         self._windows = WindowFollower(ports.windows, rules.spec.window_events)
         self._requests = RequestFollower(ports.requests)
         self._end = InputEnd(ports.clicks, ports.snapshots, rules.spec.schema)
@@ -366,7 +367,7 @@ class PruneWorker:
         Raises
         ------
         learner.SnapshotError
-            Where the snapshot will never be there: dense has written a later one.
+            Where the snapshot is damaged, or will never be there: dense has written a later one.
         """
         ports, spec, snapshots = self._ports, self._spec, self._ports.snapshots
         checkpoints = Checkpoints(ports.folder / f"rebuild-{plan.number:06d}")
@@ -375,7 +376,7 @@ class PruneWorker:
         if kept is None and dense is None and later:
             raise learner.SnapshotError(
                 f"rebuild {plan.number} begins at the dense snapshot of {plan.begin} events, which "
-                f"is gone from {snapshots.folder}, and dense is past it ({later[-1]}); start afresh"
+                f"is gone from {snapshots.folder}, and dense is past it ({later[-1]})"
             )
         if kept is not None:
             begin = learner.from_parts(kept.parts)
@@ -397,7 +398,6 @@ class PruneWorker:
                 checkpoint_events=self._config.checkpoint_events,
                 publish_from=plan.end - spec.judge_events,
                 end=plan.end,
-                check_predictions=True,
             ),
         )
         if kept is None:
@@ -436,13 +436,16 @@ class PruneWorker:
     def _work(self, plan: RebuildPlan) -> PruneStep:
         """Take the open rebuild one batch further, or end it.
 
+        One that cannot begin, since its dense snapshot is lost, has failed: the next one begins at
+        another.
+
         Its verdict comes after the decisions on all windows through E and before those after it,
         however fast the evaluator is: so the ledger has one order.
         """
         if self._failed is None:
             try:
                 return self._advance(plan)
-            except (CriterionFailedError, learner.NonFiniteError) as error:
+            except (CriterionFailedError, learner.NonFiniteError, learner.SnapshotError) as error:
                 count = self._rebuild.count if self._rebuild else plan.begin
                 self._failed = decisions.ended_early(plan, "failed", str(error), count)
                 self._rebuild = None
@@ -482,8 +485,6 @@ class PruneWorker:
         masks = {name: rebuild.online.masks[name].cpu() for name in rebuild.online.prunable}
         if promoted:
             self._ports.registry.put(masks)
-        last = self.history.promoted[-1:]
-        before = learner.masks_of(self._ports.snapshots.read(last[0].snapshot)) if last else None
         verdict = Verdict(
             count=plan.end,
             rebuild=plan,
@@ -493,11 +494,20 @@ class PruneWorker:
             snapshot=snapshot,
             mask=content_hash(pack(masks)),
             sparsity=sparsity(masks),
-            layers=describe(masks, before),
+            layers=describe(masks, self._masks_before()),
             judgement=judgement,
             cost_events=plan.end - plan.begin,
         )
         return self._conclude(verdict)
+
+    def _masks_before(self) -> dict[str, Tensor] | None:
+        """Return the masks of the last version; None without one, or where its snapshot is lost."""
+        for version in self.history.promoted[-1:]:
+            try:
+                return learner.masks_of(self._ports.snapshots.read(version.snapshot))
+            except learner.SnapshotError as error:
+                log.warning("what a candidate shares with the last version is not known: %s", error)
+        return None
 
     def _conclude(self, verdict: Verdict) -> PruneStep:
         self._write(verdict)
@@ -534,7 +544,12 @@ class PruneWorker:
         return replace(self._report(), waiting_for=stream.Waiting(log, what))
 
     def _write(self, message: Decision | Verdict) -> None:
-        """Write into the ledger what is decided, safely, and take note of it."""
+        """Write into the ledger what is decided, safely, and take note of it.
+
+        After a loss of power no decision is there without what it rests on: that is safe before.
+        """
+        for read in (self._ports.windows, self._ports.requests):
+            read.sync()
         self._ports.decisions.append([Record(dump(message))])
         self._ports.decisions.flush()
         self._ledger.poll()

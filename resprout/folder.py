@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,14 +17,23 @@ from resprout.settings import WORKERS, replaced, with_defaults
 from resprout.spec import RunDefinition, decisive, differences
 from stream import FeatureSchema, StartPosition, clicks_from, start_offsets
 from stream.log import LocalLogStore, LogIdentityError, LogStore
-from stream.state import Checkpoints, FileLock, lock_folder, sync
+from stream.state import (
+    Checkpoints,
+    FileLock,
+    dump_checked,
+    lock_folder,
+    read_checked,
+    sync,
+)
 from stream.topics import CLICKS
 
 log = logging.getLogger(__name__)
 
-LOCK, LOCKS, RECORD, BEGIN = "lock", "workers", "run.json", "begin.json"
+LOCK, LOCKS, RECORD, BEGIN, LOGS = "lock", "workers", "run.json", "begin.json", "logs.json"
+_FORMAT = 1
+"""Of these files."""
 _DRAFT = ".draft-"
-_DRAFTS = (f"{_DRAFT}{RECORD}-", f"{_DRAFT}{BEGIN}-")
+_DRAFTS = tuple(f"{_DRAFT}{name}-" for name in (RECORD, BEGIN, LOGS))
 PLOT = "ne"
 """What the files of the plot are called, before ``-light.svg`` and so on."""
 REPORT = "report.html"
@@ -34,7 +42,7 @@ _MOST_SHOWN = 5
 _PLOTS = {f"{PLOT}-{theme}.{end}" for theme in ("light", "dark") for end in ("svg", "png")}
 _LEFT = {LOCK, LOCKS}
 """What is never deleted: deleting a lock would let two holders in."""
-_OURS = _LEFT | {RECORD, BEGIN, "logs", "snapshots", "checkpoints", "masks", REPORT} | _PLOTS
+_OURS = _LEFT | {RECORD, BEGIN, LOGS, "logs", "snapshots", "checkpoints", "masks", REPORT} | _PLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class RunFolder:
         workers/NAME/lock   of whoever is that worker
         run.json            what it was begun with: settings, schema, warm start
         begin.json          where in the clicks it began, if not with the first event
+        logs.json           the identities of logs that it cannot do without
         logs/NAME/          the logs
         snapshots/MODEL/    published copies of models
         checkpoints/NAME/   the last states of each worker
@@ -115,16 +124,13 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """Return what the run was begun with."""
+        keys = ("settings", "schema", "init_from")
         try:
-            found: dict[str, Any] = json.loads((self.path / RECORD).read_text("utf-8"))
+            found = read_checked(self.path / RECORD, _FORMAT, "name another folder", keys)
         except (FileNotFoundError, NotADirectoryError):
             what = "is a file and" if self.path.is_file() else "holds"
             raise FileNotFoundError(
                 f"{self.path} {what} no run; name the state folder of one"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{self.path / RECORD} is damaged ({error}); name another folder"
             ) from None
         for name in replaced(found.get("settings", {})):
             raise ValueError(
@@ -166,23 +172,39 @@ class RunFolder:
     def begin_at(self, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return where in the clicks the run began; the first worker to ask finds it, for all."""
         self._keep(BEGIN, find)
-        try:
-            found = json.loads((self.path / BEGIN).read_text("utf-8"))
-            return {"log": found["log"], "offsets": found["offsets"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path / BEGIN} is damaged ({error!r}); name another folder, or write the "
-                "offsets back that the first worker logged"
-            ) from error
+        way_out = (
+            "name another folder, or delete it and set stream.begin to the offsets that the first "
+            "worker logged"
+        )
+        return read_checked(self.path / BEGIN, _FORMAT, way_out, ("log", "offsets"))
+
+    def check_logs(self, identities: Mapping[str, str]) -> None:
+        """See that logs are those that the run began with; the first worker writes down which.
+
+        Raises :class:`LogIdentityError` for one that was deleted and made again.
+
+        Parameters
+        ----------
+        identities
+            Of logs that are read from their beginning, so that no checkpoint knows them: by name.
+        """
+        self._keep(LOGS, lambda: {"logs": dict(identities)})
+        known = read_checked(self.path / LOGS, _FORMAT, "name another folder")["logs"]
+        for name, identity in identities.items():
+            if known.get(name, identity) != identity:
+                raise LogIdentityError(
+                    f"the run in {self.path} began with the log {name} {known[name]}, this one is "
+                    f"{identity}: it was deleted and made again; begin with a new state folder"
+                )
 
     def _keep(self, name: str, make: Callable[[], dict[str, Any]]) -> None:
         """Write a file, whole, unless it is there or somebody else has written it by then."""
         if (self.path / name).exists():
             return
         draft = self.path / f"{_DRAFT}{name}-{uuid.uuid4().hex}"
-        content = make()
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
+        content = dump_checked(_FORMAT, make())
+        with draft.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):

@@ -173,6 +173,11 @@ class Wiring:
     ) -> None:
         self._plan, self._folder, self._names = plan, folder, tuple(names)
         self._logs, self.begins = begun(logs, plan.settings.stream.begin, folder)
+        with ExitStack() as looked:
+            readers = {name: logs.reader(name) for name in (topics.LEDGER, topics.WINDOWS)}
+            for reader in readers.values():
+                looked.callback(reader.close)
+            folder.check_logs({name: reader.identity for name, reader in readers.items()})
         if set(names) - {SOURCE, DENSE}:
             # All others read the clicks twice: to learn or to score, and to judge or find the end.
             self._logs = share_clicks(self._logs, plan.source.schema)

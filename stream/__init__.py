@@ -28,7 +28,15 @@ What else travels, and how it is followed
 from __future__ import annotations
 
 from stream.batch import ClickBatch, ClickEvent, Reason, encode, json_schema
-from stream.codec import END, Invalid, columnar_record, dead_letter, end_record, kind_of
+from stream.codec import (
+    END,
+    Invalid,
+    columnar_record,
+    dead_letter,
+    end_record,
+    kind_of,
+    not_learned,
+)
 from stream.columnar import (
     TruthBatch,
     predictions_from_bytes,
@@ -43,6 +51,8 @@ from stream.follow import (
     LoggedMessage,
     LogPosition,
     MessageLog,
+    check_decided,
+    check_position,
     read_all,
     resume,
 )
@@ -66,8 +76,9 @@ __all__ += ["ClickCursor", "ClickEvent", "ClickReader", "CountedBatch", "Dedupli
 __all__ += ["FeatureSchema", "Invalid", "LogFollower", "LogPosition", "LogTrimmer", "LoggedMessage"]
 __all__ += ["MessageLog", "ModelSpec", "Needed", "NumericFeature", "OnInvalid", "ReadOrder"]
 __all__ += ["Reason", "Recorded", "RestartPoint", "RestartPoints", "Resumed", "RetentionConfig"]
-__all__ += ["RunSpec", "StartPosition", "StreamConfig", "TruthBatch", "Waiting", "clicks_from"]
+__all__ += ["RunSpec", "StartPosition", "StreamConfig", "TruthBatch", "Waiting", "check_decided"]
+__all__ += ["check_position", "clicks_from"]
 __all__ += ["columnar_record", "dead_letter", "encode", "end_record", "find_model", "json_schema"]
-__all__ += ["kind_of", "load_schema", "make_source", "model_of", "nothing_follows", "open_logs"]
-__all__ += ["open_order", "predictions_from_bytes", "predictions_to_bytes", "read_all", "resume"]
-__all__ += ["share_clicks", "start_offsets", "truth_from_bytes", "truth_to_bytes"]
+__all__ += ["kind_of", "load_schema", "make_source", "model_of", "not_learned", "nothing_follows"]
+__all__ += ["open_logs", "open_order", "predictions_from_bytes", "predictions_to_bytes", "read_all"]
+__all__ += ["resume", "share_clicks", "start_offsets", "truth_from_bytes", "truth_to_bytes"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
+from sys import getsizeof
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class Reason(StrEnum):
     LABEL = "label"
     WEIGHT = "weight"
     NUMERIC = "numeric"
-    """A numeric feature is no finite number, as given or once standardised."""
+    """A numeric feature is no finite number, or beyond its limit once standardised."""
     CATEGORICAL = "categorical"
     """A categorical feature is no text, or a bucket is out of range."""
     TOO_MANY_VALUES = "too_many_values"
@@ -38,6 +39,9 @@ class Reason(StrEnum):
     UNKNOWN_FIELD = "unknown_field"
     SCHEMA = "schema"
     """A columnar record was encoded with another schema."""
+    NOT_LEARNED = "not_learned"
+    """The event is valid, and was predicted and scored; but what a model would have learned from it
+    is not finite, so the model did without it."""
 
 
 class Fault(NamedTuple):
@@ -253,8 +257,12 @@ class ClickBatch:
         return cls(*map(np.concatenate, zip(*(part.arrays for part in parts), strict=True)))
 
 
-_REMEMBERED: Final = 200_000
-"""Values of a feature whose buckets are kept at hand."""
+MAX_WEIGHT: Final = 1e9
+"""The largest weight of a valid event."""
+_CACHE_BYTES: Final = 16 * 1024 * 1024
+"""What the values of a feature take at most whose buckets are kept at hand: some 100,000 words."""
+_ENTRY_BYTES: Final = 100
+"""What a value takes there beside itself."""
 
 
 def encode(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
@@ -302,7 +310,7 @@ def encode_valid(
         rows = [row for row in rows if row not in skipped]
         kept = [events[row] for row in rows]
         batch = _columns(kept, schema)
-    bad = list(_bad_numbers(batch, schema, kept))
+    bad = list(_bad_numbers(batch, kept, schema))
     if bad:
         faults += [Fault(rows[row], reason, detail) for row, reason, detail in bad]
         batch = batch[~np.isin(np.arange(len(batch)), [fault.row for fault in bad])]
@@ -382,32 +390,83 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
 
 
 def _bad_numbers(
-    batch: ClickBatch, schema: FeatureSchema, events: Sequence[ClickEvent]
+    batch: ClickBatch, events: Sequence[ClickEvent], schema: FeatureSchema
 ) -> Iterator[Fault]:
-    """Find weights and numeric features that are no finite numbers once encoded."""
-    finite = np.isfinite(batch.numeric)
-    heavy = np.isfinite(batch.weight) & (batch.weight > 0)
-    for row in np.flatnonzero(~(finite.all(axis=1) & heavy)).tolist():
+    """Find weights and numeric features that are out of range once encoded."""
+    fits, heavy = fitting(batch, schema)
+    for row in np.flatnonzero(~(fits.all(axis=1) & heavy)).tolist():
         if not heavy[row]:
-            yield Fault(row, Reason.WEIGHT, "weight is out of the range of float32")
+            yield Fault(row, Reason.WEIGHT, describe_weight(events[row].weight))
         else:
-            feature = schema.numeric[int(np.argmin(finite[row]))]
-            value = float(events[row].numeric[feature.name] or 0)
-            yield Fault(row, Reason.NUMERIC, _not_finite(feature, value))
+            at = int(np.argmin(fits[row]))
+            given = events[row].numeric[schema.numeric[at].name]
+            detail = describe_number(schema.numeric[at], float(batch.numeric[row, at]), given)
+            yield Fault(row, Reason.NUMERIC, detail)
 
 
-def _not_finite(feature: NumericFeature, value: float) -> str:
-    """Name a value that becomes no number, and the way out."""
-    said = f"{feature.name} is not finite once standardised: it is {value:g}"
-    if feature.log1p is True and value <= -1:
-        return f'{said}, and log1p takes numbers above -1 (log1p = "signed" takes any)'
-    return f"{said}, too large for float32 (its mean, scale or log1p in the schema brings it down)"
+def fitting(
+    batch: ClickBatch, schema: FeatureSchema
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell which numeric features, shape (n, d), and which weights, shape (n,), are in range.
+
+    What is not a number is not.
+    """
+    weight = batch.weight
+    return np.abs(batch.numeric) <= schema.limits, (weight > 0) & (weight <= MAX_WEIGHT)
+
+
+def describe_weight(weight: float) -> str:
+    """Say what is wrong with a weight."""
+    return f"weight is {weight:g}, not a float32 above 0 and at most {MAX_WEIGHT:g}"
+
+
+def describe_number(
+    feature: NumericFeature, standardised: float, given: float | None = None
+) -> str:
+    """Say what is wrong with a numeric feature, and the way out.
+
+    >>> describe_number(NumericFeature(name="price", scale=2.0), 1.5e38, 3e38)
+    'price is 3e+38, 1.5e+38 once standardised; the largest size that the schema takes is 1e+06'
+    """
+    if np.isfinite(standardised):
+        value = "" if given is None else f"{given:g}, "
+        return (
+            f"{feature.name} is {value}{standardised:g} once standardised; the largest size that "
+            f"the schema takes is {feature.limit:g}"
+        )
+    said = f"{feature.name} is not finite once standardised"
+    if given is None:
+        return f"{said}: {standardised:g}"
+    if feature.log1p is True and given <= -1:
+        way_out = 'and log1p takes numbers above -1 (log1p = "signed" takes any)'
+    else:
+        way_out = "too large for float32 (its mean, scale or log1p in the schema brings it down)"
+    return f"{said}: it is {given:g}, {way_out}"
+
+
+class _Buckets(dict[str | None, int]):
+    """The buckets of the values of a feature, looked up once and kept while there is room."""
+
+    def __init__(self, feature: CategoricalFeature) -> None:
+        super().__init__({None: MISSING})
+        self._feature, self._bytes = feature, 0
+
+    def __missing__(self, value: str) -> int:
+        bucket, size = self._feature.bucket(value), getsizeof(value) + _ENTRY_BYTES
+        if self._bytes + size > _CACHE_BYTES:
+            # All of them at once: what is needed again is soon there again.
+            self.clear()
+            self[None], self._bytes = MISSING, 0
+        if size <= _CACHE_BYTES:
+            self[value] = bucket
+            self._bytes += size
+        return bucket
 
 
 @lru_cache(maxsize=1024)
 def hashing(feature: CategoricalFeature) -> Callable[[str | None], int]:
     """Return what finds the bucket of a value, and has those of many at hand."""
-    return lru_cache(_REMEMBERED)(lambda one: MISSING if one is None else feature.bucket(one))
+    return _Buckets(feature).__getitem__
 
 
 def _buckets(

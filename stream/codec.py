@@ -9,6 +9,7 @@ Validity is a pure function of the bytes and the schema, so that all readers ski
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -20,10 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stream.batch import ClickBatch, ClickEvent, Fault, Reason, encode_valid, explain
+from stream.batch import (
+    ClickBatch,
+    ClickEvent,
+    Fault,
+    Reason,
+    describe_number,
+    describe_weight,
+    encode_valid,
+    explain,
+    fitting,
+)
 from stream.columnar import SchemaMismatchError, Views, gather, opened, to_bytes
 from stream.log.api import Headers, Record, StoredRecord
-from stream.messages import DeadLetter, Position
+from stream.messages import DeadLetter, Position, dump
 from stream.schema import FeatureSchema
 
 KIND: Final = "kind"
@@ -34,6 +45,8 @@ END: Final = b"end"
 _LINE_DIGITS: Final = 18
 _DETAIL: Final = 500
 """Characters of a detail at most: it may quote a name that the event itself brings."""
+_LETTER_BYTES: Final = 4_096
+"""What a dead letter takes at most beside the event's bytes and headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +236,8 @@ def _decode_columnar(
         by_offset = {stored.offset: stored for stored in sources}
         for row, reason, detail in faults:
             offset, at = places[row].tolist()
-            click = {name: getattr(batch, name)[row].tolist() for name in ClickBatch.__slots__}
             whole = _whole(by_offset[offset], reason, detail)
-            invalid.append(replace(whole, row=at, raw=json.dumps(click).encode()))
+            invalid.append(replace(whole, row=at, raw=_row_json(batch, row)))
         good = ~np.isin(rows, [fault.row for fault in faults])
         batch, places = batch[good], places[good]
     return [(batch, places)]
@@ -233,21 +245,38 @@ def _decode_columnar(
 
 def _faults(batch: ClickBatch, schema: FeatureSchema) -> list[Fault]:
     """Find the rows of columnar records that are not valid, and what is wrong first with each."""
-    buckets, weight = batch.categorical, batch.weight
-    heavy = np.isfinite(weight) & (weight > 0)
+    buckets, (fits, heavy) = batch.categorical, fitting(batch, schema)
     known = (buckets >= 0) & (buckets < schema.column_buckets)
     checks = (
-        (Reason.LABEL, "label is not 0 or 1", (batch.label == 0) | (batch.label == 1)),
-        (Reason.WEIGHT, "weight is not a finite number above 0", heavy),
-        (Reason.NUMERIC, "a numeric feature is not finite", np.isfinite(batch.numeric)),
-        (Reason.CATEGORICAL, "a bucket is outside its feature", known),
+        (Reason.LABEL, (batch.label == 0) | (batch.label == 1)),
+        (Reason.WEIGHT, heavy),
+        (Reason.NUMERIC, fits),
+        (Reason.CATEGORICAL, known),
     )
     first: dict[int, Fault] = {}
-    for reason, detail, passed in checks:
+    for reason, passed in checks:
         if not passed.all():
-            for row in np.unique(np.argwhere(~passed)[:, 0]).tolist():
-                first.setdefault(row, Fault(row, reason, detail))
+            for row, *at in np.argwhere(~passed).tolist():
+                if row not in first:
+                    first[row] = Fault(row, reason, _detail(reason, batch, schema, row, *at))
     return list(first.values())
+
+
+def _detail(
+    reason: Reason, batch: ClickBatch, schema: FeatureSchema, row: int, column: int = 0
+) -> str:
+    """Say what is wrong with a row of a columnar record."""
+    if reason == Reason.WEIGHT:
+        return describe_weight(float(batch.weight[row]))
+    if reason == Reason.NUMERIC:
+        return describe_number(schema.numeric[column], float(batch.numeric[row, column]))
+    return "label is not 0 or 1" if reason == Reason.LABEL else "a bucket is outside its feature"
+
+
+def _row_json(batch: ClickBatch, row: int) -> bytes:
+    """Write a row as JSON."""
+    click = {name: getattr(batch, name)[row].tolist() for name in ClickBatch.__slots__}
+    return json.dumps(click).encode()
 
 
 def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
@@ -270,8 +299,33 @@ def _raw(stored: StoredRecord) -> Invalid:
     )
 
 
-def dead_letter(invalid: Invalid) -> DeadLetter:
+def not_learned(
+    stored: StoredRecord, row: int, schema: FeatureSchema, models: Sequence[str]
+) -> Invalid:
+    """Describe a valid event of a record that some models could not learn.
+
+    >>> from stream.schema import NumericFeature
+    >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
+    >>> not_learned(StoredRecord(0, 7, 8, Record(b"{}")), 0, schema, ["dense"]).detail
+    'what dense would have learned from it is not finite; it was predicted and scored all the same'
+    """
+    who = " and ".join(models)
+    detail = f"what {who} would have learned from it is not finite"
+    whole = _whole(
+        stored, Reason.NOT_LEARNED, f"{detail}; it was predicted and scored all the same"
+    )
+    if kind_of(stored) != COLUMNAR:
+        return whole
+    found = decode([stored], schema)
+    at = found.count_before(Position(stored.offset, row))
+    return replace(whole, row=row, raw=_row_json(found.batch, at))
+
+
+def dead_letter(invalid: Invalid, max_bytes: int | None = None) -> DeadLetter:
     """Turn an invalid event into the message that the ``deadletters`` log keeps.
+
+    Where the message would be larger than ``max_bytes``, it has the first of the event's bytes, how
+    many these are and their hash.
 
     >>> from stream.batch import Reason
     >>> letter = dead_letter(Invalid(0, 7, 2, Reason.LABEL, "label is not 0 or 1", b"2"))
@@ -279,7 +333,7 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
     ('dead_letter/0/7/2', 'label', 'Mg==')
     """
     detail = invalid.detail
-    return DeadLetter(
+    letter = DeadLetter(
         reason=invalid.reason.value,
         detail=detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…",
         partition=invalid.partition,
@@ -290,3 +344,18 @@ def dead_letter(invalid: Invalid) -> DeadLetter:
         raw=base64.b64encode(invalid.raw).decode(),
         headers=tuple((name, base64.b64encode(v).decode()) for name, v in invalid.headers),
     )
+    written = len(letter.raw) + sum(len(name) + len(value) for name, value in letter.headers)
+    # Far from the limit, nothing is written only to see how long it is.
+    if max_bytes is None or 8 * written + _LETTER_BYTES <= max_bytes:
+        return letter
+    return letter if len(dump(letter)) <= max_bytes else _in_part(letter, invalid.raw, max_bytes)
+
+
+def _in_part(letter: DeadLetter, raw: bytes, max_bytes: int) -> DeadLetter:
+    """Keep of a dead letter what a record takes: first the headers, then bytes of the event."""
+    sha256 = hashlib.sha256(raw).hexdigest()
+    letter = letter.model_copy(update={"raw": "", "raw_bytes": len(raw), "raw_sha256": sha256})
+    if len(dump(letter)) > max_bytes:
+        letter = letter.model_copy(update={"headers": ()})
+    kept = max(0, max_bytes - len(dump(letter))) // 4 * 3
+    return letter.model_copy(update={"raw": base64.b64encode(raw[:kept]).decode()})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -20,6 +21,12 @@ _MESSAGE_START: Final = b"\xff\xff\xff\xff"
 """Begins a message of a stream; the length of its head follows."""
 _LENGTHS: Final = 8
 _END: Final = _MESSAGE_START + bytes(4)
+MAX_ROWS: Final = 1_000_000
+"""Rows of a record at most."""
+MAX_UNPACKED_BYTES: Final = 256 * 1024 * 1024
+"""What the columns of a record take at most, once they are no longer compressed."""
+_RECORD_BATCH: Final = 3
+"""The number of that kind of message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,12 @@ def write_stream(columns: list[pa.Array], layout: pa.Schema) -> bytes:
 
 
 def read_stream(value: bytes) -> pa.RecordBatch:
-    """Read the one record batch of an Arrow stream; refuse more, which would be lost."""
+    """Read the one record batch of an Arrow stream; refuse more, which would be lost.
+
+    What it would take in memory is looked at before anything is unpacked: some kilobytes can claim
+    to be millions of rows.
+    """
+    _check_size(value)
     source = pa.BufferReader(value)
     try:
         with pa.ipc.open_stream(source) as reader:
@@ -53,6 +65,82 @@ def read_stream(value: bytes) -> pa.RecordBatch:
     if more:
         raise ValueError("not an Arrow stream of one batch: more follows it")
     return batch
+
+
+def _check_size(value: bytes) -> None:
+    """Refuse a stream that is too large once unpacked, from what stands before its columns."""
+    try:
+        rows, unpacked = _claimed(value)
+    except struct.error as error:
+        raise ValueError(f"not an Arrow stream: its head is damaged ({error})") from error
+    if rows > MAX_ROWS or unpacked > MAX_UNPACKED_BYTES:
+        raise ValueError(
+            f"an Arrow stream of {rows:,} rows in {unpacked:,} bytes once unpacked; a record takes "
+            f"at most {MAX_ROWS:,} rows and {MAX_UNPACKED_BYTES:,} bytes: send several"
+        )
+
+
+def _claimed(value: bytes) -> tuple[int, int]:
+    """Return the rows of the first batch of a stream, and the bytes of its columns unpacked.
+
+    Both are 0 where no batch follows the layout; columns with a dictionary are refused, which would
+    stand in a message of its own. A message is its length, a flatbuffer that describes it, and its
+    body; a compressed buffer of the body begins with its length unpacked, or -1 where it is not.
+    """
+    at = 0
+    for message in ("schema", "batch"):
+        at += 4 * (value[at : at + 4] == _MESSAGE_START)
+        length = struct.unpack_from("<i", value, at)[0] if at + 4 <= len(value) else 0
+        if length <= 0:
+            return 0, 0
+        head, at = value[at + 4 : at + 4 + length], at + 4 + length
+        place = struct.unpack_from("<I", head)[0]
+        kind, body = _field(head, place, 1), _field(head, place, 3)
+        if message == "batch":
+            break
+        at += struct.unpack_from("<q", head, body)[0] if body else 0
+    if not kind or head[kind] != _RECORD_BATCH:
+        raise ValueError("not an Arrow stream of one batch: something else follows the layout")
+    place = _target(head, _field(head, place, 2))
+    rows_at, is_compressed = _field(head, place, 0), _field(head, place, 3)
+    rows = struct.unpack_from("<q", head, rows_at)[0] if rows_at else 0
+    unpacked = 0
+    for offset, size in _pairs(head, _target(head, _field(head, place, 2))):
+        claimed = -1
+        if is_compressed and size >= _LENGTHS and 0 <= offset <= len(value) - at - _LENGTHS:
+            claimed = struct.unpack_from("<q", value, at + offset)[0]
+        unpacked += size if claimed < 0 else claimed
+    return rows, unpacked
+
+
+def _field(buffer: bytes, table: int, number: int) -> int:
+    """Return where a field of a table in a flatbuffer stands; 0 where it is left out."""
+    places = table - struct.unpack_from("<i", buffer, table)[0]
+    if not 0 <= places <= len(buffer) - 2:
+        raise struct.error("a table outside")
+    at = 4 + 2 * number
+    if at + 2 > struct.unpack_from("<H", buffer, places)[0]:
+        return 0
+    found: int = struct.unpack_from("<H", buffer, places + at)[0]
+    if table + found >= len(buffer):
+        raise struct.error("a field outside")
+    return found and table + found
+
+
+def _target(buffer: bytes, at: int) -> int:
+    """Return the place that a field of a flatbuffer refers to."""
+    found: int = at + struct.unpack_from("<I", buffer, at)[0]
+    if not at or found >= len(buffer):
+        raise struct.error("a reference outside")
+    return found
+
+
+def _pairs(buffer: bytes, at: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the pairs of long integers that a vector of a flatbuffer holds."""
+    count = struct.unpack_from("<I", buffer, at)[0]
+    if at + 4 + 16 * count > len(buffer):
+        raise struct.error("a vector outside")
+    return struct.iter_unpack("<qq", buffer[at + 4 : at + 4 + 16 * count])
 
 
 def view_numbers(batch: pa.RecordBatch) -> Views:
@@ -218,13 +306,15 @@ def gather(clicks: Sequence[Views], schema: FeatureSchema) -> ClickBatch:
 
 def predictions_to_bytes(batch: PredictionBatch) -> bytes:
     """Write one model's predictions for one batch."""
-    message = {
+    message: dict[str, object] = {
         "model": batch.model,
         "version": batch.version,
         "begin": batch.begin,
         "spans": [[s.partition, *s.first, *s.last, s.events] for s in batch.spans],
         "trained_through": [[p, *place] for p, place in sorted(batch.trained_through.items())],
     }
+    if batch.set_aside:
+        message["set_aside"] = [[p, *place] for p, place in batch.set_aside]
     return _write_probability(batch.probability, message)
 
 
@@ -234,7 +324,7 @@ def predictions_from_bytes(value: bytes) -> PredictionBatch:
     >>> batch = PredictionBatch("dense", 0, 0, (), {0: Position(7, 1)}, np.array([0.25]))
     >>> predictions_from_bytes(predictions_to_bytes(batch))
     PredictionBatch(model='dense', version=0, begin=0, spans=(),
-        trained_through={0: Position(offset=7, row=1)}, probability=array([0.25]))
+        trained_through={0: Position(offset=7, row=1)}, probability=array([0.25]), set_aside=())
     """
     probability, message = _read_probability(value)
     return PredictionBatch(
@@ -247,6 +337,7 @@ def predictions_from_bytes(value: bytes) -> PredictionBatch:
         ),
         trained_through={p: Position(o, r) for p, o, r in message["trained_through"]},
         probability=probability,
+        set_aside=tuple((p, Position(o, r)) for p, o, r in message.get("set_aside", ())),
     )
 
 

@@ -10,7 +10,14 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from stream.log.api import LogIdentityError, LogReader, LogStore, LogTrimmedError, StoredRecord
+from stream.log.api import (
+    LogIdentityError,
+    LogLostError,
+    LogReader,
+    LogStore,
+    LogTrimmedError,
+    StoredRecord,
+)
 from stream.messages import Message, Progress, parse
 
 log = logging.getLogger(__name__)
@@ -39,15 +46,65 @@ def resume(log: LogReader, name: str, position: LogPosition | None) -> int:
     ------
     LogIdentityError
         If the position was taken in another log of that name.
+    LogLostError
+        If the log ends before it.
     """
     if position is None:
         return log.begin(0)
-    if position.identity != log.identity:
+    check_position(name, position, log.identity, log.end(0))
+    return position.offset
+
+
+def check_position(name: str, position: LogPosition, identity: str, end: int) -> None:
+    """Refuse a position that a log of this identity and this end does not have; see :func:`resume`.
+
+    >>> check_position("windows", LogPosition("7f", 12), "7f", end=9)
+    Traceback (most recent call last):
+    ...
+    stream.log.api.LogLostError: the log windows ends at 9, before offset 12, up to which it was
+        written or read at the last checkpoint: records are gone; restore the log from a copy, or
+        begin with a new state folder
+    """
+    if position.identity != identity:
         raise LogIdentityError(
-            f"the position is in the log {name} {position.identity}, this one is {log.identity}: "
+            f"the position is in the log {name} {position.identity}, this one is {identity}: "
             "it was deleted and made again; begin with a new state folder"
         )
-    return position.offset
+    if position.offset > end:
+        raise LogLostError(
+            f"the log {name} ends at {end}, before offset {position.offset}, up to which it was "
+            "written or read at the last checkpoint: records are gone; restore the log from a "
+            "copy, or begin with a new state folder"
+        )
+
+
+def check_decided(count: int, decided: int, window_events: int) -> None:
+    """Refuse a ledger in which a decision is missing: there is one for every window, in order.
+
+    Parameters
+    ----------
+    count
+        The end of the window that the next decision is on.
+    decided
+        The end of the window that the one before was on; 0 where there is none.
+    window_events
+        Events a window.
+
+    Examples
+    --------
+    >>> check_decided(500, decided=0, window_events=100)
+    Traceback (most recent call last):
+    ...
+    stream.log.api.LogLostError: the ledger continues with the decision on the window ending at 500,
+        that on the one ending at 100 is missing: records are gone; restore the ledger from a copy,
+        or begin with a new state folder
+    """
+    if count != decided + window_events:
+        raise LogLostError(
+            f"the ledger continues with the decision on the window ending at {count:,}, that on "
+            f"the one ending at {decided + window_events:,} is missing: records are gone; restore "
+            "the ledger from a copy, or begin with a new state folder"
+        )
 
 
 class Deduplicator:

@@ -69,6 +69,9 @@ class PredictionBatch:
     """For each partition the last place the model or any ancestor of it has learned from."""
     probability: NDArray[np.float64]
     """Shape (n,), the predicted chance of a click."""
+    set_aside: tuple[tuple[int, Position], ...] = ()
+    """Partition and place of the events that the model does not learn, since what it would learn
+    from them is not finite."""
 
     @property
     def end(self) -> int:
@@ -404,9 +407,13 @@ class DeadLetter(Message):
     file: str | None
     line: int | None
     raw: str
-    """The bytes as they came, base64."""
+    """The bytes as they came, base64; the first of them where the log takes no record of all."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Of the record, in order: name, and value as base64."""
+    """Of the record, in order: name, and value as base64; none where the log does not take them."""
+    raw_bytes: int | None = None
+    """How many bytes came, where ``raw`` holds the first of them only."""
+    raw_sha256: str | None = None
+    """The SHA-256 of all of them, as hex digits, where ``raw`` holds the first of them only."""
 
 
 class DeadLetters(Message):

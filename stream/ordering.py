@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stream import topics
 from stream.batch import ClickBatch
 from stream.codec import Decoded, Invalid
@@ -120,6 +123,22 @@ class PartitionReader:
                 break
             left -= len(chunk.places)
         return PositionRange(self._partition, first, chunk.position(left - 1), events)
+
+    def places(self, events: int) -> NDArray[np.int64]:
+        """Return where each of the next events stands, shape (n, 3): partition, offset and row.
+
+        So many must be ready.
+        """
+        found: list[NDArray[np.int64]] = []
+        begin, left = self._taken, events
+        for chunk in self._chunks:
+            found.append(chunk.places[begin : begin + left])
+            begin, left = 0, left - len(found[-1])
+            if not left:
+                break
+        whole = np.full((events, 3), self._partition, np.int64)
+        np.concatenate(found, out=whole[:, 1:])
+        return whole
 
     def take(self, events: int) -> list[ClickBatch]:
         """Take the next events, as views; so many must be ready."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from stream.batch import ClickBatch
-from stream.log.api import LogIdentityError, LogReader
+from stream.log.api import LogIdentityError, LogLostError, LogReader
 from stream.messages import Position, PositionRange
 from stream.ordering import OnInvalid, PartitionReader, ReadOrder, RoundRobin
 from stream.schema import FeatureSchema
@@ -46,6 +48,8 @@ class CountedBatch:
     """The input ended inside this batch, which is short. An input that ends exactly where a batch
     does has no such batch: ask :attr:`ClickReader.ended`.
     """
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    """Shape (n, 3): partition, offset and row of each event."""
 
     @property
     def end(self) -> int:
@@ -134,6 +138,7 @@ class ClickReader:
         spans = tuple(self._order.next(self.count, self._batch_events, self._partitions))
         if not spans:
             return None
+        stand = np.concatenate([self._partitions[s.partition].places(s.events) for s in spans])
         parts = [part for one in spans for part in self._partitions[one.partition].take(one.events)]
         batch, begin = ClickBatch.concat(parts), self.count
         last = len(batch) < self._batch_events
@@ -142,7 +147,7 @@ class ClickReader:
         self.cursor = self.cursor.model_copy(
             update={"count": count, "places": places, "ended": last}
         )
-        return CountedBatch(begin, batch, spans, self._skip(spans, last=last), last)
+        return CountedBatch(begin, batch, spans, self._skip(spans, last=last), last, stand)
 
     def on_invalid(self, handler: OnInvalid) -> None:
         """Hand all invalid events from here on to somebody, each as soon as it is read.
@@ -195,6 +200,15 @@ def _open(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> dict[in
             f"the position is in the clicks log {cursor.identity}, this one is {log.identity}: it "
             "was deleted and made again; begin with a new state folder"
         )
+    for partition, place in cursor.places.items():
+        end = log.end(partition)
+        # A row inside a record: that must be there, too.
+        if place > (end, 0):
+            raise LogLostError(
+                f"the clicks log ends at offset {end} of partition {partition}, before offset "
+                f"{place.offset}, row {place.row}, up to which it was read at the last checkpoint: "
+                "records are gone; restore the log from a copy, or begin with a new state folder"
+            )
     readers = {p: PartitionReader(log, p, schema, cursor.places.get(p)) for p in log.partitions}
     for reader in readers.values():
         reader.ended = cursor.ended

@@ -84,6 +84,9 @@ class NumericFeature(_Frozen):
     scale: float = Field(default=1.0, gt=0)
     log1p: bool | Literal["signed"] = False
     """Take log(1 + x) first; a value of −1 or less is then not valid, except in the signed form."""
+    limit: float = Field(default=1e6, gt=0, le=1e30)
+    """The largest size of a valid value once it is standardised. Adagrad never forgets a gradient:
+    one value far beyond all others would end what the model learns from this feature."""
 
 
 class CategoricalFeature(_Frozen):
@@ -265,9 +268,18 @@ class FeatureSchema(_Frozen):
         return np.array(buckets, dtype=np.int64).astype(np.int32)
 
     @cached_property
+    def limits(self) -> NDArray[np.float32]:
+        """Shape (d,), the largest size of each numeric feature once it is standardised."""
+        return np.array([feature.limit for feature in self.numeric], np.float32)
+
+    @cached_property
     def digest(self) -> str:
-        """Name what decides the encoding, as 16 hex digits: features, their order, the hash."""
-        features = self.model_dump(mode="json", include={"numeric", "categorical"})
+        """Name what decides the encoding, as 16 hex digits: features, their order, the hash.
+
+        The limits of numeric features are not among it: they say which events are valid.
+        """
+        kept = {"numeric": {"__all__": {"limit"}}}
+        features = self.model_dump(mode="json", include={"numeric", "categorical"}, exclude=kept)
         text = json.dumps({"hash": "xxh3_64", **features}, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

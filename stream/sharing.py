@@ -170,8 +170,9 @@ class SharedClickReader:
             return self.shared.log.begin(partition)
 
     def end(self, partition: int) -> int:
-        """Return the offset that the next record will get."""
-        return self._alone().end(partition)
+        """Return the offset that the next record will get; each asks for it at its start."""
+        with self.shared.turn():
+            return self.shared.log.end(partition)
 
     def last(self, partition: int) -> StoredRecord | None:
         """Return the newest record, None where the partition holds none."""
@@ -180,6 +181,10 @@ class SharedClickReader:
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset whose event time is at or after ``time_ms``, else the end."""
         return self._alone().seek(partition, time_ms)
+
+    def sync(self) -> None:
+        """Return once all that can be read now survives a crash of the machine."""
+        self.shared.log.sync()
 
     def close(self) -> None:
         """Release the log."""

@@ -89,7 +89,7 @@ class LogReaderFrom:
     def __init__(self, log: LogReader, offsets: Mapping[int, int]) -> None:
         self._log, self._offsets = log, offsets
         self.identity, self.partitions = log.identity, log.partitions
-        self.end, self.close = log.end, log.close
+        self.end, self.sync, self.close = log.end, log.sync, log.close
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         """Return up to ``max_records`` records from ``offset`` on, without those in the hole."""

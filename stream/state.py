@@ -8,20 +8,25 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Checkpoint", "Checkpoints", "Content", "FileLock", "FileLockedError"]
-__all__ += ["StateLockedError", "hold", "lock_folder", "sync", "write_atomic"]
-__all__ += ["write_folder_atomic"]
+__all__ += ["StateFormatError", "StateLockedError", "dump_checked", "hold", "lock_folder"]
+__all__ += ["read_checked", "sync", "write_atomic", "write_folder_atomic"]
 
 log = logging.getLogger(__name__)
+
+_RELEASE = version("resprout")
 
 Content = Sequence[bytes | memoryview]
 """The content of a file in parts, so that large ones need not be joined."""
 _DRAFT = ".draft-"
 _MANIFEST = "manifest.json"
+_MANIFEST_FORMAT = 1
 
 
 class FileLockedError(Exception):
@@ -138,6 +143,70 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
+class StateFormatError(ValueError):
+    """A file was written by a release with another format."""
+
+
+def dump_checked(number: int, content: Mapping[str, Any]) -> bytes:
+    """Write JSON with the number of its format, the release that writes it and a checksum.
+
+    >>> content = dump_checked(1, {"seed": 4})
+    >>> sorted(json.loads(content))
+    ['format', 'release', 'seed', 'sha256']
+    """
+    # As JSON knows it: there all keys are texts.
+    known = json.loads(json.dumps({"format": number, "release": _RELEASE, **content}))
+    return json.dumps({**known, "sha256": _checksum(known)}, indent=1).encode()
+
+
+def read_checked(
+    path: Path, number: int, way_out: str, earlier: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read what :func:`dump_checked` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    number
+        The format that this release reads.
+    way_out
+        What to do about a file that cannot be read, for the message.
+    earlier
+        The keys of a file from before there were formats, which is taken as it is; empty: it is
+        refused.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    StateFormatError
+        It has another format.
+    ValueError
+        It is damaged.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {way_out}") from error
+    if isinstance(found, dict) and earlier and found.keys() == set(earlier):
+        return found
+    if not isinstance(found, dict) or not {"format", "release", "sha256"} <= found.keys():
+        raise ValueError(f"{path} is damaged (it lacks its format or checksum); {way_out}")
+    if found.pop("sha256") != _checksum(found):
+        raise ValueError(f"{path} is damaged (it does not match its checksum); {way_out}")
+    if found["format"] != number:
+        raise StateFormatError(
+            f"{path} is of format {found['format']}, written by Resprout {found['release']}; this "
+            f"release reads format {number}: use the release that wrote it, or {way_out}"
+        )
+    return {name: value for name, value in found.items() if name not in ("format", "release")}
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_folder_atomic(path: Path, files: Mapping[str, Content]) -> None:
     """Write a folder of files: a crash leaves no folder or a whole one.
 
@@ -222,7 +291,8 @@ class Checkpoints:
         if _MANIFEST in parts:
             raise ValueError(f"part {_MANIFEST!r} is the checkpoint's own; use another name")
         digests = {name: hashlib.sha256(parts[name]).hexdigest() for name in sorted(parts)}
-        manifest = json.dumps({"count": count, "sha256": digests}, indent=1).encode()
+        about = {"format": _MANIFEST_FORMAT, "release": _RELEASE, "count": count}
+        manifest = json.dumps({**about, "sha256": digests}, indent=1).encode()
         path = self.folder / f"{count:015d}-{hashlib.sha256(manifest).hexdigest()[:12]}"
         files = {name: [content] for name, content in parts.items()}
         write_folder_atomic(path, {**files, _MANIFEST: [manifest]})
@@ -236,11 +306,16 @@ class Checkpoints:
         return path
 
     def latest(self) -> Checkpoint | None:
-        """Read the newest checkpoint that is whole; damaged ones are passed over with a warning."""
+        """Read the newest checkpoint that is whole; damaged ones are passed over with a warning.
+
+        One of another format is not damaged: it raises :class:`StateFormatError`.
+        """
         paths = self.paths()
         for path in reversed(paths):
             try:
                 return self.read(path)
+            except StateFormatError:
+                raise
             except (ValueError, OSError) as error:
                 log.warning("checkpoint %s is damaged, falling back: %s", path, error)
         if paths:
@@ -257,6 +332,13 @@ class Checkpoints:
         if not path.name.endswith(hashlib.sha256(manifest).hexdigest()[:12]):
             raise ValueError(f"{_MANIFEST} does not match the folder's name")
         listed = json.loads(manifest)
+        if listed.get("format") != _MANIFEST_FORMAT:
+            raise StateFormatError(
+                f"checkpoint {path} is of format {listed.get('format')}, written by Resprout "
+                f"{listed.get('release', 'of an earlier release')}; this release reads format "
+                f"{_MANIFEST_FORMAT}: use the release that wrote it, or begin with a new state "
+                "folder"
+            )
         parts = {name: (path / name).read_bytes() for name in listed["sha256"]}
         for name, digest in listed["sha256"].items():
             if hashlib.sha256(parts[name]).hexdigest() != digest:

@@ -22,7 +22,10 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("events", "metrics", "models", "recipes", "settings")),
+    *(
+        f"docs/{name}.md"
+        for name in ("events", "metrics", "models", "recipes", "reliability", "settings")
+    ),
 )
 SETTINGS = (*(name for name, _ in flat(Settings())), *Settings.model_fields)
 _ROOM = "|".join(ROOMS)

@@ -50,11 +50,18 @@ def _numeric(events: list[dict[str, Any]], schema: list[dict[str, Any]]) -> Any:
         given = [event.get("numeric", {}).get(feature["name"]) for event in events]
         values = np.array(given, np.float64)
         with np.errstate(all="ignore"):
-            changed = np.log1p(values) if feature["log1p"] else values
+            if feature["log1p"] == "signed":
+                changed = np.sign(values) * np.log1p(np.abs(values))
+            else:
+                changed = np.log1p(values) if feature["log1p"] else values
             scaled = ((changed - feature["mean"]) / feature["scale"]).astype(np.float32)
         there = np.array([one is not None for one in given], bool)
         if not np.isfinite(scaled[there]).all():
             raise ValueError(f"a value of {feature['name']!r} is not finite once standardised")
+        if (np.abs(scaled[there]) > feature["limit"]).any():
+            raise ValueError(
+                f"a value of {feature['name']!r} is above {feature['limit']:g} in size"
+            )
         found[there, column] = scaled[there]
     return found
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from learner import ModelVersion, Publication, SnapshotError, SnapshotStore, masks_of
 from stream.messages import Layer
-from stream.state import write_atomic
+from stream.state import dump_checked, read_checked, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ KEPT = 3
 """
 LONGEST_PAUSE = 30.0
 """Seconds between two tries to reach a store that has been away for long."""
-_FORMAT = 2
+_FORMAT = 3
 """Of ``head.json``."""
 _LENGTH_BYTES = 4
 
@@ -374,24 +374,20 @@ class DiskMaskStore:
             before = self._read()
             after = before.moved(publication, self.names(), self.versions)
             if after is not before:
-                content = json.dumps({"format": _FORMAT, **asdict(after)}, indent=1)
-                write_atomic(self.folder / "head.json", content.encode())
+                write_atomic(self.folder / "head.json", dump_checked(_FORMAT, asdict(after)))
 
     def head(self) -> Publication | None:
         """Return the publication in force."""
         return self._read().publication
 
     def _read(self) -> Head:
-        path = self.folder / "head.json"
+        way_out = "delete it, and it is written again from the ledger"
         try:
-            found = json.loads(path.read_bytes())
+            found = read_checked(self.folder / "head.json", _FORMAT, way_out)
         except FileNotFoundError:
             return Head()
-        if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise StoreRefusedError(
-                f"{path} is not of format {_FORMAT}; delete it, and it is written again from "
-                "the ledger"
-            )
+        except ValueError as error:
+            raise StoreRefusedError(str(error)) from error
         return Head(Publication(**found["publication"]), tuple(found["recent"]))
 
     def _path(self, name: str) -> Path:

@@ -122,8 +122,8 @@ class LogReader(Protocol):
         """Return up to ``max_records`` records from ``offset`` on, at once; none at the end.
 
         Everything that was flushed before the call is seen. Raises :class:`LogTrimmedError` for an
-        offset before :meth:`begin` and :class:`LogCorruptError` for a record that does not match
-        its checksum.
+        offset before :meth:`begin`, :class:`LogLostError` for one after :meth:`end` and
+        :class:`LogCorruptError` for a record that does not match its checksum.
         """
 
     def begin(self, partition: int) -> int:
@@ -138,6 +138,12 @@ class LogReader(Protocol):
     def seek(self, partition: int, time_ms: int) -> int:
         """Return the first offset whose event time is at or after ``time_ms``, else the end."""
 
+    def sync(self) -> None:
+        """Return once all that can be read now survives a crash of the machine.
+
+        Whoever writes down what it concluded from records calls this before. Any thread may.
+        """
+
     def close(self) -> None:
         """Release what the reader holds."""
 
@@ -148,6 +154,13 @@ class LogWriter(Protocol):
     @property
     def identity(self) -> str:
         """The same as the readers see."""
+
+    @property
+    def max_value_bytes(self) -> int:
+        """The largest value of a record without headers."""
+
+    def end(self, partition: int = 0) -> int:
+        """Return the offset after all that was flushed."""
 
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Append records in order; readers may see them before :meth:`flush`, or only after it."""

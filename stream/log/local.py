@@ -4,10 +4,15 @@
 
     <folder>/<name>/log.db   the database (and ``log.db-wal``, ``log.db-shm`` while it is open)
     <folder>/<name>/writer   the lock of the one writer
+    <folder>/<name>/flushed  how far it was flushed
 
 Readers in other threads and processes of the same machine see a record as soon as
 :meth:`LocalLogWriter.append` returns. An append is one transaction: a crash or a full disk leaves
 all of it or nothing. Each record has a checksum of its own besides what SQLite checks.
+
+SQLite takes the first damaged transaction of the write-ahead log for its end, which after a crash
+of the machine is right, and forgets what follows. So how far the log was flushed is written down
+beside it: one that ends before is refused, and stays as it is.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from stream.log.api import (
     LogError,
     LogFormatError,
     LogLockedError,
+    LogLostError,
     LogTrimmedError,
     Record,
     StoredRecord,
@@ -53,6 +59,7 @@ _BUSY_SECONDS: Final = 60.0
 _TRIM_RECORDS: Final = 256
 """Records that one transaction of a trim deletes: whoever appends waits no longer than that."""
 _VACUUM_PAGES: Final = 512
+_CHECKSUM: Final = struct.Struct("<I")
 
 _CREATE: Final = f"""
 PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;
@@ -183,7 +190,19 @@ class _Database:
 
     def __init__(self, file: Path) -> None:
         self.file, self.name = file, file.parent.name
+        self.ahead = file.with_name(f"{file.name}-wal")
+        self.flushed = file.with_name("flushed")
         self._connection: sqlite3.Connection | None = None
+        if self.ahead.exists() and os.access(file.parent, os.W_OK):
+            # Whoever closes a database last moves all but what is damaged out of the write-ahead
+            # log, and deletes it; not so who may only read.
+            self._connect("mode=ro")
+            self._look()
+            self.close()
+        self._look()
+
+    def _look(self) -> None:
+        """See that it is a log, of this format, and whole as far as it was flushed."""
         [(application, number)] = self.rows(
             "SELECT * FROM pragma_application_id, pragma_user_version"
         )
@@ -193,11 +212,35 @@ class _Database:
         [(self.identity, release, partitions)] = self.rows(sql)
         if number != _FORMAT:
             raise LogFormatError(
-                f"{file} is a log of format {number}, written by Resprout {release}; this release "
-                f"reads format {_FORMAT}: use the release that wrote it, or begin the run anew in "
-                "another folder"
+                f"{self.file} is a log of format {number}, written by Resprout {release}; this "
+                f"release reads format {_FORMAT}: use the release that wrote it, or begin the run "
+                "anew in another folder"
             )
         self.partitions = tuple(range(partitions))
+        for partition, flushed in zip(self.partitions, self._read_flushed(), strict=False):
+            end = self.bounds(partition)[1]
+            if end < flushed:
+                raise self.damage(
+                    f"partition {partition} ends at {end}, and was flushed up to {flushed}: its "
+                    "write-ahead log is damaged or gone"
+                )
+
+    def _read_flushed(self) -> tuple[int, ...]:
+        """Return how far each partition was flushed; nothing where that is not known."""
+        try:
+            written = self.flushed.read_bytes()
+        except FileNotFoundError:
+            return ()
+        ends, checksum = written[: -_CHECKSUM.size], written[-_CHECKSUM.size :]
+        # It was being written when the machine crashed: it vouches for nothing then.
+        if len(written) % 8 != _CHECKSUM.size or _CHECKSUM.pack(crc32(ends)) != checksum:
+            return ()
+        return tuple(end for (end,) in struct.iter_unpack("<q", ends))
+
+    def write_flushed(self, ends: Sequence[int]) -> None:
+        """Write down how far each partition was flushed."""
+        written = struct.pack(f"<{len(ends)}q", *ends)
+        self.flushed.write_bytes(written + _CHECKSUM.pack(crc32(written)))
 
     def base(self, partition: int) -> int:
         """Return the id of offset 0 of a partition; refuse one that is not there."""
@@ -266,12 +309,11 @@ class _Database:
                 f"{self.file}: {error}; what was to be written is not in the log: look at its disk"
             ) from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, mode: str = "mode=rw") -> sqlite3.Connection:
         """Open the database; where its folder cannot be written, as one that does not change."""
-        ahead = self.file.with_name(f"{self.file.name}-wal")
-        is_fixed = not os.access(ahead.parent, os.W_OK) and not ahead.exists()
+        is_fixed = not os.access(self.file.parent, os.W_OK) and not self.ahead.exists()
         self._connection = sqlite3.connect(
-            f"{self.file.absolute().as_uri()}?{'immutable=1' if is_fixed else 'mode=rw'}",
+            f"{self.file.absolute().as_uri()}?{'immutable=1' if is_fixed else mode}",
             timeout=_BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
@@ -311,7 +353,13 @@ class LocalLogReader:
         sql = "SELECT * FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
         rows = self._database.rows(sql, base + max(offset, 0), base + _STRIDE, max_records)
         if not rows or not rows[0][0] - base == offset == rows[-1][0] - base - len(rows) + 1:
-            begin = self.begin(partition)
+            begin, end = self._database.bounds(partition)
+            if offset > end:
+                raise LogLostError(
+                    f"{self._database.file}, partition {partition}: it ends at {end}, before "
+                    f"offset {offset}: records are gone; restore the folder of the log from a "
+                    "copy, or begin the run anew in another folder"
+                )
             if offset < begin:
                 raise LogTrimmedError(
                     f"{self._database.file}, partition {partition}: offset {offset} has been "
@@ -353,6 +401,15 @@ class LocalLogReader:
         [(found,)] = self._database.rows(sql, base, base + _STRIDE, time_ms)
         return self.end(partition) if found is None else int(found) - base
 
+    def sync(self) -> None:
+        """Return once all that can be read now survives a crash of the machine.
+
+        What was committed is in the write-ahead log, or where that is not there, in the database.
+        """
+        ahead = self._database.ahead
+        with suppress(FileNotFoundError):
+            sync(ahead if ahead.exists() else self._database.file)
+
     def close(self) -> None:
         """Release the file; reading opens it again."""
         self._database.close()
@@ -385,6 +442,16 @@ class LocalLogWriter:
         self._ends = [database.bounds(partition)[1] for partition in database.partitions]
         self._closed = self._dirty = False
 
+    @property
+    def max_value_bytes(self) -> int:
+        """The largest value of a record without headers."""
+        return MAX_BYTES
+
+    def end(self, partition: int = 0) -> int:
+        """Return the offset that the next record gets."""
+        self._database.base(partition)
+        return self._ends[partition]
+
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Append records in order, all or none; readers see them at once.
 
@@ -412,6 +479,7 @@ class LocalLogWriter:
             self._database.rows("PRAGMA synchronous = FULL")
             self._database.rows("UPDATE log SET flushes = flushes + 1")
             self._database.rows("PRAGMA synchronous = NORMAL")
+            self._database.write_flushed(self._ends)
             self._dirty = False
 
     def close(self) -> None:

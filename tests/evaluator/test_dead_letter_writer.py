@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,12 +18,13 @@ from evaluator.worker import DeadLetterWriter, IdempotentWriter, load, save
 from stream import topics
 from stream.batch import Reason
 from stream.codec import Invalid
+from stream.columnar import predictions_from_bytes, predictions_to_bytes
 from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import DeadLetter, DeadLetters, Position
 from stream.spec import Waiting
 from stream.state import Checkpoints
-from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS
+from stream.topics import CLICKS, DEAD_LETTERS, WINDOWS, predictions
 from tests.evaluator.stage import Stage, chance, drawn, run, with_models
 
 BAD = Record(b"{")
@@ -289,3 +291,41 @@ def test_a_state_with_letters_comes_back_whole(tmp_path: Path) -> None:
     save(again, 0, load(checkpoints))
     assert load(again) == found
     assert found.letters == {0: Position(3, 0)}
+
+
+def test_an_event_that_no_model_could_learn_gets_one_letter_whoever_is_killed_when(
+    tmp_path: Path,
+) -> None:
+    stage = alone(tmp_path / "0")
+    stage.append(CLICKS, *events(0, 40), BAD)
+    for record in stage.records("dense", chance("dense", 40)):
+        made = predictions_from_bytes(record.value)
+        place = (0, Position(made.begin + 3, 0))
+        aside = replace(made, set_aside=(place,) if made.begin in (10, 30) else ())
+        stage.append(predictions("dense"), Record(predictions_to_bytes(aside)))
+    run(stage.evaluator())
+    stage = killed(stage)
+    for _ in range(2):
+        # It is started and closed before it has read on.
+        stage.evaluator().close()
+        stage = killed(stage)
+    run(stage.evaluator())
+    letters = [one for one in stage.messages(DEAD_LETTERS) if isinstance(one, DeadLetter)]
+    assert [(one.offset, one.reason) for one in letters if one.offset < 40] == [
+        (13, "not_learned"),
+        (33, "not_learned"),
+    ]
+    assert len(letters) == 3
+    assert [one.detail.partition(" would")[0] for one in letters if one.offset == 13] == [
+        "what dense"
+    ]
+    again = stage.evaluator()
+    assert run(again)[-1].dead_letters == ()
+    assert again.conflicts == 0
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path) -> None:
+    for content in ({"other": b"{}"}, {"evaluator.json": b'{"judging": 7}'}):
+        path = Checkpoints(tmp_path).write(500, content)
+        with pytest.raises(ValueError, match=rf"checkpoint {path} is none of an evaluator of this"):
+            load(Checkpoints(tmp_path))

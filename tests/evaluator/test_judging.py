@@ -194,15 +194,15 @@ def test_a_judgement_under_way_ends_where_its_rebuild_is_superseded(bench: Bench
 def test_the_rebuild_after_an_superseded_one_is_judged_though_the_other_had_not_ended(
     bench: Bench,
 ) -> None:
-    """Rebuild 2 would have ended at 240; rebuild 3, decided at 200, ends at 280."""
-    third = plan(3, 200)
+    """Rebuild 2 would have ended at 240; rebuild 3, decided at 240, ends at 320."""
+    third = plan(3, 240)
     bench.walk(230)
     bench.stage.decisions(120, FIRST)
     bench.stage.decide(Decision(count=160, rebuild=SECOND))
     bench.candidate(SECOND, SECOND.end - 10)
     bench.judged()
-    bench.stage.decide(rollback(180), verdict(SECOND, "rejected"))
-    bench.stage.decide(Decision(count=200, rebuild=third))
+    bench.stage.decide(rollback(200), verdict(SECOND, "rejected"))
+    bench.stage.decide(Decision(count=240, rebuild=third))
     assert bench.judged() == []
     bench.candidate(third)
     bench.walk(390)

@@ -6,7 +6,7 @@ import pytest
 
 from evaluator.judging import LedgerState
 from stream.follow import LogPosition
-from stream.log import LogIdentityError, Record
+from stream.log import LogIdentityError, LogLostError, Record
 from stream.messages import Decision, Progress, RebuildPlan, dump
 from stream.spec import Waiting
 from stream.topics import LEDGER
@@ -112,8 +112,15 @@ def test_a_long_ledger_is_read_at_once(stage: Stage) -> None:
 
 def test_a_rebuild_of_another_length_is_refused(stage: Stage) -> None:
     odd = RebuildPlan(**{**FIRST.model_dump(), "end": 170})
-    stage.decide(Decision(count=80, rebuild=odd))
+    stage.decide(Decision(count=40, why_not="maturing"), Decision(count=80, rebuild=odd))
     with pytest.raises(ValueError, match="rebuild 1 takes 90 events, agreed are 80; give all"):
+        ledger(stage).poll()
+
+
+def test_a_ledger_that_lacks_a_decision_is_refused(stage: Stage) -> None:
+    stage.decide(Decision(count=80, why_not="maturing"))
+    lost = r"window ending at 80, that on the one ending at 40 is missing: records are gone; rest"
+    with pytest.raises(LogLostError, match=lost):
         ledger(stage).poll()
 
 

@@ -31,6 +31,7 @@ SCHEMA = FeatureSchema(
     numeric=(
         NumericFeature(name="price", mean=2.5, scale=1.75, log1p=True),
         NumericFeature(name="age", mean=-1.0, scale=3.0),
+        NumericFeature(name="balance", log1p="signed", limit=20.0),
     ),
     categorical=(
         CategoricalFeature(name="site", buckets=1_000),
@@ -52,6 +53,7 @@ def events(count: int) -> list[dict[str, Any]]:
     for n in range(count):
         tags = [words[i] for i in rng.integers(0, len(words), n % 4)]
         numeric = {"price": float(rng.exponential(20)), "age": None if n % 7 == 0 else n / 3}
+        numeric["balance"] = None if n % 11 == 0 else float(rng.normal() * 10)
         categorical = {"site": words[n % len(words)], "tags": tags, "ad": f"ad{n % 9}"}
         if n % 5 == 0:
             del categorical["site"], numeric["price"]
@@ -165,7 +167,7 @@ def test_the_card_says_what_is_pruned_and_how_to_use_it(
 
 def test_the_encoder_knows_all_that_a_feature_says() -> None:
     """A new field of the schema would be passed over in silence, and chances would be wrong."""
-    assert set(NumericFeature.model_fields) == {"name", "mean", "scale", "log1p"}
+    assert set(NumericFeature.model_fields) == {"name", "mean", "scale", "log1p", "limit"}
     assert set(CategoricalFeature.model_fields) == {"name", "buckets", "max_values"}
 
 
@@ -173,7 +175,7 @@ TEXT = st.one_of(st.text(max_size=300), st.integers(), st.floats(allow_nan=False
 EVENT = st.fixed_dictionaries(
     {
         "numeric": st.dictionaries(
-            st.sampled_from(["price", "age"]), st.none() | st.floats(-0.99, 1e9)
+            st.sampled_from(["price", "age"]), st.none() | st.floats(-0.99, 1e6)
         ),
         "categorical": st.fixed_dictionaries(
             {},
@@ -204,6 +206,8 @@ def test_any_event_is_encoded_as_the_learner_encodes_it(some: list[dict[str, Any
         ({"categorical": {"sight": "a"}}, "the model has no categorical feature 'sight'"),
         ({"numeric": {"price": -2}}, "a value of 'price' is not finite once standardised"),
         ({"numeric": {"age": float("inf")}}, "a value of 'age' is not finite once standardised"),
+        ({"numeric": {"age": 1e9}}, "a value of 'age' is above 1e\\+06 in size"),
+        ({"numeric": {"balance": -1e12}}, "a value of 'balance' is above 20 in size"),
         ({"categorical": {"tags": ["a"] * 4}}, "event 0: 'tags' has more than 3 values"),
     ],
 )

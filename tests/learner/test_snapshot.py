@@ -110,7 +110,9 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_safetensors_file_that_is_no_snapshot_is_refused() -> None:
-    with pytest.raises(ValueError, match="of format None is no snapshot; expected 'resprout-snap"):
+    with pytest.raises(
+        ValueError, match="of format None is no snapshot; this release reads 'resprout-snap"
+    ):
         from_bytes(dump_tensors({"a": torch.ones(1)}))
 
 

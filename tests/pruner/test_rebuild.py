@@ -28,7 +28,9 @@ PLAN = RebuildPlan(number=1, reason="x", cause="", begin=400, decided=400, end=6
 @contextmanager
 def context(world: World, state: str = "pruner") -> Iterator[PruneWorker]:
     """Open a worker whose ledger says that the rebuild was decided."""
-    world.append(topics.LEDGER, Record(dump(Decision(count=400, rebuild=PLAN))))
+    earlier = [Decision(count=count, why_not="maturing") for count in (100, 200, 300)]
+    decisions = [*earlier, Decision(count=400, rebuild=PLAN)]
+    world.append(topics.LEDGER, *(Record(dump(one)) for one in decisions))
     with world.ports() as ports:
         yield PruneWorker(
             replace(ports, folder=world.folder / "state" / state), CONFIG, RULES, build
@@ -173,19 +175,23 @@ def test_without_clicks_it_waits_and_tells_that_the_input_has_ended(tmp_path: Pa
     assert world.snapshots.names("candidate-1") == []
 
 
-def blown_up(at: int, factor: float) -> list[ClickBatch]:
-    """Make clicks of which one batch has absurd features."""
-    clicks = stream(700)
-    index = at // BATCH
-    clicks[index] = replace(clicks[index], numeric=clicks[index].numeric * np.float32(factor))
-    return clicks
+def blown_up(world: World) -> None:
+    """Make the dense snapshot at 400 one whose predictions are not finite."""
+    name = str(world.snapshots.find("dense", 400))
+    dense = world.snapshots.read(name)
+    dense.tensors["top.4.bias"].fill_(torch.nan)
+    world.snapshots.delete(name)
+    world.snapshots.write(dense)
 
 
 def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
-    world = world_of(tmp_path, blown_up(540, 1e30))
-    fault = "candidate-1 has weights that are not finite after 560 events"
+    world = world_of(tmp_path)
+    fault = "candidate-1 predicts what is not finite after 540 events, or would learn it, from 20"
     with context(world) as made:
         rebuild = opened(made)
+        finish(rebuild, 540)
+        with torch.no_grad():
+            rebuild.online.module.get_parameter("top.4.bias").fill_(torch.nan)
         with pytest.raises(NonFiniteError, match=fault):
             finish(rebuild)
         rebuild.close()
@@ -195,11 +201,7 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
 
 def test_predictions_that_are_not_finite_are_not_published(tmp_path: Path) -> None:
     world = world_of(tmp_path)
-    name = str(world.snapshots.find("dense", 400))
-    dense = world.snapshots.read(name)
-    dense.tensors["top.4.bias"].fill_(torch.nan)
-    world.snapshots.delete(name)
-    world.snapshots.write(dense)
+    blown_up(world)
     with context(world) as made:
         rebuild = made.open_rebuild(PLAN.model_copy(update={"end": 440}))
         assert rebuild is not None

@@ -43,12 +43,30 @@ def test_how_many_versions_are_never_forgotten_can_be_told(versions: int, tmp_pa
         assert set(store.names()) == set(names[-versions:])
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 1, "head": {}}', "{}"])
+@pytest.mark.parametrize("content", [b"[]", b'{"format": 1, "head": {}}', b"{}", b"\xff\x00"])
 def test_a_head_of_another_format_is_refused_and_the_file_named(
-    tmp_path: Path, content: str
+    tmp_path: Path, content: bytes
 ) -> None:
-    (tmp_path / "head.json").write_text(content)
+    (tmp_path / "head.json").write_bytes(content)
     store = DiskMaskStore(tmp_path)
     for use in (store.check, store.head, lambda: store.retain(())):
-        with pytest.raises(StoreRefusedError, match=r"head\.json is not of format 2; delete it"):
+        with pytest.raises(
+            StoreRefusedError, match=r"head\.json is damaged \(.*\); delete it, and"
+        ):
             use()
+
+
+def test_a_head_with_any_figure_flipped_is_refused(tmp_path: Path) -> None:
+    """A version that was flipped hid the mask that had been promoted."""
+    store = DiskMaskStore(tmp_path)
+    store.publish(Publication(3, 2, "candidate-1/000000000150000-0123456789ab", 150_000))
+    written = (tmp_path / "head.json").read_bytes()
+    for at, byte in enumerate(written):
+        if chr(byte).isalnum():
+            damaged = bytearray(written)
+            damaged[at] ^= 1
+            (tmp_path / "head.json").write_bytes(damaged)
+            with pytest.raises(StoreRefusedError, match=r"head\.json is damaged"):
+                store.head()
+    (tmp_path / "head.json").unlink()
+    assert store.head() is None

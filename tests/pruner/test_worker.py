@@ -373,8 +373,9 @@ def test_a_first_mask_that_failed_is_tried_again(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_fail_the_rebuild(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.click(blown_up(440, 1e30))
+    world.click(stream(700))
     world.dense(400)
+    blown_up(world)
     world.find(*(window(count) for count in range(WINDOW, 700, WINDOW)))
     world.work()
     (verdict,) = world.verdicts()
@@ -485,3 +486,24 @@ def test_candidates_are_kept_as_long_as_they_are_among_the_last_versions(tmp_pat
     assert world.snapshots.names("candidate-1") == []
     assert len(world.snapshots.names("candidate-2")) == 1
     assert len(world.masks.names()) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_rebuild_whose_dense_snapshot_is_lost_fails_and_the_next_one_is_made(
+    tmp_path: Path, damage: str
+) -> None:
+    world = World(tmp_path)
+    world.click(stream(1600))
+    world.dense(1600)
+    name = str(world.snapshots.find("dense", 400))
+    file = world.snapshots.folder / name / "model.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        world.snapshots.delete(name)
+    world.find(*(window(count) for count in range(WINDOW, 1000, WINDOW)))
+    world.work()
+    failed, promoted = world.verdicts()
+    assert (failed.verdict, promoted.verdict) == ("failed", "promoted")
+    assert {"cut": "is damaged", "gone": "is gone from"}[damage] in failed.reason
+    assert str(tmp_path) in failed.reason

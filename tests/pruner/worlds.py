@@ -38,7 +38,9 @@ from stream.state import Checkpoints
 from tests.learner.worlds import dense_trainer
 from tests.pruner.nets import FEATURES, clicks, model
 
-SCHEMA = FeatureSchema(numeric=tuple(NumericFeature(name=f"x{i}") for i in range(FEATURES)))
+SCHEMA = FeatureSchema(
+    numeric=tuple(NumericFeature(name=f"x{i}", limit=1e30) for i in range(FEATURES))
+)
 BATCH, WINDOW = 20, 100
 RUN = RunSpec.small(
     schema=SCHEMA,

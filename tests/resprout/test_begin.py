@@ -191,15 +191,28 @@ def test_a_place_that_has_been_trimmed_away_since_stays_the_place(tmp_path: Path
         begun(folder.home, {0: 2}, RunFolder(tmp_path / "another run"))
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"log": "7f"}'])
-def test_a_damaged_place_is_named(tmp_path: Path, content: str) -> None:
+DAMAGED = r"begin\.json is damaged .*; name another folder, or delete it and set stream\.begin to"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"log": "7f"}', b"\xff\xfe"])
+def test_a_damaged_place_is_named(tmp_path: Path, content: bytes) -> None:
     folder = RunFolder(tmp_path)
     write(tmp_path, [FOREIGN] * 8)
-    (tmp_path / "begin.json").write_text(content)
-    with pytest.raises(
-        ValueError, match=r"begin\.json is damaged .*; name another folder, or write"
-    ):
+    (tmp_path / "begin.json").write_bytes(content)
+    with pytest.raises(ValueError, match=DAMAGED):
         found_in(folder, {0: 2})
+
+
+def test_a_place_with_other_offsets_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write(tmp_path, [FOREIGN] * 8)
+    assert found_in(folder, {0: 2}) == {0: 2}
+    file = tmp_path / "begin.json"
+    file.write_text(file.read_text().replace('"0": 2', '"0": 3'))
+    with pytest.raises(ValueError, match=DAMAGED):
+        found_in(folder, {0: 2})
+    file.unlink()
+    assert found_in(folder, {0: 2}) == {0: 2}, "the way out that the message names"
 
 
 def test_of_many_who_begin_at_once_all_begin_at_the_same_place(tmp_path: Path) -> None:

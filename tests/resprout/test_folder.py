@@ -12,8 +12,9 @@ from resprout.cli import main
 from resprout.folder import RunFolder
 from resprout.settings import WORKERS
 from resprout.spec import ExternalSource, RunDefinition
+from stream.log import LogIdentityError
 from stream.schema import FeatureSchema, NumericFeature
-from stream.state import StateLockedError
+from stream.state import StateFormatError, StateLockedError, dump_checked
 from tests.resprout.small import small
 
 
@@ -225,10 +226,38 @@ def test_clearing_refuses_a_folder_that_only_looks_like_a_run(tmp_path: Path) ->
     assert (tmp_path / "logs" / "app.log").exists()
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("")
-    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe{", b'{"settings": {}}'])
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged .*; name another folder"):
         RunFolder(tmp_path).record()
+
+
+def test_a_record_with_a_flipped_setting_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(RunDefinition.generated(small()))
+    file = tmp_path / "run.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ValueError, match=r"run\.json is damaged \(it does not match its checksum"):
+        folder.record()
+
+
+def test_a_record_of_a_later_release_says_which(tmp_path: Path) -> None:
+    folder, plan = RunFolder(tmp_path), RunDefinition.generated(small())
+    later = json.loads(dump_checked(2, plan.record()))
+    (tmp_path / "run.json").write_text(json.dumps(later))
+    expected = r"run\.json is of format 2, written by Resprout 0\.1\.0; this release reads format 1"
+    with pytest.raises(StateFormatError, match=expected):
+        folder.record()
+
+
+def test_logs_that_were_made_again_are_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.check_logs({"ledger": "7f", "windows": "80"})
+    folder.check_logs({"ledger": "7f", "windows": "80"})
+    again = r"began with the log ledger 7f, this one is 9c: it was deleted and made again; begin w"
+    with pytest.raises(LogIdentityError, match=again):
+        folder.check_logs({"ledger": "9c", "windows": "80"})
 
 
 def test_a_file_is_no_state_folder(tmp_path: Path) -> None:

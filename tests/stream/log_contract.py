@@ -14,6 +14,7 @@ import pytest
 
 from stream.log import (
     LogLockedError,
+    LogLostError,
     LogReader,
     LogStore,
     LogTrimmedError,
@@ -231,6 +232,38 @@ def what_was_trimmed_is_refused(home: LogStore) -> None:
     writer.close()
 
 
+def a_position_after_the_end_is_refused(home: LogStore) -> None:
+    writer = home.writer("clicks")
+    writer.append(numbered(3))
+    writer.flush()
+    reader = home.reader("clicks")
+    end = reader.end(0)
+    assert list(reader.read(0, end)) == []
+    with pytest.raises(LogLostError, match=f"it ends at {end}, before offset {end + 1}"):
+        home.reader("clicks").read(0, end + 1)
+    writer.close()
+
+
+def a_writer_knows_the_end_and_what_a_record_may_hold(home: LogStore) -> None:
+    writer = home.writer("clicks")
+    assert writer.end() == home.reader("clicks").end(0)
+    writer.append([Record(b"x" * min(writer.max_value_bytes, 5_000_000))])
+    writer.flush()
+    assert writer.end() == home.reader("clicks").end(0) > 0
+    writer.close()
+
+
+def what_can_be_read_is_made_safe_by_whoever_reads_it(home: LogStore) -> None:
+    writer, reader = home.writer("clicks"), home.reader("clicks")
+    reader.sync()
+    writer.append(numbered(3))
+    writer.flush()
+    reader.sync()
+    assert records(everything(reader)) == numbered(3)
+    writer.close()
+    reader.sync()
+
+
 def a_log_is_there_once_it_was_made(home: LogStore) -> None:
     assert home.writable
     assert not home.exists("clicks")
@@ -381,6 +414,9 @@ CHECKS: list[Check] = [
     readers_do_not_disturb_each_other,
     trimming_keeps_everything_from_the_offset_on,
     what_was_trimmed_is_refused,
+    a_position_after_the_end_is_refused,
+    a_writer_knows_the_end_and_what_a_record_may_hold,
+    what_can_be_read_is_made_safe_by_whoever_reads_it,
     a_log_is_there_once_it_was_made,
     what_is_there_stays_as_it_is,
     a_store_says_in_words_where_it_is,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,7 +10,15 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.batch import ClickBatch, ClickEvent, Reason, encode, encode_valid, standardise
+from stream.batch import (
+    ClickBatch,
+    ClickEvent,
+    Reason,
+    encode,
+    encode_valid,
+    hashing,
+    standardise,
+)
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
 SCHEMA = FeatureSchema(
@@ -113,8 +122,16 @@ def test_no_events_make_an_empty_batch() -> None:
         (event(numeric={"price": -1.0}), Reason.NUMERIC, "price is not finite"),
         (event(numeric={"price": -2.0}), Reason.NUMERIC, "price is not finite"),
         (event(numeric={"age": 1e300}), Reason.NUMERIC, "age is not finite"),
-        (event(weight=1e300), Reason.WEIGHT, "range of float32"),
-        (event(weight=1e-60), Reason.WEIGHT, "range of float32"),
+        (
+            event(numeric={"age": 3.4e38}),
+            Reason.NUMERIC,
+            "age is 3.4e+38, 3.4e+37 once standardised; the largest size that the schema takes is "
+            "1e+06",
+        ),
+        (event(numeric={"age": -1.0001e7}), Reason.NUMERIC, "age is -1.0001e+07, -1.0001e+06 once"),
+        (event(weight=1e300), Reason.WEIGHT, "weight is 1e+300, not a float32 above 0 and at most"),
+        (event(weight=1.1e9), Reason.WEIGHT, "weight is 1.1e+09, not a float32 above 0"),
+        (event(weight=1e-60), Reason.WEIGHT, "weight is 1e-60, not a float32 above 0"),
     ],
 )
 def test_an_event_that_does_not_fit_is_left_out_with_its_row_and_reason(
@@ -150,3 +167,33 @@ def test_rows_are_encoded_alike_alone_and_together() -> None:
     together = encode(events, SCHEMA)
     for row, one in enumerate(events):
         assert encode([one], SCHEMA).categorical[0].tolist() == together.categorical[row].tolist()
+
+
+@pytest.mark.parametrize(("value", "valid"), [(50.0, True), (50.001, False), (-50.001, False)])
+def test_the_schema_says_how_large_a_numeric_feature_may_be(value: float, valid: bool) -> None:
+    feature = NumericFeature(name="x", scale=10.0, limit=5.0)
+    schema = FeatureSchema(numeric=(feature,))
+    batch, faults = encode_valid([event(numeric={"x": value})], schema)
+    assert (len(batch), len(faults)) == ((1, 0) if valid else (0, 1))
+    without = FeatureSchema(numeric=(feature.model_copy(update={"limit": 1e6}),))
+    assert schema.digest == without.digest, "the same events are encoded in the same way"
+
+
+def test_long_values_do_not_fill_the_memory() -> None:
+    """3 000 values of 500 KB were kept, 1.5 GB of them."""
+    bucket = hashing(CategoricalFeature(name="long", buckets=1_000))
+    long = "x" * 500_000
+    tracemalloc.start()
+    for number in range(200):
+        value = f"{number}{long}"
+        assert bucket(value) == 2 + xxhash.xxh3_64(f"long={value}".encode()).intdigest() % 998
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000_000
+
+
+def test_short_values_find_their_bucket_again_however_many_there_are() -> None:
+    bucket = hashing(CategoricalFeature(name="short", buckets=1_000))
+    first = [bucket(str(number)) for number in range(150_000)]
+    assert [bucket(str(number)) for number in range(150_000)] == first
+    assert bucket(None) == 1

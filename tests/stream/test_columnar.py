@@ -340,3 +340,55 @@ def test_clicks_are_no_predictions() -> None:
     value = to_bytes(batch_of(3, 2, 3), SCHEMA.digest)
     with pytest.raises(ValueError, match="not a batch of probabilities: columns label, weight"):
         predictions_from_bytes(value)
+
+
+def packed(rows: int, codec: str | None) -> bytes:
+    """Let Arrow write clicks that are all alike, compressed."""
+    columns = {
+        "label": pa.array(np.zeros(rows, np.uint8)),
+        "time_ms": pa.array(np.zeros(rows, np.int64)),
+        "numeric": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2 * rows, np.float32)), 2),
+        "categorical": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(3 * rows, np.uint16)), 3),
+    }
+    layout = pa.schema(
+        [(name, array.type) for name, array in columns.items()], {"resprout.schema": SCHEMA.digest}
+    )
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(sink, layout, options=options) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(list(columns.values()), schema=layout))
+    return bytes(sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_record_of_many_rows_is_refused_before_it_is_unpacked(codec: str) -> None:
+    value = packed(10_000_000, codec)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ValueError, match="10,000,000 rows in 230,000,000 bytes once unpacked; a"):
+        opened(value, SCHEMA)
+    assert pa.total_allocated_bytes() == before
+    assert len(gather([opened(packed(5_000, codec), SCHEMA)], SCHEMA)) == 5_000
+
+
+def test_a_record_that_claims_more_bytes_than_rows_take_is_refused() -> None:
+    value = packed(5_000, "zstd")
+    claimed = (15_000 * 2).to_bytes(8, "little")
+    assert value.count(claimed) == 1, "the length of the buckets"
+    with pytest.raises(ValueError, match="5,000 rows in 1,099,511,"):
+        opened(value.replace(claimed, (2**40).to_bytes(8, "little")), SCHEMA)
+
+
+def test_a_record_of_as_many_rows_as_are_allowed_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 1_000
+    monkeypatch.setattr("stream.columnar.MAX_ROWS", rows)
+    assert len(gather([opened(packed(rows, "zstd"), SCHEMA)], SCHEMA)) == rows
+    for codec in ("zstd", None):
+        with pytest.raises(ValueError, match=r"1,001 rows in .* at most 1,000 rows"):
+            opened(packed(rows + 1, codec), SCHEMA)
+
+
+def test_columns_with_a_dictionary_are_refused_before_it_is_read() -> None:
+    column = pa.array(["a", "b"]).dictionary_encode()
+    value = stream_of({"label": column})
+    with pytest.raises(ValueError, match="not an Arrow stream of one batch: something else"):
+        opened(value, SCHEMA)

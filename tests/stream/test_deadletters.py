@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+
+import pytest
 
 from stream.batch import Reason
 from stream.codec import Invalid, dead_letter, decode
@@ -54,3 +57,28 @@ def test_a_detail_that_quotes_a_huge_name_is_cut() -> None:
     assert letter.detail.startswith("the schema has no 'xxx")
     assert (len(letter.detail), letter.detail[-1]) == (500, "…")
     assert base64.b64decode(letter.raw) == value.encode()
+
+
+@pytest.mark.parametrize("most", [1_000, 1_024, 40_000, 200_000])
+def test_a_letter_that_is_too_large_is_kept_in_part_with_length_and_hash(most: int) -> None:
+    raw = bytes(range(256)) * 1_000
+    letter = dead_letter(Invalid(0, 12, 3, Reason.LABEL, "label is 2", raw), most)
+    kept = base64.b64decode(letter.raw)
+    assert most - 4 <= len(dump(letter)) <= most
+    assert kept == raw[: len(kept)]
+    assert (letter.raw_bytes, letter.raw_sha256) == (256_000, hashlib.sha256(raw).hexdigest())
+    assert parse(dump(letter)) == letter
+
+
+def test_a_letter_that_just_fits_is_kept_whole() -> None:
+    invalid = Invalid(0, 12, 3, Reason.LABEL, "label is 2", b"x" * 3_000)
+    whole = dead_letter(invalid)
+    assert dead_letter(invalid, len(dump(whole))) == whole
+    assert (whole.raw_bytes, whole.raw_sha256) == (None, None)
+    assert dead_letter(invalid, len(dump(whole)) - 1).raw_bytes == 3_000
+
+
+def test_headers_that_are_too_large_are_left_out_before_the_event() -> None:
+    headers = (("trace", b"y" * 5_000),)
+    letter = dead_letter(Invalid(0, 1, 0, Reason.LABEL, "", b"2", headers=headers), 2_000)
+    assert (letter.headers, base64.b64decode(letter.raw), letter.raw_bytes) == ((), b"2", 1)

@@ -9,7 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from stream.follow import Deduplicator, LogPosition, MessageLog, read_all, resume
-from stream.log import LogIdentityError, LogStore, LogTrimmedError, Record, StoredRecord
+from stream.log import (
+    LogIdentityError,
+    LogLostError,
+    LogStore,
+    LogTrimmedError,
+    Record,
+    StoredRecord,
+)
 from stream.log.local import LocalLogStore
 from stream.messages import Alarm, Decision, Message, Progress, dump
 from tests.stream.log_contract import numbered, records
@@ -91,9 +98,20 @@ def test_no_room_at_all_is_refused() -> None:
 
 
 def test_reading_goes_on_at_the_offset_of_the_position(tmp_path: Path) -> None:
-    log = LocalLogStore(tmp_path).reader("ledger")
+    store = LocalLogStore(tmp_path)
+    write(store, decisions(7))
+    log = store.reader("ledger")
     assert resume(log, "ledger", None) == 0
     assert resume(log, "ledger", LogPosition(log.identity, 7)) == 7
+
+
+def test_a_position_after_the_end_of_its_log_is_refused(tmp_path: Path) -> None:
+    store = LocalLogStore(tmp_path)
+    write(store, decisions(7))
+    log = store.reader("ledger")
+    lost = r"the log ledger ends at 7, before offset 8, up to which it was written or read at the"
+    with pytest.raises(LogLostError, match=lost):
+        MessageLog(log, "ledger").follow(Decision, position=LogPosition(log.identity, 8))
 
 
 def test_a_position_in_a_log_that_was_made_again_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ USED = {
     ),
     "kafka.net.connection.KafkaConnection": ("init_future",),
     "kafka.net.selector.NetworkSelector": ("__init__",),
+    "kafka.record.default_records.DefaultRecordBatch": ("_buffer", "_read_msg"),
     "kafka.net.transport.KafkaSSLTransport": ("_sock_recv", "close", "handshake"),
     "kafka.net.transport.KafkaTCPTransport": ("_sock_recv", "close", "handshake"),
 }

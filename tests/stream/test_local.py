@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ from stream.log import (
     LogError,
     LogFormatError,
     LogLockedError,
+    LogLostError,
     LogTrimmedError,
     Record,
 )
@@ -310,11 +312,12 @@ def test_a_log_torn_anywhere_by_a_crash_of_the_machine_ends_with_a_whole_append(
     writer = store.writer("clicks")
     writer.append(numbered(3))
     writer.flush()
+    ahead = database(store).with_name("log.db-wal")
+    flushed = ahead.stat().st_size
     for group in range(1, 5):
         writer.append(numbered(3, start=3 * group))
-    ahead = database(store).with_name("log.db-wal")
     sizes = set()
-    for cut in [*range(0, ahead.stat().st_size, 1_111), ahead.stat().st_size]:
+    for cut in [*range(flushed, ahead.stat().st_size, 1_111), ahead.stat().st_size]:
         left = copied(store, f"cut-{cut}")
         database(left).with_name("log.db-shm").unlink()
         os.truncate(database(left).with_name("log.db-wal"), cut)
@@ -326,7 +329,94 @@ def test_a_log_torn_anywhere_by_a_crash_of_the_machine_ends_with_a_whole_append(
         assert records(everything(reader)) == numbered(len(found) + 2)
         sizes.add(len(found))
     writer.close()
-    assert sizes == {0, 3, 6, 9, 12, 15}
+    assert sizes == {3, 6, 9, 12, 15}
+
+
+def files(store: LocalLogStore) -> dict[str, bytes]:
+    """Read all files of a log but the one that SQLite makes anew."""
+    found = database(store).parent.iterdir()
+    return {file.name: file.read_bytes() for file in found if not file.name.endswith("-shm")}
+
+
+def power_lost(folder: Path, rng: random.Random) -> tuple[LocalLogStore, int, int]:
+    """Write a log, flush it somewhere, go on, and copy what is there.
+
+    Returns
+    -------
+    The copy, how many records were flushed, and how long the write-ahead log was then.
+    """
+    store = LocalLogStore(folder / "live")
+    writer, flushed, length, count = store.writer("clicks"), 0, 0, 0
+    last = rng.randrange(1, 30)
+    for append in range(last + rng.randrange(10)):
+        some = numbered(rng.randrange(1, 4), start=count)
+        writer.append([one._replace(value=one.value.ljust(rng.randrange(3_000))) for one in some])
+        count += len(some)
+        if append < last:
+            writer.flush()
+            flushed, length = count, database(store).with_name("log.db-wal").stat().st_size
+    left = copied(store, "left")
+    database(left).with_name("log.db-shm").unlink()
+    writer.close()
+    return left, flushed, length
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_after_a_loss_of_power_all_that_was_flushed_is_there(tmp_path: Path, seed: int) -> None:
+    """Pages that were not flushed may be on disk, or not, or hold anything."""
+    rng = random.Random(seed)
+    left, flushed, length = power_lost(tmp_path, rng)
+    ahead = database(left).with_name("log.db-wal")
+    content = bytearray(ahead.read_bytes())
+    for page in range(length, len(content), 512):
+        if rng.random() < 0.3:
+            content[page : page + 512] = rng.choice((bytes(512), rng.randbytes(512)))
+    ahead.write_bytes(content[: rng.randrange(length, len(content) + 1)])
+    found = records(everything(left.reader("clicks")))
+    assert len(found) >= flushed
+    assert [one.value.rstrip() for one in found] == [one.value for one in numbered(len(found))]
+    with closing(left.writer("clicks")) as writer:
+        writer.append(numbered(1, start=len(found)))
+    assert left.reader("clicks").end(0) == len(found) + 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_log_damaged_where_it_was_flushed_is_refused_and_nothing_of_it_is_erased(
+    tmp_path: Path, seed: int
+) -> None:
+    """SQLite would take the damaged place for the end, and write over what follows."""
+    rng = random.Random(seed)
+    left, _, length = power_lost(tmp_path, rng)
+    ahead = database(left).with_name("log.db-wal")
+    content = bytearray(ahead.read_bytes())
+    if seed % 4 == 0:
+        del content[rng.randrange(length) :]
+    else:
+        content[rng.randrange(length)] ^= 1 << rng.randrange(8)
+    ahead.write_bytes(content)
+    before = files(left)
+    for opened in (left.reader, left.writer):
+        with pytest.raises(LogCorruptError, match=r"log\.db: partition 0 ends at \d+, and was flu"):
+            opened("clicks")
+    after = files(left)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_log_that_ends_before_a_position_is_refused(tmp_path: Path) -> None:
+    reader = filled(LocalLogStore(tmp_path), 3).reader("clicks")
+    assert reader.read(0, 3) == []
+    with pytest.raises(LogLostError, match=r"partition 0: it ends at 3, before offset 4: records"):
+        reader.read(0, 4)
+
+
+def test_what_tells_how_far_a_log_was_flushed_is_passed_over_where_it_is_damaged(
+    tmp_path: Path,
+) -> None:
+    store = filled(LocalLogStore(tmp_path), 3)
+    told = database(store).with_name("flushed")
+    for content in (b"", b"x", told.read_bytes()[:-1], told.read_bytes()[:4] + bytes(8)):
+        told.write_bytes(content)
+        assert records(everything(store.reader("clicks"))) == numbered(3)
 
 
 def test_a_closed_log_is_one_file_though_readers_stay(tmp_path: Path) -> None:
@@ -372,10 +462,10 @@ def test_no_flipped_byte_of_a_value_goes_unnoticed(tmp_path: Path) -> None:
 
 
 def test_a_record_that_has_moved_is_named(tmp_path: Path) -> None:
-    store = filled(LocalLogStore(tmp_path), 3)
+    store = filled(LocalLogStore(tmp_path), 4)
     altered(store, "DELETE FROM records WHERE id = 1; UPDATE records SET id = 1 WHERE id = 2")
     with pytest.raises(LogCorruptError, match="record 1 of partition 0 does not match"):
-        store.reader("clicks").read(0, 0)
+        store.reader("clicks").read(0, 0, 2)
 
 
 def test_a_record_that_is_missing_is_named(tmp_path: Path) -> None:

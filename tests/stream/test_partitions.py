@@ -42,6 +42,8 @@ class Holes:
     def seek(self, partition: int, time_ms: int) -> int:
         return 0
 
+    def sync(self) -> None: ...
+
     def close(self) -> None:
         pass
 

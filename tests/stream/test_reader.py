@@ -50,6 +50,8 @@ class ManyPartitions:
     def seek(self, partition: int, time_ms: int) -> int:
         return 0
 
+    def sync(self) -> None: ...
+
     def close(self) -> None:
         pass
 

@@ -99,6 +99,9 @@ class _CountingReader:
     def seek(self, partition: int, time_ms: int) -> int:
         return self._log.seek(partition, time_ms)
 
+    def sync(self) -> None:
+        self._log.sync()
+
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
         if self._store.trouble is not None:
             time.sleep(0.2)

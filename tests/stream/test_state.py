@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 
 from stream.state import (
     Checkpoints,
+    StateFormatError,
     StateLockedError,
     lock_folder,
     write_atomic,
@@ -214,3 +216,18 @@ def test_a_worker_killed_while_it_writes_a_checkpoint_loses_none_it_had_written(
         Checkpoints(folder).write(10_000_000, {"model": b""})
         assert not list(folder.glob(".*"))
     assert "damaged" not in caplog.text
+
+
+def test_a_checkpoint_of_another_format_is_no_damage_to_fall_back_from(tmp_path: Path) -> None:
+    """It would be learned again from an older one, and the newer one deleted."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(500, {"model": b"1"})
+    path = checkpoints.write(1_000, {"model": b"2"})
+    manifest = path / "manifest.json"
+    later = manifest.read_bytes().replace(b'"format": 1', b'"format": 2')
+    manifest.write_bytes(later)
+    digest = hashlib.sha256(later).hexdigest()[:12]
+    path.rename(path.with_name(f"000000000001000-{digest}"))
+    expected = r"is of format 2, written by Resprout 0\.1\.0; this release reads format 1: use"
+    with pytest.raises(StateFormatError, match=expected):
+        checkpoints.latest()

@@ -5,6 +5,7 @@ to bootstrap``). It drops what a broker said right before it hung up, which is h
 says that a password is wrong. It leaves sockets open that could not be connected, and it asks
 brokers to make the topics that it reads. A producer does not close while it holds what it cannot
 deliver. It reads from the network 4 KB at a time, each time at the price of the interpreter lock.
+It reads no record with a header whose name is not UTF-8, nor any after it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.record.default_records import DefaultRecordBatch
 
 _RECEIVE_BYTES: Final = 256 * 1024
 
@@ -91,6 +93,36 @@ def discard(producer: KafkaProducer, seconds: float) -> None:
 
 def _replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
     setattr(owner, name, function)
+
+
+class _Escaped(bytearray):
+    """Bytes whose parts become text whatever they hold: what is no UTF-8 is escaped."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _Escaped(found) if isinstance(at, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return super().decode(encoding, "backslashreplace")
+
+
+_read_strictly = DefaultRecordBatch._read_msg
+
+
+def _read_record(batch: Any) -> Any:
+    """Read the next record of a batch; what is not UTF-8 in the name of a header is escaped."""
+    try:
+        return _read_strictly(batch)
+    except UnicodeDecodeError:
+        whole, batch._buffer = batch._buffer, _Escaped(batch._buffer)
+        try:
+            return _read_strictly(batch)
+        finally:
+            batch._buffer = whole
+
+
+# kafka-python makes these objects itself, and asks nobody.
+_replace(DefaultRecordBatch, "_read_msg", _read_record)
 
 
 async def _transport(manager: Any, node: Any, timeout_at: float | None = None) -> Any:

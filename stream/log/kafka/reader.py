@@ -205,6 +205,9 @@ class KafkaLogReader:
         found = self._ask(lambda consumer: consumer.offsets_for_times({at: wanted}, _CALL_MS)[at])
         return self.end(partition) if found is None else int(found.offset)
 
+    def sync(self) -> None:
+        """Do nothing: what can be read is on all in-sync copies already."""
+
     def close(self) -> None:
         """Disconnect; reading connects again."""
         if self._committer is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource
+from kafka.admin import ConfigResource, OffsetSpec
 
 from stream.log.api import (
     Headers,
@@ -35,6 +36,8 @@ _KEEPING: Final = ("cleanup.policy", "retention.ms", "retention.bytes")
 """Settings that say what is deleted and when."""
 _TIME_HEADER: Final = "resprout-time-ms"
 """Holds an event time that Kafka cannot: one before 1970."""
+_NEGATIVE: Final = re.compile(rb"-[0-9]{1,19}")
+_FIRST_MS: Final = -(2**63)
 _RECORD_BYTES: Final = 61 + 36
 """The heads of a batch and of a record, at most."""
 _HEADER_BYTES: Final = 10
@@ -168,6 +171,15 @@ class Topics:
                 " the topic was deleted and made again; begin with a new state folder"
             )
 
+    def end(self, topic: Topic, partition: int) -> int:
+        """Return the offset up to which the broker has records."""
+        at = topic.at(partition)
+        found = self._connector.retried(
+            f"looking up the end of log {topic.log!r}",
+            lambda: self._admin.list_partition_offsets({at: OffsetSpec.LATEST}),
+        )
+        return int(found[at].offset)
+
     def trim(self, topic: Topic, partition: int, offset: int) -> None:
         """Delete the records before an offset."""
         before = {topic.at(partition): offset}
@@ -286,9 +298,10 @@ def from_kafka(one: Any, partition: int) -> StoredRecord:
     """Turn a record of a consumer into ours; what is null to Kafka is empty to us."""
     headers: Headers = tuple((name, value or b"") for name, value in one.headers)
     time_ms = one.timestamp
-    if headers and headers[-1][0] == _TIME_HEADER:
-        time_ms = int(headers[-1][1])
-        headers = headers[:-1]
+    name, value = headers[-1] if headers else ("", b"")
+    # Anybody may send a header of this name: what is no time before 1970 is a header like others.
+    if name == _TIME_HEADER and _NEGATIVE.fullmatch(value) and int(value) >= _FIRST_MS:
+        time_ms, headers = int(value), headers[:-1]
     record = Record(one.value or b"", headers, time_ms)
     return StoredRecord(partition, one.offset, one.offset + 1, record)
 

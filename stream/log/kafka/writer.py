@@ -269,6 +269,15 @@ class KafkaLogWriter:
         self._sender = threading.Thread(target=self._send_soon, name="sender", daemon=True)
         self._sender.start()
 
+    @property
+    def max_value_bytes(self) -> int:
+        """The largest value of a record without headers."""
+        return self.topic.max_record_bytes - wire_bytes(Record(b""))
+
+    def end(self, partition: int = 0) -> int:
+        """Return the offset up to which the broker has records."""
+        return self._topics.end(self.topic, partition)
+
     def append(self, records: Sequence[Record], partition: int = 0) -> None:
         """Send records in order; none of them where one is too large.
 
