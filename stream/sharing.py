@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Final
 
-from stream.codec import JSON, RAW, Decoded, decode, kind_of
+from stream.codec import JSON, Decoded, decode, kind_of
 from stream.log.api import LogReader, LogStore, LogStoreView, LogUnreachableError, StoredRecord
 from stream.messages import Position
 from stream.schema import FeatureSchema
@@ -18,7 +18,7 @@ from stream.topics import CLICKS
 _READ_COLUMNAR: Final = 4
 """Records a read where each holds many events: few, so that they stay in the processor's cache."""
 _READ_JSON: Final = 1024
-"""Records that are read besides where each holds one event, or one line that is none."""
+"""Records that are read besides where each holds one event."""
 _INVALID_BYTES: Final = 500
 """What an invalid event takes, besides its own bytes."""
 _SHARED_BYTES: Final = 64 * 1024 * 1024
@@ -30,7 +30,7 @@ def fetch(log: LogReader, schema: FeatureSchema, partition: int, offset: int) ->
     records = list(log.read(partition, offset, _READ_COLUMNAR))
     if not records:
         return None
-    if len(records) == _READ_COLUMNAR and kind_of(records[-1]) in (JSON, RAW):
+    if len(records) == _READ_COLUMNAR and kind_of(records[-1]) == JSON:
         records += log.read(partition, records[-1].next_offset, _READ_JSON)
     return decode(records, schema, offset)
 

@@ -40,6 +40,15 @@ def test_the_line_says_how_the_run_goes() -> None:
     )
 
 
+def test_the_line_names_the_commonest_reasons_of_invalid_events() -> None:
+    view = View()
+    reasons = ["label"] * 12 + ["time"] * 3 + ["numeric"] * 2 + ["weight"]
+    for n, reason in enumerate(reasons):
+        view.update("evaluator", EvaluatorStep(500, dead_letters=(letter(n, reason),)), 0.0)
+    said = line(view, rate=0, now=0.0)
+    assert said.endswith("  invalid 18 (12 label, 3 time, 2 numeric)")
+
+
 def sized(size: int, ne: float, *, partial: bool = False) -> Window:
     given = scored(ne, ne, 0.0)
     return given.model_copy(update={"size": size, "partial": partial})
