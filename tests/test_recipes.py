@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import sqlite3
 import sys
@@ -23,7 +24,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
 
 import resprout
 from evaluator.run import RunHistory
@@ -230,9 +230,12 @@ def test_a_mask_updater(cook: Cook) -> None:
 
 def test_a_model(cook: Cook) -> None:
     work = cook("A model")
-    weights = load_file(work / "served" / "model.safetensors")
-    pruned = torch.cat([weights[name].flatten() for name in ("hidden.weight", "logit.weight")])
-    assert float((pruned == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
+    score = runpy.run_path(str(work / "served" / "score.py"))
+    weights = score["read"](work / "served" / "model.safetensors")
+    pruned = np.concatenate([weights[name].ravel() for name in ("hidden.weight", "logit.weight")])
+    assert float((pruned == 0).mean()) == pytest.approx(0.8, abs=0.01)
+    chances = score["predict"](np.zeros((3, 2), np.float32), np.ones((3, 4), np.int32))
+    assert ((chances > 0) & (chances < 1)).all()
     assert len(history(work).of_kind(Window)) > 0
 
 
