@@ -25,10 +25,12 @@ from pruner import conformance, criteria
 from resprout.cli.commands import COMMANDS, LAYER, changes
 from resprout.cli.inspect import deadletters, masks, rebuild
 from resprout.cli.options import (
+    APPEND,
     INIT_FROM,
     INPUT,
     JSON,
     PATH,
+    SCALE,
     SETTINGS,
     STATE,
     CommandRequest,
@@ -116,7 +118,9 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
 
 @main.command(help=RUN_HELP)
 @INPUT
+@APPEND
 @SETTINGS
+@SCALE
 @STATE
 @stored("--fresh", is_flag=True, help="Start afresh, rather than continue.")
 @INIT_FROM
@@ -127,14 +131,21 @@ def run(request: CommandRequest, plot: bool) -> None:
     """Carry out a plan and show what came of it."""
     state = request.folder(request.input.stem if request.input else "generated")
     with usage():
+        if request.append and not (state / RECORD).exists():
+            raise ValueError(f"{state} holds no run to append to; name one with --state")
+        derived = request.scale_to_input(state)
         plan = request.plan()
         _prepare(plan, state, fresh=request.fresh)
+    if derived is not None:
+        click.echo(derived, err=True)
     result = _run(plan, state, "the same command")
     if plot:
         with failure():
             written = _plot(result, state)
         click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
     _show(request, result)
+    if result.without_sparse is not None:
+        raise click.ClickException(result.without_sparse)
 
 
 @main.command()
@@ -206,6 +217,7 @@ def check_criterion(name: str, text: str) -> None:
 @main.command()
 @INPUT
 @SETTINGS
+@SCALE
 @click.pass_obj
 def config(request: CommandRequest) -> None:
     """Print every setting and where it came from, as TOML to start from."""

@@ -7,11 +7,13 @@ import gzip
 import hashlib
 import io
 import json
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
@@ -21,13 +23,27 @@ from pydantic import ValidationError
 
 from stream import topics
 from stream.batch import EPOCH, ClickEvent, Reason, encode_valid, explain
-from stream.codec import END, columnar_record, end_record, kind_of, raw_record
+from stream.codec import (
+    END,
+    columnar_record,
+    continue_record,
+    end_record,
+    kind_of,
+    raw_record,
+)
 from stream.log.api import LogStore, LogWriter, Record, StoredRecord
 from stream.schema import Columns, FeatureSchema
 
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Pause between two looks at a file that is followed."""
+_LOOK_SHARE: Final = 10
+"""A look takes at most a tenth of the time, however long the file."""
 _LOOKED_AT: Final = 1000
 """Lines of JSON whose keys count as the columns of the file."""
 _PARQUET_ROWS: Final = 4096
+_PART_BYTES: Final = 1024 * 1024
 _UNITS = {"seconds": timedelta(seconds=1), "milliseconds": timedelta(milliseconds=1)}
 _LABELS: dict[object, int] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
@@ -190,6 +206,12 @@ class FileSource:
     schema: FeatureSchema
     records_events: int = 500
     """Rows of the file that go into one record."""
+    append: bool = False
+    """Whether it may continue clicks that have ended: with what the file has grown by, or as a
+    further file."""
+    follow: bool = False
+    """Whether to wait for what is written to the file. It does not end, and takes rows in whole
+    records, once another row stands after them. It may continue clicks as well."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -212,11 +234,26 @@ class FileSource:
                     "the schema's [columns] table can name another"
                 )
 
+    def count_rows(self, most: int) -> int:
+        """Count the rows, valid or not, and no more than ``most``."""
+        table = open_table(self.path)
+        if isinstance(table, JsonTable):
+            table = replace(table, parsed=False)
+        return sum(1 for _ in islice(table.rows(), most))
+
     @property
     def content(self) -> str:
         """Digest of the file's bytes, 16 hex digits."""
+        return self.digest(self.path.stat().st_size)
+
+    def digest(self, size: int) -> str:
+        """Return a digest of the first so many bytes of the file, 16 hex digits."""
+        found = hashlib.sha256()
         with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            while part := file.read(min(size, _PART_BYTES)):
+                found.update(part)
+                size -= len(part)
+        return found.hexdigest()[:16]
 
     def attach(self, store: LogStore) -> FileFeed:
         """Continue where the ``clicks`` log of ``store`` ends.
@@ -239,32 +276,61 @@ class FileSource:
             raise
         return FileFeed(self, writer, last)
 
+    def continues(self, last: StoredRecord) -> bool:
+        """Whether more follows the end record of what the log holds."""
+        known = (last.header("file"), last.header("content"))
+        has_more = known != (self.path.name.encode(), self.content.encode())
+        return self.follow or (self.append and has_more)
+
     def _check_same(self, last: StoredRecord) -> None:
         """Refuse a log whose newest record came from somewhere else."""
         file, schema, content = (
             (last.header(name) or b"").decode() for name in ("file", "schema", "content")
         )
-        if file != self.path.name:
+        continues = self.append or self.follow
+        if file != self.path.name and not (file and continues):
             origin = f"the file {file}" if file else "another input"
             raise ValueError(
-                f"the clicks log holds events of {origin}, not of {self.path.name}; "
-                "use another state folder"
+                f"the clicks log holds events of {origin}, not of {self.path.name}; use another "
+                f"state folder{', or --append' if file else ''}"
+            )
+        if file != self.path.name and kind_of(last) != END:
+            raise ValueError(
+                f"the clicks log has not come to the end of {file}: let it end, without --follow, "
+                f"before {self.path.name} is appended"
             )
         if schema != self.schema.digest:
             raise ValueError(
                 f"the clicks log was begun with schema {schema}, this one is "
                 f"{self.schema.digest}; use another state folder"
             )
-        if content != self.content:
+        has_changed = file == self.path.name and content != self.content
+        has_grown = has_changed and self._has_grown(last)
+        if has_changed and not (has_grown and continues):
+            way_out = "start afresh, use another state folder, or give it the file as it was"
+            if has_grown:
+                way_out = "it has grown, and --append continues with what is new"
             raise ValueError(
                 f"{self.path} has changed since the clicks log was begun with it (content "
-                f"{content} was, {self.content} is): start afresh, use another state folder, or "
-                "give it the file as it was"
+                f"{content} was, {self.content} is): {way_out}"
             )
+
+    def _has_grown(self, last: StoredRecord) -> bool:
+        """Whether the file begins with what it was, in whole lines."""
+        size = int((last.header("bytes") or b"0").decode())
+        if not 0 < size < self.path.stat().st_size:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(size - 1)
+            is_cut = b"\n" in file.read(2) or self.path.suffix == ".gz"
+        return is_cut and self.digest(size) == (last.header("content") or b"").decode()
 
 
 class FileFeed:
     """A file on its way into the ``clicks`` log.
+
+    Where that log has ended and there is more, it says at once that the input continues: whoever
+    reads the log from then on does not take it for ended.
 
     Rows go in chunks of ``records_events``, counted from the start of the file, so that a replay
     that was killed leaves the same records as one that was not. A row that is no valid event
@@ -274,14 +340,56 @@ class FileFeed:
     def __init__(self, source: FileSource, writer: LogWriter, last: StoredRecord | None) -> None:
         self._source, self._writer = source, writer
         self.flush, self.close = writer.flush, writer.close
-        self._ended = last is not None and kind_of(last) == END
-        self._done = int((last.header("rows") or b"0").decode()) if last is not None else 0
-        self._time_ms = last.record.time_ms if last is not None else 0
+        self._bytes = source.path.stat().st_size
+        self._content = source.digest(self._bytes)
+        self._done = self._time_ms = 0
+        self._ended = False
+        self._look_at, self._looked_bytes = 0.0, -1
         table = open_table(source.path)
         if isinstance(table, JsonTable) and source.schema.columns is None:
             table = replace(table, parsed=False)
-        self._rows = islice(table.rows(), self._done, None)
-        self._content = source.content
+        self._table = table
+        if last is not None:
+            self._resume(last)
+        self._rows: Iterator[FileRow] = islice(table.rows(), self._done, None)
+
+    def _resume(self, last: StoredRecord) -> None:
+        """Continue after the newest record of the log."""
+        source, is_same = self._source, last.header("file") == self._source.path.name.encode()
+        self._time_ms = last.record.time_ms
+        if is_same:
+            self._done = int((last.header("rows") or b"0").decode())
+        if kind_of(last) != END:
+            return
+        self._ended = not source.continues(last)
+        if self._ended:
+            return
+        log.info("the clicks continue with %s after row %d", source.path.name, self._done)
+        self._writer.append([continue_record(self._time_ms, self._headers())])
+        self._writer.flush()
+
+    def _next(self, most: int) -> list[FileRow]:
+        """Read the rows of the next record; of a file that is followed all of them, or none."""
+        if not self._source.follow:
+            return list(islice(self._rows, most))
+        now, size = time.monotonic(), self._source.path.stat().st_size
+        if now < self._look_at or size == self._looked_bytes:
+            return []
+        if size < max(self._looked_bytes, self._bytes):
+            raise ValueError(
+                f"{self._source.path} has become shorter while it is followed: let it grow only, "
+                "and append a new file by its own name"
+            )
+        found = list(islice(self._rows, most + 1))
+        if len(found) > most:
+            self._rows = chain(found[most:], self._rows)
+            return found[:most]
+        # The last row may be half written: what is there is read again, once there is more.
+        self._rows = islice(self._table.rows(), self._done, None)
+        ended = time.monotonic()
+        self._look_at = ended + max(LOOK_SECONDS, _LOOK_SHARE * (ended - now))
+        self._looked_bytes = size
+        return []
 
     def step(self) -> int | None:
         """Append the next chunk and return its rows; None once the end record is written."""
@@ -289,7 +397,9 @@ class FileFeed:
             return None
         size = self._source.records_events
         want = size - self._done % size
-        rows = list(islice(self._rows, want))
+        rows = self._next(want)
+        if not rows and self._source.follow:
+            return 0
         records = self._records(rows)
         if len(rows) < want:
             records.append(end_record(self._time_ms, self._headers()))
@@ -369,6 +479,7 @@ class FileFeed:
             ("rows", str(self._done).encode()),
             ("schema", self._source.schema.digest.encode()),
             ("content", self._content.encode()),
+            ("bytes", str(self._bytes).encode()),
         )
 
 
