@@ -454,7 +454,7 @@ def _serve(
         page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
         url = page.url.rstrip("/")
     else:
-        server = serve_health(serve.host, serve.port, metrics, health)
+        server = serve_health(serve, metrics, health)
         url = opened.enter_context(closing(server)).url.rstrip("/")
     if names != plan.workers:
         log.info("%s answers at %s/healthz and %s/metrics", ", ".join(names), url, url)
