@@ -133,6 +133,8 @@ class StoreConfig(BaseModel):
             return given
         login, _, host = str(given["url"]).rpartition("@")
         scheme, slashes, user = login.partition("//")
+        if not slashes:
+            return given
         user, _, password = user.partition(":")
         url = f"{scheme}{slashes}{user}{'@' if user else ''}{host}"
         named = given.get("password") or (unquote(password) if password else None)

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -36,6 +35,7 @@ from resprout.cli.options import (
     CommandRequest,
     failure,
     logging_to,
+    parsed,
     stoppable,
     stored,
     usage,
@@ -202,7 +202,7 @@ def list_criteria() -> None:
 def check_criterion(name: str, text: str) -> None:
     """Run the conformance checks on a criterion; exit code 1 if any fails."""
     with usage():
-        options = json.loads(text)
+        options = parsed(text)
         if not isinstance(options, dict):
             raise ValueError(f"--options is {text}; it must be a JSON object, such as {{}}")
         criterion = criteria.build(name, options)
