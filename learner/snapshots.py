@@ -294,6 +294,7 @@ class SnapshotStore:
     def delete(self, name: str) -> None:
         """Delete a snapshot; nothing happens where there is none of that name."""
         path = self.folder / _check(name)
+        self.sweep(path.parent.name)
         if path.exists():
             path.rename(path.with_name(f"{_TRASH}{path.name}"))
         self.sweep(path.parent.name)
