@@ -488,6 +488,8 @@ class WindowsState:
     """What no window has taken in yet."""
     cumulative: tuple[CumulativeWindow, ...] = ()
     """Since the first event, and since more models have begun."""
+    finished: int | None = None
+    """The count at which the input ended last; None where it has not."""
 
 
 class TumblingWindows:
@@ -557,12 +559,16 @@ class TumblingWindows:
         return () if left_over else self._take_pending()
 
     def finish(self) -> tuple[Window, ...]:
-        """Close what is open, since the input has ended; such windows are partial."""
+        """Score what is open, once, since the input has ended; such windows are partial.
+
+        They stay open, for the input may be continued: then each closes with all of its events.
+        """
         self._take_pending()
-        opened = self.state.opened
-        unfinished = tuple(self._close(one, one.sums) for one in opened if one.sums is not None)
-        self.state = replace(self.state, opened=tuple(replace(one, sums=None) for one in opened))
-        return unfinished
+        state = self.state
+        if state.finished == state.so_far.events:
+            return ()
+        self.state = replace(state, finished=state.so_far.events)
+        return tuple(self._close(one, one.sums) for one in state.opened if one.sums is not None)
 
     def lifetimes(self, closed: Sequence[Window]) -> tuple[Lifetime, ...]:
         """Return the scores so far, if windows of more than the smallest size have just closed.
@@ -594,7 +600,9 @@ class TumblingWindows:
                 opened.append(OpenWindow(window.size, window.end, so_far))
         begin = so_far.events - pending.on.events
         cumulative = _cumulate(self.state.cumulative, pending, begin)
-        self.state = WindowsState(so_far, tuple(opened), cumulative=cumulative)
+        self.state = replace(
+            self.state, so_far=so_far, opened=tuple(opened), pending=None, cumulative=cumulative
+        )
         return tuple(closed)
 
     def _close(self, window: OpenWindow, sums: Sums) -> Window:

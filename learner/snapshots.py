@@ -31,6 +31,7 @@ FILE = "model.safetensors"
 _VERSION = version("resprout")
 _NAME = re.compile(r"[A-Za-z0-9_-]+/\d{15}-[0-9a-f]{12}")
 
+_TRASH = ".trash-"
 _METADATA = "__metadata__"
 _LENGTH_BYTES = 8
 
@@ -359,11 +360,15 @@ class SnapshotStore:
     def delete(self, name: str) -> None:
         """Delete a snapshot; nothing happens where there is none of that name."""
         path = self.folder / _check(name)
-        trash = path.with_name(f".trash-{path.name}")
-        shutil.rmtree(trash, ignore_errors=True)
+        self.sweep(path.parent.name)
         if path.exists():
-            path.rename(trash)
-            shutil.rmtree(trash)
+            path.rename(path.with_name(f"{_TRASH}{path.name}"))
+        self.sweep(path.parent.name)
+
+    def sweep(self, model: str) -> None:
+        """Delete what a crash left of the deleting of a model's snapshots."""
+        for trash in (self.folder / model).glob(f"{_TRASH}*"):
+            shutil.rmtree(trash, ignore_errors=True)
 
     def _damaged(self, name: str) -> SnapshotError:
         return SnapshotError(

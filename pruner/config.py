@@ -142,7 +142,9 @@ class StoreConfig(BaseModel):
         if not isinstance(given, dict) or "@" not in str(given.get("url", "")):
             return given
         login, _, host = str(given["url"]).rpartition("@")
-        scheme, slashes, user = login.rpartition("//")
+        scheme, slashes, user = login.partition("//")
+        if not slashes:
+            return given
         user, _, password = user.partition(":")
         url = f"{scheme}{slashes}{user}{'@' if user else ''}{host}"
         named = given.get("password") or (unquote(password) if password else None)
@@ -154,8 +156,10 @@ class StoreConfig(BaseModel):
         """Refuse a URL that names no server; options have settings of their own."""
         parts = urlsplit(url)
         if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.query:
+            # What stands before @ or after ? may be a password.
+            shown = url.partition("?")[0].rpartition("@")[2] + ("?..." if "?" in url else "")
             raise ValueError(
-                f"{url!r} names no Redis server; use redis://[user@]host[:port][/database], or "
-                "rediss:// for TLS"
+                f"{shown!r} names no Redis server; use redis://[user@]host[:port][/database], or "
+                "rediss:// for TLS; options have settings of their own"
             )
         return url

@@ -239,6 +239,7 @@ def tidy_candidates(snapshots: learner.SnapshotStore, history: History) -> None:
         for name in snapshots.names(folder.name):
             if name not in kept:
                 snapshots.delete(name)
+        snapshots.sweep(folder.name)
         with contextlib.suppress(OSError):
             folder.rmdir()
 

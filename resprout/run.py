@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import nn
 from evaluator.run import RangeScores, RunHistory, place, warnings
 from learner.export import Footprint, footprint
 from pruner import LedgerFollower
-from resprout.folder import RunFolder
+from resprout.folder import RECORD, RunFolder
 from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.page import Health, Page, pages, serve_health
 from resprout.monitoring.progress import (
@@ -31,14 +31,17 @@ from resprout.monitoring.progress import (
 )
 from resprout.retention import retention
 from resprout.runner import Observe, Runner, Worker, one_thread_each
-from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings
+from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, Settings, scaled
 from resprout.spec import ExternalSource, RunDefinition
 from resprout.wiring import SourceStep, Wiring
-from stream import FeatureSchema, Waiting, messages, open_logs, topics
+from stream import END, FeatureSchema, Waiting, kind_of, messages, open_logs, topics
 from stream.log import LogStore
 from stream.sources import FileSource, Source
 
 log = logging.getLogger(__name__)
+
+_TO_FIRST_MASK = ("pruner.first_mask_events", "pruner.rebuild_events")
+"""The events after which the first mask is in force, together."""
 
 
 class _Record(BaseModel):
@@ -283,6 +286,31 @@ class Result:
         return summarise(self.history, self.settings, self._outcome)
 
     @property
+    def without_sparse(self) -> str | None:
+        """Why a run that has come to its end has no sparse model, and the way to one.
+
+        None where it has one, or has not ended.
+        """
+        history = self.history
+        if history.start is not None or not self.finished:
+            return None
+        last = history.verdicts[-1] if history.verdicts else None
+        if not history.events:
+            return "no sparse model: no event was valid"
+        if last is not None and last.verdict != "unfinished":
+            return f"no sparse model: rebuild {last.rebuild.number} {last.verdict}: {last.reason}"
+        small = scaled(history.events)
+        needed = sum(small.get(name, 0) for name in _TO_FIRST_MASK)
+        if needed >= history.events:
+            return f"no sparse model: an input needs more than {_spaced(needed)} events for one"
+        return (
+            f"no sparse model: begin anew with --scale {history.events}, which derives all that is "
+            f"counted in events (a first mask in force from {_spaced(needed)} on); or with "
+            f"{' and '.join(_TO_FIRST_MASK)} that come to less than {_spaced(history.events)} "
+            "together"
+        )
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What the figures do not say: why there is no sparse model, and what was left out."""
         return tuple(_remarks(self.history, self.settings, finished=self.finished))
@@ -471,7 +499,7 @@ def _serve(
         page = opened.enter_context(closing(Page(plan.settings, state, pages(metrics, health))))
         url = page.url.rstrip("/")
     else:
-        server = serve_health(serve.host, serve.port, metrics, health)
+        server = serve_health(serve, metrics, health)
         url = opened.enter_context(closing(server)).url.rstrip("/")
     if names != plan.workers:
         log.info("%s answers at %s/healthz and %s/metrics", ", ".join(names), url, url)
@@ -511,7 +539,7 @@ def run(
     observe
         Sees every step of every worker, in that worker's thread.
     init_from
-        A safetensors state dict that the dense model begins with.
+        A safetensors state dict that the dense model begins with, or a snapshot of one.
     """
     plan = RunDefinition(settings, source, init_from)
     if state is not None:
@@ -535,7 +563,29 @@ def execute(
     Raises :class:`ValueError` where the folder was begun otherwise or the settings name something
     unknown, and :class:`stream.state.StateLockedError` where somebody else uses the folder.
     """
+    before = Outcome()
+    if _continues(plan, state):
+        # All workers come to the end that the clicks have, before anything continues them: what is
+        # decided there does not depend on which of them had come to it when the run was stopped.
+        ending = replace(plan, feeds=False)
+        with worker_process(ending, state, ending.workers, observe, show=show) as process:
+            before = process.work(stop)
     with worker_process(plan, state, plan.workers, observe, show=show) as process:
         outcome = process.work(stop)
+        events, seconds = before.events + outcome.events, before.seconds + outcome.seconds
         history = RunHistory.read(process.logs, plan.settings.models, keeps_messages=True)
-        return Result(plan.settings, history, outcome)
+        return Result(plan.settings, history, replace(outcome, events=events, seconds=seconds))
+
+
+def _continues(plan: RunDefinition, state: Path) -> bool:
+    """Whether the source continues clicks that have ended."""
+    continues = getattr(plan.source, "continues", None)
+    stream, folder = plan.settings.stream, RunFolder(state)
+    if continues is None or not (state / RECORD).exists():
+        return False
+    with open_logs(stream, folder.home.folder, writable=False) as logs:
+        if not logs.exists(topics.CLICKS):
+            return False
+        with closing(logs.reader(topics.CLICKS)) as clicks:
+            last = clicks.last(clicks.partitions[0])
+    return last is not None and kind_of(last) == END and bool(continues(last))

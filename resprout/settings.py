@@ -9,16 +9,17 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 import os
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import to_json
 from pydantic_settings import (
     BaseSettings,
@@ -67,6 +68,22 @@ class ServeConfig(BaseModel):
     """Of the live page, ``/healthz`` and ``/metrics``. 0: any free one; None: none at all. Where
     nothing is set, the page is at 8000 if that is free.
     """
+    hosts: tuple[str, ...] = ()
+    """Names under which it is asked, beside ``localhost`` and addresses of numbers; a request with
+    any other in its header ``Host`` is refused."""
+    token: SecretStr | None = Field(default=None, min_length=16)
+    """What everybody must show, but for ``/healthz``: a browser as ``/?token=...``, once, a program
+    in the header ``Authorization: Bearer ...``; null: nobody needs any."""
+    certfile: str | None = None
+    """A certificate in PEM, to be asked over TLS."""
+    keyfile: str | None = None
+    """The key of ``certfile``, where that does not hold it."""
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> Self:
+        if self.keyfile is not None and self.certfile is None:
+            raise ValueError("serve.keyfile is set without serve.certfile; name both")
+        return self
 
 
 class Settings(BaseSettings):
@@ -88,7 +105,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides every random thing: the synthetic stream, weights at the start, criteria."""
     stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
@@ -124,6 +141,10 @@ class Settings(BaseSettings):
     def _fit_together(self) -> Self:
         complaints = [*_uneven(self), *_misfits(self)]
         if complaints:
+            changed = fitting(self)
+            if changed:
+                these = ", ".join(f"{name} = {value}" for name, value in changed.items())
+                complaints.append(f"settings counted in events are linked, and these fit: {these}")
             raise ValueError("; ".join(complaints))
         return self
 
@@ -170,16 +191,139 @@ _ANY_COUNT = (
 """How the names of settings begin that are counted in events, and need not fall between batches."""
 
 
+_SCALED: Final = (
+    "learner.checkpoint_events",
+    "learner.snapshot_events",
+    "learner.publish_events",
+    "pruner.first_mask_events",
+    "pruner.rebuild_events",
+    "pruner.prune_events",
+    "pruner.judge_events",
+    "pruner.lead_events",
+    "pruner.checkpoint_events",
+    "trigger.window_events",
+    "trigger.cooldown_events",
+    "trigger.every_events",
+    "evaluator.checkpoint_events",
+)
+"""Settings that are a number of windows, beside ``evaluator.windows``."""
+_RUN_WINDOWS: Final = 48
+"""Windows of ``trigger.window_events`` in a run whose settings are derived from its length: the
+first mask is cut after 20 of them and in force after 22, as with the defaults."""
+_BATCHES: Final = (500, 250, 100, 50, 25, 10)
+"""Sizes of a batch to choose from, the largest first."""
+_WINDOW_BATCHES: Final = 100
+"""Batches of a window, as with the defaults; with fewer the models take too few steps."""
+
+
+def scaled(events: int) -> dict[str, Any]:
+    """Derive all settings that are counted in events from the length of the input.
+
+    They keep the proportions of the defaults, which suit 2.4 million events: a window of the
+    trigger is 1 / 48 of the input, rounded down to five batches, and the others are as many windows
+    as they are by default. A batch is a hundredth of a window, of the sizes 10 to 500.
+
+    Parameters
+    ----------
+    events
+        Of the whole input; one that is longer than 2.4 million has the defaults, and one that is
+        shorter than 2 400 the settings of 2 400.
+
+    Returns
+    -------
+    Settings by dotted name; empty where the defaults suit.
+
+    Examples
+    --------
+    >>> small = scaled(100_000)
+    >>> small["stream.batch_events"], small["trigger.window_events"]
+    (10, 2050)
+    >>> small["pruner.first_mask_events"], small["pruner.rebuild_events"]
+    (41000, 4100)
+    >>> scaled(3_000_000)
+    {}
+    """
+    defaults = Settings.model_construct()
+    full = defaults.trigger.window_events
+    longest = events // _RUN_WINDOWS
+    if longest >= full:
+        return {}
+    fits = (one for one in _BATCHES if one * _WINDOW_BATCHES <= longest)
+    batch = next(fits, _BATCHES[-1])
+    # The smallest windows are a fifth of these.
+    window = max(longest // (5 * batch), 1) * 5 * batch
+    derived: dict[str, Any] = {"stream.batch_events": batch}
+    for name, value in flat(defaults):
+        if name in _SCALED:
+            derived[name] = value * window // full
+    windows = [size * window // full for size in defaults.evaluator.windows]
+    return derived | {"evaluator.windows": windows}
+
+
+def counted(names: Iterable[str]) -> tuple[str, ...]:
+    """Choose of the names of settings those that :func:`scaled` derives.
+
+    >>> counted(["seed", "trigger.window_events", "evaluator.windows"])
+    ('trigger.window_events', 'evaluator.windows')
+    """
+    derived = {"stream.batch_events", "evaluator.windows", *_SCALED}
+    return tuple(name for name in names if name in derived)
+
+
+def fitting(settings: Settings) -> dict[str, Any]:
+    """Change settings that are counted in events so that they fit each other.
+
+    The batch and the window of the trigger stay nearest to what they are, then the others.
+
+    Returns
+    -------
+    Those that change, by dotted name.
+
+    Examples
+    --------
+    >>> asked = Settings.model_construct(trigger=TriggerConfig(window_events=20_000))
+    >>> fitting(asked)
+    {'evaluator.windows': [10000, 20000, 50000, 100000, 1000000]}
+    """
+    batch = settings.stream.batch_events
+
+    def even(events: float, step: int = batch, least: int = 1) -> int:
+        """Round to a multiple."""
+        return max(round(events / step), least) * step
+
+    values = dict(flat(settings))
+    names = [n for n in values if n.endswith("_events") and not n.startswith(_ANY_COUNT)]
+    # What is None or 0 fits.
+    fit = {name: even(values[name]) for name in names if values[name]}
+    window, snapshot = fit["trigger.window_events"], fit["learner.snapshot_events"]
+    if math.lcm(window, snapshot) > max(fit["pruner.first_mask_events"], window):
+        snapshot = fit["learner.snapshot_events"] = window
+    first = even(fit["pruner.first_mask_events"], math.lcm(window, snapshot))
+    fit["pruner.first_mask_events"] = first
+    parts = fit["pruner.prune_events"] + fit["pruner.judge_events"]
+    least = max(parts, fit.get("pruner.lead_events", 0))
+    fit["pruner.rebuild_events"] = max(fit["pruner.rebuild_events"], least)
+    sizes = sorted({*(even(size) for size in settings.evaluator.windows), window})
+    watched = settings.evaluator.alarms.window_events
+    if watched is not None:
+        fit["evaluator.alarms.window_events"] = even(watched)
+    kept = settings.stream.retention.windows_events
+    if kept is not None and kept < window:
+        fit["stream.retention.windows_events"] = window
+    changed: dict[str, Any] = {n: value for n, value in fit.items() if value != values[n]}
+    if sizes != sorted(settings.evaluator.windows):
+        changed["evaluator.windows"] = sizes
+    return changed
+
+
 def _uneven(settings: Settings) -> Iterator[str]:
     batch = settings.stream.batch_events
-    counted = [
+    counts = [
         (name, value)
         for name, value in flat(settings)
         if name.endswith("_events") and not name.startswith(_ANY_COUNT)
     ]
-    for name, events in counted + [
-        ("evaluator.windows", one) for one in settings.evaluator.windows
-    ]:
+    for name, events in counts + [("evaluator.windows", one) for one in settings.evaluator.windows]:
         if events % batch:
             yield f"{name} = {events} is not a multiple of stream.batch_events = {batch}"
 
@@ -246,17 +390,20 @@ def load(
     base: Layer | None = None,
     config: Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    scale: Layer | None = None,
 ) -> Loaded:
     """Read the settings from everywhere they may stand.
 
     Parameters
     ----------
     base
-        What goes right above the defaults, such as what a schema file says suits its data.
+        What goes above defaults and scale, such as what a schema file says suits its data.
     config
         A TOML file.
     arguments
         Values by dotted name.
+    scale
+        What goes right above the defaults: settings derived from the length of the input.
 
     Examples
     --------
@@ -267,6 +414,7 @@ def load(
     'default'
     """
     layers: list[Layer] = [
+        scale or ("default", {}),
         base or ("default", {}),
         (str(config), _toml(config) if config else {}),
         ("environment", Environment(Settings)()),
@@ -483,7 +631,7 @@ def _toml(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no configuration file {path}; `resprout config` writes one")
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no TOML: {error}") from error
 
 
@@ -509,11 +657,15 @@ def _complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[
         elif item["type"] == "extra_forbidden":
             known = ", ".join(_annotation(place[:-1]).model_fields)
             yield f"unknown setting {name} ({origin}); known: {known}"
-        elif isinstance(given, Mapping) or "SecretStr" in str(_annotation(place)):
-            # It is a password, or a whole section, which may hold one.
+        elif name == "store.url" or isinstance(given, Mapping) or _is_secret(place):
+            # It is a password, or an address or a whole section, which may hold one.
             yield f"{name} ({origin}): {message}"
         else:
             yield f"{name} = {given!r} ({origin}): {message}"
+
+
+def _is_secret(place: tuple[int | str, ...]) -> bool:
+    return "SecretStr" in str(_annotation(place))
 
 
 def _annotation(section: tuple[int | str, ...]) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from learner import MaskUpdater, OnlineModel
-from learner.models import build, warm_start
+from learner.models import begin_from, build, weights_file
 from pruner import ComparisonConfig, Rules, StoreConfig, triggers
 from pruner.updaters import for_comparison, recipe
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE, Settings
@@ -54,12 +54,15 @@ class RunDefinition:
     settings: Settings
     source: Source | ExternalSource
     init_from: Path | None = None
-    """A safetensors state dict that the dense model begins with."""
+    """What the dense model begins with: a safetensors state dict, or a snapshot of a dense one."""
 
     @classmethod
     def generated(cls, settings: Settings) -> Self:
         """Plan to learn from generated clicks."""
         return cls(settings, make_source(settings.stream, settings.seed))
+
+    feeds: bool = True
+    """Whether a process that carries out the whole run feeds it; else it works on what is there."""
 
     def check(self) -> None:
         """See at the start that it can be carried out: build once what the settings name."""
@@ -89,9 +92,10 @@ class RunDefinition:
         """Make the model as it is before its first event."""
         settings, schema = self.settings, self.source.schema
         module = build(settings.model.name, schema, settings.model.options, settings.seed)
+        online = OnlineModel(module, settings.learner)
         if self.init_from is not None:
-            warm_start(module, self.init_from)
-        return OnlineModel(module, settings.learner)
+            begin_from(online, self.init_from)
+        return online
 
     def comparison_updater(self, name: str, model: OnlineModel) -> MaskUpdater:
         """Make the mask updater of a comparison for its model."""
@@ -128,7 +132,8 @@ class RunDefinition:
     @property
     def workers(self) -> tuple[str, ...]:
         """The workers of a process that carries out the whole run."""
-        feeders = () if isinstance(self.source, ExternalSource) else (SOURCE,)
+        is_fed = self.feeds and not isinstance(self.source, ExternalSource)
+        feeders = (SOURCE,) if is_fed else ()
         models = self.settings.evaluator.models
         comparisons = (model for model in models if model not in (DENSE, SPARSE))
         return (*feeders, DENSE, SPARSE, *comparisons, PRUNER, EVALUATOR)
@@ -148,7 +153,8 @@ class RunDefinition:
 
         Nothing that the processes of a run may differ in is among it, and so no password.
         """
-        warm = hashlib.sha256(self.init_from.read_bytes()).hexdigest() if self.init_from else None
+        path = weights_file(self.init_from) if self.init_from else None
+        warm = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
         return {
             "settings": decisive(self.settings.model_dump(mode="json")),
             "schema": self.source.schema.model_dump(mode="json"),

@@ -2,7 +2,8 @@
 
 The header ``kind`` says what the value is: ``json`` (or no header: one
 :class:`~stream.batch.ClickEvent`), ``columnar`` (a batch), ``raw`` (a line of a file that is no
-event; headers ``file``, ``line``, ``reason``, ``detail``) or ``end`` (a finite input ends here).
+event; headers ``file``, ``line``, ``reason``, ``detail``), ``end`` (a finite input ends here) or
+``continue`` (nothing; it says that an input that had ended goes on, as any record after it does).
 Validity is a pure function of the bytes and the schema, so that all readers skip the same events.
 """
 
@@ -12,7 +13,7 @@ import base64
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
@@ -42,6 +43,7 @@ JSON: Final = b"json"
 COLUMNAR: Final = b"columnar"
 RAW: Final = b"raw"
 END: Final = b"end"
+CONTINUE: Final = b"continue"
 _LINE_DIGITS: Final = 18
 _DETAIL: Final = 500
 """Characters of a detail at most: it may quote a name that the event itself brings."""
@@ -87,7 +89,7 @@ class Decoded:
     invalid: tuple[Invalid, ...] = ()
     """In the order of the log."""
     end: bool = False
-    """The input ends after these."""
+    """An input ends after these; more may follow, where somebody has continued it."""
 
     def position(self, row: int) -> Position:
         """Return where a valid event stands."""
@@ -137,6 +139,11 @@ def end_record(time_ms: int = 0, headers: Headers = ()) -> Record:
     return Record(b"", ((KIND, END), *headers), time_ms)
 
 
+def continue_record(time_ms: int = 0, headers: Headers = ()) -> Record:
+    """Make the record that says that an input goes on after its end."""
+    return Record(b"", ((KIND, CONTINUE), *headers), time_ms)
+
+
 def kind_of(stored: StoredRecord) -> bytes:
     """Say what a record holds."""
     return stored.header(KIND) or JSON
@@ -161,10 +168,10 @@ def decode(
     """
     valid: list[_Valid] = []
     invalid: list[Invalid] = []
-    ended = False
+    ended, next_offset = False, records[-1].next_offset
     for kind, run in groupby(records, kind_of):
         if kind == END:
-            ended = True
+            ended, next_offset = True, next(run).next_offset
             break
         if kind == JSON:
             valid.append(_decode_json(list(run), schema, invalid))
@@ -173,9 +180,7 @@ def decode(
         elif kind == RAW:
             invalid += map(_raw, run)
         else:
-            name = kind.decode(errors="replace")
-            detail = f"unknown kind {name!r}; known: json, columnar, raw, end"
-            invalid += (_whole(stored, Reason.UNPARSABLE, detail) for stored in run)
+            invalid += _unknown(kind, run)
     if not valid:
         nothing = ClickBatch.empty(schema.numeric_count, schema.column_count)
         valid.append((nothing, np.empty((0, 2), np.int64)))
@@ -185,7 +190,7 @@ def decode(
         places = np.concatenate([one for _, one in valid])
     first = records[0].offset if begin is None else begin
     invalid.sort(key=lambda one: one.place)
-    return Decoded(first, records[-1].next_offset, batch, places, tuple(invalid), ended)
+    return Decoded(first, next_offset, batch, places, tuple(invalid), ended)
 
 
 def _decode_json(
@@ -283,6 +288,14 @@ def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
     """Call a whole record invalid."""
     value, headers, _ = stored.record
     return Invalid(stored.partition, stored.offset, 0, reason, detail, value, headers=headers)
+
+
+def _unknown(kind: bytes, run: Iterable[StoredRecord]) -> Iterator[Invalid]:
+    """Call records of a kind that there is not invalid; ``continue`` holds no event."""
+    if kind != CONTINUE:
+        name = kind.decode(errors="replace")
+        detail = f"unknown kind {name!r}; known: json, columnar, raw, end, continue"
+        yield from (_whole(stored, Reason.UNPARSABLE, detail) for stored in run)
 
 
 def _raw(stored: StoredRecord) -> Invalid:

@@ -166,7 +166,13 @@ class Window(Scores):
     number: int
     """Windows of this size before this one."""
     partial: bool
-    """The input ended inside; such a window decides nothing."""
+    """The input ended inside; such a window decides nothing. Where the input is continued, the
+    whole window follows."""
+
+    @property
+    def key(self) -> str:
+        """Size and number, and of a partial window where it ends: a whole one may follow."""
+        return f"{super().key}/{self.end}" if self.partial else super().key
 
 
 class Lifetime(Scores):

@@ -67,8 +67,9 @@ class PartitionReader:
     ----------
     ready
         Valid events that are decoded and not taken yet.
-    ended
-        The end record has been read: nothing comes after the events that are ready.
+    at_end
+        An end record has been read, and stands after the events that are ready. Nothing after it is
+        read before :meth:`pass_end`.
     on_invalid
         Takes every invalid event; by default nobody does.
     """
@@ -77,7 +78,7 @@ class PartitionReader:
         self, log: LogReader, partition: int, schema: FeatureSchema, start: Position | None = None
     ) -> None:
         self.ready = 0
-        self.ended = False
+        self.at_end = False
         self.on_invalid: OnInvalid | None = None
         self._log, self._partition, self._next = log, partition, start
         self._fetch: Callable[[int, int], Decoded | None] = partial(fetch, log, schema)
@@ -90,8 +91,8 @@ class PartitionReader:
 
     @property
     def exhausted(self) -> bool:
-        """The end has been read, and every event before it taken."""
-        return self.ended and self.ready == 0
+        """An end has been read, every event before it taken, and nothing stands after it so far."""
+        return self.at_end and self.ready == 0 and not self._continues()
 
     @property
     def invalid(self) -> int:
@@ -109,10 +110,23 @@ class PartitionReader:
         Returns True in the last case: more may be there.
         """
         most = self._invalid_read + _MOST_INVALID
-        while self.ready < events and not self.ended and self._read():
+        while self.ready < events and not self.at_end and self._read():
             if self._invalid_read >= most:
                 return True
         return False
+
+    def pass_end(self) -> bool:
+        """Read on after an end record, if anything stands there; say whether it does."""
+        if self.exhausted or not self.at_end or self.ready:
+            return False
+        self.at_end = False
+        return True
+
+    def skip_to_end(self) -> None:
+        """Return to the end at which a reader stopped: what is not valid before it was counted."""
+        while not self.at_end and self._read(counts=False):
+            """Between the last event and the end there is nothing that is valid."""
+        self._invalid.clear()
 
     def span(self, events: int) -> PositionRange:
         """Return where the next events stand; so many must be ready."""
@@ -165,8 +179,19 @@ class PartitionReader:
             skipped += self._invalid.popleft().reasons
         return skipped
 
-    def _read(self) -> bool:
-        """Read and decode some more records; return whether there were any."""
+    def _continues(self) -> bool:
+        """Whether anything stands after the end record."""
+        place = self._next
+        return place is not None and bool(self._log.read(self._partition, place.offset, 1))
+
+    def _read(self, *, counts: bool = True) -> bool:
+        """Read and decode some more records; return whether there were any.
+
+        Parameters
+        ----------
+        counts
+            Whether invalid events are handed on.
+        """
         if self._next is None:
             begin = self._log.begin(self._partition)
             if begin > 0:
@@ -182,14 +207,14 @@ class PartitionReader:
         if decoded is None:
             return False
         decoded = decoded.since(self._next)
-        self._next, self.ended = Position(decoded.next_offset, 0), decoded.end
+        self._next, self.at_end = Position(decoded.next_offset, 0), decoded.end
         for one in decoded.invalid:
             before = self._valid_read + decoded.count_before(one.place)
             if not self._invalid or self._invalid[-1].valid_before != before:
                 self._invalid.append(InvalidRun(before, one.detail[:_DETAIL]))
             self._invalid[-1].reasons[one.reason.value] += 1
         self._invalid_read += len(decoded.invalid)
-        if decoded.invalid and self.on_invalid is not None:
+        if counts and decoded.invalid and self.on_invalid is not None:
             self.on_invalid(decoded.invalid)
         if len(decoded.places):
             self._chunks.append(decoded)
@@ -257,7 +282,7 @@ class RoundRobin:
 
     What some partitions cannot give the others do. So a partition without new events stops nobody,
     a full batch is there as soon as all partitions together hold one, and it takes at most one
-    range of each. The last batch, once all partitions have ended, is what is left. With one
+    range of each. The last batch, once all partitions are at an end, is what is left. With one
     partition this is the order in which its events stand; with several it depends on what has
     arrived by then.
     """
@@ -270,7 +295,7 @@ class RoundRobin:
         ready = _fill(readers, share)
         if share < events and ready < events:
             ready = _fill(readers, events)
-        if ready < events and not all(reader.ended for reader in readers.values()):
+        if ready < events and not all(reader.at_end for reader in readers.values()):
             return ()
         first = begin // events % len(readers)
         in_turn = [*readers.values()][first:] + [*readers.values()][:first]
@@ -329,7 +354,7 @@ class Recorded:
         for partition, reader in readers.items():
             most = wanted.get(partition, 0)
             reader.fill(most + more)
-            if reader.ready < most + more and not reader.ended:
+            if reader.ready < most + more and not reader.at_end:
                 return ()
         self._check(self._found, events, readers)
         spans, self._found, self.offset = self._found.spans, None, self._next

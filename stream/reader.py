@@ -45,8 +45,8 @@ class CountedBatch:
     skipped: Mapping[str, int]
     """Events that are not valid since the batch before, by reason."""
     last: bool
-    """The input ended inside this batch, which is short. An input that ends exactly where a batch
-    does has no such batch: ask :attr:`ClickReader.ended`.
+    """An end record cut this batch short. An input that ends exactly where a batch does has no such
+    batch: ask :attr:`ClickReader.ended`.
     """
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 3), np.int64))
     """Shape (n, 3): partition, offset and row of each event."""
@@ -58,7 +58,11 @@ class CountedBatch:
 
 
 class ClickReader:
-    """Cuts the ``clicks`` log into batches of ``batch_events`` valid events.
+    """Cuts the ``clicks`` log into batches that end at the multiples of ``batch_events``.
+
+    They are counted in valid events. An end record cuts a batch short too; where the input has been
+    continued after it, the next batch reaches to the next multiple, so that all after it end where
+    they would without that record.
 
     With one partition, the batches depend on the log alone, not on the sizes of its records nor on
     when they were written; with several, on the log and the order. The input ends when every
@@ -71,7 +75,7 @@ class ClickReader:
     schema
         Decides how events are encoded and which are valid.
     batch_events
-        Events a batch; only the one right before the end of the input may be shorter.
+        Events a batch; only those right before and after an end record may be shorter.
     cursor
         Where to continue; None begins at the start of the log.
     order
@@ -115,7 +119,7 @@ class ClickReader:
 
     @property
     def ended(self) -> bool:
-        """Whether the input has ended and every batch has been read."""
+        """Whether the input has ended, as far as is known now, and every batch has been read."""
         return all(reader.exhausted for reader in self._partitions.values())
 
     @property
@@ -135,13 +139,18 @@ class ClickReader:
 
     def next(self) -> CountedBatch | None:
         """Return the next batch; None where it is not all there yet, or the input has ended."""
-        spans = tuple(self._order.next(self.count, self._batch_events, self._partitions))
-        if not spans:
-            return None
+        wanted = self._batch_events - self.count % self._batch_events
+        spans: tuple[PositionRange, ...] = ()
+        while not spans:
+            if self._at_end and not self._pass_ends():
+                return None
+            spans = tuple(self._order.next(self.count, wanted, self._partitions))
+            if not spans and not self._at_end:
+                return None
         stand = np.concatenate([self._partitions[s.partition].places(s.events) for s in spans])
         parts = [part for one in spans for part in self._partitions[one.partition].take(one.events)]
         batch, begin = ClickBatch.concat(parts), self.count
-        last = len(batch) < self._batch_events
+        last = len(batch) < wanted
         places = {one.partition: Position(one.last.offset, one.last.row + 1) for one in spans}
         places, count = self.cursor.places | places, begin + len(batch)
         self.cursor = self.cursor.model_copy(
@@ -176,6 +185,15 @@ class ClickReader:
         self.cursor = self.cursor.model_copy(update={"ended": True})
         return self._skip((), last=True)
 
+    @property
+    def _at_end(self) -> bool:
+        """Whether every partition is at an end record, with all events before it taken."""
+        return all(one.at_end and not one.ready for one in self._partitions.values())
+
+    def _pass_ends(self) -> bool:
+        """Read on where partitions are continued after their ends; return whether any is."""
+        return any([reader.pass_end() for reader in self._partitions.values()])
+
     def _skip(self, spans: Sequence[PositionRange], *, last: bool) -> Mapping[str, int]:
         """Count the invalid events before the ends of spans, at the end of the input all."""
         every = self._partitions
@@ -188,7 +206,7 @@ def nothing_follows(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) 
     """Whether the input has ended at a cursor: every partition has, without another valid event."""
     readers = _open(log, schema, cursor)
     for reader in readers.values():
-        while reader.fill(1):
+        while reader.fill(1) or reader.pass_end():
             """What is not valid does not count."""
     return all(reader.exhausted for reader in readers.values())
 
@@ -210,6 +228,7 @@ def _open(log: LogReader, schema: FeatureSchema, cursor: ClickCursor) -> dict[in
                 "records are gone; restore the log from a copy, or begin with a new state folder"
             )
     readers = {p: PartitionReader(log, p, schema, cursor.places.get(p)) for p in log.partitions}
-    for reader in readers.values():
-        reader.ended = cursor.ended
+    if cursor.ended:
+        for reader in readers.values():
+            reader.skip_to_end()
     return readers

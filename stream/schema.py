@@ -308,7 +308,7 @@ def load_schema(path: Path | str) -> FeatureSchema:
         raise FileNotFoundError(f"no schema file {path}; write one as in examples/clicks.toml")
     try:
         return FeatureSchema.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no TOML: {error}") from error
     except ValidationError as error:
         raise ValueError(f"{path}: {'; '.join(_complaints(error))}") from error

@@ -12,6 +12,7 @@ Everything on it is a function of the ``windows`` log alone; a viewer continues 
 from __future__ import annotations
 
 from evaluator.page.app import (
+    Access,
     AddressTakenError,
     Pages,
     Probe,
@@ -22,5 +23,5 @@ from evaluator.page.app import (
 )
 from evaluator.page.feed import PageFeed, Timetable
 
-__all__ = ["AddressTakenError", "PageFeed", "Pages", "Probe", "Timetable", "WebServer"]
+__all__ = ["Access", "AddressTakenError", "PageFeed", "Pages", "Probe", "Timetable", "WebServer"]
 __all__ += ["listen", "probe_application", "serve_page"]

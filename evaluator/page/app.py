@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import hmac
 import io
 import ipaddress
 import re
@@ -19,6 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict
@@ -27,10 +29,17 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from evaluator.config import DETECTORS
 from evaluator.metrics import Metric, installed
@@ -53,6 +62,13 @@ from stream.messages import Lifetime, Progress, Segment, Window
 STATIC: Final = Path(__file__).parent / "static"
 _ALL: Final = 2**62
 """More than there will ever be of anything."""
+_MAX_CONNECTIONS: Final = 256
+"""At a time; a process may have 1 024 files open, and a worker needs some."""
+_SILENT_SECONDS: Final = 20.0
+"""How long a client may take to ask for anything after it has connected."""
+_COOKIE: Final = "resprout_token"
+_OPEN: Final = "/healthz"
+"""What is answered without a token: that a process is alive is no secret."""
 _GRACE_SECONDS: Final = 3
 """What is left to be read has as long, and then what is left to be sent."""
 _HEADERS: Final = {
@@ -370,7 +386,7 @@ class Pages:
 
             def write() -> str:
                 text = io.StringIO()
-                csv.writer(text).writerows([head, *rows])
+                csv.writer(text).writerows([map(_cell, row) for row in [head, *rows]])
                 return text.getvalue()
 
             name = Path(request.url.path).stem + (f"-{self._size(request)}" if sized else "")
@@ -537,6 +553,16 @@ class Pages:
         return head, rows
 
 
+def _cell(value: object) -> object:
+    """Keep a spreadsheet from taking a text for a formula; numbers stay as they are.
+
+    >>> _cell("=HYPERLINK(1)"), _cell("site=a"), _cell(-0.5)
+    ("'=HYPERLINK(1)", 'site=a', -0.5)
+    """
+    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if risky else value
+
+
 Answer = Callable[[Request], Coroutine[None, None, Response]]
 
 
@@ -602,8 +628,107 @@ def _with_headers(application: ASGIApp) -> ASGIApp:
     return answer
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask a server, and how."""
+
+    hosts: Sequence[str] = ()
+    """The names under which it is asked, beside ``localhost`` and addresses of numbers. Any other
+    is refused: a page of somebody else, whose name was made to lead here, cannot read the answers
+    (DNS rebinding)."""
+    token: str | None = None
+    """What everybody must show, but for ``/healthz``; None: nothing."""
+    certfile: str | None = None
+    """The certificate in PEM, with which it speaks TLS; None: it does not."""
+    keyfile: str | None = None
+    """The key of ``certfile``, where that does not hold it."""
+
+    def admits(self, host: str) -> bool:
+        """Whether a server may be asked under the name in a request's header ``Host``.
+
+        >>> access = Access(hosts=["evaluator"])
+        >>> access.admits("[::1]:8000"), access.admits("evaluator:8000"), access.admits("evil.org")
+        (True, True, False)
+        """
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        with suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return name in {"localhost", *(one.lower() for one in self.hosts)}
+
+
+class Guarded:
+    """An application that answers only those whom its access admits.
+
+    A browser shows the token once, in the address ``/?token=...``, and then as a cookie; a program
+    in the header ``Authorization: Bearer ...``.
+
+    Parameters
+    ----------
+    application
+        What is guarded.
+    access
+        Whom it admits.
+    """
+
+    def __init__(self, application: ASGIApp, access: Access) -> None:
+        self._application, self._access = application, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or have it answered."""
+        refused = self._refuse(Request(scope)) if scope["type"] == "http" else None
+        await (refused or self._application)(scope, receive, send)
+
+    def _refuse(self, request: Request) -> Response | None:
+        host, access = request.headers.get("host", ""), self._access
+        if not access.admits(host):
+            text = f"{host[:100]!r} is no name of this server; serve.hosts lists further ones\n"
+            return PlainTextResponse(text, 400)
+        if access.token is None or request.url.path == _OPEN:
+            return None
+        if self._is_token(request.query_params.get("token", "")):
+            admitted = RedirectResponse(request.url.remove_query_params("token").path, 303)
+            secure = access.certfile is not None
+            admitted.set_cookie(
+                _COOKIE, access.token, httponly=True, samesite="strict", secure=secure
+            )
+            return admitted
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        shown = shown if scheme.lower() == "bearer" else request.cookies.get(_COOKIE, "")
+        if self._is_token(shown):
+            return None
+        text = (
+            "show the token of serve.token: open /?token=..., or send Authorization: Bearer ...\n"
+        )
+        return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _is_token(self, shown: str) -> bool:
+        return hmac.compare_digest(shown.encode(), (self._access.token or "").encode())
+
+
+class _Connection(H11Protocol):
+    """A connection of so many at most, which is closed where nothing is asked on it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or refuse it."""
+        super().connection_made(transport)
+        if len(self.connections) > _MAX_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(_SILENT_SECONDS, self._close_silent)
+
+    def _close_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
 class WebServer:
     """Serves a web application in a thread of its own, until it is closed.
+
+    It has a few hundred connections at most, and closes one on which nothing is asked for a while:
+    so clients that stay cannot take the files that a worker needs.
 
     Parameters
     ----------
@@ -613,6 +738,8 @@ class WebServer:
         What it serves.
     name
         Of its thread.
+    access
+        Who may ask.
     finish
         What is awaited before it closes, for a few seconds: that all streams end.
 
@@ -631,21 +758,35 @@ class WebServer:
         listening: socket.socket,
         application: ASGIApp,
         name: str = "web",
+        access: Access = Access(),
         finish: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
         host, port = listening.getsockname()[:2]
         if ipaddress.ip_address(host).is_unspecified:
             # Who listens everywhere is found here.
             host = "::1" if ":" in host else "127.0.0.1"
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        scheme = "http" if access.certfile is None else "https"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
         self._socket, self._finish = listening, finish
         config = uvicorn.Config(
-            application,
+            Guarded(application, access),
+            http=_Connection,
+            ssl_certfile=access.certfile,
+            ssl_keyfile=access.keyfile,
             lifespan="on",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
+        try:
+            # A certificate is read here, so that one that cannot be is refused at the start.
+            config.load()
+        except (OSError, ValueError) as error:
+            listening.close()
+            raise OSError(
+                f"serve.certfile = {access.certfile} and serve.keyfile = {access.keyfile} are no "
+                f"certificate and key in PEM: {error}"
+            ) from error
         self._server = uvicorn.Server(config)
         self._runner = asyncio.Runner()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -667,9 +808,9 @@ class WebServer:
             self._runner.run(self._server.serve([self._socket]))
 
 
-def serve_page(listening: socket.socket, pages: Pages) -> WebServer:
+def serve_page(listening: socket.socket, pages: Pages, access: Access = Access()) -> WebServer:
     """Serve a page, until it is closed; its feed is closed with it."""
-    return WebServer(listening, pages.application(), "page", pages.feed.close)
+    return WebServer(listening, pages.application(), "page", access, pages.feed.close)
 
 
 class AddressTakenError(OSError):

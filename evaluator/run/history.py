@@ -208,7 +208,12 @@ class WindowTable:
         return name in self._columns
 
     def add(self, window: Window) -> None:
-        """Append a window; a figure that it lacks is NaN. Only the last one may be partial."""
+        """Append a window; a figure that it lacks is NaN. Only the last one may be partial.
+
+        Where the input was continued, another one takes the place of the partial one.
+        """
+        if self.is_partial:
+            self._drop_partial()
         known = figures(window)
         for name in known:
             if name not in self._columns:
@@ -225,11 +230,24 @@ class WindowTable:
         elif window.drift:
             self.bands.append(Band(window.begin, window.end, window.drift))
 
+    def _drop_partial(self) -> None:
+        begin, end = self.begins.pop(), self.all_ends.pop()
+        for values in self._columns.values():
+            values.pop()
+        last = self.bands[-1] if self.bands else None
+        if last and last.end == end:
+            self.bands[-1:] = [replace(last, end=begin)] if last.begin < begin else []
+
     def amend(self, end: int, name: str, value: float) -> None:
         """Add one more figure to the newest window, if that is the one which ends there."""
         if self.all_ends and self.all_ends[-1] == end:
             blank = array("d", [np.nan]) * len(self.all_ends)
             self._columns.setdefault(name, blank)[-1] = value
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the last window is partial."""
+        return len(self.all_ends) > self._whole
 
     @property
     def begin(self) -> int:
@@ -731,8 +749,9 @@ class RunHistory:
         match message:
             case Window():
                 self.events, self._names = max(self.events, message.end), tuple(message.models)
-                self.windows += 1
-                self.tables.setdefault(message.size, WindowTable()).add(message)
+                table = self.tables.setdefault(message.size, WindowTable())
+                self.windows += 1 - table.is_partial
+                table.add(message)
             case messages.Lifetime() | messages.Baselines():
                 self._keep_scores(message)
             case Stability():

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.config import LearnerConfig
+from learner.masking import MASK
 from learner.models import dlrm
 from learner.online import OnlineModel, check_tensors
-from learner.snapshots import load_weights
+from learner.snapshots import FILE, load_tensors, load_weights, metadata
 from stream import CategoricalFeature, ClickBatch, FeatureSchema, NumericFeature, plugins
 from stream.plugins import Check, run_checks
 
-__all__ = ["BUILT_IN", "CHECKS", "GROUP", "Builder", "Candidate", "build", "check", "known"]
-__all__ += ["warm_start"]
+__all__ = ["BUILT_IN", "CHECKS", "GROUP", "Builder", "Candidate", "begin_from", "build", "check"]
+__all__ += ["known", "warm_start", "weights_file"]
 
 Builder = Callable[[FeatureSchema, dict[str, Any]], nn.Module]
 """Makes a model from the features and the options of the configuration. Its ``forward(dense,
@@ -69,10 +70,54 @@ def build(name: str, schema: FeatureSchema, options: dict[str, Any], seed: int) 
         return make(schema, options)
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file with the weights: of a folder that is a snapshot, the one in it."""
+    return path / FILE if path.is_dir() else path
+
+
+def begin_from(online: OnlineModel, path: Path) -> None:
+    """Let a model begin with the weights of a state dict, or with those and the sums of a snapshot.
+
+    Parameters
+    ----------
+    online
+        Takes them; left as it was where they do not fit.
+    path
+        As of :func:`warm_start`, or a snapshot of a dense model, its folder or the file in it: then
+        Adagrad continues with its sums.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        Where it is no safetensors file, does not fit the model, or is a snapshot under a mask.
+    """
+    path = weights_file(path)
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        found = load_tensors(content) if content else {}
+        texts = metadata(content) if content else {}
+    except ValueError as error:
+        raise ValueError(f"cannot start from {path}: {error}") from error
+    if "cursor" not in texts:
+        warm_start(online.module, path)
+        return
+    if any(name.startswith(MASK) for name in found):
+        raise ValueError(
+            f"cannot start from {path}: it is a snapshot of {texts['model']}, which has a mask; "
+            "the dense model begins without one: give a snapshot of dense, or export this one"
+        )
+    try:
+        online.load(found)
+    except ValueError as error:
+        raise ValueError(f"cannot start from {path}: {error}") from error
+
+
 def warm_start(module: nn.Module, path: Path) -> None:
     """Load a module's weights from a safetensors state dict.
 
-    Adagrad begins anew. A snapshot holds more than weights: export it first, in either form.
+    Adagrad begins anew.
 
     Parameters
     ----------

@@ -29,17 +29,20 @@ from pruner import conformance, criteria
 from resprout.cli.commands import COMMANDS, LAYER, changes
 from resprout.cli.inspect import deadletters, masks, rebuild
 from resprout.cli.options import (
+    APPEND,
     INIT_FROM,
     INPUT,
     JSON,
     PAST,
     PATH,
     RUNS,
+    SCALE,
     SETTINGS,
     STATE,
     CommandRequest,
     failure,
     logging_to,
+    parsed,
     stoppable,
     stored,
     usage,
@@ -132,7 +135,9 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
 
 @main.command(help=RUN_HELP)
 @INPUT
+@APPEND
 @SETTINGS
+@SCALE
 @STATE
 @stored("--fresh", is_flag=True, help="Start afresh, rather than continue.")
 @INIT_FROM
@@ -143,14 +148,21 @@ def run(request: CommandRequest, plot: bool) -> None:
     """Carry out a plan and show what came of it."""
     state = request.folder(request.input_name if request.input else "generated")
     with usage():
+        if request.append and not (state / RECORD).exists():
+            raise ValueError(f"{state} holds no run to append to; name one with --state")
+        derived = request.scale_to_input(state)
         plan = request.plan()
         _prepare(plan, state, fresh=request.fresh)
+    if derived is not None:
+        click.echo(derived, err=True)
     result = _run(plan, state, "the same command")
     if plot:
         with failure():
             written = _plot(result, state)
         click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
     _show(request, result, plan)
+    if result.without_sparse is not None:
+        raise click.ClickException(result.without_sparse)
 
 
 @main.command()
@@ -231,7 +243,7 @@ def plugin_group(
     @click.option("--options", "text", default="{}", metavar="JSON", help="Its options.")
     def check_one(name: str, text: str) -> None:
         with usage():
-            options = json.loads(text)
+            options = parsed(text)
             if not isinstance(options, dict):
                 raise ValueError(f"--options is {text}; it must be a JSON object, such as {{}}")
             made = build(name, options)
@@ -263,6 +275,7 @@ for group in (
 @main.command()
 @INPUT
 @SETTINGS
+@SCALE
 @click.option("--explain", metavar="NAME", help="Say what a setting, or a section, is; no more.")
 @click.pass_obj
 def config(request: CommandRequest, explain: str | None) -> None:

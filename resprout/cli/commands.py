@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import Any
 import click
 
 from resprout.cli.options import (
+    APPEND,
     INIT_FROM,
     INPUT,
     JSON,
@@ -97,8 +99,8 @@ def changes(asked: Settings, *, scale: float = 1.0, drift: str | None = None) ->
     >>> changes(asked, drift="abrupt")
     {'stream.generator.drifts': [{'kind': 'abrupt', 'begin': 1000000}]}
     """
-    if not scale > 0:
-        raise ValueError(f"scale is {scale}; it must be above 0")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}; it must be a number above 0")
     first, events = asked.pruner.first_mask_events, asked.stream.generator.events
     batch = asked.stream.batch_events
     changed: dict[str, Any] = {}
@@ -129,6 +131,7 @@ def generate(request: CommandRequest, forever: bool) -> None:
 
 @click.command()
 @INPUT
+@APPEND
 @SETTINGS
 @STATE
 @LOG_JSON

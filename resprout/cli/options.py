@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from learner import NonFiniteError, SnapshotError
 from pruner.masks import StoreError
-from resprout.folder import RunFolder, last_run
-from resprout.settings import Layer, Loaded, Settings, load
+from resprout.folder import RECORD, RunFolder, last_run
+from resprout.settings import Layer, Loaded, Settings, counted, load, nested, scaled, tree
 from resprout.spec import ExternalSource, RunDefinition
 from stream import FeatureSchema, StreamConfig, load_schema, make_source, open_logs
 from stream.log import LogError, LogStore
@@ -45,6 +45,11 @@ FAULTS = (
 
 RUNS = Path("runs")
 """Where runs are kept whose state folder nobody names."""
+FULL_EVENTS = 2_400_000
+"""Rows of a file from which on the defaults suit, so that no more are counted."""
+
+_SHOWN = 40
+"""Characters of a value that an error quotes."""
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -60,6 +65,12 @@ class CommandRequest:
     schema: Path | None = None
     init_from: Path | None = None
     state: Path | None = None
+    scale: int | None = None
+    """Events for which the settings that are counted in events are derived; None: as they are."""
+    begun: Mapping[str, Any] = field(default_factory=dict)
+    """Settings by section, of the run that is continued, where nothing else says otherwise."""
+    append: bool = False
+    follow: bool = False
     fresh: bool = False
     resume: bool = False
     json: bool = False
@@ -74,7 +85,41 @@ class CommandRequest:
         """Read the settings from everywhere they may stand."""
         if base is None and self.features is not None:
             base = (str(self.schema), self.features.settings)
-        return load(base, self.config, self.arguments)
+        scale: Layer | None = ("the run so far", self.begun) if self.begun else None
+        if self.scale is not None:
+            scale = ("scale", nested(scaled(self.scale)))
+        return load(base, self.config, self.arguments, scale)
+
+    def scale_to_input(self, state: Path) -> str | None:
+        """Derive what is counted in events from the rows of the file, where nobody has set any.
+
+        A run that was begun keeps what it was begun with.
+
+        Returns
+        -------
+        What was derived, in words; None where nothing was.
+        """
+        loaded = self.load()
+        given = {n for n, origin in loaded.origins.items() if origin not in ("default", "scale")}
+        if self.scale is None and (self.input is None or counted(given)):
+            return None
+        folder = RunFolder(state)
+        if self.scale is None and not self.fresh and (folder.path / RECORD).exists():
+            recorded = dict(tree(folder.record()["settings"]))
+            self.begun = nested({name: recorded[name] for name in counted(recorded)})
+            return None
+        if self.scale is None and isinstance(source := self.plan().source, FileSource):
+            self.scale = source.count_rows(FULL_EVENTS)
+        derived = dict(tree(nested(scaled(self.scale or FULL_EVENTS))))
+        if not derived:
+            return None
+        settings = self.load().settings
+        first, rebuild = settings.pruner.first_mask_events, settings.pruner.rebuild_events
+        return (
+            f"scaled to {self.scale:,} events: batches of {settings.stream.batch_events}, windows "
+            f"of {settings.trigger.window_events:,}, the first mask is cut at {first:,} and in "
+            f"force from {first + rebuild:,} on; `resprout config --scale {self.scale}` prints all"
+        )
 
     def plan(self) -> RunDefinition:
         """Say what a run is to do: replay a file, or generate clicks where none is named.
@@ -91,7 +136,8 @@ class CommandRequest:
             )
         if self.input and self.features is not None:
             path = self.input[0] if len(self.input) == 1 else self.input
-            return RunDefinition(settings, FileSource(path, self.features), self.init_from)
+            source = FileSource(path, self.features, append=self.append, follow=self.follow)
+            return RunDefinition(settings, source, self.init_from)
         return self.share(settings)
 
     def share(self, settings: Settings) -> RunDefinition:
@@ -158,7 +204,10 @@ def _set(context: click.Context, option: click.Parameter, values: tuple[str, ...
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", context, option)
-        context.obj.arguments[name] = parsed(value)
+        try:
+            context.obj.arguments[name] = parsed(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{name}: {error}", context, option) from error
 
 
 def parsed(text: str) -> Any:
@@ -171,6 +220,9 @@ def parsed(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        shown = f"{text[:_SHOWN]}..." if len(text) > _SHOWN else text
+        raise ValueError(f"{shown} is no value: {error}") from error
 
 
 def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -212,8 +264,18 @@ INPUT = several(
     stored("--schema", type=PATH, metavar="TOML", help="Which columns are what."),
 )
 SCHEMA = stored("--schema", type=PATH, metavar="TOML", help="The features of events of your own.")
+APPEND = several(
+    stored("--append", is_flag=True, help="Continue a run that has ended with what is new."),
+    stored("--follow", is_flag=True, help="Wait for what is written to the file, until stopped."),
+)
+SCALE = stored(
+    "--scale",
+    type=click.IntRange(min=1),
+    metavar="EVENTS",
+    help="Derive what is counted in events from the length of the input.",
+)
 INIT_FROM = stored(
-    "--init-from", type=PATH, metavar="FILE", help="Weights that the dense model begins with."
+    "--init-from", type=PATH, metavar="FILE", help="Weights or snapshot that dense begins with."
 )
 LOG_JSON = stored("--log-json", is_flag=True, help="Log messages as lines of JSON.")
 STATE = stored("--state", type=PATH, metavar="FOLDER", help="Where the run lives.")

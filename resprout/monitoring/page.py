@@ -26,7 +26,7 @@ from stream.log import LogStore
 from stream.topics import WINDOWS, progress
 
 if TYPE_CHECKING:
-    from evaluator.page import PageFeed, Probe, Timetable, WebServer
+    from evaluator.page import Access, PageFeed, Probe, Timetable, WebServer
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ class Page:
 
         self._feed = feed or PageFeed(about=about(settings, state))
         self._feed.timetable = timetable(settings)
-        self._server = serve_page(listen(settings.serve), Pages(self._feed, probes or {}))
+        pages = Pages(self._feed, probes or {})
+        self._server = serve_page(listen(settings.serve), pages, access(settings.serve))
         self.url = self._server.url
         """Where people find it."""
         log.info("the page is at %s", self.url)
@@ -109,6 +110,14 @@ def listen(serve: ServeConfig) -> socket.socket:
     except page.AddressTakenError:
         log.info("port %d is taken; serve.port sets another", PORT)
         return page.listen(serve.host, 0)
+
+
+def access(serve: ServeConfig) -> Access:
+    """Say who may ask, as the settings have it."""
+    from evaluator.page import Access
+
+    token = serve.token.get_secret_value() if serve.token is not None else None
+    return Access(serve.hosts, token, serve.certfile, serve.keyfile)
 
 
 def about(settings: Settings, state: Path) -> dict[str, str]:
@@ -261,24 +270,24 @@ class Health:
         return State("healthy", None, workers, notes)
 
 
-def serve_health(host: str, port: int, metrics: Metrics, health: Health) -> WebServer:
+def serve_health(serve: ServeConfig, metrics: Metrics, health: Health) -> WebServer:
     """Answer ``/healthz`` and ``/metrics``, until the server is closed.
 
     Parameters
     ----------
-    host
-        The address to listen on.
-    port
-        0 takes any free one.
+    serve
+        The address to listen on, and who may ask.
     metrics
         What ``/metrics`` says: what Prometheus scrapes.
     health
         What ``/healthz`` says: :class:`State` as JSON, with 200 while the process is healthy and
         503 otherwise.
     """
-    from evaluator.page import WebServer, listen, probe_application
+    from evaluator import page
 
-    return WebServer(listen(host, port), probe_application(pages(metrics, health)), "health")
+    listening = page.listen(serve.host, serve.port or 0)
+    probes = page.probe_application(pages(metrics, health))
+    return page.WebServer(listening, probes, "health", access(serve))
 
 
 def pages(metrics: Metrics, health: Health) -> dict[str, Probe]:

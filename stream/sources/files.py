@@ -7,12 +7,13 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -21,7 +22,14 @@ from pydantic import ValidationError
 
 from stream import topics
 from stream.batch import EPOCH, ClickBatch, ClickEvent, Reason, encode_valid, explain
-from stream.codec import END, columnar_record, end_record, kind_of, raw_record
+from stream.codec import (
+    END,
+    columnar_record,
+    continue_record,
+    end_record,
+    kind_of,
+    raw_record,
+)
 from stream.log.api import LogStore, LogWriter, Record, StoredRecord
 from stream.schema import UNITS, Columns, FeatureSchema
 from stream.sources.tables import (
@@ -35,6 +43,12 @@ from stream.sources.tables import (
 )
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Pause between two looks at files that are followed."""
+_LOOK_SHARE: Final = 10
+"""A look takes at most a tenth of the time, however long the file."""
+_PART_BYTES: Final = 1024 * 1024
 
 _LABELS: Final[dict[object, int]] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -61,6 +75,13 @@ class FileSource:
         The features, and how the files are laid out.
     records_events
         Rows of a file that go into one record.
+    append
+        Whether it may continue clicks that have ended: with what the last file has grown by, and
+        with further files.
+    follow
+        Whether to wait for what is written to the last file, and for further files that a folder or
+        pattern names after it. It does not end, and takes rows of the last file in whole records,
+        once another row stands after them. It may continue clicks as well.
 
     Attributes
     ----------
@@ -71,6 +92,8 @@ class FileSource:
     path: Path | Sequence[Path]
     schema: FeatureSchema
     records_events: int = 500
+    append: bool = False
+    follow: bool = False
     files: tuple[Path, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +102,8 @@ class FileSource:
         object.__setattr__(self, "files", find_files(self.path))
         if self.records_events < 1:
             raise ValueError(f"records_events is {self.records_events}; it must be at least 1")
+        if self.follow and STANDARD_INPUT in self.files:
+            raise ValueError("standard input ends when it ends and cannot be followed; name a file")
         for number in range(len(self.files)):
             self._check_columns(number)
 
@@ -125,23 +150,74 @@ class FileSource:
     def _contents(self) -> list[str]:
         return []
 
-    def content(self, number: int) -> str:
+    def content(self, number: int, size: int | None = None) -> str:
         """Return a digest of the bytes of all files up to this one, 16 hex digits.
 
         A file that is added at the end leaves those of the others as they were. Standard input,
         which is not there yet, has none.
+
+        Parameters
+        ----------
+        number
+            Of the file.
+        size
+            Bytes of it that count; None: :meth:`size`.
         """
-        while len(self._contents) <= number:
-            path = self.files[len(self._contents)]
-            if path == STANDARD_INPUT:
-                return ""
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            if self._contents:
-                chained = f"{self._contents[-1]} {digest}".encode()
-                digest = hashlib.sha256(chained).hexdigest()[:16]
+        if self.files[number] == STANDARD_INPUT:
+            return ""
+        if size is None and number < len(self._contents):
+            return self._contents[number]
+        digest = _digest(self.files[number], self.size(number) if size is None else size)
+        if number:
+            chained = f"{self.content(number - 1)} {digest}".encode()
+            digest = hashlib.sha256(chained).hexdigest()[:16]
+        if size is None:
             self._contents.append(digest)
-        return self._contents[number]
+        return digest
+
+    def size(self, number: int) -> int:
+        """Return the bytes that a file had when this was asked first; 0 of standard input."""
+        path = self.files[number]
+        if number not in self._sizes:
+            self._sizes[number] = 0 if path == STANDARD_INPUT else path.stat().st_size
+        return self._sizes[number]
+
+    @cached_property
+    def _sizes(self) -> dict[int, int]:
+        return {}
+
+    def count_rows(self, most: int) -> int:
+        """Count the rows of all files, valid or not, and no more than ``most``.
+
+        Those of standard input are not known, and count as so many.
+        """
+        if STANDARD_INPUT in self.files:
+            return most
+        tables = [self.table(number) for number in range(len(self.files))]
+        plain = (replace(t, parsed=False) if isinstance(t, JsonTable) else t for t in tables)
+        return sum(1 for _ in islice(chain.from_iterable(t.rows() for t in plain), most))
+
+    def look_again(self) -> None:
+        """Find the files that have come since, after those that are known."""
+        last, found = self.files[-1], find_files(self.path)
+        fresh = found[found.index(last) + 1 :] if last in found else ()
+        late = [one for one in found if one not in (*self.files, *fresh)]
+        if late and not self._late:
+            log.warning("%s comes before files that are read, and is left out", late[0])
+        self._late.update(late)
+        object.__setattr__(self, "files", (*self.files, *fresh))
+        for number in range(len(self.files) - len(fresh), len(self.files)):
+            self._check_columns(number)
+
+    @cached_property
+    def _late(self) -> set[Path]:
+        return set()
+
+    def continues(self, last: StoredRecord) -> bool:
+        """Whether more follows the end record of what the log holds."""
+        final = len(self.files) - 1
+        known = ((last.header("file") or b"").decode(), (last.header("content") or b"").decode())
+        return self.follow or (self.append and known != (self.name(final), self.content(final)))
 
     def attach(self, store: LogStore) -> FileFeed:
         """Continue where the ``clicks`` log of ``store`` ends.
@@ -169,32 +245,66 @@ class FileSource:
             (last.header(name) or b"").decode() for name in ("file", "schema", "content")
         )
         names = [self.name(number) for number in range(len(self.files))]
-        if file not in names:
+        continues = self.append or self.follow
+        if file not in names and not (file and continues):
             origin = f"the file {file}" if file else "another input"
             raise ValueError(
                 f"the clicks log holds events of {origin}, not of {_few(names)}; "
-                "use another state folder"
+                f"use another state folder{', or --append' if file else ''}"
+            )
+        if file not in names and kind_of(last) != END:
+            raise ValueError(
+                f"the clicks log has not come to the end of {file}: let it end, without --follow, "
+                f"before {_few(names)} is appended"
             )
         if schema != self.schema.digest:
             raise ValueError(
                 f"the clicks log was begun with schema {schema}, this one is "
                 f"{self.schema.digest}; use another state folder"
             )
+        if file not in names:
+            return 0
         number = names.index(file)
         there = self.content(number)
-        if there and content != there:
+        has_grown = content != there and self._has_grown(number, last)
+        if has_grown and not continues:
+            raise ValueError(
+                f"{self.files[number]} has changed since the clicks log was begun with it (content "
+                f"{content} was, {there} is): it has grown, and --append continues with what is new"
+            )
+        if there and content != there and not has_grown:
             before = f", or one of the {number} before it," if number else ""
             raise ValueError(
                 f"{self.files[number]}{before} has changed since the clicks log was begun with it "
                 f"(content {content} was, {there} is): start afresh, use another state folder, or "
                 "give it the file as it was"
             )
-        if kind_of(last) == END and number + 1 < len(self.files):
+        if kind_of(last) == END and number + 1 < len(self.files) and not continues:
             raise ValueError(
                 f"the clicks log ended with {file}, and {_few(names[number + 1 :])} would follow; "
-                "use another state folder"
+                "--append continues with it, or use another state folder"
             )
         return number
+
+    def _has_grown(self, number: int, last: StoredRecord) -> bool:
+        """Whether a file begins with what it was, in whole lines."""
+        path, size = self.files[number], int((last.header("bytes") or b"0").decode())
+        if path == STANDARD_INPUT or not 0 < size < path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            file.seek(size - 1)
+            is_cut = b"\n" in file.read(2) or path.suffix in (".gz", ".zst")
+        return is_cut and self.content(number, size) == (last.header("content") or b"").decode()
+
+
+def _digest(path: Path, left: int) -> str:
+    """Return a digest of the first so many bytes of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while left and (part := file.read(min(left, _PART_BYTES))):
+            found.update(part)
+            left -= len(part)
+    return found.hexdigest()[:16]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -407,8 +517,12 @@ class FileFeed:
     that was killed leaves the same records as one that was not. A row that is no valid event
     becomes a raw record of its own, in its place.
 
+    Where the log has ended and there is more, it says at once that the input continues: whoever
+    reads the log from then on does not take it for ended.
+
     Every record says how far its file has been read, for whoever continues: ``file``, ``rows`` of
-    it, ``content`` up to this file, and ``before``, the rows of the files before it. Of standard
+    it, ``content`` up to this file, ``bytes`` of it that this is of, and ``before``, the rows of
+    the files before it. Of standard
     input, ``content`` is a digest of the rows so far: the same input, sent again, is continued.
 
     Parameters
@@ -432,19 +546,28 @@ class FileFeed:
         self._source, self._writer = source, writer
         self.flush, self.close = writer.flush, writer.close
         self._encode = RowEncoder(source.schema)
-        self._ended = last is not None and kind_of(last) == END
+        is_end = last is not None and kind_of(last) == END
+        self._ended = is_end and last is not None and not source.continues(last)
         self._time_ms = last.record.time_ms if last is not None else 0
         self._latest: np.int64 | None = None
         self._backwards = False
-        self._open(number, int(header("before") or 0))
+        self._look_at, self._looked_bytes = 0.0, -1
+        rows, before = int(header("rows") or 0), int(header("before") or 0)
+        if last is not None and header("file") != source.name(number):
+            rows, before = 0, before + rows
+        self._open(number, before)
         if not self._ended:
-            self._skip(int(header("rows") or 0), header("content"))
+            self._skip(rows, header("content"))
+        if is_end and not self._ended:
+            log.info("the clicks continue with %s after row %d", source.name(number), rows)
+            writer.append([continue_record(self._time_ms, self._headers())])
+            writer.flush()
 
     def _open(self, number: int, before: int) -> None:
         """Begin a file."""
         self._number, self._before, self._done = number, before, 0
         self._name = self._source.name(number).encode("utf-8", "surrogateescape")
-        self._rows = self._source.table(number).rows()
+        self._rows: Iterator[FileRow] = self._source.table(number).rows()
         self._content = self._source.content(number)
         self._digest = None if self._content else hashlib.sha256()
 
@@ -464,15 +587,18 @@ class FileFeed:
         """Append the next chunk and return its rows; None once the end record is written."""
         if self._ended:
             return None
-        size, is_last = self._source.records_events, False
-        while True:
+        size, source, rows, want = self._source.records_events, self._source, list[FileRow](), 0
+        while not rows:
             want = size - self._done % size
-            rows = list(islice(self._rows, want))
-            is_last = self._number + 1 == len(self._source.files)
-            self._ended = is_last and len(rows) < want
-            if rows or self._ended:
+            rows = self._next(want)
+            if self._number + 1 == len(source.files):
                 break
-            self._open(self._number + 1, self._before + self._done)
+            if not rows:
+                self._open(self._number + 1, self._before + self._done)
+        is_last = self._number + 1 == len(source.files)
+        self._ended = is_last and not source.follow and len(rows) < want
+        if not rows and not self._ended:
+            return 0
         records = self._records(rows)
         if self._ended:
             records.append(end_record(self._time_ms, self._headers()))
@@ -480,6 +606,37 @@ class FileFeed:
         if self._ended:
             self._writer.flush()
         return len(rows) or None
+
+    def _next(self, most: int) -> list[FileRow]:
+        """Read the rows of the next record; of a file that is followed all of them, or none.
+
+        Where there are not so many, it looks for further files.
+        """
+        if not self._source.follow or self._number + 1 < len(self._source.files):
+            return list(islice(self._rows, most))
+        path, now = self._source.files[self._number], time.monotonic()
+        if now < self._look_at:
+            return []
+        size = path.stat().st_size
+        if size < max(self._looked_bytes, self._source.size(self._number)):
+            raise ValueError(
+                f"{path} has become shorter while it is followed: let it grow only, and append a "
+                "new file by its own name"
+            )
+        found = list(islice(self._rows, most + 1)) if size != self._looked_bytes else []
+        if len(found) > most:
+            self._rows = chain(found[most:], self._rows)
+            return found[:most]
+        # The last row may be half written: what is there is read again, once there is more.
+        self._rows = islice(self._source.table(self._number).rows(), self._done, None)
+        self._source.look_again()
+        ended = time.monotonic()
+        self._look_at = ended + max(LOOK_SECONDS, _LOOK_SHARE * (ended - now))
+        self._looked_bytes = size
+        if self._number + 1 < len(self._source.files):
+            self._look_at, self._looked_bytes = 0.0, -1
+            return list(islice(self._rows, most))
+        return []
 
     def _records(self, rows: Sequence[FileRow]) -> list[Record]:
         """Turn a chunk into records: columnar ones, parted by a raw one for each invalid row."""
@@ -541,6 +698,7 @@ class FileFeed:
             ("rows", str(self._done).encode()),
             ("schema", self._source.schema.digest.encode()),
             ("content", self._content.encode()),
+            ("bytes", str(self._source.size(self._number)).encode()),
         )
         return (*headers, ("before", str(self._before).encode())) if self._before else headers
 

@@ -59,12 +59,18 @@ class GeneratorSource:
             last = reader.last(0)
         begin = _resume_at(last, self.identity)
         ended = last is not None and codec.kind_of(last) == codec.END
-        if ended and begin != self.config.events:
+        events = self.config.events
+        if ended and events is not None and begin > events:
             raise ValueError(
-                f"the click log has ended after {begin} events and cannot continue to "
-                f"{self.config.events}; use another folder"
+                f"the click log has ended after {begin} events, and stream.generator.events is "
+                f"{events}: let it be as many or more, or use another folder"
             )
         return begin, ended
+
+    def continues(self, last: StoredRecord) -> bool:
+        """Whether more events follow the end record of a stream that was shorter."""
+        count, events = int(last.header("count") or 0), self.config.events
+        return events is None or count < events
 
     @cached_property
     def identity(self) -> bytes:
@@ -101,7 +107,7 @@ class GeneratorFeed:
     count
         Events in that log.
     ended
-        Whether that holds the end record.
+        Whether that has ended with these; a stream of more events continues it.
 
     Attributes
     ----------
@@ -112,7 +118,8 @@ class GeneratorFeed:
     def __init__(
         self, source: GeneratorSource, store: LogStore, clicks: LogWriter, count: int, ended: bool
     ) -> None:
-        self.source, self.count, self.ended = source, count, ended
+        self.source, self.count = source, count
+        self.ended = ended and count == source.config.events
         self.step_events: int | None = None
         self._config = source.config
         self._truth = Truth(source.config, source.seed)
@@ -125,6 +132,11 @@ class GeneratorFeed:
         while self._truth_count < count:
             block = self._truth.block(self._block_of(self._truth_count))
             self._append_truth(block, self._end_of(block))
+        if ended and not self.ended:
+            # At once: whoever reads the log from now on is not to take it for ended.
+            time_ms = int(self._times(count, 1)[0])
+            self._clicks.append([codec.continue_record(time_ms, self._headers(count))])
+            self.flush()
 
     def step(self) -> int | None:
         """Append the next events of a block; None once the stream has ended."""

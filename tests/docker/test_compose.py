@@ -46,6 +46,21 @@ def test_whatever_stays_has_a_health_check(service: str) -> None:
     assert SERVICES[service]["healthcheck"]["test"]
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_container_has_rights_or_memory_without_a_limit(service: str) -> None:
+    one = SERVICES[service]
+    assert one["cap_drop"] == ["ALL"]
+    assert one["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"\d+[mg]", one["mem_limit"])
+
+
+def test_workers_are_asked_under_the_names_that_prometheus_knows_them_by() -> None:
+    scraped = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text("utf-8"))
+    (targets,) = scraped["scrape_configs"][0]["static_configs"]
+    hosts = json.loads(COMPOSE["x-settings"]["RESPROUT_SERVE__HOSTS"])
+    assert {target.partition(":")[0] for target in targets["targets"]} <= set(hosts)
+
+
 def test_ports_are_published_on_this_machine_only() -> None:
     ports = [port for one in SERVICES.values() for port in one.get("ports", ())]
     assert len(ports) == 4

@@ -114,9 +114,9 @@ def test_the_end_of_the_input_tells_partial_windows_and_raises_no_alarm() -> Non
         scoring.add(batch(begin))
     told = scoring.finish()
     assert [message.key for message in told] == [
-        "window/100/12",
-        "window/200/6",
-        "window/500/2",
+        "window/100/12/1240",
+        "window/200/6/1240",
+        "window/500/2/1240",
         "lifetime/0/1240",
         "lifetime/1000/1240",
         "baselines/1240",

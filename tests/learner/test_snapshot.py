@@ -82,6 +82,20 @@ def test_a_deleted_snapshot_is_gone_and_may_be_deleted_again(tmp_path: Path) -> 
     assert list((tmp_path / "candidate-2").iterdir()) == []
 
 
+def test_what_a_crash_left_of_a_deletion_goes_with_the_next_one(tmp_path: Path) -> None:
+    """Of the same snapshot, which may have been written again, and of others."""
+    store = SnapshotStore(tmp_path)
+    names = [store.write(snapshot(count)) for count in (500, 1_000, 1_500)]
+    for name in names[:2]:
+        path = tmp_path / name
+        path.rename(path.with_name(f".trash-{path.name}"))
+    assert store.write(snapshot(500)) == names[0]
+    store.delete(names[0])
+    assert [path.name for path in (tmp_path / "candidate-2").iterdir()] == [
+        names[2].partition("/")[2]
+    ]
+
+
 def test_a_missing_snapshot_is_named_with_those_there(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path)
     missing = "candidate-2/000000000000500-0123456789ab"

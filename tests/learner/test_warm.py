@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from learner.models import warm_start
-from tests.learner.worlds import model
+from learner import LearnerState, SnapshotStore
+from learner.models import begin_from, warm_start, weights_file
+from stream import ClickCursor
+from tests.learner.worlds import batches, masks_for, model
 
 
 def test_the_module_takes_over_the_weights(tmp_path: Path) -> None:
@@ -43,3 +45,41 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"pickled")
     with pytest.raises(ValueError, match=r"cannot start from .*w.pt: not a safetensors file"):
         warm_start(model().module, tmp_path / "w.pt")
+
+
+def test_a_snapshot_gives_weights_and_the_sums_of_its_optimiser(tmp_path: Path) -> None:
+    """By its folder or by the file in it."""
+    begun = model(seed=1)
+    for batch in batches(3):
+        begun.learn_from(begun.forward(batch))
+    store = SnapshotStore(tmp_path)
+    cursor = ClickCursor(identity="7f", count=48)
+    folder = tmp_path / store.write(LearnerState("dense", 0, cursor, {}, begun.state()))
+    for path in (folder, folder / "model.safetensors"):
+        online = model(seed=2)
+        begin_from(online, path)
+        assert online.state().keys() == begun.state().keys()
+        assert all(torch.equal(online.state()[name], t) for name, t in begun.state().items())
+        assert weights_file(path) == folder / "model.safetensors"
+
+
+def test_a_snapshot_under_a_mask_is_no_beginning_of_a_dense_model(tmp_path: Path) -> None:
+    pruned = model(seed=1)
+    pruned.set_masks(masks_for(pruned))
+    state = LearnerState("sparse", 1, ClickCursor(identity="7f"), {}, pruned.state())
+    folder = tmp_path / SnapshotStore(tmp_path).write(state)
+    with pytest.raises(ValueError, match=r"a snapshot of sparse, which has a mask; .* export th"):
+        begin_from(model(seed=2), folder)
+
+
+def test_a_snapshot_of_another_model_is_refused(tmp_path: Path) -> None:
+    tensors = {name: t for name, t in model(seed=1).state().items() if "top.0.bias" not in name}
+    state = LearnerState("dense", 0, ClickCursor(identity="7f"), {}, tensors)
+    folder = tmp_path / SnapshotStore(tmp_path).write(state)
+    with pytest.raises(ValueError, match=r"cannot start from .*safetensors: .*'top.0.bias' is mis"):
+        begin_from(model(seed=2), folder)
+
+
+def test_a_folder_without_a_snapshot_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*model\.safetensors to start from"):
+        begin_from(model(), tmp_path)

@@ -68,6 +68,11 @@ def run(home: Path, *more: str | Path, schema: str = "schema.toml") -> Result:
     return CliRunner().invoke(main, [str(word) for word in given])
 
 
+def came_to_its_end(result: Result) -> bool:
+    """Whether nothing is amiss but that the clicks of the folder are few."""
+    return result.stderr.splitlines()[-1].startswith("Error: no sparse model: ")
+
+
 def letters(home: Path) -> list[DeadLetter]:
     """Return whatever stands in the log of dead letters, repeats too."""
     stored = records(RunFolder(home / "state"), topics.DEAD_LETTERS)
@@ -92,7 +97,7 @@ def test_a_row_that_is_no_event_is_kept_with_its_reason_its_line_and_its_bytes(
 ) -> None:
     write(home / "clicks.csv", [GOOD, GOOD, BAD_ROWS[reason], GOOD])
     result = run(home)
-    assert result.exit_code == 0, result.output
+    assert came_to_its_end(result), result.output
     (letter,) = letters(home)
     assert (letter.reason, letter.file, letter.line) == (reason, "clicks.csv", 4)
     assert raw(letter) == BAD_ROWS[reason]
@@ -111,7 +116,7 @@ BAD_EVENTS = {
 def test_a_line_of_json_that_is_no_event_is_kept_in_the_same_way(home: Path, reason: str) -> None:
     events = write(home / "clicks.jsonl", [EVENT, BAD_EVENTS[reason], EVENT])
     result = run(home, "--input", events, schema="events.toml")
-    assert result.exit_code == 0, result.output
+    assert came_to_its_end(result), result.output
     (letter,) = letters(home)
     assert (letter.reason, letter.file, letter.line) == (reason, "clicks.jsonl", 2)
     assert raw(letter) == BAD_EVENTS[reason]
@@ -130,7 +135,7 @@ def test_a_dead_letter_is_written_once_however_often_the_run_is_killed(home: Pat
         assert lived(plan, home / "state", Life(Buried(), how))
         assert letters(home)
     result = run(home)
-    assert result.exit_code == 0, result.output
+    assert came_to_its_end(result), result.output
     assert [letter.line for letter in letters(home)] == [row + 2 for row in bad]
     assert [raw(letter) for letter in letters(home)] == [lines[row] for row in bad]
 
@@ -204,7 +209,7 @@ def test_a_second_learner_on_the_same_state_folder_is_told_who_has_it(home: Path
         "choose another folder"
     ) in result.stderr
     process.close()
-    assert run(home).exit_code == 0
+    assert came_to_its_end(run(home))
 
 
 def test_a_run_of_too_many_invalid_events_stops_with_the_commonest_reasons(home: Path) -> None:

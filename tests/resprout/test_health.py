@@ -20,7 +20,7 @@ from learner import LearnerStep
 from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.page import Health, serve_health
 from resprout.runner import Runner, Step, Worker
-from resprout.settings import Settings
+from resprout.settings import ServeConfig, Settings
 from stream.spec import Waiting
 
 WORKERS = ("dense", "sparse")
@@ -58,7 +58,8 @@ def ask(url: str, method: str = "GET", accept: str = "*/*") -> Answer:
 
 
 def served(port: int = 0, host: str = "127.0.0.1") -> WebServer:
-    return serve_health(host, port, Metrics(Settings(), WORKERS), Health(WORKERS))
+    serve = ServeConfig(host=host, port=port)
+    return serve_health(serve, Metrics(Settings(), WORKERS), Health(WORKERS))
 
 
 def port_of(server: WebServer) -> int:
@@ -81,7 +82,7 @@ def process() -> Iterator[Process]:
     clock, away = Clock(), iter([None, "away since 12:00"])
     health = Health(WORKERS, {"store": lambda: next(away, None)}, stale_seconds=60, clock=clock)
     metrics = Metrics(Settings(), WORKERS)
-    with closing(serve_health("127.0.0.1", 0, metrics, health)) as server:
+    with closing(serve_health(ServeConfig(), metrics, health)) as server:
         yield Process(clock, health, metrics, server)
 
 
@@ -206,7 +207,7 @@ def test_a_taken_port_is_told_with_the_setting(process: Process) -> None:
         f"cannot listen on 127.0.0.1:{port} (Address already in use); set serve.host and serve.port"
     )
     with pytest.raises(OSError, match=re.escape(message)):
-        serve_health("127.0.0.1", port, process.metrics, process.health)
+        serve_health(ServeConfig(port=port), process.metrics, process.health)
 
 
 def test_a_host_of_somebody_else_is_told_with_the_setting() -> None:

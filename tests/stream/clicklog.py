@@ -9,7 +9,7 @@ import numpy as np
 
 from stream import topics
 from stream.batch import ClickBatch, ClickEvent, Reason
-from stream.codec import columnar_record, end_record, json_record, raw_record
+from stream.codec import columnar_record, continue_record, end_record, json_record, raw_record
 from stream.log import LogReader, Record
 from stream.log.local import LocalLogStore
 from stream.reader import ClickReader, CountedBatch
@@ -62,6 +62,7 @@ def raw(line: int) -> Record:
 
 
 END = end_record()
+GOES_ON = continue_record()
 
 
 def append(home: LocalLogStore, records: Sequence[Record], partition: int = 0) -> None:

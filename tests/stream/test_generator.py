@@ -128,13 +128,22 @@ def test_the_truth_names_the_drifts_that_run(tmp_path: Path) -> None:
     assert named[:7] == [[], [], alone, alone, alone, both, alone]
 
 
-def test_a_stream_that_has_ended_does_not_go_on(tmp_path: Path) -> None:
+def test_a_stream_that_has_ended_goes_on_only_where_it_is_longer(tmp_path: Path) -> None:
     home = LocalLogStore(tmp_path)
     run(home, GeneratorSource(SMALL, 0))
     run(home, GeneratorSource(SMALL, 0))
     longer = GeneratorSource(SMALL.model_copy(update={"events": 5_000}), 0)
-    with pytest.raises(ValueError, match="has ended after 2300 events and cannot continue to 5000"):
-        longer.attach(home)
+    run(home, longer)
+    shorter = GeneratorSource(SMALL, 0)
+    with pytest.raises(ValueError, match=r"ended after 5000 events, and .* is 2300: let it be as"):
+        shorter.attach(home)
+    whole = LocalLogStore(tmp_path / "whole")
+    run(whole, longer)
+    parted, once = clicks(home, longer), clicks(whole, longer)
+    assert np.array_equal(parted.label, once.label)
+    assert np.array_equal(parted.categorical, once.categorical)
+    chances = [np.concatenate([one.probability for one in truth(log)]) for log in (home, whole)]
+    assert np.array_equal(chances[0], chances[1])
 
 
 @BOTH

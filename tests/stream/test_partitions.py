@@ -66,7 +66,7 @@ def test_a_log_that_has_lost_its_first_events_is_refused(tmp_path: Path) -> None
 def test_it_is_read_on_from_a_place_that_it_still_has(tmp_path: Path) -> None:
     reader = PartitionReader(trimmed(tmp_path).reader(topics.CLICKS), 0, SCHEMA, Position(1, 4))
     reader.fill(10)
-    assert (reader.ready, reader.ended, reader.span(6)) == (
+    assert (reader.ready, reader.at_end, reader.span(6)) == (
         6,
         True,
         PositionRange(0, Position(1, 4), Position(1, 9), 6),

@@ -4,6 +4,7 @@ import gc
 import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +20,17 @@ from stream.messages import Position, PositionRange
 from stream.reader import ClickCursor, ClickReader, CountedBatch, nothing_follows
 from stream.spec import Waiting
 from tests.stream import clicklog
-from tests.stream.clicklog import END, SCHEMA, append, columnar, log_of, numbers, read_all, same
+from tests.stream.clicklog import (
+    END,
+    GOES_ON,
+    SCHEMA,
+    append,
+    columnar,
+    log_of,
+    numbers,
+    read_all,
+    same,
+)
 
 
 def handed_out(reader: ClickReader) -> list[Invalid]:
@@ -105,10 +116,81 @@ def test_an_empty_input_ends_at_once(tmp_path: Path) -> None:
     assert reader.ended
 
 
-def test_nothing_is_read_behind_the_end_record(tmp_path: Path) -> None:
-    records = [columnar(0, 3), END, columnar(3, 9), *clicklog.json(12, 9)]
+def test_an_input_that_is_continued_is_cut_at_its_end_and_then_as_it_would_be(
+    tmp_path: Path,
+) -> None:
+    records = [columnar(0, 3), END, GOES_ON, columnar(3, 9), *clicklog.json(12, 9), END]
     reader = ClickReader(log_of(tmp_path, records), SCHEMA, 5)
-    assert numbers(read_all(reader)) == [[0, 1, 2]]
+    batches = read_all(reader)
+    assert numbers(batches) == [
+        [0, 1, 2],
+        [3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, 12, 13, 14],
+        [15, 16, 17, 18, 19],
+        [20],
+    ]
+    assert [b.last for b in batches] == [True, False, False, False, False, True]
+    assert reader.ended
+
+
+@pytest.mark.parametrize("first", [8, 10])
+@pytest.mark.parametrize("after", [(), (GOES_ON,)])
+def test_a_reader_that_has_come_to_the_end_sees_what_continues_it(
+    first: int, after: tuple[Record, ...], tmp_path: Path
+) -> None:
+    """In the same life, and in the next one from its cursor."""
+    home = LocalLogStore(tmp_path)
+    append(home, [columnar(0, first), clicklog.raw(1), END])
+    reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 5)
+    read_all(reader)
+    assert reader.ended
+    drained = ClickReader(home.reader(topics.CLICKS), SCHEMA, 5, reader.cursor)
+    assert drained.next() is None
+    drained.drain()
+    assert drained.ended
+    assert nothing_follows(home.reader(topics.CLICKS), SCHEMA, reader.cursor)
+    append(home, [*after, clicklog.raw(2), columnar(first, 12 - first), END])
+    assert not reader.ended
+    assert not nothing_follows(home.reader(topics.CLICKS), SCHEMA, reader.cursor)
+    later = ClickReader(home.reader(topics.CLICKS), SCHEMA, 5, drained.cursor)
+    met = handed_out(later)
+    expected = [[8, 9], [10, 11]] if first == 8 else [[10, 11]]
+    for one in (reader, drained, later):
+        batches = read_all(one)
+        assert numbers(batches) == expected
+        assert one.ended
+    assert batches[0].skipped == {"unparsable": 1}
+    assert [one.line for one in met] == [2]
+
+
+def test_what_continues_an_input_without_a_valid_event_changes_nothing(tmp_path: Path) -> None:
+    home = LocalLogStore(tmp_path)
+    append(home, [columnar(0, 7), END])
+    reader = ClickReader(home.reader(topics.CLICKS), SCHEMA, 5)
+    read_all(reader)
+    append(home, [GOES_ON, clicklog.raw(1), END])
+    assert nothing_follows(home.reader(topics.CLICKS), SCHEMA, reader.cursor)
+    assert reader.next() is None
+    assert (reader.ended, reader.count) == (True, 7)
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), batch=st.integers(1, 5))
+def test_wherever_an_input_ends_and_goes_on_batches_end_at_their_multiples_and_there(
+    sizes: list[int], batch: int
+) -> None:
+    """Against cutting a list of numbers by hand."""
+    records: list[Record] = []
+    bounds, first = {0}, 0
+    for size in sizes:
+        records += [columnar(first, size)] if size else []
+        records.append(END)
+        first += size
+        bounds.add(first)
+    cuts = sorted(bounds | set(range(0, first, batch)))
+    with TemporaryDirectory() as folder:
+        found = read_all(ClickReader(log_of(Path(folder), records), SCHEMA, batch))
+    assert numbers(found) == [list(range(a, b)) for a, b in pairwise(cuts)]
 
 
 def test_invalid_events_come_with_the_batch_around_them(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ def test_viewers_that_are_cut_off_in_the_middle_leave_no_word_in_the_log(
         port = int(site.url.rstrip("/").rpartition(":")[2])
         for kilobytes in range(20, 220, 20):
             with socket.create_connection(("127.0.0.1", port)) as viewer:
-                viewer.sendall(b"GET /api/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+                viewer.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 read = 0
                 while read < 1_000 * kilobytes:
                     read += len(viewer.recv(65_536))
@@ -391,7 +391,7 @@ def test_a_viewer_that_takes_nothing_does_not_hold_the_end_up_for_long(tmp_path:
         port = int(site.url.rstrip("/").rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as viewer:
             viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            viewer.sendall(b"GET /api/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            viewer.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert viewer.recv(100)
             begun = time.monotonic()
             site.server.close()
