@@ -336,7 +336,8 @@ class SnapshotStore:
     def cursor(self, name: str) -> ClickCursor:
         """Read only how far a snapshot's model has come, from the header of its file.
 
-        Raises :class:`SnapshotError` if it is missing, or its header cannot be read.
+        Raises :class:`SnapshotError` if it is missing, and ``ValueError`` naming the file if its
+        header cannot be read.
         """
         try:
             with (self.folder / _check(name) / FILE).open("rb") as file:
@@ -346,7 +347,8 @@ class SnapshotStore:
         except FileNotFoundError:
             raise self._missing(name) from None
         except (ValueError, KeyError) as error:
-            raise self._damaged(name) from error
+            # Not as one that is missing, which nobody needs any more: it is one that is doubted.
+            raise ValueError(str(self._damaged(name))) from error
 
     def find(self, model: str, count: int) -> str | None:
         """Return the name of a model's snapshot after ``count`` events, None without one."""

@@ -380,4 +380,4 @@ def test_what_cannot_be_deleted_stops_nobody_and_is_told_once(
         for _ in range(2):
             retention(EVALUATOR, SourceStep(0, done=True))
     (said,) = caplog.messages
-    assert said.startswith("nothing is deleted from the logs for now: ")
+    assert said.startswith(f"nothing is deleted from the logs for now: snapshot {broken}")
