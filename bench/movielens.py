@@ -14,6 +14,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,12 @@ from river import linear_model, optim
 
 from bench.demo import RESULTS, machine
 from evaluator.metrics import cross_entropy, normalized_entropy
-from resprout.run import execute
-from resprout.settings import DENSE, load
+from resprout.runner import one_thread_each
+from resprout.settings import load
 from resprout.spec import RunDefinition
 from stream import topics
-from stream.columnar import predictions_from_bytes
-from stream.follow import read_all
 from stream.log.local import LocalLogStore
+from stream.reader import ClickReader
 from stream.schema import FeatureSchema, load_schema
 from stream.sources.files import FileSource
 
@@ -73,15 +73,22 @@ def river(schema: FeatureSchema, rate: float) -> Floats:
 
 
 def dense(schema: FeatureSchema, seed: int) -> Floats:
-    """Run everything, and return what the dense model predicted."""
-    asked = {"seed": seed, "stream.retention.predictions": "all"}
-    settings = load((str(SCHEMA), schema.settings), arguments=asked).settings
-    with tempfile.TemporaryDirectory() as folder:
-        execute(RunDefinition(settings, FileSource(DATA, schema)), Path(folder))
-        log = LocalLogStore(Path(folder) / "logs").reader(topics.predictions(DENSE))
-        batches = [predictions_from_bytes(stored.record.value) for stored in read_all(log)]
-        log.close()
-    return np.concatenate([batch.probability for batch in batches])
+    """Predict, then learn, batch by batch, as the dense learner of ``resprout run`` does."""
+    settings = load((str(SCHEMA), schema.settings), arguments={"seed": seed}).settings
+    source, predicted = FileSource(DATA, schema), []
+    model = RunDefinition(settings, source).model()
+    with tempfile.TemporaryDirectory() as folder, one_thread_each():
+        logs = LocalLogStore(Path(folder))
+        with closing(source.attach(logs)) as feed:
+            while feed.step() is not None:
+                pass
+        with closing(logs.reader(topics.CLICKS)) as log:
+            reader = ClickReader(log, schema, settings.stream.batch_events)
+            while (found := reader.next()) is not None:
+                forward = model.forward(found.batch)
+                predicted.append(forward.probability)
+                model.learn_from(forward)
+    return np.concatenate(predicted)
 
 
 def second_half_ne(label: Floats, probability: Floats) -> float:

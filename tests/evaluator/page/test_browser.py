@@ -474,7 +474,9 @@ def test_another_window_size_is_a_key_away(view: View) -> None:
 
 
 def test_dragging_over_a_plot_looks_closer_and_a_key_leads_back(view: View) -> None:
-    box = view.page.locator("#ne .u-over").bounding_box()
+    over = view.page.locator("#ne .u-over")
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
     assert box is not None
     middle = box["y"] + box["height"] / 2
     view.page.mouse.move(box["x"] + box["width"] * 0.5, middle)

@@ -154,7 +154,9 @@ def test_keys_go_on_where_a_window_size_was_clicked(view: View) -> None:
 def closer(view: View, begin: float, end: float) -> None:
     """Drag over a part of a plot, and wait until it is shown."""
     before = view.windows()
-    box = view.page.locator("#ne .u-over").bounding_box()
+    over = view.page.locator("#ne .u-over")
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
     assert box is not None
     middle = box["y"] + box["height"] / 2
     view.page.mouse.move(box["x"] + box["width"] * begin, middle)
