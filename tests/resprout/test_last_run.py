@@ -20,6 +20,7 @@ from resprout.cli import main
 from resprout.folder import RunFolder, last_run
 from tests.resprout.eventful import CHANGED
 from tests.resprout.small import SMALL, write_toml
+from tests.structure import ROOT
 
 
 def call(*arguments: str) -> Result:
@@ -39,6 +40,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(before)
     assert result.exit_code == 0, result.output
+    (home / "clicks.toml").write_text(
+        (ROOT / "examples" / "clicks.toml").read_text("utf-8") + '[columns]\nseparator = "|"\n'
+    )
+    rows = [f"{n},{n % 3 // 2},{n % 7}.5,news,new|sale" for n in range(300)]
+    (home / "clicks.csv").write_text("\n".join(["event_time,label,price,site,tags", *rows]))
+    criteo = ["\t".join(map(str, [n % 2, *range(n, n + 39)])) for n in range(300)]
+    (home / "train.txt").write_text("\n".join(criteo))
     return home
 
 
@@ -147,7 +155,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("line", sorted(set(EXAMPLES)))
 def test_an_example_of_the_help_works_on_a_finished_demo(line: str, home: Path) -> None:
     """Those that begin a run are not repeated at their full size: their options are looked at."""
-    _, *words = shlex.split(line)
+    _, *words = shlex.split(line.partition(" > ")[0])
     begins = words[0] in ("demo", "run")
     result = call(*words, *(["--help"] if begins else []))
     assert result.exit_code == 0, result.output

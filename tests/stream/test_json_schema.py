@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stream.batch import Reason, json_schema
-from stream.codec import COLUMNAR, END, JSON, RAW, decode
+from stream.codec import COLUMNAR, CONTINUE, END, JSON, RAW, decode
 from stream.log import Record, StoredRecord
 from stream.schema import CategoricalFeature, FeatureSchema, NumericFeature
 
@@ -229,4 +229,6 @@ def test_the_page_of_events_has_the_fields_of_the_json_schema_in_its_words() -> 
 
 def test_the_page_of_events_names_all_reasons_and_kinds() -> None:
     assert list(table("reason")) == [reason.value for reason in Reason]
-    assert list(table("header `kind`")) == [kind.decode() for kind in (JSON, COLUMNAR, RAW, END)]
+    assert list(table("header `kind`")) == [
+        one.decode() for one in (JSON, COLUMNAR, RAW, END, CONTINUE)
+    ]
