@@ -55,7 +55,7 @@ from evaluator.run.history import (
     WorkerRates,
     figures,
 )
-from evaluator.run.tables import TimelineEntry, timeline, warnings
+from evaluator.run.tables import TimelineEntry, invalid_events, timeline, warnings
 from stream import ModelSpec
 from stream.messages import Lifetime, Progress, Segment, Window
 
@@ -222,7 +222,8 @@ class RunReply(Reply):
     timeline: list[TimelineEntry]
     """What happened, the last things at most."""
     warnings: list[str]
-    """Which models are no better than much simpler ones, in sentences."""
+    """How many events were skipped, and which models are no better than much simpler ones, in
+    sentences."""
 
 
 _MORE: Final[dict[str, dict[str, Any]]] = {
@@ -451,7 +452,7 @@ class Pages:
             columns=columns_of(history.models, self.metrics),
             bands=history.bands,
             timeline=timeline(history)[-1_000:],
-            warnings=warnings(history),
+            warnings=[*invalid_events(history), *warnings(history)],
         )
 
     def _windows(self, request: Request, points: int | None = None) -> WindowsReply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -172,6 +172,21 @@ def _letters(letters: messages.DeadLetters) -> TimelineEntry:
     some = f"in the events {begin + 1:,} to {count:,}"
     where = some if count > begin else f"after event {count:,}"
     return _entry("dead_letters", "dead_letters", begin, count, title, reasons, where)
+
+
+def invalid_events(history: RunHistory) -> list[str]:
+    """Say in a sentence how many events were skipped so far, and why; nothing where none were."""
+    reasons: Counter[str] = Counter()
+    for letters in history.letters:
+        reasons.update(letters.reasons)
+    if not (number := reasons.total()):
+        return []
+    every = number + history.events
+    ranked = ", ".join(f"{reason} {times:,}" for reason, times in reasons.most_common())
+    return [
+        f"{number:,} of {every:,} events so far ({number / every:.2%}) are not valid and were "
+        f"skipped: {ranked}; `resprout deadletters` shows them"
+    ]
 
 
 def _entry(

@@ -20,7 +20,7 @@ from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import Lifetime, ModelScore, Segment, Window, dump, parse
 from stream.topics import WINDOWS
-from tests.evaluator.messages import alarm, lifetime, masked, progress
+from tests.evaluator.messages import alarm, letters, lifetime, masked, progress
 from tests.evaluator.page.json_schema import complaints
 from tests.evaluator.page.site import Answer, Sent, Site, served
 from tests.evaluator.runs import drifting_run, score, window
@@ -456,3 +456,16 @@ def _numbered(text: str, number: int) -> bytes:
         assert found
         text = f'{before}"{name}":{new}{behind}'
     return text.encode()
+
+
+def test_what_is_not_valid_is_said_at_the_top(tmp_path: Path) -> None:
+    with served(tmp_path, window(100, 0, {"dense": 0.4})) as site:
+        assert site.get("/api/run").json["warnings"] == []
+        site.append(letters(0, 100, label=2, time=1), window(100, 1, {"dense": 0.4}))
+        site.append(letters(100, 200, label=5))
+        stream = site.follow("/api/stream?offset=2")
+        assert [next(stream).kind for _ in range(2)] == ["log", "dead_letters"]
+        assert site.get("/api/run").json["warnings"] == [
+            "8 of 208 events so far (3.85%) are not valid and were skipped: label 7, time 1; "
+            "`resprout deadletters` shows them"
+        ]
