@@ -66,7 +66,7 @@ _MAX_CONNECTIONS: Final = 256
 """At a time; a process may have 1 024 files open, and a worker needs some."""
 _SILENT_SECONDS: Final = 20.0
 """How long a client may take to ask for anything after it has connected."""
-_COOKIE: Final = "resprout_token"
+_COOKIE: Final = "resprout-token"
 _OPEN: Final = "/healthz"
 """What is answered without a token: that a process is alive is no secret."""
 _GRACE_SECONDS: Final = 3

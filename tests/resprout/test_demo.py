@@ -31,7 +31,7 @@ def test_drift_begins_where_the_first_mask_is_cut() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_a_scale_that_is_none_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match="it must be above 0"):
+    with pytest.raises(ValueError, match="it must be a number above 0"):
         changes(Settings(), scale=scale)
 
 

@@ -275,7 +275,7 @@ class KafkaLogReader:
     def _fetch(self, one: FetchedPartition) -> None:
         """Fetch the next records of a partition, if there are any."""
         known = None if self._verify(_VERIFY_SECONDS) else self._topics.ends.get(one.at)
-        if one.position >= one.end and known is not None:
+        if known is not None and one.end <= one.position <= known:
             one.end = known
         elif one.position >= one.end:
             self._find_end(one)

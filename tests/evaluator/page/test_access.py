@@ -94,7 +94,7 @@ def test_a_browser_shows_the_token_once() -> None:
         cookie = admitted.headers["set-cookie"]
         assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
         assert ask(port, "/metrics", {"Cookie": cookie.partition(";")[0]}).status == 200
-        assert ask(port, "/metrics", {"Cookie": f"resprout_token={TOKEN[1:]}"}).status == 401
+        assert ask(port, "/metrics", {"Cookie": f"resprout-token={TOKEN[1:]}"}).status == 401
 
 
 def test_over_tls_it_is_asked_as_https(tmp_path: Path) -> None:
