@@ -59,7 +59,8 @@ class Retention:
         with ExitStack() as opened:
             ledger = opened.enter_context(closing(logs.reader(topics.LEDGER)))
             self._pruner = PrunerNeeds(ledger, folder.snapshots, spec.window_events)
-            self._trimmer = LogTrimmer(logs, settings.stream.retention)
+            stream = settings.stream
+            self._trimmer = LogTrimmer(logs, stream.retention, stream.deduplicate_events)
             opened.callback(self._trimmer.close)
             self._opened = opened.pop_all()
 

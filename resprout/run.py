@@ -586,6 +586,6 @@ def _continues(plan: RunDefinition, state: Path) -> bool:
     with open_logs(stream, folder.home.folder, writable=False) as logs:
         if not logs.exists(topics.CLICKS):
             return False
-        with closing(logs.reader(topics.CLICKS)) as clicks:
+        with closing(plan.clicks_of(logs).reader(topics.CLICKS)) as clicks:
             last = clicks.last(clicks.partitions[0])
     return last is not None and kind_of(last) == END and bool(continues(last))

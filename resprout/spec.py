@@ -13,9 +13,9 @@ from learner.models import begin_from, build, weights_file
 from pruner import ComparisonConfig, Rules, StoreConfig, triggers
 from pruner.updaters import for_comparison, recipe
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE, Settings
-from stream import FeatureSchema, RunSpec, make_source
-from stream.log import KafkaConfig
-from stream.sources import GeneratorSource, Source
+from stream import FeatureSchema, RunSpec, clicks_with_known_ends, make_source
+from stream.log import KafkaConfig, LogStore, StoredRecord
+from stream.sources import FileSource, GeneratorSource, Source
 
 _DEPLOYMENT = (
     "serve",
@@ -72,6 +72,16 @@ class RunDefinition:
                 "first event: leave stream.begin out, or name with --schema the features of events "
                 "that somebody else sends"
             )
+        if self.settings.stream.ends is not None and not isinstance(self.source, ExternalSource):
+            raise ValueError(
+                "stream.ends is set, and this run knows who writes its clicks: leave it out, or "
+                "name with --schema the features of events that somebody else sends"
+            )
+        if self.settings.stream.deduplicate_events and isinstance(self.source, FileSource):
+            raise ValueError(
+                "stream.deduplicate_events is set, and rows of files are written as columns, which "
+                "have no ids: leave it out, and remove duplicates from the file"
+            )
         model = self.model()
         recipe(self.settings.pruner, self.spec)
         triggers.build(self.settings.trigger)
@@ -87,6 +97,29 @@ class RunDefinition:
                 self.comparison_updater(name, model)
             except ValueError as error:
                 raise ValueError(f"comparisons.{name}: {error}") from error
+
+    def clicks_of(self, logs: LogStore) -> LogStore:
+        """Show the clicks of a store without the end records of producers that are not known."""
+        return clicks_with_known_ends(logs, self.ends_with)
+
+    def ends_with(self, end: StoredRecord) -> bool:
+        """Whether an end record is of a producer that the run knows.
+
+        That is the generator of its settings or, by their schema, its files; of clicks from outside
+        see ``stream.ends``. What a source of another package writes is not known: any end counts.
+        """
+        stream, source = self.settings.stream, self.source
+        made_by, schema = end.header("source"), end.header("schema")
+        if stream.ends is not None:
+            return made_by is not None and made_by.decode(errors="replace") in stream.ends
+        if isinstance(source, FileSource):
+            return made_by is None and schema == source.schema.digest.encode()
+        if stream.source != "generator":
+            return True
+        generator = GeneratorSource(stream.generator, self.settings.seed).identity
+        if isinstance(source, ExternalSource):
+            return made_by in (None, generator) and schema in (None, source.schema.digest.encode())
+        return made_by == (source.identity if isinstance(source, GeneratorSource) else generator)
 
     def model(self) -> OnlineModel:
         """Make the model as it is before its first event."""

@@ -172,15 +172,18 @@ class Wiring:
         self, plan: RunDefinition, folder: RunFolder, logs: LogStore, names: Sequence[str]
     ) -> None:
         self._plan, self._folder, self._names = plan, folder, tuple(names)
-        self._logs, self.begins = begun(logs, plan.settings.stream.begin, folder)
+        stream = plan.settings.stream
+        self._logs, self.begins = begun(plan.clicks_of(logs), stream.begin, folder)
         with ExitStack() as looked:
             readers = {name: logs.reader(name) for name in (topics.LEDGER, topics.WINDOWS)}
             for reader in readers.values():
                 looked.callback(reader.close)
             folder.check_logs({name: reader.identity for name, reader in readers.items()})
-        if set(names) - {SOURCE, DENSE}:
+        if set(names) - {SOURCE, DENSE} or stream.deduplicate_events:
             # All others read the clicks twice: to learn or to score, and to judge or find the end.
-            self._logs = share_clicks(self._logs, plan.source.schema)
+            self._logs = share_clicks(
+                self._logs, plan.source.schema, deduplicate_events=stream.deduplicate_events
+            )
         self._trainers: dict[str, StreamTrainer] = {}
         self._registries: list[ReconcilingRegistry] = []
         self._shared: MaskStore | None = None

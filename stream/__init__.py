@@ -69,7 +69,12 @@ from stream.schema import (
 )
 from stream.sharing import share_clicks
 from stream.spec import MODELS, ModelSpec, RunSpec, Waiting, find_model, model_of
-from stream.start_position import StartPosition, clicks_from, start_offsets
+from stream.start_position import (
+    StartPosition,
+    clicks_from,
+    clicks_with_known_ends,
+    start_offsets,
+)
 
 __all__ = ["END", "FIRST_CLICK", "MISSING", "MODELS", "PADDING", "CategoricalFeature", "ClickBatch"]
 __all__ += ["ClickCursor", "ClickEvent", "ClickReader", "CountedBatch", "Deduplicator"]
@@ -77,7 +82,7 @@ __all__ += ["FeatureSchema", "Invalid", "LogFollower", "LogPosition", "LogTrimme
 __all__ += ["MessageLog", "ModelSpec", "Needed", "NumericFeature", "OnInvalid", "ReadOrder"]
 __all__ += ["Reason", "Recorded", "RestartPoint", "RestartPoints", "Resumed", "RetentionConfig"]
 __all__ += ["RunSpec", "StartPosition", "StreamConfig", "TruthBatch", "Waiting", "check_decided"]
-__all__ += ["check_position", "clicks_from"]
+__all__ += ["check_position", "clicks_from", "clicks_with_known_ends"]
 __all__ += ["columnar_record", "dead_letter", "encode", "end_record", "find_model", "json_schema"]
 __all__ += ["kind_of", "load_schema", "make_source", "model_of", "not_learned", "nothing_follows"]
 __all__ += ["open_logs", "open_order", "predictions_from_bytes", "predictions_to_bytes", "read_all"]

@@ -39,6 +39,9 @@ class Reason(StrEnum):
     UNKNOWN_FIELD = "unknown_field"
     SCHEMA = "schema"
     """A columnar record was encoded with another schema."""
+    DUPLICATE = "duplicate"
+    """An event of the same id stands shortly before it, where ``stream.deduplicate_events`` looks
+    for that."""
     NOT_LEARNED = "not_learned"
     """The event is valid, and was predicted and scored; but what a model would have learned from it
     is not finite, so the model did without it."""

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,6 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from xxhash import xxh3_128_digest
 
 from stream.batch import (
     ClickBatch,
@@ -72,6 +74,39 @@ class Invalid:
     def place(self) -> Position:
         """Record and row."""
         return Position(self.offset, self.row)
+
+
+class RecentIds:
+    """The ids of the valid JSON events at the last so many offsets of a partition.
+
+    An event is a duplicate if one with its id stands at one of them, whether that was a duplicate
+    itself or not. So whether it is depends on these records alone, not on where reading began.
+
+    Parameters
+    ----------
+    offsets
+        How far back they reach.
+
+    Examples
+    --------
+    >>> recent = RecentIds(10)
+    >>> [recent.add(*one) for one in (("a", 0), ("b", 4), ("a", 10), ("b", 15))]
+    [None, None, 0, None]
+    """
+
+    def __init__(self, offsets: int) -> None:
+        self._offsets = offsets
+        # Hashes take the same memory however long the ids are.
+        self._known: OrderedDict[bytes, int] = OrderedDict()
+
+    def add(self, event_id: str, offset: int) -> int | None:
+        """Take the next event in, and return where its id stood last, None if nowhere."""
+        key, known = xxh3_128_digest(event_id.encode("utf-8", "surrogatepass")), self._known
+        while known and next(iter(known.values())) < offset - self._offsets:
+            known.popitem(last=False)
+        found = known.pop(key, None)
+        known[key] = offset
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +189,16 @@ _Valid = tuple[ClickBatch, NDArray[np.int64]]
 
 
 def decode(
-    records: Sequence[StoredRecord], schema: FeatureSchema, begin: int | None = None
+    records: Sequence[StoredRecord],
+    schema: FeatureSchema,
+    begin: int | None = None,
+    recent: RecentIds | None = None,
 ) -> Decoded:
     """Decode consecutive records, at least one, up to the first that ends the input.
 
     Those of one kind that follow each other are decoded together, which is much the faster way.
-    ``begin`` is where the reading of them began; None: at the first.
+    ``begin`` is where the reading of them began; None: at the first. ``recent`` finds duplicates
+    and takes the events in; None: they are events like any other.
 
     >>> from stream.schema import NumericFeature
     >>> schema = FeatureSchema(numeric=(NumericFeature(name="price"),))
@@ -174,7 +213,7 @@ def decode(
             ended, next_offset = True, next(run).next_offset
             break
         if kind == JSON:
-            valid.append(_decode_json(list(run), schema, invalid))
+            valid.append(_decode_json(list(run), schema, invalid, recent))
         elif kind == COLUMNAR:
             valid += _decode_columnar(list(run), schema, invalid)
         elif kind == RAW:
@@ -194,7 +233,10 @@ def decode(
 
 
 def _decode_json(
-    records: Sequence[StoredRecord], schema: FeatureSchema, invalid: list[Invalid]
+    records: Sequence[StoredRecord],
+    schema: FeatureSchema,
+    invalid: list[Invalid],
+    recent: RecentIds | None,
 ) -> _Valid:
     """Decode records of one JSON event each."""
     events, sources = [], []
@@ -207,8 +249,18 @@ def _decode_json(
     batch, faults = encode_valid(events, schema)
     invalid += (_whole(sources[row], reason, detail) for row, reason, detail in faults)
     skipped = {fault.row for fault in faults}
-    kept = [(stored.offset, 0) for row, stored in enumerate(sources) if row not in skipped]
-    return batch, np.array(kept, np.int64).reshape(-1, 2)
+    kept = [row for row in range(len(sources)) if row not in skipped]
+    if recent is not None:
+        before = [recent.add(events[row].event_id, sources[row].offset) for row in kept]
+        for row, offset in zip(kept, before, strict=True):
+            if offset is not None:
+                detail = f"event_id stands at offset {offset} already: {events[row].event_id!r}"
+                invalid.append(_whole(sources[row], Reason.DUPLICATE, detail))
+        if any(offset is not None for offset in before):
+            batch = batch[np.array([offset is None for offset in before], bool)]
+            kept = [row for row, offset in zip(kept, before, strict=True) if offset is None]
+    places = [(sources[row].offset, 0) for row in kept]
+    return batch, np.array(places, np.int64).reshape(-1, 2)
 
 
 def _decode_columnar(

@@ -59,6 +59,13 @@ class StreamConfig(BaseModel):
     begin: StartPosition | None = None
     """Where a run starts in clicks that another process writes: a time with its zone, or an offset
     for each partition; null: with the first event."""
+    ends: tuple[str, ...] | None = None
+    """Of clicks that another process writes, whose end records end the input: those with one of
+    these values in their header ``source``; []: none does. Null: all but those whose headers name a
+    generator or schema that this run does not have."""
+    deduplicate_events: int = Field(default=0, ge=0, le=1_000_000)
+    """How many offsets before a JSON event its ``event_id`` is looked for in its partition; found,
+    the event is a dead letter of the reason ``duplicate``. 0: it is not looked for."""
     source: str = "generator"
     """What makes the clicks, where no file is given: ``generator``, or a name from the entry-point
     group ``resprout.sources``."""

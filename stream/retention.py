@@ -151,10 +151,14 @@ class LogTrimmer:
         The store of the logs.
     config
         Says what they keep.
+    deduplicate_events
+        Offsets before those that a worker reads, in which it looks for the ids of events.
     """
 
-    def __init__(self, store: LogStore, config: RetentionConfig) -> None:
-        self._store, self._config = store, config
+    def __init__(
+        self, store: LogStore, config: RetentionConfig, deduplicate_events: int = 0
+    ) -> None:
+        self._store, self._config, self._before = store, config, deduplicate_events
         self._opened = ExitStack()
         self._readers: dict[str, LogReader] = {}
         self._windows: LogFollower[Window] | None = None
@@ -187,6 +191,7 @@ class LogTrimmer:
             partition: min((one.get(partition, start).offset for one in known), default=0)
             for partition in clicks.partitions
         }
+        places = {partition: max(0, offset - self._before) for partition, offset in places.items()}
         return {topics.CLICKS: places, **{log: {0: at} for log, at in offsets.items()}}
 
     def trim(self, needed: Needed, windows_after: int = sys.maxsize) -> dict[tuple[str, int], int]:

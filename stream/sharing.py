@@ -9,8 +9,15 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Final
 
-from stream.codec import JSON, Decoded, decode, kind_of
-from stream.log.api import LogReader, LogStore, LogStoreView, LogUnreachableError, StoredRecord
+from stream.codec import JSON, Decoded, RecentIds, decode, kind_of
+from stream.log.api import (
+    LogReader,
+    LogStore,
+    LogStoreView,
+    LogTrimmedError,
+    LogUnreachableError,
+    StoredRecord,
+)
 from stream.messages import Position
 from stream.schema import FeatureSchema
 from stream.topics import CLICKS
@@ -25,18 +32,81 @@ _SHARED_BYTES: Final = 64 * 1024 * 1024
 """Some 500,000 decoded events."""
 
 
-def fetch(log: LogReader, schema: FeatureSchema, partition: int, offset: int) -> Decoded | None:
+_WINDOWS: Final = 8
+"""Places in the clicks for which the ids before them are kept at hand."""
+
+
+def fetch(
+    log: LogReader,
+    schema: FeatureSchema,
+    partition: int,
+    offset: int,
+    recent: RecentIds | None = None,
+) -> Decoded | None:
     """Read and decode the next clicks of a partition; None where there are none yet."""
     records = list(log.read(partition, offset, _READ_COLUMNAR))
     if not records:
         return None
     if len(records) == _READ_COLUMNAR and kind_of(records[-1]) == JSON:
         records += log.read(partition, records[-1].next_offset, _READ_JSON)
-    return decode(records, schema, offset)
+    return decode(records, schema, offset, recent)
+
+
+class _Deduplication:
+    """Decodes clicks, with the ids of the events before them at hand.
+
+    Parameters
+    ----------
+    log
+        The clicks.
+    schema
+        Of them.
+    offsets
+        How far before an event its id is looked for; 0: duplicates are events like any other.
+    """
+
+    def __init__(self, log: LogReader, schema: FeatureSchema, offsets: int) -> None:
+        self._log, self._schema, self._offsets = log, schema, offsets
+        self._recent: dict[tuple[int, int], RecentIds] = {}
+        """By partition and offset, of the events before it."""
+
+    def fetch(self, partition: int, offset: int) -> Decoded | None:
+        """Read and decode the next clicks of a partition; None where there are none yet."""
+        if not self._offsets:
+            return fetch(self._log, self._schema, partition, offset)
+        recent = self._recent.pop((partition, offset), None) or self._before(partition, offset)
+        decoded = fetch(self._log, self._schema, partition, offset, recent)
+        self._recent[partition, offset if decoded is None else decoded.next_offset] = recent
+        while len(self._recent) > _WINDOWS * len(self._log.partitions):
+            del self._recent[next(iter(self._recent))]
+        return decoded
+
+    def _before(self, partition: int, offset: int) -> RecentIds:
+        """Read the ids before an offset back from the log."""
+        recent = RecentIds(self._offsets)
+        at = max(0, offset - self._offsets)
+        try:
+            while at < offset:
+                records = self._log.read(partition, at, _READ_JSON)
+                records = [one for one in records if one.offset < offset]
+                if not records:
+                    break
+                at = decode(records, self._schema, at, recent).next_offset
+        except LogTrimmedError as error:
+            raise LogTrimmedError(
+                f"which events are duplicates after offset {offset} of partition {partition} "
+                f"depends on the {self._offsets} offsets before it (stream.deduplicate_events), of "
+                f"which the clicks have lost some: {error}; begin with a new state folder, and let "
+                "the log keep more"
+            ) from error
+        return recent
 
 
 def share_clicks(
-    store: LogStore, schema: FeatureSchema, max_bytes: int = _SHARED_BYTES
+    store: LogStore,
+    schema: FeatureSchema,
+    max_bytes: int = _SHARED_BYTES,
+    deduplicate_events: int = 0,
 ) -> LogStoreView:
     """Let all readers of the clicks in this process share the reading, checking and hashing.
 
@@ -53,17 +123,23 @@ def share_clicks(
     max_bytes
         Of decoded clicks that are kept. A reader that is further behind the others than these
         reach decodes for itself.
+    deduplicate_events
+        How many offsets before a JSON event its id is looked for: if it is there, the event is a
+        duplicate, and not valid; 0: it is not looked for.
     """
-    shared = _SharedClicks(store, schema, max_bytes)
+    shared = _SharedClicks(store, schema, max_bytes, deduplicate_events)
     return LogStoreView(store, CLICKS, lambda: SharedClickReader(shared))
 
 
 class _SharedClicks:
     """What the readers of one process share."""
 
-    def __init__(self, store: LogStore, schema: FeatureSchema, max_bytes: int) -> None:
-        self.store, self.schema = store, schema
+    def __init__(
+        self, store: LogStore, schema: FeatureSchema, max_bytes: int, deduplicate_events: int
+    ) -> None:
+        self.store, self.schema, self.deduplicate_events = store, schema, deduplicate_events
         self.log = store.reader(CLICKS)
+        self._decoder = _Deduplication(self.log, schema, deduplicate_events)
         self.kept_bytes = dict.fromkeys(self.log.partitions, 0)
         """By partition, of all that is kept."""
         self._max_bytes = max_bytes // len(self.log.partitions)
@@ -117,7 +193,7 @@ class _SharedClicks:
         return found and found.since(Position(offset, 0))
 
     def _decode(self, partition: int, offset: int) -> Decoded | None:
-        decoded = fetch(self.log, self.schema, partition, offset)
+        decoded = self._decoder.fetch(partition, offset)
         if decoded is not None:
             for array in (*decoded.batch.arrays, decoded.places):
                 array.flags.writeable = False
@@ -151,13 +227,17 @@ class SharedClickReader:
         self.shared, self.schema = shared, shared.schema
         self.identity, self.partitions = shared.log.identity, shared.log.partitions
         self._own: LogReader | None = None
+        self._decoder: _Deduplication | None = None
         self._closed = False
         shared.count_reader(1)
 
     def fetch(self, partition: int, offset: int) -> Decoded | None:
         """Return the next events of a partition; None where there are none yet."""
         if self.shared.is_behind(partition, offset):
-            return fetch(self._alone(), self.schema, partition, offset)
+            if self._decoder is None:
+                window = self.shared.deduplicate_events
+                self._decoder = _Deduplication(self._alone(), self.schema, window)
+            return self._decoder.fetch(partition, offset)
         return self.shared.fetch(partition, offset)
 
     def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:

@@ -1,8 +1,9 @@
-"""Where in the clicks a run starts, if not with the first event."""
+"""Where in the clicks a run starts, if not with the first event, and which records end them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -12,10 +13,16 @@ from stream.codec import END, kind_of
 from stream.log.api import LogReader, LogStore, LogStoreView, StoredRecord
 from stream.topics import CLICKS
 
+log = logging.getLogger(__name__)
+
 SETTING: Final = "stream.begin"
 """The setting that says it."""
 StartPosition = datetime | dict[int, int]
 """A time, in UTC, or an offset for each partition."""
+_BACKWARDS: Final = 64
+"""Offsets that are looked at first for the newest record that is not passed over."""
+_SHOWN: Final = 40
+"""Characters of a header that are shown."""
 
 
 def parse_start_position(given: object) -> StartPosition | None:
@@ -112,6 +119,101 @@ class LogReaderFrom:
 def clicks_from(store: LogStore, offsets: Mapping[int, int]) -> LogStoreView:
     """Return a store whose readers see the clicks from some offsets on only, by partition."""
     return LogStoreView(store, CLICKS, lambda: LogReaderFrom(store.reader(CLICKS), offsets))
+
+
+class KnownEnds:
+    """A log of clicks without the end records that do not count.
+
+    They are as if they were not there, wherever they stand: also as the newest record, and after
+    an end that counts.
+
+    Parameters
+    ----------
+    log
+        The whole log.
+    counts
+        Says of an end record whether it ends the input.
+    on_stray
+        Is told of one that does not.
+    """
+
+    def __init__(
+        self,
+        log: LogReader,
+        counts: Callable[[StoredRecord], bool],
+        on_stray: Callable[[StoredRecord], None],
+    ) -> None:
+        self._log, self._counts, self._on_stray = log, counts, on_stray
+        self.identity, self.partitions = log.identity, log.partitions
+        self.begin, self.end, self.seek = log.begin, log.end, log.seek
+        self.sync, self.close = log.sync, log.close
+
+    def read(self, partition: int, offset: int, max_records: int = 64) -> Sequence[StoredRecord]:
+        """Return up to ``max_records`` records from ``offset`` on; none at the end alone."""
+        while found := self._log.read(partition, offset, max_records):
+            if kept := [one for one in found if not self._is_stray(one)]:
+                return kept
+            offset = found[-1].next_offset
+        return ()
+
+    def last(self, partition: int) -> StoredRecord | None:
+        """Return the newest record, None where there is none."""
+        last = self._log.last(partition)
+        if last is None or not self._is_stray(last):
+            return last
+        # A log is read forwards only: from ever further back.
+        begin, stop, width = self._log.begin(partition), last.offset, _BACKWARDS
+        while stop > begin:
+            start, found = max(begin, stop - width), None
+            at = start
+            while at < stop and (records := self.read(partition, at)):
+                found = next((one for one in reversed(records) if one.offset < stop), found)
+                at = records[-1].next_offset
+            if found is not None:
+                return found
+            stop, width = start, 2 * width
+        return None
+
+    def _is_stray(self, stored: StoredRecord) -> bool:
+        """Tell of an end record that does not count."""
+        if kind_of(stored) != END or self._counts(stored):
+            return False
+        self._on_stray(stored)
+        return True
+
+
+def clicks_with_known_ends(store: LogStore, counts: Callable[[StoredRecord], bool]) -> LogStoreView:
+    """Return a store whose readers pass over end records of the clicks that do not count.
+
+    The first of them is warned of.
+    """
+    said: list[StoredRecord] = []
+
+    def on_stray(stored: StoredRecord) -> None:
+        if not said:
+            said.append(stored)
+            log.warning(
+                "the end record at offset %d of partition %d of the clicks is passed over: it is "
+                "of %s, which this run does not know (stream.ends names whose ends count); further "
+                "ones are passed over too",
+                stored.offset,
+                stored.partition,
+                describe_producer(stored),
+            )
+
+    return LogStoreView(store, CLICKS, lambda: KnownEnds(store.reader(CLICKS), counts, on_stray))
+
+
+def describe_producer(stored: StoredRecord) -> str:
+    """Say in words what the headers of a record tell of who wrote it.
+
+    >>> from stream.codec import end_record
+    >>> describe_producer(StoredRecord(0, 7, 8, end_record(headers=(("source", b"shop"),))))
+    "source 'shop'"
+    """
+    found = [(name, stored.header(name)) for name in ("source", "file", "schema")]
+    named = [f"{n} {v.decode(errors='replace')[:_SHOWN]!r}" for n, v in found if v is not None]
+    return ", ".join(named) or "a producer that names itself in no header"
 
 
 def describe_begin(clicks: LogReader, partition: int) -> str:

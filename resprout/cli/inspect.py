@@ -47,7 +47,7 @@ from resprout.folder import RunFolder
 from resprout.monitoring.console import aligned
 from resprout.settings import Settings
 from resprout.spec import ExternalSource, RunDefinition
-from stream import FeatureSchema, MessageLog, topics
+from stream import FeatureSchema, MessageLog, share_clicks, topics
 from stream.log import LogStore
 from stream.messages import DeadLetter, Decision, Layer, Request, Verdict
 
@@ -71,7 +71,14 @@ class RecordedRun:
 
     def total(self, logs: LogStore) -> int | None:
         """Return the events of the whole input, None while that is not known."""
-        with closing(logs.reader(topics.CLICKS)) as reader:
+        stream, plan = (
+            self.settings.stream,
+            RunDefinition(self.settings, ExternalSource(self.schema)),
+        )
+        clicks = share_clicks(
+            plan.clicks_of(logs), self.schema, deduplicate_events=stream.deduplicate_events
+        )
+        with closing(clicks.reader(topics.CLICKS)) as reader:
             return InputEnd(reader, self.folder.snapshots, self.schema).total()
 
 
