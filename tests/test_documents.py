@@ -125,6 +125,10 @@ def test_files_are_there(name: str) -> None:
     assert [one for one in paths if not (ROOT / one).exists()] == []
 
 
+def test_the_kills_are_as_they_were_measured() -> None:
+    assert text("bench/results/recovery.md") in text("docs/reliability.md")
+
+
 def test_metrics_of_predictions_are_computed() -> None:
     named = re.findall(r'metrics\["(\w+)"\]|errors\["(\w+)"\]', text("CHANGELOG.md"))
     assert {one or other for one, other in named} <= {metric.name for metric in installed()}

@@ -87,7 +87,7 @@ def demo(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     """Run the small demo, seed 0."""
     plan = RunDefinition.generated(settings())
     execute(plan, state)
-    return _hashes(plan, state)
+    return hashes(plan, state)
 
 
 def resumed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
@@ -98,7 +98,7 @@ def resumed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     process.join()
     assert process.exitcode == -signal.SIGKILL
     execute(plan, state)
-    return _hashes(plan, state)
+    return hashes(plan, state)
 
 
 def trimmed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
@@ -107,7 +107,7 @@ def trimmed(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     kept = {f"stream__retention__{log}": "needed" for log in ("clicks", "predictions", "truth")}
     plan = RunDefinition.generated(settings(**kept))
     execute(plan, state)
-    return _hashes(plan, state)
+    return hashes(plan, state)
 
 
 def kafka(config: Mapping[str, Any], state: Path) -> dict[str, str]:
@@ -115,7 +115,7 @@ def kafka(config: Mapping[str, Any], state: Path) -> dict[str, str]:
     broker = {f"stream__kafka__{name}": value for name, value in config.items()}
     plan = RunDefinition.generated(settings(stream__home="kafka", **broker))
     execute(plan, state)
-    return _hashes(plan, state)
+    return hashes(plan, state)
 
 
 def partitions(_: Mapping[str, Any], state: Path) -> dict[str, str]:
@@ -132,7 +132,7 @@ def partitions(_: Mapping[str, Any], state: Path) -> dict[str, str]:
         _deal(whole, dealt)
     plan = RunDefinition(asked, ExternalSource(source.schema))
     execute(plan, state)
-    return _hashes(plan, state)
+    return hashes(plan, state)
 
 
 def file(_: Mapping[str, Any], state: Path) -> dict[str, str]:
@@ -163,7 +163,7 @@ def file(_: Mapping[str, Any], state: Path) -> dict[str, str]:
     }
     plan = RunDefinition(settings(**few), FileSource(clicks, schema))
     execute(plan, state / "run")
-    return _hashes(plan, state / "run")
+    return hashes(plan, state / "run")
 
 
 SCENARIOS: dict[str, Callable[[Mapping[str, Any], Path], dict[str, str]]] = {
@@ -209,7 +209,7 @@ def _killed(plan: RunDefinition, state: Path) -> None:
     execute(plan, state, observe)
 
 
-def _hashes(plan: RunDefinition, state: Path) -> dict[str, str]:
+def hashes(plan: RunDefinition, state: Path) -> dict[str, str]:
     """Hash all that a run has left."""
     folder = RunFolder(state)
     with open_logs(plan.settings.stream, folder.home.folder) as logs:
@@ -341,5 +341,5 @@ def _check_that_much_happened(folder: RunFolder, plan: RunDefinition) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="golden-") as made:
-        hashes = SCENARIOS[sys.argv[1]](json.loads(sys.argv[2]), Path(made) / "run")
-    sys.stdout.write(json.dumps(hashes) + "\n")
+        taken = SCENARIOS[sys.argv[1]](json.loads(sys.argv[2]), Path(made) / "run")
+    sys.stdout.write(json.dumps(taken) + "\n")
