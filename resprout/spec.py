@@ -114,12 +114,12 @@ class RunDefinition:
             return made_by is not None and made_by.decode(errors="replace") in stream.ends
         if isinstance(source, FileSource):
             return made_by is None and schema == source.schema.digest.encode()
-        if stream.source != "generator":
+        if isinstance(source, GeneratorSource):
+            return made_by == source.identity
+        if stream.source != "generator" or not isinstance(source, ExternalSource):
             return True
         generator = GeneratorSource(stream.generator, self.settings.seed).identity
-        if isinstance(source, ExternalSource):
-            return made_by in (None, generator) and schema in (None, source.schema.digest.encode())
-        return made_by == (source.identity if isinstance(source, GeneratorSource) else generator)
+        return made_by in (None, generator) and schema in (None, source.schema.digest.encode())
 
     def model(self) -> OnlineModel:
         """Make the model as it is before its first event."""
