@@ -374,6 +374,12 @@ def _columns(events: Sequence[ClickEvent], schema: FeatureSchema) -> ClickBatch:
     )
 
 
+def log1p(values: NDArray[np.float64], form: Literal[True, "signed"]) -> NDArray[np.float64]:
+    """Take log(1 + x), or in the signed form sign(x) log(1 + abs(x))."""
+    signed = form == "signed"
+    return np.sign(values) * np.log1p(np.abs(values)) if signed else np.log1p(values)
+
+
 def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray[np.float32]:
     """Standardise one numeric feature; NaN stands for a missing value and becomes 0.
 
@@ -383,10 +389,7 @@ def standardise(values: NDArray[np.float64], feature: NumericFeature) -> NDArray
     array([2., 0.], dtype=float32)
     """
     with np.errstate(all="ignore"):
-        if feature.log1p == "signed":
-            changed = np.sign(values) * np.log1p(np.abs(values))
-        else:
-            changed = np.log1p(values) if feature.log1p else values
+        changed = log1p(values, feature.log1p) if feature.log1p else values
         scaled = ((changed - feature.mean) / feature.scale).astype(np.float32)
     scaled[np.isnan(values)] = 0.0
     return scaled

@@ -70,12 +70,12 @@ class TensorSize:
     @property
     def bytes(self) -> int:
         """As it is written: whole, or as a bitmap and the kept values where that is smaller."""
-        return 4 * self.kept + -(-self.elements // 8) if self.is_packed else self.dense_bytes
+        return min(self.dense_bytes, 4 * self.kept + -(-self.elements // 8))
 
     @property
     def is_packed(self) -> bool:
         """Tell whether a bitmap and the kept values are smaller than the whole."""
-        return 4 * self.kept + -(-self.elements // 8) < self.dense_bytes
+        return self.bytes < self.dense_bytes
 
     @property
     def multiply_adds(self) -> int:
@@ -496,7 +496,7 @@ def onnx_difference(program: bytes, module: nn.Module, schema: FeatureSchema) ->
     import onnxruntime
 
     session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
-    dense, categorical = random_inputs(schema, 256)
+    dense, categorical = random_inputs(schema, CHECKED_EVENTS)
     given = {"dense": dense.numpy(), "categorical": categorical.numpy()}
     wanted = {one.name for one in session.get_inputs()}
     (found,) = session.run(None, {name: value for name, value in given.items() if name in wanted})

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from stream import topics
-from stream.batch import EPOCH, ClickBatch, ClickEvent, Reason, encode_valid, explain
+from stream.batch import EPOCH, MILLISECOND, ClickBatch, ClickEvent, Reason, encode_valid, explain
 from stream.codec import (
     END,
     columnar_record,
@@ -52,14 +52,13 @@ _PART_BYTES: Final = 1024 * 1024
 
 _LABELS: Final[dict[object, int]] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _MICROSECOND: Final = timedelta(microseconds=1)
-_MILLISECOND: Final = timedelta(milliseconds=1)
 _TIMES: Final = 100_000
 """Texts whose times are kept at hand."""
 _SHOWN: Final = 40
 """Characters of a cell that an error quotes."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FileSource:
     """Files of clicks, one after the other: CSV, TSV, JSON Lines (also packed) or Parquet.
 
@@ -95,11 +94,17 @@ class FileSource:
     append: bool = False
     follow: bool = False
     files: tuple[Path, ...] = field(init=False)
+    _contents: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    """As of :meth:`content`, of the first files."""
+    _sizes: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """As of :meth:`size`, by the number of the file."""
+    _late: set[Path] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Files that came too late to be read in their place."""
 
     def __post_init__(self) -> None:
         if isinstance(self.path, str | Path):
-            object.__setattr__(self, "path", Path(self.path))
-        object.__setattr__(self, "files", find_files(self.path))
+            self.path = Path(self.path)
+        self.files = find_files(self.path)
         if self.records_events < 1:
             raise ValueError(f"records_events is {self.records_events}; it must be at least 1")
         if self.follow and STANDARD_INPUT in self.files:
@@ -146,10 +151,6 @@ class FileSource:
         above = os.path.commonpath([file.parent for file in self.files])
         return self.files[number].relative_to(above).as_posix()
 
-    @cached_property
-    def _contents(self) -> list[str]:
-        return []
-
     def content(self, number: int, size: int | None = None) -> str:
         """Return a digest of the bytes of all files up to this one, 16 hex digits.
 
@@ -182,10 +183,6 @@ class FileSource:
             self._sizes[number] = 0 if path == STANDARD_INPUT else path.stat().st_size
         return self._sizes[number]
 
-    @cached_property
-    def _sizes(self) -> dict[int, int]:
-        return {}
-
     def count_rows(self, most: int) -> int:
         """Count the rows of all files, valid or not, and no more than ``most``.
 
@@ -205,13 +202,9 @@ class FileSource:
         if late and not self._late:
             log.warning("%s comes before files that are read, and is left out", late[0])
         self._late.update(late)
-        object.__setattr__(self, "files", (*self.files, *fresh))
+        self.files = (*self.files, *fresh)
         for number in range(len(self.files) - len(fresh), len(self.files)):
             self._check_columns(number)
-
-    @cached_property
-    def _late(self) -> set[Path]:
-        return set()
 
     def continues(self, last: StoredRecord) -> bool:
         """Whether more follows the end record of what the log holds."""
@@ -397,7 +390,7 @@ class RowEncoder:
             return ClickEvent.model_validate_json(row.raw or b"")
         cells, columns = cast("Mapping[str, object]", row.cells), self._columns
         if self._time is None:
-            time: object = EPOCH + number * _MILLISECOND
+            time: object = EPOCH + number * MILLISECOND
         else:
             time = self._time(cells.get(columns.event_time))
         event: dict[str, Any] = {
@@ -455,7 +448,7 @@ class RowEncoder:
 def _values(value: object, separator: str, most: int) -> object:
     """Split a cell of several values."""
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return _word(value)
     if most > 1 and isinstance(value, str):
         return [part for part in value.split(separator) if part]
     return value
@@ -522,8 +515,8 @@ class FileFeed:
 
     Every record says how far its file has been read, for whoever continues: ``file``, ``rows`` of
     it, ``content`` up to this file, ``bytes`` of it that this is of, and ``before``, the rows of
-    the files before it. Of standard
-    input, ``content`` is a digest of the rows so far: the same input, sent again, is continued.
+    the files before it. Of standard input, ``content`` is a digest of the rows so far: the same
+    input, sent again, is continued.
 
     Parameters
     ----------
@@ -704,7 +697,7 @@ class FileFeed:
 
 
 def _iso(milliseconds: int) -> str:
-    return (EPOCH + milliseconds * _MILLISECOND).isoformat()
+    return (EPOCH + milliseconds * MILLISECOND).isoformat()
 
 
 def bytes_of(row: FileRow) -> bytes:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.batch import Reason
+from stream.batch import Reason, log1p
 from stream.schema import RESERVED, UNITS, Columns
 from stream.sources.files import FileSource, RowEncoder, bytes_of, time_reader
 from stream.sources.tables import (
@@ -424,7 +424,7 @@ def _numeric_table(one: ColumnSample, rows: int) -> Iterator[str]:
     yield f"name = {json.dumps(one.name)}  # {low:g} to {high:g}{_missing(one, rows)}{wrong}{codes}"
     if is_skewed:
         yield 'log1p = "signed"' if low <= -1 else "log1p = true"
-        values = np.sign(values) * np.log1p(np.abs(values)) if low <= -1 else np.log1p(values)
+        values = log1p(values, "signed" if low <= -1 else True)
     mean = float(np.average(values, weights=counts))
     scale = math.sqrt(float(np.average((values - mean) ** 2, weights=counts)))
     yield f"mean = {float(f'{mean:.4g}')}"

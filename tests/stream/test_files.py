@@ -269,20 +269,26 @@ def test_a_file_of_a_header_alone_ends_at_once(tmp_path: Path) -> None:
     assert [r.header("kind") for r in records(home)] == [b"end"]
 
 
-def test_a_replay_killed_after_any_record_goes_on_to_the_same_log(tmp_path: Path) -> None:
-    rows = [{**row, "clicked": 2} if n in {0, 4, 11, 12} else row for n, row in enumerate(FLAT)]
-    source = FileSource(write_csv(tmp_path / "clicks.csv", rows), SCHEMA, 5)
-    whole = LocalLogStore(tmp_path / "whole")
+def killed_after_any_record(source: FileSource, folder: Path) -> list[Record]:
+    """Replay to the end, and again killed after each record: every log is that of the first."""
+    whole = LocalLogStore(folder / "whole")
     replay(source, whole)
     expected = [stored.record for stored in records(whole)]
-    assert expected[-1].headers[0] == ("kind", b"end")
     for kept in range(len(expected) + 1):
-        home = LocalLogStore(tmp_path / f"killed-{kept}")
+        home = LocalLogStore(folder / f"killed-{kept}")
         writer = home.writer(topics.CLICKS)
         writer.append(expected[:kept])
         writer.close()
         replay(source, home)
         assert [stored.record for stored in records(home)] == expected
+    return expected
+
+
+def test_a_replay_killed_after_any_record_goes_on_to_the_same_log(tmp_path: Path) -> None:
+    rows = [{**row, "clicked": 2} if n in {0, 4, 11, 12} else row for n, row in enumerate(FLAT)]
+    source = FileSource(write_csv(tmp_path / "clicks.csv", rows), SCHEMA, 5)
+    expected = killed_after_any_record(source, tmp_path)
+    assert expected[-1].headers[0] == ("kind", b"end")
 
 
 def test_what_was_appended_can_be_read_before_the_end(tmp_path: Path) -> None:
@@ -619,16 +625,7 @@ def test_files_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path) 
 
 def test_several_files_killed_after_any_record_go_on_to_the_same_log(tmp_path: Path) -> None:
     source = FileSource(days(tmp_path), ORDERED, 4)
-    whole = LocalLogStore(tmp_path / "whole")
-    replay(source, whole)
-    expected = [stored.record for stored in records(whole)]
-    for kept in range(len(expected) + 1):
-        home = LocalLogStore(tmp_path / f"killed-{kept}")
-        writer = home.writer(topics.CLICKS)
-        writer.append(expected[:kept])
-        writer.close()
-        replay(source, home)
-        assert [stored.record for stored in records(home)] == expected
+    killed_after_any_record(source, tmp_path)
 
 
 def test_a_changed_file_among_several_is_named_and_one_more_leaves_the_others_as_they_were(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 import time
@@ -26,7 +25,7 @@ from stream.follow import read_all
 from stream.messages import AnyMessage, Interval, Segment, Verdict, Window, parse
 from stream.topics import WINDOWS
 from tests.evaluator.messages import alarm, letters, lifetime, masked, progress
-from tests.evaluator.page.browser import View, chromium
+from tests.evaluator.page.browser import View
 from tests.evaluator.page.cable import Cable
 from tests.evaluator.page.site import served
 from tests.evaluator.runs import drifting_run, score, window
@@ -35,18 +34,6 @@ from tests.resprout.small import small
 PATIENCE = 120.0
 EVENTS = 16_000
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(14, 17, 22)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Where pictures are kept."""
-    return Path(os.environ.get("TEST_OUTPUT", tmp_path)) / "page"
 
 
 @dataclass

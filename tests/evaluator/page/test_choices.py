@@ -11,18 +11,12 @@ from playwright.sync_api import Browser, Route, expect
 
 from stream.messages import Message, Window
 from tests.evaluator.messages import alarm, decided, stability
-from tests.evaluator.page.browser import View, chromium
+from tests.evaluator.page.browser import View
 from tests.evaluator.page.cable import Cable
 from tests.evaluator.page.site import Site, served
 from tests.evaluator.runs import verdict, window
 
 EVENTS = 1_600
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 def both(size: int, number: int) -> Window:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,12 @@ from evaluator.run import RunHistory, RunTables, warnings
 from evaluator.run.report import About, report
 from stream.messages import Baselines, Message, Window
 from tests.evaluator.messages import decided, lifetime, masked, progress
-from tests.evaluator.page.browser import View, chromium
+from tests.evaluator.page.browser import View
 from tests.evaluator.page.site import Site, served
 from tests.evaluator.run.test_warnings import compared
 from tests.evaluator.runs import window
 
 PLAN = Timetable(first_mask_events=800, rebuild_events=200, window_events=200, threshold=0.01)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return Path(os.environ.get("TEST_OUTPUT", tmp_path)) / "page"
 
 
 def events(begin: int, end: int) -> list[Message]:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from stream.messages import Interval, Message, Window
 from tests.evaluator.messages import alarm, lifetime, masked
-from tests.evaluator.page.browser import Text, View, chromium
+from tests.evaluator.page.browser import Text, View
 from tests.evaluator.page.site import served
 from tests.evaluator.runs import score, verdict, window
 
@@ -19,12 +19,6 @@ SIGNS = {"dense_loss": "◇", "relative_loss": "◆", "click_rate": "◈", "inpu
 EVENTS = 4_000
 OWN = {"ne": "◇", "calibration": "", "click_rate": "◈", "figure": ""}
 """Which alarms a panel shows; the main one shows all."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 def scored(number: int) -> Window:
