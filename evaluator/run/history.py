@@ -628,8 +628,10 @@ class RunHistory:
     def thresholds(self, size: int, rise: float) -> list[Threshold]:
         """Return the lines above which the served model counts as having fallen behind.
 
-        The level is the least relative cross entropy of the windows since the last switch, as the
-        trigger ``divergence`` has it.
+        The level is the least relative cross entropy of the windows since the last switch. The
+        trigger ``divergence`` takes the mean of several windows for it where one is too noisy, and
+        asks that the rise exceeds the noise, too: so it may start a rebuild where windows are above
+        the line, and none where they all are below.
 
         Parameters
         ----------

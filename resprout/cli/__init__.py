@@ -50,7 +50,7 @@ from resprout.cli.report import report_command
 from resprout.folder import PLOT, RECORD, RunFolder, last_run
 from resprout.monitoring.console import ProgressLine, aligned, closing_table, settings_toml
 from resprout.run import Result, execute, footprint_in_force
-from resprout.settings import Settings
+from resprout.settings import DENSE, Settings
 from resprout.settings import explain as explanation
 from resprout.spec import RunDefinition
 from stream import FeatureSchema
@@ -347,7 +347,8 @@ def _show(request: CommandRequest, result: Result, plan: RunDefinition) -> None:
         coloured = click.style(model.label, _COLOURS[model.role])
         text = re.sub(f"^{re.escape(model.label)}", coloured, text, flags=re.MULTILINE)
     click.echo(text)
-    takes = footprint_in_force(result.history, plan.model().module, plan.source.schema)
-    if takes is not None:
+    dense = result.models.get(DENSE)
+    takes = dense and footprint_in_force(result.history, dense, plan.source.schema)
+    if takes:
         header, *rows = takes.table()
         click.echo("\n" + "\n".join(aligned([("sparse takes", *header[1:]), *rows], str.rjust)))

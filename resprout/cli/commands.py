@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,6 @@ log = logging.getLogger(__name__)
 _LAST = "the last run"
 """What ``--replay`` has where no folder is named."""
 _WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RAW = 120
 """Characters of a row that are shown."""
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
@@ -320,7 +319,7 @@ def _fit_lines(fit: Fit, *, timed: bool) -> Iterator[str]:
     share = f"{1 - fit.invalid_ratio:.2%}" if fit.rows else "none"
     yield f"{share} of {fit.rows:,} rows fit: {fit.valid:,} events"
     if fit.first_ms is not None and fit.last_ms is not None:
-        begin, end = (_EPOCH + timedelta(milliseconds=ms) for ms in (fit.first_ms, fit.last_ms))
+        begin, end = (datetime.fromtimestamp(ms / 1_000, UTC) for ms in (fit.first_ms, fit.last_ms))
         back = f", {fit.backwards:,} of them before the one above" if fit.backwards else ""
         times = f"; times from {begin:%F %T} to {end:%F %T}{back}" if timed else ""
         yield f"{fit.clicks / fit.valid:.2%} clicks{times}"
