@@ -109,6 +109,7 @@ class CommandRequest:
             self.begun = nested({name: recorded[name] for name in counted(recorded)})
             return None
         if self.scale is None and isinstance(source := self.plan().source, FileSource):
+            # The plan that is carried out has the same source: standard input is there once.
             self.scale = source.count_rows(FULL_EVENTS)
         derived = dict(tree(nested(scaled(self.scale or FULL_EVENTS))))
         if not derived:
@@ -120,6 +121,17 @@ class CommandRequest:
             f"of {settings.trigger.window_events:,}, the first mask is cut at {first:,} and in "
             f"force from {first + rebuild:,} on; `resprout config --scale {self.scale}` prints all"
         )
+
+    @cached_property
+    def source(self) -> FileSource | None:
+        """The input, made once, since nothing can be read from standard input twice; None without.
+
+        Raises :class:`ValueError` or :class:`OSError` where it cannot be replayed.
+        """
+        if not self.input or self.features is None:
+            return None
+        path = self.input[0] if len(self.input) == 1 else self.input
+        return FileSource(path, self.features, append=self.append, follow=self.follow)
 
     def plan(self) -> RunDefinition:
         """Say what a run is to do: replay a file, or generate clicks where none is named.
@@ -134,10 +146,8 @@ class CommandRequest:
                 "--input and --schema go together; name both, or none to generate "
                 "(`resprout schema infer FILE` proposes a schema)"
             )
-        if self.input and self.features is not None:
-            path = self.input[0] if len(self.input) == 1 else self.input
-            source = FileSource(path, self.features, append=self.append, follow=self.follow)
-            return RunDefinition(settings, source, self.init_from)
+        if self.source is not None:
+            return RunDefinition(settings, self.source, self.init_from)
         return self.share(settings)
 
     def share(self, settings: Settings) -> RunDefinition:

@@ -40,6 +40,7 @@ from stream.sources.tables import (
     Table,
     find_files,
     open_table,
+    shown_path,
 )
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class FileSource:
             if column is not None and column not in there:
                 hint = ', or say `time_format = "none"`' if use == "event_time" else ""
                 raise ValueError(
-                    f"{self.files[number]} has no column {column!r} ({use}); there: "
+                    f"{shown_path(self.files[number])} has no column {column!r} ({use}); there: "
                     f"{', '.join(there)}; the schema's [columns] table can name another{hint}"
                 )
 
@@ -147,7 +148,7 @@ class FileSource:
     def name(self, number: int) -> str:
         """Return what records call a file: its name, below the folder that holds all files."""
         if self.files[number] == STANDARD_INPUT:
-            return "standard input"
+            return shown_path(STANDARD_INPUT)
         above = os.path.commonpath([file.parent for file in self.files])
         return self.files[number].relative_to(above).as_posix()
 

@@ -44,6 +44,15 @@ class FileRow(NamedTuple):
     """By column; a text says why there are none, None that they were not asked for."""
 
 
+def shown_path(path: Path) -> str:
+    """Return what a person calls a file.
+
+    >>> shown_path(Path("clicks.csv")), shown_path(STANDARD_INPUT)
+    ('clicks.csv', 'standard input')
+    """
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
 def find_files(given: Path | Sequence[Path]) -> tuple[Path, ...]:
     """Return the files that paths, folders and globs name, in the order in which they are read.
 
@@ -66,7 +75,7 @@ def find_files(given: Path | Sequence[Path]) -> tuple[Path, ...]:
         raise FileNotFoundError("no file to replay is named; name at least one")
     twice = next((file for file in found if found.count(file) > 1), None)
     if twice is not None:
-        raise ValueError(f"{twice} is named twice; an input holds each file once")
+        raise ValueError(f"{shown_path(twice)} is named twice; an input holds each file once")
     if STANDARD_INPUT in found and len(found) > 1:
         raise ValueError("standard input (-) and files cannot be one input; name one of them")
     return tuple(found)
@@ -119,7 +128,7 @@ class PackedFile:
 class StandardInput:
     """Standard input: the first line can be looked at, and the rows are read once."""
 
-    name = "standard input"
+    name = shown_path(STANDARD_INPUT)
 
     def __init__(self, stream: IO[bytes] | None = None) -> None:
         self._stream: IO[bytes] | None = sys.stdin.buffer if stream is None else stream

@@ -154,6 +154,35 @@ def test_ten_thousand_rows_have_a_sparse_model_without_a_setting(home: Path) -> 
     assert recorded["trigger"]["window_events"] == 200
 
 
+@pytest.mark.parametrize("names", [True, False], ids=["header", "names"])
+def test_standard_input_loses_no_line(home: Path, names: bool) -> None:
+    """The look at its length, which is not known, and the run read one and the same input."""
+    text = write(home / "clicks.csv", 500).read_text()
+    schema = home / "schema.toml"
+    if names:
+        text = text.partition("\n")[2]
+        schema.write_text(
+            SCHEMA + 'names = ["when", "clicked", "price", "site"]\ndelimiter = ","' + OWN
+        )
+    given = ("run", "--input", "-", "--schema", schema, "--state", home / "state", "--json")
+    result = CliRunner().invoke(main, [str(one) for one in given], input=text)
+    assert "no sparse model: an input needs more than" in result.stderr.splitlines()[-1]
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["events"], told["dead_letters"]) == (500, 0), result.stderr
+    again = CliRunner().invoke(main, [str(one) for one in given], input=text)
+    assert json.loads(again.stdout.splitlines()[-1])["events"] == 500, again.stderr
+
+
+def test_standard_input_is_called_so(home: Path) -> None:
+    schema = str(home / "schema.toml")
+    for words in (("run", "--input", "-"), ("schema", "check", "-")):
+        result = CliRunner().invoke(main, [*words, "--schema", schema], input="when,price,site\n")
+        assert result.exit_code == 2
+        assert "Error: standard input has no column 'clicked' (label)" in result.stderr
+    twice = ("run", "--input", "-", "--input", "-", "--schema", schema)
+    assert "standard input is named twice" in CliRunner().invoke(main, twice).stderr
+
+
 def test_who_sets_one_of_them_has_the_others_as_they_are_and_is_told_what_is_missing(
     home: Path,
 ) -> None:
