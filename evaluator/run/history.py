@@ -399,8 +399,11 @@ class RangeScores:
 
     begin: int
     end: int
+    click_rate: float
+    """Weighted share of the events with a click."""
     models: dict[str, dict[str, float | None]]
-    """By model ``ce``, ``ne`` and ``relative_ce``; without those that did not predict all."""
+    """By model ``ce``, ``ne`` and ``relative_ce``, without those that did not predict all. Where
+    all events are of one kind, cross entropies near 0 are not compared."""
     bayes_ce: float | None
     """CE of the true probabilities, where they are known."""
 
@@ -732,8 +735,9 @@ class RunHistory:
             ne = normalized_entropy(ce, on.click_rate) if is_defined else None
             models[name] = {"ce": ce, "ne": ne}
             if name != self._names[0]:
-                models[name]["relative_ce"] = ce / root - 1 if root else None
-        return RangeScores(begin, end, models, mean("bayes_ce"))
+                is_comparable = root and 0 < on.click_rate < 1
+                models[name]["relative_ce"] = ce / root - 1 if root and is_comparable else None
+        return RangeScores(begin, end, on.click_rate, models, mean("bayes_ce"))
 
     def whole_and_last_half(
         self, min_clicks: int = 10

@@ -215,7 +215,8 @@ def warnings(history: RunHistory, min_clicks: int = 10) -> list[str]:
 
     That is one that has been no better than the click rate over the last half of the events since
     the first mask (or so far), or one that is worse than a simple model on the same events, by more
-    than the 95 % interval.
+    than the 95 % interval. Where all events are of one kind, no model can be told from another, and
+    only that is said.
 
     Parameters
     ----------
@@ -224,6 +225,8 @@ def warnings(history: RunHistory, min_clicks: int = 10) -> list[str]:
     min_clicks
         As of :meth:`evaluator.run.RunHistory.scores`.
     """
+    if (only := _only_kind(history)) is not None:
+        return [only]
     half = history.whole_and_last_half(min_clicks)[1]
     if half is None or half.end - half.begin < _LONG_WINDOWS * min(history.tables):
         return []
@@ -248,6 +251,20 @@ def warnings(history: RunHistory, min_clicks: int = 10) -> list[str]:
             "are right, then try other rates (learner.rate, learner.embedding_rate)"
         )
     return found
+
+
+def _only_kind(history: RunHistory) -> str | None:
+    """Say of which kind all events are; None where there are both, or few so far."""
+    every = history.scores(0)
+    if every is None or every.end - every.begin < _LONG_WINDOWS * min(history.tables):
+        return None
+    if 0 < every.click_rate < 1:
+        return None
+    what = "no clicks" if every.click_rate == 0 else "only clicks"
+    return (
+        f"there are {what} among {every.end - every.begin:,} events, so no model can be told from "
+        "another: see whether `label` and `labels` under [columns] in the schema are right"
+    )
 
 
 Cell = tuple[str, str]

@@ -41,6 +41,9 @@ _LABELS: Final = ("label", "click", "clicked", "is_click", "is_clicked", "target
 _TIMES: Final = re.compile(r"(time|date|hour|when|day|ts\b|_at\b)", re.IGNORECASE)
 _IDS: Final = ("id", "event_id", "impression_id", "request_id", "row_id", "uuid")
 _CLICKED: Final = frozenset(("1", "1.0", "true", "t", "yes", "y", "click", "clicked"))
+_NOT_CLICKED: Final = frozenset(("0", "0.0", "-1", "-1.0", "false", "f", "no", "n"))
+_CLICK_OR_NOT: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+"""What needs no ``labels``."""
 _CODED: Final = re.compile(
     r"(^c[0-9]+$|id$|(^|_)(code|type|cat|category|zip|hash|user|item|movie|film|product|ad|advert|"
     r"advertiser|campaign|publisher|site|page|app|device|customer|query|keyword)s?$)",
@@ -61,7 +64,7 @@ _FORMATS: Final = (
 )
 _YEARS: Final = (datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 _MOSTLY: Final = 0.99
-"""Share of the values of a numeric column that are numbers; the others are typing errors."""
+"""Share of the values of a column that decide what it is; the others are typing errors."""
 _FEW: Final = 20
 """Different whole numbers that look like codes rather than amounts."""
 _TWO: Final = 2
@@ -261,11 +264,19 @@ def find_roles(sample: Sample, label: str | None = None, time: str | None = None
 
 def _label(sample: Sample) -> str:
     """Find the column of the label: by its name, or the first of two values that look like one."""
+    columns = sample.columns.values()
     two = [
-        one for one in sample.columns.values() if 0 < len(one.values) <= _TWO and not one.missing
+        one
+        for one in columns
+        if 0 < len(one.values.keys() - _odd_labels(one)) <= _TWO
+        and one.missing.total() <= (1 - _MOSTLY) * sample.rows
     ]
     by_name = [one for name in _LABELS for one in two if one.name.lower() == name]
-    clicked = [one for one in two if len(one.values) == _TWO and _CLICKED & set(_lower(one))]
+    clicked = [
+        one
+        for one in two
+        if len(one.values) == _TWO and not one.missing and _CLICKED & set(_lower(one))
+    ]
     if not by_name and not clicked:
         raise ValueError(
             f"no column of {sample.name} looks like the label, with two values such as 0 and 1; "
@@ -278,24 +289,45 @@ def _lower(one: ColumnSample) -> Iterator[str]:
     return (value.lower() for value in one.values)
 
 
+def _odd_labels(one: ColumnSample) -> Counter[str]:
+    """Return the words of a label, and how often each came, beside those that say click or none.
+
+    None are odd where these do not cover nearly all rows: then the label is of another kind.
+    """
+    clicked, others = (
+        {word for word in one.values if word.lower() in known} for known in (_CLICKED, _NOT_CLICKED)
+    )
+    odd = Counter({w: count for w, count in one.values.items() if w not in clicked | others})
+    is_rare = odd.total() <= (1 - _MOSTLY) * one.count
+    return odd if clicked and others and is_rare else Counter()
+
+
 def _labels(one: ColumnSample) -> dict[str, int]:
-    """Say what the words of a label mean; nothing where they are 0 and 1.
+    """Say what the words of a label mean; nothing where they are 0 and 1, a few odd ones apart.
 
     Of two words the one that says so is the click, else the rarer; of several numbers the upper
     half.
     """
-    words = set(one.values)
-    if words <= {"0", "1", "0.0", "1.0"}:
+    words = one.values.keys() - _odd_labels(one)
+    if words <= _CLICK_OR_NOT.keys():
         return {}
     clicked = {word for word in words if word.lower() in _CLICKED}
-    if all(map(_is_number, words)) and len(words) != _TWO:
+    if words - clicked <= {word for word in words if word.lower() in _NOT_CLICKED} and clicked:
+        """Each says what it is."""
+    elif all(map(_is_number, words)) and len(words) != _TWO:
         ranked = sorted(words, key=float)
         clicked = {
             word for word in ranked if float(word) > (float(ranked[0]) + float(ranked[-1])) / 2
         }
     elif len(clicked) != 1:
         clicked = {min(words, key=lambda word: (one.values[word], word))}
-    return {word: int(word in clicked) for word in sorted(words)}
+    # A number that is none of a text is looked up without the zero.
+    written = {word: word.removesuffix(".0") for word in words if _is_number(word)}
+    return {
+        form: int(word in clicked)
+        for word in sorted(words)
+        for form in dict.fromkeys((word, written.get(word, word)))
+    }
 
 
 def _all_differ(one: ColumnSample) -> bool:
@@ -476,13 +508,7 @@ def _columns_table(sample: Sample, roles: Roles, separator: str) -> Iterator[str
         example = _comment(columns[roles.time].first[0])
         yield f"event_time = {json.dumps(roles.time)}  # such as {example}"
         yield f"time_format = {json.dumps(roles.time_format)}"
-    label = columns[roles.label]
-    clicks = sum(
-        count
-        for word, count in label.values.items()
-        if (roles.labels[word] if roles.labels else float(word)) == 1
-    )
-    yield f"label = {json.dumps(roles.label)}  # {clicks / max(label.count, 1):.2%} clicks"
+    yield f"label = {json.dumps(roles.label)}  # {_described_label(columns[roles.label], roles)}"
     if roles.labels:
         mapped = ", ".join(
             f"{json.dumps(word)} = {is_click}" for word, is_click in roles.labels.items()
@@ -494,6 +520,19 @@ def _columns_table(sample: Sample, roles: Roles, separator: str) -> Iterator[str
         yield f"missing = {json.dumps(words)}"
     if any(_several(one, separator) for one in columns.values()):
         yield f"separator = {json.dumps(separator)}"
+
+
+def _described_label(label: ColumnSample, roles: Roles) -> str:
+    """Say how many are clicks, and what is no label: such rows become dead letters."""
+    known, odd = roles.labels or _CLICK_OR_NOT, _odd_labels(label)
+    clicks = sum(count for word, count in label.values.items() if known.get(word) == 1)
+    said = f"{clicks / max(label.count, 1):.2%} clicks" if clicks else "there are no clicks"
+    unusable = [f"{many:,} x {_comment(word)}" for word, many in odd.most_common(_EXAMPLES)]
+    if missing := label.missing.total():
+        unusable.append(f"{missing:,} x missing")
+    if len(odd) > _EXAMPLES:
+        unusable.append("others")
+    return f"{said}; no label, so dead letters: {', '.join(unusable)}" if unusable else said
 
 
 def _missing(one: ColumnSample, rows: int) -> str:

@@ -115,6 +115,60 @@ def test_ratings_are_clicks_in_their_upper_half(tmp_path: Path) -> None:
     assert fits(path, schema)
 
 
+@pytest.mark.parametrize(
+    ("usual", "odd", "labels", "named"),
+    [
+        (("0", "1"), ["2"], {}, True),
+        (("0", "1"), ["x", "2"], {}, True),
+        (("-1", "1"), ["0.5"], {"-1": 0, "1": 1}, True),
+        (("false", "true"), ["maybe"], {"false": 0, "true": 1}, True),
+        (("No", "Yes"), ["?"], {"No": 0, "Yes": 1}, True),
+        (("0", "1"), ["x", ""], {}, True),
+        (("view", "click"), ["hover"], {"view": 0, "click": 1, "hover": 0}, False),
+    ],
+)
+def test_a_rare_third_label_changes_none_of_the_others(
+    tmp_path: Path, usual: tuple[str, str], odd: list[str], labels: dict[str, int], named: bool
+) -> None:
+    """Its rows are no events, and the proposal says how many there are."""
+    words = [usual[n % 5 // 4] for n in range(1_000)] + odd
+    rows: list[list[object]] = [["clicked", "x", "when"]]
+    rows += [[word, str(n % 7), str(1.7e9 + n)] for n, word in enumerate(words)]
+    path = write(tmp_path / "clicks.csv", rows)
+    for label in (None, "clicked") if named else ("clicked",):
+        text = propose_schema(take_sample([path], 10_000), label)
+        schema = FeatureSchema.model_validate(tomllib.loads(text))
+        assert columns(schema).labels == labels
+        assert columns(schema).label == "clicked"
+        fit = check_fit(FileSource(path, schema), 10_000)
+        assert (fit.valid, fit.clicks) == (1_000 + (not named), 200)
+        if named:
+            assert {one.reason for one in fit.misfits.values()} == {"label"}
+            for word in odd:
+                assert f"1 x {word or 'missing'}" in text
+
+
+def test_a_third_label_that_is_not_rare_is_one_of_three(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["rating", "x"], *([n % 3, n % 7] for n in range(600))]
+    schema, text = proposed(write(tmp_path / "clicks.csv", rows), label="rating")
+    assert columns(schema).labels == {"0": 0, "1": 0, "2": 1}
+    assert "no label" not in text
+
+
+def test_labels_that_are_numbers_with_a_fraction_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.parquet"
+    rows = [{"clicked": 2.0 * (n % 4 == 0) - 1.0, "x": n / 7} for n in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    schema, _ = proposed(path)
+    fit = check_fit(FileSource(path, schema), 1_000)
+    assert (fit.valid, fit.clicks) == (100, 25)
+
+
+def test_a_file_without_clicks_is_said_to_have_none(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["clicked", "x"], *([0, n % 7] for n in range(60))]
+    assert "there are no clicks" in proposed(write(tmp_path / "clicks.csv", rows))[1]
+
+
 def test_json_lines_and_parquet_are_sampled_too(tmp_path: Path) -> None:
     rows = [
         {

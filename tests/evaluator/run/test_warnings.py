@@ -52,6 +52,24 @@ def test_a_model_that_is_no_better_than_the_click_rate_is_named() -> None:
     assert "learner.rate" in said[0]
 
 
+@pytest.mark.parametrize(("clicks", "what"), [(0.0, "no clicks"), (100.0, "only clicks")])
+def test_events_of_one_kind_are_said_to_be_so_and_no_model_is_compared(
+    clicks: float, what: str
+) -> None:
+    def told(windows: int) -> RunHistory:
+        pair = {"dense": 1e-6, "sparse": 2e-6}
+        made = (window(100, number, pair) for number in range(windows))
+        return RunHistory.of(
+            [one.model_copy(update={"weight": 100.0, "clicks": clicks}) for one in made]
+        )
+
+    (said,) = warnings(told(5))
+    assert said.startswith(f"there are {what} among 500 events, so no model can be told")
+    assert warnings(told(4)) == []
+    for row in RunTables.of(told(5)).results(10).rows:
+        assert row[1:] == ("0.0000", "", "", "0.0000", "", "")
+
+
 def test_the_first_windows_of_a_run_are_no_reason_to_warn() -> None:
     """A model begins by knowing nothing."""
     assert warnings(RunHistory.of(run(ce=0.6, windows=9))) == []
