@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.batch import Reason, log1p
-from stream.schema import RESERVED, UNITS, Columns
+from stream.schema import RESERVED, UNITS, Columns, NumericFeature
 from stream.sources.files import FileSource, RowEncoder, bytes_of, time_reader
 from stream.sources.tables import (
     STANDARD_INPUT,
@@ -65,6 +65,8 @@ _FORMATS: Final = (
 _YEARS: Final = (datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 _MOSTLY: Final = 0.99
 """Share of the values of a column that decide what it is; the others are typing errors."""
+_LIMIT: Final = NumericFeature.model_fields["limit"].default
+"""The largest size of a valid value once it is standardised."""
 _FEW: Final = 20
 """Different whole numbers that look like codes rather than amounts."""
 _TWO: Final = 2
@@ -130,11 +132,12 @@ class ColumnSample:
             return None
         return np.array(list(found.values()), np.float64), counts
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
-        """Whether all numbers are whole, and written as such."""
-        numbers = [one for one in self.values if _is_number(one)]
-        return bool(numbers) and all(re.fullmatch(r"-?[0-9]+", one) for one in numbers)
+        """Whether the numbers are whole, and written as such, but for 1 % at most."""
+        numbers = {one: count for one, count in self.values.items() if _is_number(one)}
+        whole = sum(n for one, n in numbers.items() if re.fullmatch(r"-?[0-9]+", one))
+        return bool(numbers) and whole >= _MOSTLY * sum(numbers.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,29 +357,37 @@ def _time(sample: Sample, label: str, asked: str | None) -> tuple[str | None, st
             return one.name, found
     for one in others:
         found = _time_format(one)
-        counts = (
-            found in UNITS and one.first == sorted(one.first, key=float) and len(one.values) > 1
-        )
-        if found is not None and (counts or (found == "iso" and one.numbers is None)):
+        if found is None or not (found in UNITS or (found == "iso" and one.numbers is None)):
+            continue
+        counts = [float(value) for value in one.first if _reads(found)(value) and found in UNITS]
+        if counts == sorted(counts) and len(one.values) > 1:
             return one.name, found
     return None, "none"
 
 
 def _time_format(one: ColumnSample) -> str | None:
-    """Return the first format that reads all of the first values as times of this age."""
+    """Return the first format that reads the first values, but for 1 %, as times of this age."""
     values = one.first[:_ORDERED]
-    if not values:
-        return None
-    if one.numbers is None and all(_is_iso(value) for value in values):
-        return "iso"
-    for known in (*UNITS, *_FORMATS):
-        read = time_reader(known)
-        found = [read(value) if read is not None else None for value in values]
-        if all(
-            isinstance(moment, datetime) and _YEARS[0] <= moment < _YEARS[1] for moment in found
-        ):
-            return known
-    return None
+    known = (*(() if one.numbers else ("iso",)), *UNITS, *_FORMATS)
+    return next((f for f in known if values and _holds_for_most(_reads(f), values)), None)
+
+
+def _holds_for_most(test: Callable[[str], bool], values: Sequence[str]) -> bool:
+    wrong = (value for value in values if not test(value))
+    return next(islice(wrong, int((1 - _MOSTLY) * len(values)), None), None) is None
+
+
+def _reads(time_format: str) -> Callable[[str], bool]:
+    """Return what tells whether a format reads a text as a time of this age."""
+    read = time_reader(time_format)
+    if time_format == "iso" or read is None:
+        return _is_iso
+
+    def reads(value: str) -> bool:
+        moment = read(value)
+        return isinstance(moment, datetime) and _YEARS[0] <= moment < _YEARS[1]
+
+    return reads
 
 
 def _is_iso(value: str) -> bool:
@@ -429,8 +440,9 @@ def _no_feature(one: ColumnSample) -> str:
         return "always missing"
     if len(one.values) == 1 and not one.missing:
         return f"always {json.dumps(next(iter(one.values)))}"
-    if one.numbers is None and _all_differ(one) and one.count > _FEW:
-        return f"every value differs, such as {_examples(one)}"
+    if one.numbers is None and len(one.values) >= _MOSTLY * one.count and one.count > _FEW:
+        nearly = "" if _all_differ(one) else "nearly "
+        return f"{nearly}every value differs, such as {_examples(one)}"
     return ""
 
 
@@ -446,12 +458,16 @@ def _is_amount(one: ColumnSample) -> bool:
 
 def _numeric_table(one: ColumnSample, rows: int) -> Iterator[str]:
     values, counts = one.numbers or (np.zeros(1), np.ones(1))
+    usual = _usual(values, counts)
+    far = [f"{value:g}" for value in values[~usual]]
+    wrong = _unlike(far, int(counts[~usual].sum()), "far beyond")
+    strange = [value for value in one.values if not _is_number(value)]
+    wrong += _unlike(strange, sum(one.values[value] for value in strange), "no numbers")
+    values, counts = values[usual], counts[usual]
     low, high = float(values.min()), float(values.max())
     mean_size = float(np.average(np.abs(values), weights=counts))
     is_skewed = max(abs(low), abs(high)) > _SKEWED * mean_size
     yield "[[numeric]]"
-    strange = [value for value in one.values if not _is_number(value)]
-    wrong = f"; not {', '.join(map(_comment, strange[:_EXAMPLES]))}" if strange else ""
     codes = "; if these are codes, make it [[categorical]]" if one.is_whole else ""
     yield f"name = {json.dumps(one.name)}  # {low:g} to {high:g}{_missing(one, rows)}{wrong}{codes}"
     if is_skewed:
@@ -461,6 +477,31 @@ def _numeric_table(one: ColumnSample, rows: int) -> Iterator[str]:
     scale = math.sqrt(float(np.average((values - mean) ** 2, weights=counts)))
     yield f"mean = {float(f'{mean:.4g}')}"
     yield f"scale = {float(f'{scale:.4g}') or 1.0}"
+
+
+def _usual(values: Floats, counts: Floats) -> NDArray[np.bool_]:
+    """Tell different numbers from those, 1 % at most, that would be beyond the limit of a feature.
+
+    Nearly all values lie within a distance of the median; the others are far beyond where they are
+    a million standard deviations of these away.
+    """
+    order = np.argsort(values)
+    median = values[order][np.searchsorted(counts[order].cumsum(), counts.sum() / 2)]
+    with np.errstate(over="ignore"):
+        away = np.abs(values - median)
+    near = np.argsort(away, kind="stable")
+    near = near[counts[near].cumsum() - counts[near] < _MOSTLY * counts.sum()]
+    mean = np.average(values[near], weights=counts[near])
+    spread = math.sqrt(np.average((values[near] - mean) ** 2, weights=counts[near]))
+    usual: NDArray[np.bool_] = away <= _LIMIT * (spread or max(abs(mean), 1.0))
+    usual[near] = True
+    return usual
+
+
+def _unlike(values: Sequence[str], count: int, what: str) -> str:
+    """Say how many values are unlike the others of their column; "" where none are."""
+    shown = ", ".join(map(_comment, values[:_EXAMPLES]))
+    return f"; {what}: {count:,}, such as {shown}" if values else ""
 
 
 def _categorical_table(one: ColumnSample, separator: str, sample: Sample) -> Iterator[str]:
@@ -505,8 +546,12 @@ def _columns_table(sample: Sample, roles: Roles, separator: str) -> Iterator[str
     if roles.time is None:
         yield 'time_format = "none"  # no times were found: events are in the order of the file'
     else:
-        example = _comment(columns[roles.time].first[0])
-        yield f"event_time = {json.dumps(roles.time)}  # such as {example}"
+        times, reads = columns[roles.time], _reads(roles.time_format)
+        wrong = [value for value in times.values if not reads(value)]
+        many = sum(times.values[value] for value in wrong)
+        said = f"such as {_comment(next(filter(reads, times.first)))}"
+        said += _missing(times, sample.rows) + _unlike(wrong, many, "no times of this age")
+        yield f"event_time = {json.dumps(roles.time)}  # {said}"
         yield f"time_format = {json.dumps(roles.time_format)}"
     yield f"label = {json.dumps(roles.label)}  # {_described_label(columns[roles.label], roles)}"
     if roles.labels:
@@ -537,7 +582,8 @@ def _described_label(label: ColumnSample, roles: Roles) -> str:
 
 def _missing(one: ColumnSample, rows: int) -> str:
     share = 1 - one.count / rows if one.most_values == 1 else one.missing.total() / rows
-    return f", {share:.1%} missing" if share > 0 else ""
+    shown = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"  # noqa: PLR2004
+    return f", {shown} missing" if share > 0 else ""
 
 
 def _examples(one: ColumnSample) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +149,8 @@ def test_a_rare_third_label_changes_none_of_the_others(
 
 
 def test_a_third_label_that_is_not_rare_is_one_of_three(tmp_path: Path) -> None:
-    rows: list[list[object]] = [["rating", "x"], *([n % 3, n % 7] for n in range(600))]
+    rows: list[list[object]] = [["rating", "x"]]
+    rows += [[n % 3, n % 7] for n in range(600)]
     schema, text = proposed(write(tmp_path / "clicks.csv", rows), label="rating")
     assert columns(schema).labels == {"0": 0, "1": 0, "2": 1}
     assert "no label" not in text
@@ -164,8 +165,88 @@ def test_labels_that_are_numbers_with_a_fraction_are_found_again(tmp_path: Path)
     assert (fit.valid, fit.clicks) == (100, 25)
 
 
+AMOUNTS = np.random.default_rng(0).normal(10, 4, 2_000).round(2)
+BEGIN = np.datetime64("2026-05-01T00:00:00")
+
+
+def as_seconds(moment: np.datetime64) -> object:
+    return moment.astype("int64")
+
+
+def by_slashes(moment: np.datetime64) -> str:
+    return str(moment).replace("-", "/").replace("T", " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "write_time", "known"),
+    [
+        ("when", str, "iso"),
+        ("when", as_seconds, "seconds"),
+        ("when", by_slashes, "%Y/%m/%d %H:%M:%S"),
+        ("first", str, "iso"),
+        ("first", as_seconds, "seconds"),
+    ],
+)
+def test_a_few_bad_times_do_not_hide_the_others(
+    tmp_path: Path, name: str, write_time: Callable[[np.datetime64], object], known: str
+) -> None:
+    rows: list[list[object]] = [["label", name, "x"]]
+    rows += [[n % 2, write_time(BEGIN + n), AMOUNTS[n]] for n in range(2_000)]
+    for at, bad in ((9, "soon"), (50, "0"), (1_800, "NEVER"), (1_900, "")):
+        rows[at][1] = bad
+    path = write(tmp_path / "clicks.csv", rows)
+    schema, text = proposed(path)
+    assert (columns(schema).event_time, columns(schema).time_format) == (name, known)
+    assert "no times of this age: 3, such as soon, 0, NEVER" in text
+    fit = check_fit(FileSource(path, schema), 10_000)
+    # A number is no time by a format, and the beginning of 1970 by a count.
+    assert fit.rows - fit.valid in (3, 4)
+
+
+@pytest.mark.parametrize("odd", [3.4e38, -3.4e38, 1e9])
+def test_one_number_far_beyond_the_others_decides_nothing(tmp_path: Path, odd: float) -> None:
+    rows: list[list[object]] = [["label", "price"]]
+    rows += [[n % 2, amount] for n, amount in enumerate(AMOUNTS)]
+    usual, _ = proposed(write(tmp_path / "usual.csv", rows))
+    rows[77][1] = odd
+    path = write(tmp_path / "clicks.csv", rows)
+    schema, text = proposed(path)
+    assert schema.numeric[0].log1p is False
+    others = np.delete(AMOUNTS, 76)
+    assert schema.numeric[0].mean == pytest.approx(others.mean(), rel=1e-3)
+    assert schema.numeric[0].scale == pytest.approx(others.std(), rel=1e-3)
+    assert usual.numeric[0].scale == pytest.approx(AMOUNTS.std(), rel=1e-3)
+    said = f"{others.min():g} to {others.max():g}; far beyond: 1, such as {odd:g}"
+    assert said in text
+    assert check_fit(FileSource(path, schema), 10_000).valid == 1_999
+
+
+def test_numbers_that_differ_much_are_all_of_them_numbers(tmp_path: Path) -> None:
+    """A long tail is none of typing errors, and neither is a value that is seldom there."""
+    tail = np.random.default_rng(1).lognormal(0, 3, 2_000).round(3)
+    rows: list[list[object]] = [["label", "tail", "seldom"]]
+    rows += [[n % 2, one, n % 500 // 498 * n / 7] for n, one in enumerate(tail)]
+    schema, text = proposed(write(tmp_path / "clicks.csv", rows))
+    assert "far beyond" not in text
+    assert [one.log1p for one in schema.numeric] == [True, True]
+
+
+def test_a_few_bad_cells_do_not_decide_what_a_column_is(tmp_path: Path) -> None:
+    head = ["label", "price", "item_id", "key"]
+    rows: list[list[object]] = [[*head]]
+    rows += [[n % 2, AMOUNTS[n], n % 50, f"k{n:x}"] for n in range(2_000)]
+    rows[5][1:] = ["abc", "4.5", "k7"]
+    rows[9][1] = "abc"
+    schema, text = proposed(write(tmp_path / "clicks.csv", rows))
+    assert [one.name for one in schema.numeric] == ["price"]
+    assert [one.name for one in schema.categorical] == ["item_id"]
+    assert "no numbers: 2, such as abc" in text
+    assert "key: nearly every value differs" in text
+
+
 def test_a_file_without_clicks_is_said_to_have_none(tmp_path: Path) -> None:
-    rows: list[list[object]] = [["clicked", "x"], *([0, n % 7] for n in range(60))]
+    rows: list[list[object]] = [["clicked", "x"]]
+    rows += [[0, n % 7] for n in range(60)]
     assert "there are no clicks" in proposed(write(tmp_path / "clicks.csv", rows))[1]
 
 
