@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails
 
 from stream.schema import MISSING, PADDING, CategoricalFeature, FeatureSchema, NumericFeature
 
@@ -116,7 +118,12 @@ _BY_FIELD: Final = {
 }
 
 
-def explain(error: ValidationError) -> tuple[Reason, str]:
+def first_of(error: ValidationError) -> ErrorDetails:
+    """Return the first thing that is wrong with an event."""
+    return error.errors(include_url=False, include_context=False, include_input=False)[0]
+
+
+def explain(error: ValidationError, first: ErrorDetails | None = None) -> tuple[Reason, str]:
     """Put the first thing that is wrong with an event into a reason and a sentence.
 
     >>> try:
@@ -125,7 +132,7 @@ def explain(error: ValidationError) -> tuple[Reason, str]:
     ...     explain(error)
     (<Reason.LABEL: 'label'>, 'label: Input should be 0 or 1')
     """
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = first_of(error) if first is None else first
     where = first["loc"]
     if not where:
         return Reason.UNPARSABLE, first["msg"]
@@ -316,7 +323,9 @@ def encode_valid(
     bad = list(_bad_numbers(batch, kept, schema))
     if bad:
         faults += [Fault(rows[row], reason, detail) for row, reason, detail in bad]
-        batch = batch[~np.isin(np.arange(len(batch)), [fault.row for fault in bad])]
+        is_valid = np.ones(len(batch), np.bool_)
+        is_valid[[fault.row for fault in bad]] = False
+        batch = batch[is_valid]
     return batch, sorted(faults)
 
 
@@ -400,13 +409,17 @@ def _bad_numbers(
 ) -> Iterator[Fault]:
     """Find weights and numeric features that are out of range once encoded."""
     fits, heavy = fitting(batch, schema)
-    for row in np.flatnonzero(~(fits.all(axis=1) & heavy)).tolist():
-        if not heavy[row]:
+    wrong = np.flatnonzero(~(fits.all(axis=1) & heavy))
+    if not len(wrong):
+        return
+    first = fits[wrong].argmin(axis=1) if schema.numeric else np.zeros(len(wrong), np.int64)
+    found = wrong.tolist(), first.tolist(), heavy[wrong].tolist(), batch.numeric[wrong].tolist()
+    for row, at, is_weight_right, numbers in zip(*found, strict=True):
+        if not is_weight_right:
             yield Fault(row, Reason.WEIGHT, describe_weight(events[row].weight))
         else:
-            at = int(np.argmin(fits[row]))
             given = events[row].numeric[schema.numeric[at].name]
-            detail = describe_number(schema.numeric[at], float(batch.numeric[row, at]), given)
+            detail = describe_number(schema.numeric[at], numbers[at], given)
             yield Fault(row, Reason.NUMERIC, detail)
 
 
@@ -434,7 +447,7 @@ def describe_number(
     >>> describe_number(NumericFeature(name="price", scale=2.0), 1.5e38, 3e38)
     'price is 3e+38, 1.5e+38 once standardised; the largest size that the schema takes is 1e+06'
     """
-    if np.isfinite(standardised):
+    if math.isfinite(standardised):
         value = "" if given is None else f"{given:g}, "
         return (
             f"{feature.name} is {value}{standardised:g} once standardised; the largest size that "

@@ -21,7 +21,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from stream import topics
-from stream.batch import EPOCH, MILLISECOND, ClickBatch, ClickEvent, Reason, encode_valid, explain
+from stream.batch import (
+    EPOCH,
+    MILLISECOND,
+    ClickBatch,
+    ClickEvent,
+    Reason,
+    encode_valid,
+    explain,
+    first_of,
+)
 from stream.codec import (
     END,
     columnar_record,
@@ -398,6 +407,11 @@ class RowEncoder:
             "event_id": str(row.line) if columns.event_id is None else cells.get(columns.event_id),
             "event_time": time,
             "label": self._label(cells.get(columns.label)),
+        }
+        if time is None or event["label"] not in (0, 1):
+            # It is wrong already, most likely: then nothing is done about its features.
+            ClickEvent.model_validate(event)
+        event |= {
             "numeric": {name: self._cell(cells.get(column)) for name, column in self._numeric},
             "categorical": {
                 name: _values(self._cell(cells.get(column)), columns.separator, most)
@@ -425,10 +439,8 @@ class RowEncoder:
 
     def _explained(self, error: ValidationError, row: FileRow) -> tuple[Reason, str]:
         """Say what is wrong with the cells of a row: the column, its value, the way out."""
-        reason, detail = explain(error)
-        where = error.errors(include_url=False, include_context=False, include_input=False)[0][
-            "loc"
-        ]
+        first = first_of(error)
+        (reason, detail), where = explain(error, first), first["loc"]
         if row.cells is None or not where:
             return reason, detail
         cells, columns = cast("Mapping[str, object]", row.cells), self._columns
@@ -540,6 +552,7 @@ class FileFeed:
         self._source, self._writer = source, writer
         self.flush, self.close = writer.flush, writer.close
         self._encode = RowEncoder(source.schema)
+        self._schema = ("schema", source.schema.digest.encode())
         is_end = last is not None and kind_of(last) == END
         self._ended = is_end and last is not None and not source.continues(last)
         self._time_ms = last.record.time_ms if last is not None else 0
@@ -561,6 +574,7 @@ class FileFeed:
         """Begin a file."""
         self._number, self._before, self._done = number, before, 0
         self._name = self._source.name(number).encode("utf-8", "surrogateescape")
+        self._bytes = ("bytes", b"%d" % self._source.size(number))
         self._rows: Iterator[FileRow] = self._source.table(number).rows()
         self._content = self._source.content(number)
         self._digest = None if self._content else hashlib.sha256()
@@ -648,7 +662,7 @@ class FileFeed:
                 records.append(columnar_record(part, self._source.schema, self._headers()))
             if fault is not None:
                 self._pass(rows[until : until + 1])
-                headers = (*self._headers(), ("line", str(rows[until].line).encode()))
+                headers = (*self._headers(), ("line", b"%d" % rows[until].line))
                 raw, why = bytes_of(rows[until]), (fault.reason, fault.detail)
                 records.append(raw_record(raw, why, headers, self._time_ms))
             row = until + 1
@@ -689,12 +703,12 @@ class FileFeed:
         """Say how far the file has been read, for whoever continues."""
         headers = (
             ("file", self._name),
-            ("rows", str(self._done).encode()),
-            ("schema", self._source.schema.digest.encode()),
+            ("rows", b"%d" % self._done),
+            self._schema,
             ("content", self._content.encode()),
-            ("bytes", str(self._source.size(self._number)).encode()),
+            self._bytes,
         )
-        return (*headers, ("before", str(self._before).encode())) if self._before else headers
+        return (*headers, ("before", b"%d" % self._before)) if self._before else headers
 
 
 def _iso(milliseconds: int) -> str:

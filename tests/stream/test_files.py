@@ -598,6 +598,14 @@ def days(tmp_path: Path, count: int = 3) -> list[Path]:
     return paths
 
 
+def test_of_several_things_that_are_wrong_the_first_field_is_named(tmp_path: Path) -> None:
+    """The order is that of the fields of an event, whatever is looked at first."""
+    schema = schema_of({"event_time": "when", "time_format": "seconds", "event_id": "id"})
+    text = "id,when,label,x,site\na,soon,2,y,s\nb,1,2,y,s\nc,1,1,y,s\nd,1,,y,s\n"
+    _, invalid = replayed(plain(tmp_path, text), schema, tmp_path / "logs")
+    assert [one.reason for one in invalid] == ["time", "label", "numeric", "label"]
+
+
 ORDERED = schema_of({"time_format": "none"})
 
 
