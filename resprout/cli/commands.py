@@ -50,7 +50,7 @@ from resprout.settings import (
 )
 from resprout.spec import RunDefinition
 from stream import json_schema, open_logs
-from stream.sources import FileSource, Fit, check_fit, propose_schema, take_sample
+from stream.sources import FileSource, Fit, check_fit, propose_schema, take_sample, written_share
 from stream.topics import (
     CLICKS,
     DEAD_LETTERS,
@@ -69,6 +69,8 @@ _LAST = "the last run"
 _WORKER = several(SETTINGS, SCHEMA, STATE, INIT_FROM, LOG_JSON)
 _RAW = 120
 """Characters of a row that are shown."""
+_VALUES = 5
+"""Values of a cell that are listed."""
 LAYER: Layer = ("demo", {"evaluator": {"models": [DENSE, SPARSE, NEVER_REBUILT]}})
 """Settings of the demo that differ from the defaults."""
 
@@ -300,7 +302,7 @@ def check_schema(request: CommandRequest, files: tuple[Path, ...], rows: int) ->
     if fit.invalid_ratio > most:
         raise click.ClickException(
             f"{fit.invalid_ratio:.2%} of the rows do not fit, more than stream.max_invalid_ratio = "
-            f"{most:g} lets pass"
+            f"{most:g} lets pass: {fit.rows - fit.valid:,} of {fit.rows:,}"
         )
 
 
@@ -316,18 +318,33 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 def _fit_lines(fit: Fit, *, timed: bool) -> Iterator[str]:
     """Write a fit for people."""
-    share = f"{1 - fit.invalid_ratio:.2%}" if fit.rows else "none"
-    yield f"{share} of {fit.rows:,} rows fit: {fit.valid:,} events"
+    share = written_share(fit.valid, fit.rows) if fit.rows else "none"
+    yield f"{share} of {_counted(fit.rows, 'row')} fit: {_counted(fit.valid, 'event')}"
     if fit.first_ms is not None and fit.last_ms is not None:
         begin, end = (datetime.fromtimestamp(ms / 1_000, UTC) for ms in (fit.first_ms, fit.last_ms))
         back = f", {fit.backwards:,} of them before the one above" if fit.backwards else ""
         times = f"; times from {begin:%F %T} to {end:%F %T}{back}" if timed else ""
-        yield f"{fit.clicks / fit.valid:.2%} clicks{times}"
+        clicks = f"{written_share(fit.clicks, fit.valid)} clicks" if fit.clicks else "no clicks"
+        yield f"{clicks}{times}"
     for one in sorted(fit.misfits.values(), key=lambda one: -one.count):
         raw = ascii(one.raw.decode("utf-8", "surrogateescape")).strip("'\"")
         yield ""
-        yield f"{one.count:,} rows: {one.reason}: {one.detail}"
+        yield f"{_counted(one.count, 'row')}: {one.reason}: {one.detail}"
         yield f"  first at {one.file}:{one.line}: {raw if len(raw) <= _RAW else raw[:_RAW] + '…'}"
+        if len(one.values) > 1:
+            ranked = sorted(one.values.items(), key=lambda item: -item[1])
+            listed = [f"{value} in {_counted(many, 'row')}" for value, many in ranked[:_VALUES]]
+            more = [f"{_counted(len(ranked) - _VALUES, 'other value')}"] * (len(ranked) > _VALUES)
+            yield f"  {', '.join([*listed, *more])}"
+
+
+def _counted(number: int, what: str) -> str:
+    """Write a number and what it counts.
+
+    >>> _counted(1, "row"), _counted(20_000, "row")
+    ('1 row', '20,000 rows')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 COMMANDS = (generate, replay, learn, prune, evaluate, topics, schema)

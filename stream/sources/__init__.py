@@ -20,11 +20,11 @@ from stream.schema import FeatureSchema
 from stream.sources.drift import Drift, World
 from stream.sources.files import FileSource
 from stream.sources.generator import GeneratorFeed, GeneratorSource
-from stream.sources.inference import Fit, check_fit, propose_schema, take_sample
+from stream.sources.inference import Fit, check_fit, propose_schema, take_sample, written_share
 from stream.sources.truth import GeneratorConfig
 
 __all__ = ["Drift", "Feed", "FileSource", "GeneratorConfig", "GeneratorFeed", "GeneratorSource"]
-__all__ += ["Fit", "Source", "World", "check_fit", "propose_schema", "take_sample"]
+__all__ += ["Fit", "Source", "World", "check_fit", "propose_schema", "take_sample", "written_share"]
 
 
 class Feed(Protocol):

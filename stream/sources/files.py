@@ -326,6 +326,8 @@ class InvalidRow(NamedTuple):
     """Index among those that were looked at."""
     reason: Reason
     detail: str
+    value: str = ""
+    """The cell that is wrong, as the detail quotes it; "" where it quotes none."""
 
 
 class RowEncoder:
@@ -437,25 +439,25 @@ class RowEncoder:
             return self._columns.labels.get(word, self._columns.labels.get(word.lower()))
         return _LABELS.get(value, value) if isinstance(value, str | int | float) else value
 
-    def _explained(self, error: ValidationError, row: FileRow) -> tuple[Reason, str]:
+    def _explained(self, error: ValidationError, row: FileRow) -> tuple[Reason, str, str]:
         """Say what is wrong with the cells of a row: the column, its value, the way out."""
         first = first_of(error)
         (reason, detail), where = explain(error, first), first["loc"]
         if row.cells is None or not where:
-            return reason, detail
+            return reason, detail, ""
         cells, columns = cast("Mapping[str, object]", row.cells), self._columns
         is_feature = where[0] in ("numeric", "categorical") and len(where) > 1
         column = columns.of(str(where[1])) if is_feature else getattr(columns, str(where[0]))
-        value, what = cells.get(column), detail.partition(": ")[2]
+        value, what = _shown(cells.get(column)), detail.partition(": ")[2]
         hint = ""
         if reason == Reason.LABEL:
             what = f"none of {', '.join(columns.labels)}" if columns.labels else what
             hint = " (`labels` under [columns] says what other words mean)"
         elif reason == Reason.TIME:
             hint = f" (`time_format` under [columns] is {columns.time_format})"
-        elif reason == Reason.NUMERIC and isinstance(value, str):
+        elif reason == Reason.NUMERIC and isinstance(cells.get(column), str):
             hint = " (`missing` under [columns] names the words for a missing value)"
-        return reason, f"{column} = {_shown(value)}: {what}{hint}"
+        return reason, f"{column} = {value}: {what}{hint}", value
 
 
 def _values(value: object, separator: str, most: int) -> object:

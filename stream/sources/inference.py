@@ -63,6 +63,7 @@ _FORMATS: Final = (
     "%d/%b/%Y:%H:%M:%S %z",
 )
 _YEARS: Final = (datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+_FIGURE: Final = re.compile(r"(?<![\w.])[-+]?[0-9][0-9.e+-]*")
 _MOSTLY: Final = 0.99
 """Share of the values of a column that decide what it is; the others are typing errors."""
 _LIMIT: Final = NumericFeature.model_fields["limit"].default
@@ -571,7 +572,7 @@ def _described_label(label: ColumnSample, roles: Roles) -> str:
     """Say how many are clicks, and what is no label: such rows become dead letters."""
     known, odd = roles.labels or _CLICK_OR_NOT, _odd_labels(label)
     clicks = sum(count for word, count in label.values.items() if known.get(word) == 1)
-    said = f"{clicks / max(label.count, 1):.2%} clicks" if clicks else "there are no clicks"
+    said = f"{written_share(clicks, label.count)} clicks" if clicks else "there are no clicks"
     unusable = [f"{many:,} x {_comment(word)}" for word, many in odd.most_common(_EXAMPLES)]
     if missing := label.missing.total():
         unusable.append(f"{missing:,} x missing")
@@ -580,10 +581,23 @@ def _described_label(label: ColumnSample, roles: Roles) -> str:
     return f"{said}; no label, so dead letters: {', '.join(unusable)}" if unusable else said
 
 
+def written_share(part: int, whole: int, digits: int = 2) -> str:
+    """Write a share in percent: only all of it is 100 %, and only nothing is 0 %.
+
+    >>> written_share(3, 4), written_share(19_999, 20_000), written_share(1, 10**6, 1)
+    ('75.00%', 'more than 99.99%', 'less than 0.1%')
+    """
+    share, least = part / whole if whole else 0.0, 10.0 ** -(digits + 2)
+    if 0 < share < least:
+        return f"less than {least:.{digits}%}"
+    if 1 - least < share < 1:
+        return f"more than {1 - least:.{digits}%}"
+    return f"{share:.{digits}%}"
+
+
 def _missing(one: ColumnSample, rows: int) -> str:
     share = 1 - one.count / rows if one.most_values == 1 else one.missing.total() / rows
-    shown = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"  # noqa: PLR2004
-    return f", {shown} missing" if share > 0 else ""
+    return f", {written_share(round(share * rows), rows, 1)} missing" if share > 0 else ""
 
 
 def _examples(one: ColumnSample) -> str:
@@ -611,6 +625,8 @@ class Misfit:
     line: int
     raw: bytes
     count: int = 0
+    values: dict[str, int] = field(default_factory=dict)
+    """How often each value of the cell that is wrong came, as it is shown."""
 
 
 @dataclass
@@ -644,12 +660,16 @@ def check_fit(source: FileSource, rows: int) -> Fit:
             fit.valid += len(batch)
             fit.clicks += int(batch.label.sum())
             for fault in invalid:
-                what = f"{fault.reason}: {re.sub(r' = .*?: ', ': ', fault.detail)}"
+                what = f"{fault.reason}: {fault.detail}".replace(f" = {fault.value}: ", ": ", 1)
                 row = chunk[fault.row]
                 first = Misfit(
                     fault.reason, fault.detail, source.name(number), row.line, bytes_of(row)
                 )
-                fit.misfits.setdefault(what, first).count += 1
+                # Figures in a detail, other than in names, are those of its row.
+                one = fit.misfits.setdefault(_FIGURE.sub("", what), first)
+                one.count += 1
+                if fault.value:
+                    one.values[fault.value] = one.values.get(fault.value, 0) + 1
             if len(batch):
                 times = batch.time_ms if latest is None else np.append(latest, batch.time_ms)
                 fit.backwards += int((np.diff(times) < 0).sum())

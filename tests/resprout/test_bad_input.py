@@ -269,7 +269,7 @@ def test_a_schema_is_proposed_checked_and_run(home: Path) -> None:
         )
         assert checked.exit_code == code, checked.output
     assert "99.93% of 2,992 rows fit: 2,990 events" in checked.stdout
-    assert "1 rows: unparsable: 2 cells under 3 columns" in checked.stdout
+    assert "1 row: unparsable: 2 cells under 3 columns" in checked.stdout
     assert "first at day_10.txt:991: 1;x;2" in checked.stdout
     small = [str(home / "small.toml"), "--state", str(home / "own")]
     ran = runner.invoke(
@@ -286,13 +286,41 @@ def test_a_schema_that_few_rows_fit_is_told_with_exit_code_1(home: Path) -> None
     words = ["schema", "check", str(home / "clicks.csv"), "--schema", str(home / "schema.toml")]
     checked = CliRunner().invoke(main, words)
     assert checked.exit_code == 1
-    assert "33.33% of 3 rows fit: 1 events" in checked.stdout
+    assert "33.33% of 3 rows fit: 1 event\n" in checked.stdout
     assert (
         "66.67% of the rows do not fit, more than stream.max_invalid_ratio = 0.01" in checked.stderr
     )
     found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout.splitlines()[0])
     assert [one["line"] for one in found["misfits"]] == [3, 4]
     assert CliRunner().invoke(main, words[:3]).exit_code == 2
+
+
+def test_what_does_not_fit_is_counted_value_by_value(home: Path) -> None:
+    rows = [GOOD] * 20_000
+    for at, price in ((7, "NA"), (9, "abc"), (12, "NA"), (30, "1e30"), (31, "2e30")):
+        rows[at] = GOOD.replace("2.5", price)
+    write(home / "clicks.csv", rows)
+    words = ["schema", "check", str(home / "clicks.csv"), "--schema", str(home / "schema.toml")]
+    checked = CliRunner().invoke(main, words)
+    assert checked.exit_code == 0, checked.output
+    lines = checked.stdout.splitlines()
+    assert lines[0] == "99.98% of 20,000 rows fit: 19,995 events"
+    assert [line for line in lines if " rows: " in line] == [
+        "3 rows: numeric: price = 'NA': Input should be a valid number, unable to parse string as "
+        "a number (`missing` under [columns] names the words for a missing value)",
+        "2 rows: numeric: price is 1e+30, 1e+30 once standardised; the largest size that the "
+        "schema takes is 1e+06",
+    ]
+    assert "  'NA' in 2 rows, 'abc' in 1 row" in lines
+    found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout.splitlines()[0])
+    assert [one["values"] for one in found["misfits"]] == [{"'NA'": 2, "'abc'": 1}, {}]
+
+
+def test_a_share_of_nearly_all_rows_is_not_all(home: Path) -> None:
+    write(home / "clicks.csv", [*[GOOD] * 19_999, BAD_ROWS["label"]])
+    words = ["schema", "check", str(home / "clicks.csv"), "--schema", str(home / "schema.toml")]
+    first = CliRunner().invoke(main, words).stdout.splitlines()[0]
+    assert first == "more than 99.99% of 20,000 rows fit: 19,999 events"
 
 
 def test_standard_input_is_an_input(home: Path) -> None:
