@@ -27,7 +27,7 @@ What else travels, and how it is followed
 
 from __future__ import annotations
 
-from stream.batch import ClickBatch, ClickEvent, Reason, encode, json_schema
+from stream.batch import ClickBatch, ClickEvent, Reason, encode, json_schema, printable
 from stream.codec import (
     END,
     Invalid,
@@ -85,5 +85,13 @@ __all__ += ["RunSpec", "StartPosition", "StreamConfig", "TruthBatch", "Waiting",
 __all__ += ["check_position", "clicks_from", "clicks_with_known_ends"]
 __all__ += ["columnar_record", "dead_letter", "encode", "end_record", "find_model", "json_schema"]
 __all__ += ["kind_of", "load_schema", "make_source", "model_of", "not_learned", "nothing_follows"]
-__all__ += ["open_logs", "open_order", "predictions_from_bytes", "predictions_to_bytes", "read_all"]
-__all__ += ["resume", "share_clicks", "start_offsets", "truth_from_bytes", "truth_to_bytes"]
+__all__ += ["open_logs", "open_order", "predictions_from_bytes", "predictions_to_bytes"]
+__all__ += [
+    "printable",
+    "read_all",
+    "resume",
+    "share_clicks",
+    "start_offsets",
+    "truth_from_bytes",
+    "truth_to_bytes",
+]

@@ -49,6 +49,28 @@ class Reason(StrEnum):
     is not finite, so the model did without it."""
 
 
+def printable(text: str) -> str:
+    r"""Write text of somebody else so that it can be shown, and steers no terminal.
+
+    What cannot be printed is escaped as in Python. A byte that is not UTF-8, which reading has made
+    a surrogate, is ``\xff``.
+
+    >>> print(printable("café"), printable(b"caf\xe9".decode("utf-8", "surrogateescape")))
+    café caf\xe9
+    >>> print(printable("a\tb\x07"))
+    a\tb\x07
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]
+
+
 class Fault(NamedTuple):
     """What is wrong with one event of several."""
 
@@ -355,7 +377,7 @@ def _not_utf8(events: Sequence[ClickEvent], rows: Sequence[int]) -> Iterator[Fau
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                wrong = ascii(text[error.start : error.end]).strip("'").replace("udc", "x")
+                wrong = printable(text[error.start : error.end])
                 detail = (
                     f"{name} is no text in UTF-8: it has {wrong} at character {error.start + 1}"
                 )

@@ -34,6 +34,7 @@ from stream.batch import (
     encode_valid,
     explain,
     fitting,
+    printable,
 )
 from stream.columnar import SchemaMismatchError, Views, gather, opened, to_bytes
 from stream.log.api import Headers, Record, StoredRecord
@@ -165,7 +166,7 @@ def raw_record(
 ) -> Record:
     """Make a record of bytes that are no valid event; ``headers`` name ``file`` and ``line``."""
     reason, detail = fault
-    why = (("reason", reason.encode()), ("detail", detail.encode("utf-8", "backslashreplace")))
+    why = (("reason", reason.encode()), ("detail", printable(detail).encode()))
     return Record(value, ((KIND, RAW), *why, *headers), time_ms)
 
 
@@ -345,15 +346,15 @@ def _whole(stored: StoredRecord, reason: Reason, detail: str) -> Invalid:
 def _unknown(kind: bytes, run: Iterable[StoredRecord]) -> Iterator[Invalid]:
     """Call records of a kind that there is not invalid; ``continue`` holds no event."""
     if kind != CONTINUE:
-        name = kind.decode(errors="replace")
-        detail = f"unknown kind {name!r}; known: json, columnar, raw, end, continue"
+        name = printable(kind.decode(errors="surrogateescape"))
+        detail = f"unknown kind '{name}'; known: json, columnar, raw, end, continue"
         yield from (_whole(stored, Reason.UNPARSABLE, detail) for stored in run)
 
 
 def _raw(stored: StoredRecord) -> Invalid:
     """Take the reason, file and line of a raw record from its headers."""
     reason, detail, file, line = (
-        (stored.header(name) or b"").decode(errors="replace")
+        printable((stored.header(name) or b"").decode(errors="surrogateescape"))
         for name in ("reason", "detail", "file", "line")
     )
     known = reason in Reason.__members__.values()

@@ -49,7 +49,7 @@ from resprout.settings import (
     Settings,
 )
 from resprout.spec import RunDefinition
-from stream import json_schema, open_logs
+from stream import json_schema, open_logs, printable
 from stream.sources import FileSource, Fit, check_fit, propose_schema, take_sample, written_share
 from stream.topics import (
     CLICKS,
@@ -327,7 +327,7 @@ def _fit_lines(fit: Fit, *, timed: bool) -> Iterator[str]:
         clicks = f"{written_share(fit.clicks, fit.valid)} clicks" if fit.clicks else "no clicks"
         yield f"{clicks}{times}"
     for one in sorted(fit.misfits.values(), key=lambda one: -one.count):
-        raw = ascii(one.raw.decode("utf-8", "surrogateescape")).strip("'\"")
+        raw = printable(one.raw.decode("utf-8", "surrogateescape"))
         yield ""
         yield f"{_counted(one.count, 'row')}: {one.reason}: {one.detail}"
         yield f"  first at {one.file}:{one.line}: {raw if len(raw) <= _RAW else raw[:_RAW] + '…'}"

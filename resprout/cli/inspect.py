@@ -47,7 +47,7 @@ from resprout.folder import RunFolder
 from resprout.monitoring.console import aligned
 from resprout.settings import Settings
 from resprout.spec import ExternalSource, RunDefinition
-from stream import FeatureSchema, MessageLog, share_clicks, topics
+from stream import FeatureSchema, MessageLog, printable, share_clicks, topics
 from stream.log import LogStore
 from stream.messages import DeadLetter, Decision, Layer, Request, Verdict
 
@@ -433,9 +433,9 @@ def rebuild(asked: CommandRequest, reason: str) -> None:
 @_RUN
 @click.pass_obj
 def deadletters(request: CommandRequest) -> None:
-    """List the events that did not validate: where they stand, why, and their bytes.
+    r"""List the events that did not validate: where they stand, why, and their bytes.
 
-    Bytes are shown as text where they are text, else as base64; --json has both.
+    Bytes are shown as text, those that are none as \xff; --json has them as base64 too.
     """
     recorded = RecordedRun.of(request.past(), request)
     found: list[dict[str, Any]] = []
@@ -474,18 +474,16 @@ def readable(encoded: str) -> str | None:
 def _lines(letter: DeadLetter) -> Iterator[str]:
     """Write a dead letter for people; text that somebody else wrote is made safe."""
 
-    def shown(text: str) -> str:
-        return text if text.isprintable() else ascii(text)
-
     def content(encoded: str) -> str:
-        text = readable(encoded)
-        return f"base64 {encoded}" if text is None else text.replace("\n", "\n          ")
+        text = base64.b64decode(encoded).decode("utf-8", "surrogateescape")
+        lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+        return "\n          ".join(lines)
 
     place = f"partition {letter.partition}, offset {letter.offset}, row {letter.row}"
     if letter.file is not None:
         line = "" if letter.line is None else f":{letter.line}"
-        place = f"{shown(letter.file)}{line} ({place})"
-    yield f"{place}: {letter.reason}: {shown(letter.detail)}"
+        place = f"{printable(letter.file)}{line} ({place})"
+    yield f"{place}: {letter.reason}: {printable(letter.detail)}"
     for name, value in letter.headers:
-        yield f"  header  {shown(name)}: {content(value)}"
+        yield f"  header  {printable(name)}: {content(value)}"
     yield f"  bytes   {content(letter.raw)}"

@@ -26,7 +26,7 @@ from pruner.masks import StoreError
 from resprout.folder import RECORD, RunFolder, last_run
 from resprout.settings import Layer, Loaded, Settings, counted, load, nested, scaled, tree
 from resprout.spec import ExternalSource, RunDefinition
-from stream import FeatureSchema, StreamConfig, load_schema, make_source, open_logs
+from stream import FeatureSchema, StreamConfig, load_schema, make_source, open_logs, printable
 from stream.log import LogError, LogStore
 from stream.sources import FileSource
 from stream.state import StateLockedError
@@ -183,7 +183,7 @@ class CommandRequest:
         if str(path) == "-":
             return "stdin"
         plain = next((one for one in (path, *path.parents) if not has_magic(str(one))), path)
-        return plain.stem or "clicks"
+        return printable(plain.stem) or "clicks"
 
 
 def stored(*names: str, setting: str | None = None, **options: Any) -> Callable[[Command], Command]:
@@ -309,6 +309,8 @@ def failure(reported: type[click.ClickException] = click.ClickException) -> Iter
         else:
             said = [str(error)]
         text = "; ".join([*said, *getattr(error, "__notes__", [])])
+        # Of names in a file system, bytes that are not UTF-8, as printable() writes them.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         # That somebody else uses a folder is no wrong usage.
         kind = click.ClickException if isinstance(error, StateLockedError) else reported
         raise kind(text) from error

@@ -30,6 +30,7 @@ from stream.batch import (
     encode_valid,
     explain,
     first_of,
+    printable,
 )
 from stream.codec import (
     END,
@@ -483,7 +484,8 @@ def _word(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    is_odd = isinstance(value, str) and not value.isprintable()
+    text = f"'{printable(str(value))}'" if is_odd else repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.batch import Reason, log1p
+from stream.batch import Reason, log1p, printable
 from stream.schema import RESERVED, UNITS, Columns, NumericFeature
 from stream.sources.files import FileSource, RowEncoder, bytes_of, time_reader
 from stream.sources.tables import (
@@ -421,7 +421,7 @@ def propose_schema(sample: Sample, label: str | None = None, time: str | None = 
     separator = _separator(categorical)
     rows = f"{'all' if sample.is_whole else 'the first'} {sample.rows:,} rows"
     lines = [
-        f"# Proposed by `resprout schema infer` from {rows} of {_printable(sample.name)}.",
+        f"# Proposed by `resprout schema infer` from {rows} of {printable(sample.name)}.",
         "# Look it over: mean and scale are those of the sample, buckets are some 8 for a value.",
     ]
     for one in numeric:
@@ -606,12 +606,8 @@ def _examples(one: ColumnSample) -> str:
 
 def _comment(text: str) -> str:
     """Write text of somebody else so that it ends no comment."""
-    shown = _printable(text)
+    shown = printable(text)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)
 
 
 @dataclass
@@ -662,9 +658,8 @@ def check_fit(source: FileSource, rows: int) -> Fit:
             for fault in invalid:
                 what = f"{fault.reason}: {fault.detail}".replace(f" = {fault.value}: ", ": ", 1)
                 row = chunk[fault.row]
-                first = Misfit(
-                    fault.reason, fault.detail, source.name(number), row.line, bytes_of(row)
-                )
+                file = printable(source.name(number))
+                first = Misfit(fault.reason, fault.detail, file, row.line, bytes_of(row))
                 # Figures in a detail, other than in names, are those of its row.
                 one = fit.misfits.setdefault(_FIGURE.sub("", what), first)
                 one.count += 1

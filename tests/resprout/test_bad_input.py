@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import multiprocessing
+import os
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -314,6 +315,37 @@ def test_what_does_not_fit_is_counted_value_by_value(home: Path) -> None:
     assert "  'NA' in 2 rows, 'abc' in 1 row" in lines
     found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout.splitlines()[0])
     assert [one["values"] for one in found["misfits"]] == [{"'NA'": 2, "'abc'": 1}, {}]
+
+
+def test_bytes_that_are_not_utf8_are_shown_in_one_way(home: Path) -> None:
+    """In the proposed schema, in what does not fit, in dead letters and in errors."""
+    row = b"2026-01-01T00:00:00,1,2.5,caf\xe9"
+    number = row.replace(b"2.5", b"\xff5").replace(b"caf\xe9", "né\u202e".encode())
+    path = home / os.fsdecode(b"clicks-\xfe.csv")
+    write(path, [GOOD] * 400)
+    path.write_bytes(path.read_bytes() + row + b"\n" + number + b"\n")
+    given = [str(path), "--schema", str(home / "schema.toml")]
+    call = CliRunner().invoke
+    checked = call(main, ["schema", "check", *given]).stdout
+    proposed = call(main, ["schema", "infer", str(path)]).stdout
+    state = ("--config", str(home / "small.toml"), "--state", str(home / "state"))
+    ran = call(main, ["run", "--input", *given, *state]).output
+    listed = call(main, ["deadletters", *state[2:]]).stdout
+    path.unlink()
+    gone = call(main, ["run", "--input", *given]).stderr
+    wrong = "site is no text in UTF-8: it has \\xe9 at character 4"
+    for said, expected in (
+        (checked, (wrong, "clicks-\\xfe.csv:402: 2026-01-01T00:00:00,1,2.5,caf\\xe9\n")),
+        (checked, ("price = '\\xff5': ", ",\\xff5,né\\u202e\n")),
+        (proposed, ("clicks-\\xfe.csv", "no numbers: 1, such as \\xff5", "caf\\xe9")),
+        (ran, ("the first at clicks-\\xfe.csv:402",)),
+        (listed, (wrong, "clicks-\\xfe.csv:402 (partition 0, ")),
+        (listed, ("  bytes   2026-01-01T00:00:00,1,2.5,caf\\xe9\n", ",\\xff5,né\\u202e\n")),
+        (gone, ("clicks-\\xfe.csv to replay",)),
+    ):
+        for one in expected:
+            assert one in said
+        assert "udc" not in said
 
 
 def test_a_share_of_nearly_all_rows_is_not_all(home: Path) -> None:

@@ -95,11 +95,11 @@ def test_what_all_workers_of_a_run_left_out_is_listed_once(tmp_path: Path) -> No
 
 
 def test_a_letter_is_shown_with_its_headers_and_its_bytes_as_text(written: RunFolder) -> None:
-    write(written, invalid(b'{\n"label": 2}', (("from", b"site-7"), ("key", b"\xff"))))
+    write(written, invalid(b'{\n"label": 2}', (("from", b"site-7"), ("key", b"\xff\tcaf\xc3\xa9"))))
     assert call(written).stdout.splitlines() == [
         "partition 0, offset 12, row 3: label: label is 2",
         "  header  from: site-7",
-        "  header  key: base64 /w==",
+        "  header  key: \\xff\tcafé",
         "  bytes   {",
         '          "label": 2}',
         "1 dead letter: 1 label",
@@ -123,7 +123,7 @@ def test_what_somebody_else_sent_cannot_steer_the_terminal(written: RunFolder) -
     write(written, sent)
     output = call(written).stdout
     assert all(letter.isprintable() or letter == "\n" for letter in output)
-    assert r"'\x1b[2J':1 (partition 0" in output
+    assert r"\x1b[2J:1 (partition 0" in output
 
 
 def test_a_letter_that_stands_twice_is_shown_once(written: RunFolder) -> None:
