@@ -412,6 +412,12 @@ def propose_schema(sample: Sample, label: str | None = None, time: str | None = 
     if not sample.columns:
         raise ValueError(f"{sample.name} holds no rows; a schema is proposed from some")
     roles = find_roles(sample, label, time)
+    for text in (*sample.columns, *roles.labels):
+        if any("\udc80" <= one <= "\udcff" for one in text):
+            raise ValueError(
+                f"'{printable(text)}' in {sample.name} is no text in UTF-8: write the input in "
+                "UTF-8, or, where only a column is called so, name the columns with --names"
+            )
     taken = (roles.label, roles.time, roles.event_id)
     features = [one for one in sample.columns.values() if one.name not in taken]
     left = {one.name: why for one in features if (why := _no_feature(one))}

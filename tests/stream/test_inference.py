@@ -335,6 +335,15 @@ def test_text_of_the_file_ends_no_comment(tmp_path: Path) -> None:
     assert fits(path, schema)
 
 
+def test_a_name_that_is_not_utf8_is_refused_since_no_schema_can_hold_it(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    path.write_bytes(b"label,prix_\xe9\n" + b"".join(b"%d,%d\n" % (n % 2, n) for n in range(60)))
+    with pytest.raises(
+        ValueError, match=r"'prix_\\xe9' in .* is no text in UTF-8: write the input"
+    ):
+        proposed(path)
+
+
 def test_each_misfit_is_counted_with_the_first_of_its_kind(tmp_path: Path) -> None:
     schema = FeatureSchema(numeric=(NumericFeature(name="x"),), columns=Columns(time_format="none"))
     bad = {3: "maybe,1", 5: "1,much", 8: "perhaps,1", 9: "1,1,1"}
