@@ -7,6 +7,7 @@ import glob
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import zlib
@@ -59,8 +60,8 @@ def find_files(given: Path | Sequence[Path]) -> tuple[Path, ...]:
     A folder stands for all files below it whose names do not begin with ``.`` or ``_``. The files
     of a folder or a glob are sorted by path, numbers by their value: ``day_9`` before ``day_10``.
 
-    Raises :class:`FileNotFoundError` where a path names none, and :class:`ValueError` where a file
-    is named twice.
+    Raises :class:`FileNotFoundError` where a path names none, and :class:`ValueError` where one is
+    no regular file, or is named twice.
 
     Examples
     --------
@@ -94,6 +95,12 @@ def _files_of(path: Path) -> list[Path]:
         found = [Path(one) for one in glob.glob(str(path), recursive=True) if Path(one).is_file()]
         if not found:
             raise FileNotFoundError(f"no file matches {path}; check the pattern")
+    elif path.exists():
+        # A file is read more than once: its columns, its digest, its rows.
+        raise ValueError(
+            f"{path} is no regular file{' and is empty' if path == Path(os.devnull) else ''}; name "
+            "a file, or send what it gives to standard input, whose name is -"
+        )
     else:
         raise FileNotFoundError(f"no file {path} to replay; check its name")
     return sorted(found, key=_by_number)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -282,3 +283,11 @@ def test_what_names_no_file_is_told(tmp_path: Path) -> None:
         find_files([path, tmp_path])
     with pytest.raises(ValueError, match=r"standard input \(-\) and files cannot be one input"):
         find_files([path, Path("-")])
+
+
+def test_what_is_there_and_is_no_file_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="/dev/null is no regular file and is empty; name a file"):
+        find_files(Path("/dev/null"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe is no regular file; name a file, or send .* is -"):
+        find_files(tmp_path / "pipe")
