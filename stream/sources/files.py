@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from itertools import chain, islice
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -56,7 +58,10 @@ from stream.sources.tables import (
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
-"""Pause between two looks at files that are followed."""
+"""Pause between two looks at files that are followed; so long a row of standard input waits for
+others at most."""
+_READ_AHEAD: Final = 1000
+"""Rows of standard input that may wait to be taken."""
 _LOOK_SHARE: Final = 10
 """A look takes at most a tenth of the time, however long the file."""
 _PART_BYTES: Final = 1024 * 1024
@@ -520,11 +525,52 @@ def time_reader(time_format: str) -> Callable[[object], object] | None:
     return lambda value: formatted(_word(value))
 
 
+class _Arriving:
+    """Rows that come when they come: a thread waits for them, and nobody else does."""
+
+    def __init__(self, rows: Iterator[FileRow]) -> None:
+        self._come: Queue[FileRow | BaseException | None] = Queue(_READ_AHEAD)
+        self._held: list[FileRow] = []
+        self._since = 0.0
+        self.has_ended = False
+        Thread(target=self._read, args=(rows,), daemon=True).start()
+
+    def _read(self, rows: Iterator[FileRow]) -> None:
+        try:
+            for row in rows:
+                self._come.put(row)
+            self._come.put(None)
+        except BaseException as error:
+            self._come.put(error)
+
+    def take(self, most: int) -> list[FileRow]:
+        """Return so many rows, those of a second, or the last; nothing where there are fewer."""
+        while len(self._held) < most and not self.has_ended:
+            try:
+                found = self._come.get_nowait()
+            except Empty:
+                break
+            if isinstance(found, BaseException):
+                raise found
+            if found is None:
+                self.has_ended = True
+                break
+            if not self._held:
+                self._since = time.monotonic()
+            self._held.append(found)
+        is_due = time.monotonic() - self._since >= LOOK_SECONDS
+        if len(self._held) < most and not self.has_ended and not is_due:
+            return []
+        taken, self._held = self._held, []
+        return taken
+
+
 class FileFeed:
     """Files on their way into the ``clicks`` log.
 
     Rows go in chunks of ``records_events``, counted from the start of each file, so that a replay
-    that was killed leaves the same records as one that was not. A row that is no valid event
+    that was killed leaves the same records as one that was not; of standard input, those that came
+    within a second go at its end. A row that is no valid event
     becomes a raw record of its own, in its place.
 
     Where the log has ended and there is more, it says at once that the input continues: whoever
@@ -563,6 +609,7 @@ class FileFeed:
         self._latest: np.int64 | None = None
         self._backwards = False
         self._look_at, self._looked_bytes = 0.0, -1
+        self._arriving: _Arriving | None = None
         rows, before = int(header("rows") or 0), int(header("before") or 0)
         if last is not None and header("file") != source.name(number):
             rows, before = 0, before + rows
@@ -608,7 +655,8 @@ class FileFeed:
             if not rows:
                 self._open(self._number + 1, self._before + self._done)
         is_last = self._number + 1 == len(source.files)
-        self._ended = is_last and not source.follow and len(rows) < want
+        more = source.follow or (self._arriving is not None and not self._arriving.has_ended)
+        self._ended = is_last and not more and len(rows) < want
         if not rows and not self._ended:
             return 0
         records = self._records(rows)
@@ -622,8 +670,12 @@ class FileFeed:
     def _next(self, most: int) -> list[FileRow]:
         """Read the rows of the next record; of a file that is followed all of them, or none.
 
-        Where there are not so many, it looks for further files.
+        Where there are not so many, it looks for further files. Of standard input, see
+        :class:`_Arriving`.
         """
+        if self._source.files[self._number] == STANDARD_INPUT:
+            self._arriving = self._arriving or _Arriving(self._rows)
+            return self._arriving.take(most)
         if not self._source.follow or self._number + 1 < len(self._source.files):
             return list(islice(self._rows, most))
         path, now = self._source.files[self._number], time.monotonic()

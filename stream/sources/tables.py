@@ -132,13 +132,24 @@ class PackedFile:
     """For a look at the first rows."""
 
 
+def _standard_input() -> IO[bytes]:
+    """Open standard input. Raises :class:`ValueError` where it is closed."""
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; send the rows to it, or name a file")
+    try:
+        # A buffer of our own: a thread that waits in one of Python's lets no interpreter end.
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except (AttributeError, io.UnsupportedOperation):
+        return sys.stdin.buffer
+
+
 class StandardInput:
     """Standard input: the first line can be looked at, and the rows are read once."""
 
     name = shown_path(STANDARD_INPUT)
 
     def __init__(self, stream: IO[bytes] | None = None) -> None:
-        self._stream: IO[bytes] | None = sys.stdin.buffer if stream is None else stream
+        self._stream: IO[bytes] | None = _standard_input() if stream is None else stream
         self._first = self._stream.readline()
 
     @property

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 
 from stream import topics
 from stream.batch import ClickBatch, ClickEvent, Reason, encode
-from stream.codec import Invalid, end_record
+from stream.codec import END, Invalid, end_record, kind_of
 from stream.log import Record, StoredRecord
 from stream.log.local import LocalLogStore
 from stream.reader import ClickReader
@@ -697,3 +698,53 @@ def test_another_standard_input_is_refused(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ValueError, match="standard input differs from what the clicks log was"):
             FileSource(Path("-"), ORDERED, 4).attach(home)
     home.writer(topics.CLICKS).close()
+
+
+def test_rows_of_a_slow_pipe_are_taken_when_they_have_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step waits for a row, and the log is the same as of a pipe that is not slow."""
+    read_end, write_end = os.pipe()
+    with open(read_end) as stdin, open(write_end, "wb", buffering=0) as pipe:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("stream.sources.files.LOOK_SECONDS", 0.05)
+        pipe.write(b"label,x,site\n")
+        home = LocalLogStore(tmp_path / "slow")
+        feed = FileSource(Path("-"), ORDERED, 4).attach(home)
+
+        def taken(wanted: int) -> list[int]:
+            found: list[int] = []
+            while sum(found) < wanted:
+                found += [one] if (one := feed.step() or 0) else []
+            return found
+
+        assert feed.step() == 0
+        pipe.write(b"1,0,a\n0,1,a\n0,2")
+        assert taken(2) == [2]
+        assert feed.step() == 0
+        pipe.write(b",a\n" + b"".join(b"%d,%d,a\n" % (n % 2, n) for n in range(3, 23)))
+        assert sum(taken(21)) == 21
+        pipe.close()
+        while feed.step() is not None:
+            """The end comes through the thread that reads."""
+        feed.close()
+    assert feed.step() is None
+    batch, invalid = read(home, ORDERED)
+    assert batch.numeric[:, 0].tolist() == [*range(23)]
+    assert (invalid, [kind_of(one) for one in records(home)][-1]) == ([], END)
+
+
+def test_a_fault_of_standard_input_ends_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            raise OSError("it is broken")
+
+    broken = Broken(b"label,x,site\n1,1,a\n")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=broken))
+    with pytest.raises(OSError, match=r"standard input cannot be read to its end \(it is broken\)"):
+        replay(FileSource(Path("-"), ORDERED), LocalLogStore(tmp_path / "logs"))
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ValueError, match="standard input is closed; send the rows to it"):
+        FileSource(Path("-"), ORDERED)
