@@ -171,6 +171,29 @@ def global_(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     return {name: 1 + int(part.sum()) for name, part in zip(scores, parts, strict=True)}
 
 
+def global_layer_mean(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
+    """Rank all weights together, each score divided by the mean of its layer.
+
+    A layer whose scores are small as a whole can so be compared with the others. The mean is that
+    of absolute values, for criteria whose scores may be negative; a layer where it is 0 is left
+    undivided.
+
+    Examples
+    --------
+    >>> scores = {"a": torch.tensor([[90.0, 20.0, 10.0]]), "b": torch.tensor([[1.0, 2.0, 3.0]])}
+    >>> global_layer_mean(scores, sparsity=0.5), global_(scores, sparsity=0.5)
+    ({'a': 1, 'b': 2}, {'a': 2, 'b': 1})
+    """
+    return global_({name: _over_mean(score) for name, score in scores.items()}, sparsity)
+
+
+def _over_mean(scores: Tensor) -> Tensor:
+    """Divide by the mean of absolute values, in float64, so that small means are not lost."""
+    scores = scores.double()
+    mean = scores.abs().mean()
+    return scores / torch.where(mean > 0, mean, 1.0)
+
+
 def uniform(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     """Keep the same share of every layer, as nearly as whole weights allow.
 
@@ -194,7 +217,11 @@ def uniform(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     return counts | {name: counts[name] + 1 for name in losers[:left]}
 
 
-ALLOCATIONS: dict[str, Allocation] = {"global": global_, "uniform": uniform}
+ALLOCATIONS: dict[str, Allocation] = {
+    "global": global_,
+    "global_layer_mean": global_layer_mean,
+    "uniform": uniform,
+}
 
 
 def keep_exactly(

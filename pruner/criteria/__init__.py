@@ -1,6 +1,7 @@
 """Criteria by name.
 
 - ``aux``: a learned auxiliary variable for each weight.
+- ``fisher_ema``: the average of the square of its effect on the loss.
 - ``magnitude``: the size of the weight.
 - ``mop``: the size of the weight, and the average of its gradients.
 - ``random``: chance, the control beside every other.
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruner.criteria.aux import Aux
+from pruner.criteria.fisher_ema import FisherEma
 from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criteria.mop import Mop
 from pruner.criteria.random import Random
@@ -27,7 +29,13 @@ __all__ = ["BUILT_IN", "GROUP", "build", "find", "known", "made"]
 GROUP = "resprout.criteria"
 """The entry-point group under which other packages offer criteria."""
 
-BUILT_IN: dict[str, Any] = {"aux": Aux, "magnitude": MAGNITUDE, "mop": Mop, "random": Random}
+BUILT_IN: dict[str, Any] = {
+    "aux": Aux,
+    "fisher_ema": FisherEma,
+    "magnitude": MAGNITUDE,
+    "mop": Mop,
+    "random": Random,
+}
 
 
 def known() -> dict[str, str]:
@@ -45,7 +53,7 @@ def find(name: str) -> Any:
     >>> find("magnitud")
     Traceback (most recent call last):
     ...
-    ValueError: unknown criterion 'magnitud'; known: aux, magnitude, mop, random
+    ValueError: unknown criterion 'magnitud'; known: aux, fisher_ema, magnitude, mop, random
     """
     return plugins.find(GROUP, BUILT_IN, name)
 

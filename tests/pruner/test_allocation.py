@@ -1,14 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruner.sparsity import ALLOCATIONS, global_, keep_exactly, kept_of, uniform
+from pruner.sparsity import (
+    ALLOCATIONS,
+    global_,
+    global_layer_mean,
+    keep_exactly,
+    kept_of,
+    uniform,
+)
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
@@ -37,16 +45,60 @@ def test_it_keeps_exactly_as_many_as_asked_and_empties_no_layer(
 def test_global_equals_ranking_all_weights_in_one_list(
     counts: list[int], sparsity: float, seed: int
 ) -> None:
-    """Brute force: the best of each layer first, then all others by score, then by place."""
     scores = scores_of(counts, seed)
-    entries = [(s, -i, name) for name, score in scores.items() for i, s in enumerate(flat(score))]
+    assert global_(scores, sparsity) == ranked({n: flat(s) for n, s in scores.items()}, sparsity)
+
+
+def ranked(scores: Mapping[str, Sequence[float]], sparsity: float) -> dict[str, int]:
+    """Brute force: the best of each layer first, then all others by score, then by place."""
+    entries = [(s, -i, name) for name, score in scores.items() for i, s in enumerate(score)]
     best = {name: max(e for e in entries if e[2] == name) for name in scores}
     order = {name: i for i, name in enumerate(scores)}
     others = [e for e in entries if e != best[e[2]]]
     others.sort(key=lambda e: (-e[0], order[e[2]], -e[1]))
-    kept = kept_of(sum(counts), len(counts), sparsity)
-    chosen = [*best.values(), *others[: kept - len(counts)]]
-    assert global_(scores, sparsity) == {n: sum(e[2] == n for e in chosen) for n in scores}
+    kept = kept_of(len(entries), len(scores), sparsity)
+    chosen = [*best.values(), *others[: kept - len(scores)]]
+    return {n: sum(e[2] == n for e in chosen) for n in scores}
+
+
+@given(sizes, st.floats(0, 0.999), st.integers(0, 9))
+def test_global_layer_mean_equals_ranking_scores_over_their_means_in_one_list(
+    counts: list[int], sparsity: float, seed: int
+) -> None:
+    scores = scores_of(counts, seed)
+    divided = {}
+    for name, score in scores.items():
+        values = np.array(flat(score), dtype=np.float64)
+        divided[name] = (values / values.mean() if values.any() else values).tolist()
+    assert global_layer_mean(scores, sparsity) == ranked(divided, sparsity)
+
+
+def test_the_size_of_a_layers_scores_does_not_matter_to_global_layer_mean() -> None:
+    """Powers of two, so that nothing is rounded; the smallest are subnormal in float32."""
+    scores = random_scores()
+    for exponent in (-140, -30, 30):
+        scaled = scores | {"b": scores["b"] * 2.0**exponent}
+        assert global_layer_mean(scaled, 0.6) == global_layer_mean(scores, 0.6)
+    assert global_(scores | {"b": scores["b"] * 2.0**-30}, 0.6)["b"] == 1
+
+
+def random_scores() -> dict[str, Tensor]:
+    """Make whole numbers, of which a layer's scores have few bits."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.randint(1, 64, shape, generator=generator).float()
+        for name, shape in {"a": (8, 6), "b": (4, 8), "c": (1, 4)}.items()
+    }
+
+
+def test_a_layer_whose_scores_are_all_zero_keeps_one_weight_under_global_layer_mean() -> None:
+    scores = {"dead": torch.zeros(2, 5), "alive": torch.arange(1.0, 11.0)[None] * 1e-9}
+    assert global_layer_mean(scores, 0.5) == {"dead": 1, "alive": 9}
+
+
+def test_the_order_of_negative_scores_stays_under_global_layer_mean() -> None:
+    scores = {"a": torch.tensor([[-1.0, -2.0, -3.0]]), "b": torch.tensor([[-5.0, 1.0, 4.0]])}
+    assert global_layer_mean(scores, 0.5) == {"a": 1, "b": 2}
 
 
 def flat(score: Tensor) -> list[float]:
