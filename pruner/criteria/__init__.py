@@ -5,6 +5,8 @@
 - ``magnitude``: the size of the weight.
 - ``mop``: the size of the weight, and the average of its gradients.
 - ``random``: chance, the control beside every other.
+- ``taylor``: the size of its effect on the loss of one batch.
+- ``taylor_ema``: the average of that over batches.
 
 A criterion is offered as a plain function ``Evidence -> scores``, as an object that is a
 :class:`~pruner.criterion.Criterion`, or as a class that makes one from its ``Options``, a pydantic
@@ -21,6 +23,8 @@ from pruner.criteria.fisher_ema import FisherEma
 from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criteria.mop import Mop
 from pruner.criteria.random import Random
+from pruner.criteria.taylor import TAYLOR
+from pruner.criteria.taylor_ema import TaylorEma
 from pruner.criterion import Criterion, NoOptions, Stateless
 from stream import plugins
 
@@ -35,6 +39,8 @@ BUILT_IN: dict[str, Any] = {
     "magnitude": MAGNITUDE,
     "mop": Mop,
     "random": Random,
+    "taylor": TAYLOR,
+    "taylor_ema": TaylorEma,
 }
 
 
@@ -53,7 +59,7 @@ def find(name: str) -> Any:
     >>> find("magnitud")
     Traceback (most recent call last):
     ...
-    ValueError: unknown criterion 'magnitud'; known: aux, fisher_ema, magnitude, mop, random
+    ValueError: unknown criterion 'magnitud'; known: aux, fisher_ema, magnitude, ...
     """
     return plugins.find(GROUP, BUILT_IN, name)
 
