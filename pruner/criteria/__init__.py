@@ -5,8 +5,10 @@
 - ``magnitude``: the size of the weight.
 - ``mop``: the size of the weight, and the average of its gradients.
 - ``random``: chance, the control beside every other.
+- ``snip_momentum``: the decaying sum of the sizes of its effects on the loss.
 - ``taylor``: the size of its effect on the loss of one batch.
 - ``taylor_ema``: the average of that over batches.
+- ``wanda``: the size of the weight times the size of its input.
 
 A criterion is offered as a plain function ``Evidence -> scores``, as an object that is a
 :class:`~pruner.criterion.Criterion`, or as a class that makes one from its ``Options``, a pydantic
@@ -23,8 +25,10 @@ from pruner.criteria.fisher_ema import FisherEma
 from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criteria.mop import Mop
 from pruner.criteria.random import Random
+from pruner.criteria.snip_momentum import SnipMomentum
 from pruner.criteria.taylor import TAYLOR
 from pruner.criteria.taylor_ema import TaylorEma
+from pruner.criteria.wanda import Wanda
 from pruner.criterion import Criterion, NoOptions, Stateless
 from stream import plugins
 
@@ -39,8 +43,10 @@ BUILT_IN: dict[str, Any] = {
     "magnitude": MAGNITUDE,
     "mop": Mop,
     "random": Random,
+    "snip_momentum": SnipMomentum,
     "taylor": TAYLOR,
     "taylor_ema": TaylorEma,
+    "wanda": Wanda,
 }
 
 

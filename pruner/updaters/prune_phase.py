@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from learner import ForwardPass, Gradients, OnlineModel
 from pruner import criteria
@@ -38,6 +38,16 @@ class Recipe:
     def __post_init__(self) -> None:
         for kind in self.criterion.needs - frozenset(Need):
             provider(kind)
+
+    def check(self, model: OnlineModel) -> None:
+        """Raise ``ValueError`` if a layer of a model cannot be pruned so."""
+        tables = [n for n, one in model.masking.layers.items() if isinstance(one, nn.Embedding)]
+        if tables and Need.INPUT_SQ in self.criterion.needs:
+            raise ValueError(
+                f"criterion {self.criterion.name!r} needs the inputs of a layer, and the "
+                f"embeddings {', '.join(tables)} have none: choose another criterion, or set "
+                "learner.masking.embeddings = false"
+            )
 
 
 def recipe(config: PrunerConfig, spec: RunSpec) -> Recipe:
