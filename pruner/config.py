@@ -19,9 +19,11 @@ class PrunerConfig(BaseModel):
     """The criterion's own options, such as ``penalty`` of ``aux``."""
     sparsity: float = Field(default=0.8, ge=0, lt=1)
     """Share of the prunable weights to remove, over all layers together."""
-    allocation: Literal["global", "global_layer_mean", "uniform"] = "global"
-    """How much of which layer: ranked over all layers together, scores as they are or divided by
-    their layer's mean, or the same share of each."""
+    allocation: Literal["global", "global_layer_mean", "lamp", "uniform", "erk"] = "global"
+    """How much of which layer. Ranked over all layers together: scores as they are, divided by
+    their layer's mean, or squared and divided by the squares of the layer's that are not smaller
+    (``lamp``). Or whatever the scores: the same share of each, or a larger share of smaller ones in
+    proportion to (in + out) / (in · out) (``erk``)."""
     schedule: Literal["one_shot", "linear", "cubic", "cosine"] = "linear"
     """How sparsity grows over the prune phase."""
     ramp_ratio: float = Field(default=1.0, gt=0, le=1)

@@ -194,6 +194,38 @@ def _over_mean(scores: Tensor) -> Tensor:
     return scores / torch.where(mean > 0, mean, 1.0)
 
 
+def lamp(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
+    r"""Rank all weights together, each score squared and over the squares of those not smaller.
+
+    With the scores :math:`s_1 \ge s_2 \ge \dots` of a layer (of equals the earlier first), the
+    layer-adaptive score is
+
+    .. math:: \ell_u = \frac{s_u^2}{\sum_{v \le u} s_v^2}
+
+    so the best of every layer has 1. Lee et al. 2021 have it for :math:`s = |\theta|`, from a bound
+    on how far pruning moves the output of the model; with another criterion it is only a way to
+    share out. Scores below 0 count as 0; a layer without any above 0 has :math:`\ell = 0`.
+
+    Examples
+    --------
+    >>> scores = {"a": torch.tensor([[90.0, 20.0, 10.0]]), "b": torch.tensor([[1.0, 2.0, 3.0]])}
+    >>> lamp(scores, sparsity=0.5), lamp(scores, sparsity=0.3)
+    ({'a': 1, 'b': 2}, {'a': 1, 'b': 3})
+
+    References
+    ----------
+    Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, arXiv 2010.07611, 2021.
+    """
+    return global_({name: _outliving_share(score) for name, score in scores.items()}, sparsity)
+
+
+def _outliving_share(scores: Tensor) -> Tensor:
+    """Return the layer-adaptive scores in float64, shape (weights,), highest first."""
+    squares = scores.flatten().double().clamp_min(0).square().sort(descending=True).values
+    total = squares.cumsum(0)
+    return squares / torch.where(total > 0, total, 1.0)
+
+
 def uniform(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     """Keep the same share of every layer, as nearly as whole weights allow.
 
@@ -208,18 +240,70 @@ def uniform(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     sizes = {name: score.numel() for name, score in scores.items()}
     weights, layers = sum(sizes.values()), len(sizes)
     share = kept_of(weights, layers, sparsity) - layers
-    quotas = {
-        name: Fraction((n - 1) * share, max(1, weights - layers)) for name, n in sizes.items()
-    }
-    counts = {name: 1 + int(quota) for name, quota in quotas.items()}
-    left = share + layers - sum(counts.values())
-    losers = sorted(quotas, key=lambda name: int(quotas[name]) - quotas[name])
+    return _rounded(
+        {n: 1 + Fraction((size - 1) * share, max(1, weights - layers)) for n, size in sizes.items()}
+    )
+
+
+def erk(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
+    r"""Keep a larger share of smaller layers: the Erdős-Rényi rule.
+
+    The density of a layer is
+
+    .. math:: \epsilon \, \frac{n_{in} + n_{out}}{n_{in} \, n_{out}}
+
+    so a layer keeps :math:`\epsilon \, (n_{in} + n_{out})` weights, with the :math:`\epsilon` that
+    gives the sparsity asked for over all layers together. Where that is more than a layer has it
+    stays whole, and where it is less than one weight it keeps one; the others share what remains.
+    Fractions of weights are rounded as in :func:`uniform`. Evci et al. 2020 call the rule ERK, as
+    they add the sizes of convolution kernels, which linear layers do not have.
+
+    Examples
+    --------
+    >>> erk({"a": torch.zeros(10, 10), "b": torch.zeros(1, 10)}, sparsity=0.8)
+    {'a': 14, 'b': 8}
+    >>> erk({"a": torch.zeros(10, 10), "b": torch.zeros(1, 10)}, sparsity=0.7)
+    {'a': 23, 'b': 10}
+
+    References
+    ----------
+    Mocanu et al., arXiv 1707.04780, 2018 (the rule). Evci et al., Rigging the Lottery: Making All
+    Tickets Winners, arXiv 1911.11134, 2020 (the rule with whole layers).
+    """
+    sizes = {name: (sum(score.shape), score.numel()) for name, score in scores.items()}
+    kept = kept_of(sum(size for _, size in sizes.values()), len(sizes), sparsity)
+
+    def quotas(scale: Fraction) -> dict[str, Fraction]:
+        return {
+            n: min(max(scale * sides, Fraction(1)), Fraction(size))
+            for n, (sides, size) in sizes.items()
+        }
+
+    # Between two of these scales no layer reaches one weight or all, so the sum is linear.
+    bends = {Fraction(end, sides) for sides, size in sizes.values() for end in (1, size)}
+    scale = max(bend for bend in bends if sum(quotas(bend).values()) <= kept)
+    missing = kept - sum(quotas(scale).values(), Fraction(0))
+    free = sum(sides for sides, size in sizes.values() if 1 <= scale * sides < size)
+    return _rounded(quotas(scale + Fraction(missing, free) if free else scale))
+
+
+def _rounded(quotas: Mapping[str, Fraction]) -> dict[str, int]:
+    """Round to whole weights of the same sum: down, and up where that took most.
+
+    >>> _rounded({"a": Fraction(5, 4), "b": Fraction(3, 2), "c": Fraction(5, 4)})
+    {'a': 1, 'b': 2, 'c': 1}
+    """
+    counts = {name: int(quota) for name, quota in quotas.items()}
+    left = int(sum(quotas.values())) - sum(counts.values())
+    losers = sorted(quotas, key=lambda name: counts[name] - quotas[name])
     return counts | {name: counts[name] + 1 for name in losers[:left]}
 
 
 ALLOCATIONS: dict[str, Allocation] = {
+    "erk": erk,
     "global": global_,
     "global_layer_mean": global_layer_mean,
+    "lamp": lamp,
     "uniform": uniform,
 }
 
