@@ -24,6 +24,10 @@ class PrunerConfig(BaseModel):
     their layer's mean, or squared and divided by the squares of the layer's that are not smaller
     (``lamp``). Or whatever the scores: the same share of each, or a larger share of smaller ones in
     proportion to (in + out) / (in · out) (``erk``)."""
+    pattern: str = "unstructured"
+    """Which weights may be kept beside each other: ``unstructured``, any; ``N:M`` such as ``2:4``,
+    at most N of M neighbouring inputs of an output; ``ROWSxCOLUMNS`` such as ``4x1``, whole blocks.
+    Criteria that learn a mask, as ``aux``, keep to it from the freeze on."""
     schedule: Literal["one_shot", "linear", "cubic", "cosine"] = "linear"
     """How sparsity grows over the prune phase."""
     ramp_ratio: float = Field(default=1.0, gt=0, le=1)

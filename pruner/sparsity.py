@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +311,152 @@ ALLOCATIONS: dict[str, Allocation] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a pattern leaves to choose from."""
+
+    scores: Mapping[str, Tensor]
+    """By layer, one a candidate, two-dimensional."""
+    sparsity: float | None
+    """The share of candidates to remove. None: they are of different sizes, and as many are removed
+    as bring the sparsity of weights nearest to the one that is asked for."""
+    masks: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    """Turns the candidates that are kept, bool, into masks of weights."""
+
+
+Pattern = Callable[[Mapping[str, Tensor], float], Candidates]
+"""Turns the scores of all layers and a sparsity into candidates."""
+
+
+def unstructured(scores: Mapping[str, Tensor], sparsity: float) -> Candidates:
+    """Let every weight be kept or not, whatever its neighbours are."""
+    return Candidates(scores, sparsity, dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Keep at most n of every m inputs of an output that follow each other: n:m sparsity.
+
+    The candidates are the n highest scores of each group, of equals the earlier ones. Where the
+    number of inputs is no multiple of m, the last group of a row is what remains, and at most n of
+    it are kept too. While a schedule asks for more weights than n of m, groups keep as many more as
+    that takes, so the pattern holds from a sparsity of 1 - n/m on; at that sparsity, and with
+    multiples of m, each group keeps exactly n.
+
+    Examples
+    --------
+    >>> scores = {"top": torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0]])}
+    >>> keep_exactly(scores, 0.6, pattern=Groups(1, 2))
+    {'top': tensor([[ True, False,  True, False, False]])}
+    """
+
+    n: int
+    m: int
+
+    def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> Candidates:
+        """Leave the best of each group."""
+        shapes = [score.shape for score in scores.values()]
+
+        def left(most: int) -> int:
+            return sum(o * (i // self.m * most + min(i % self.m, most)) for o, i in shapes)
+
+        kept = kept_of(left(self.m), len(shapes), sparsity)
+        most = next(most for most in range(self.n, self.m + 1) if left(most) >= kept)
+        best = {name: self._best(score, most) for name, score in scores.items()}
+        return Candidates(
+            {name: score[best[name]].view(len(score), -1) for name, score in scores.items()},
+            1 - kept / left(most),
+            lambda chosen: {
+                name: torch.zeros_like(one).masked_scatter_(one, chosen[name])
+                for name, one in best.items()
+            },
+        )
+
+    def _best(self, scores: Tensor, most: int) -> Tensor:
+        """Return where the highest scores of each group stand, bool, shape (out, in)."""
+        rows, columns = scores.shape
+        filled = functional.pad(scores, (0, -columns % self.m), value=-torch.inf)
+        groups = filled.view(rows, -1, self.m)
+        order = groups.argsort(dim=2, descending=True, stable=True)[..., :most]
+        best = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, order, True)
+        return best.view(rows, -1)[:, :columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Keep or prune rows x columns neighbours together, by the mean of their scores.
+
+    Where a layer is no multiple of a block, those at its lower and right edge are smaller; among
+    whole blocks the mean ranks as the sum does. As many blocks are kept as bring the number of
+    weights nearest to what the sparsity asks (of equals the fewer), at least one block a layer.
+
+    Examples
+    --------
+    >>> scores = {"top": torch.tensor([[1.0, 1.0, 3.0], [1.0, 1.0, 2.0]])}
+    >>> keep_exactly(scores, 0.5, pattern=Blocks(2, 2))
+    {'top': tensor([[False, False,  True],
+            [False, False,  True]])}
+    """
+
+    rows: int
+    columns: int
+
+    def __call__(self, scores: Mapping[str, Tensor], sparsity: float) -> Candidates:
+        """Leave whole blocks."""
+        return Candidates(
+            {name: self._means(score) for name, score in scores.items()},
+            None,
+            lambda chosen: {
+                name: chosen[name]
+                .repeat_interleave(self.rows, 0)
+                .repeat_interleave(self.columns, 1)[: score.shape[0], : score.shape[1]]
+                .contiguous()
+                for name, score in scores.items()
+            },
+        )
+
+    def _means(self, scores: Tensor) -> Tensor:
+        """Return the mean over each block in float64, one row a row of blocks."""
+        scores = scores.double()
+        return self._sums(scores) / self._sums(torch.ones_like(scores))
+
+    def _sums(self, values: Tensor) -> Tensor:
+        rows, columns = values.shape
+        down, across = -(-rows // self.rows), -(-columns // self.columns)
+        edge = (0, across * self.columns - columns, 0, down * self.rows - rows)
+        filled = functional.pad(values, edge)
+        return filled.view(down, self.rows, across, self.columns).sum((1, 3))
+
+
+def pattern_of(text: str) -> Pattern:
+    """Read a pattern as it stands in the settings.
+
+    >>> pattern_of("2:4"), pattern_of("4x1")
+    (Groups(n=2, m=4), Blocks(rows=4, columns=1))
+    >>> pattern_of("4:2")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown pattern '4:2'; known: 'unstructured', N:M such as '2:4', where N is less ...
+    """
+    if text == unstructured.__name__:
+        return unstructured
+    if found := re.fullmatch(r"([1-9]\d{0,5})([:x])([1-9]\d{0,5})", text):
+        first, last = int(found[1]), int(found[3])
+        if found[2] == "x":
+            return Blocks(first, last)
+        if first < last:
+            return Groups(first, last)
+    raise ValueError(
+        f"unknown pattern {text!r}; known: 'unstructured', N:M such as '2:4', where N is less than "
+        "M, and blocks of ROWSxCOLUMNS such as '4x1'"
+    )
+
+
 def keep_exactly(
-    scores: Mapping[str, Tensor], sparsity: float, allocation: str = "global"
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    allocation: str = "global",
+    pattern: Pattern = unstructured,
 ) -> dict[str, Tensor]:
     """Keep the highest scores: exactly as many as a sparsity asks, at least one a layer.
 
@@ -318,9 +465,12 @@ def keep_exactly(
     scores
         By layer, shape (out, in), finite.
     sparsity
-        Share of all weights to remove, 0 to 1.
+        Share of all weights to remove, 0 to 1; whole :class:`Blocks` come as near as they can.
     allocation
-        How much of which layer, one of :data:`ALLOCATIONS`.
+        How much of which layer, one of :data:`ALLOCATIONS`. It shares out the candidates that the
+        pattern leaves.
+    pattern
+        Which weights may be kept beside each other.
 
     Returns
     -------
@@ -331,5 +481,21 @@ def keep_exactly(
     >>> keep_exactly({"top": torch.tensor([[3.0, 1.0, 2.0, 0.0]])}, sparsity=0.5)
     {'top': tensor([[ True, False,  True, False]])}
     """
-    counts = ALLOCATIONS[allocation](scores, sparsity)
-    return {name: top_k(score, counts[name]) for name, score in scores.items()}
+    candidates = pattern(scores, sparsity)
+
+    def masks(sparsity: float) -> dict[str, Tensor]:
+        counts = ALLOCATIONS[allocation](candidates.scores, sparsity)
+        return candidates.masks({n: top_k(one, counts[n]) for n, one in candidates.scores.items()})
+
+    if candidates.sparsity is not None:
+        return masks(candidates.sparsity)
+    weights, total = (sum(map(Tensor.numel, of.values())) for of in (scores, candidates.scores))
+    wanted = kept_of(weights, len(scores), sparsity)
+
+    def weights_of(candidates_kept: int) -> int:
+        return sum(int(mask.sum()) for mask in masks(1 - candidates_kept / total).values())
+
+    numbers = range(len(scores), total + 1)
+    enough = bisect_left(numbers, wanted, key=weights_of)
+    near = numbers[max(0, enough - 1) : enough + 1]
+    return masks(1 - min(near, key=lambda number: abs(weights_of(number) - wanted)) / total)
