@@ -19,6 +19,7 @@ from pruner.sparsity import Phase
 
 GOOD: dict[str, Criterion] = {name: criteria.build(name) for name in criteria.BUILT_IN} | {
     "aux, fixed": Aux(AuxOptions(penalty=1.5)),
+    "aux, held": Aux(AuxOptions(solve_batches=3)),
     "aux, sum": Aux(AuxOptions(norm="layer_sum")),
     "aux, global": Aux(AuxOptions(norm="global_mean", penalty=1.2)),
     "aux, literal": Aux(AuxOptions(literal=True)),
