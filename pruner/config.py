@@ -14,7 +14,9 @@ class PrunerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     criterion: str = "aux"
-    """Name of a criterion, built in or from the entry-point group ``resprout.criteria``."""
+    """Name of a criterion: ``aux``, ``fisher_ema``, ``magnitude``, ``mop``, ``random``,
+    ``snip_momentum``, ``taylor``, ``taylor_ema``, ``wanda``, or one from the entry-point group
+    ``resprout.criteria``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The criterion's own options, such as ``penalty`` of ``aux``."""
     sparsity: float = Field(default=0.8, ge=0, lt=1)

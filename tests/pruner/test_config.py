@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from pruner.config import PrunerConfig, StoreConfig, TriggerConfig
+from pruner.criteria import BUILT_IN
 from pruner.sparsity import ALLOCATIONS, SHAPES
+from resprout.settings import descriptions
 
 
 @pytest.mark.parametrize("sparsity", [1.2, 1.0, -0.1, float("nan")])
@@ -41,3 +44,8 @@ def test_allocations_and_schedules_of_the_settings_are_those_that_there_are() ->
     fields = PrunerConfig.model_fields
     assert set(get_args(fields["allocation"].annotation)) == ALLOCATIONS.keys()
     assert set(get_args(fields["schedule"].annotation)) == SHAPES.keys()
+
+
+def test_the_criteria_that_are_described_are_those_that_there_are() -> None:
+    (described,) = (one.text for one in descriptions() if one.name == "pruner.criterion")
+    assert re.findall(r"`(\w+)`", described) == sorted(BUILT_IN)

@@ -25,9 +25,9 @@ from pruner.sparsity import (
     pattern_of,
     unstructured,
 )
-from pruner.updaters import Recipe, recipe
+from pruner.updaters import Adaptation, AdaptationOptions, Recipe, UpdaterContext, recipe
 from stream import RunSpec
-from tests.pruner.nets import Job, clicks, ripe
+from tests.pruner.nets import Job, clicks, learn, ripe
 
 shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4)
 groups = st.integers(2, 6).flatmap(lambda m: st.tuples(st.integers(1, m - 1), st.just(m)))
@@ -214,6 +214,22 @@ def test_a_ramp_fills_groups_with_more_than_n_until_it_is_sparse_enough() -> Non
         running.learn(batch)
         found.append(max(fullest(mask, 4) for mask in running.model.masks.values()))
     assert found == [3, 2, 1]
+
+
+def test_an_adapting_mask_keeps_the_pattern() -> None:
+    how = Recipe(Aux(), Schedule(), sparsity=0.8, steps=5, pattern=Groups(1, 4))
+    model = ripe()
+    context = UpdaterContext(model, how, RunSpec.small(), np.random.default_rng(0))
+    updater = Adaptation(AdaptationOptions(), context)
+    found = []
+    for batch in clicks(15, seed=3):
+        learn(model, updater, batch)
+        if model.masks:
+            assert max(fullest(mask, 4) for mask in model.masks.values()) == 1
+            found.append(torch.cat([mask.flatten() for mask in model.masks.values()]))
+    assert len(found) == 11
+    assert {int(mask.sum()) for mask in found} == {kept_of(1440, 3, 0.8)}
+    assert not torch.equal(found[0], found[-1])
 
 
 def test_a_pattern_is_read_from_the_settings() -> None:
