@@ -84,6 +84,13 @@ def test_the_size_of_a_layers_scores_does_not_matter_to_global_layer_mean() -> N
     assert global_(scores | {"b": scores["b"] * 2.0**-30}, 0.6)["b"] == 1
 
 
+def test_a_mean_too_small_for_float32_divides_under_global_layer_mean() -> None:
+    least = 2.0**-149
+    scores = {"a": torch.tensor([[least] * 2 + [0.0] * 6]), "b": torch.arange(1.0, 9.0)[None]}
+    assert scores["a"].mean() == 0
+    assert global_layer_mean(scores, 0.75) == {"a": 2, "b": 2}
+
+
 def random_scores() -> dict[str, Tensor]:
     """Make whole numbers, of which a layer's scores have few bits."""
     generator = torch.Generator().manual_seed(3)

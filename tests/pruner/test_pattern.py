@@ -35,10 +35,10 @@ Masks = dict[str, NDArray[np.bool_]]
 
 
 def scores_of(layers: list[tuple[int, int]], seed: int) -> dict[str, Tensor]:
-    """Make scores of few values, so that there are many ties."""
+    """Make scores of few values, some below zero, so that there are many ties."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        f"layer{i}": torch.randint(0, 6, shape, generator=generator).float()
+        f"layer{i}": torch.randint(-3, 3, shape, generator=generator).float()
         for i, shape in enumerate(layers)
     }
 

@@ -80,6 +80,13 @@ def test_the_average_without_memory_is_the_score_of_the_batch() -> None:
     assert torch.equal(forgetful.score(observed(forgetful, stream), stream[-1]), taylor(stream[-1]))
 
 
+def test_the_default_forgets_half_in_69_batches() -> None:
+    """A batch is 500 events by default, so in 34 500 events."""
+    loud, quiet = evidence(0), Evidence(torch.ones(SHAPE), torch.zeros(SHAPE))
+    before, after = (observed(TaylorEma(), [loud, *[quiet] * n])["average"] for n in (0, 69))
+    np.testing.assert_allclose((after / before).numpy(), 0.5, atol=0.002)
+
+
 def test_gradients_of_both_signs_do_not_cancel() -> None:
     weight = torch.ones(1, 2)
     pulls = [torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, 1.0]])]
