@@ -14,13 +14,22 @@ class PrunerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     criterion: str = "aux"
-    """Name of a criterion, built in or from the entry-point group ``resprout.criteria``."""
+    """Name of a criterion: ``aux``, ``fisher_ema``, ``magnitude``, ``mop``, ``random``,
+    ``snip_momentum``, ``taylor``, ``taylor_ema``, ``wanda``, or one from the entry-point group
+    ``resprout.criteria``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The criterion's own options, such as ``penalty`` of ``aux``."""
     sparsity: float = Field(default=0.8, ge=0, lt=1)
     """Share of the prunable weights to remove, over all layers together."""
-    allocation: Literal["global", "uniform"] = "global"
-    """How much of which layer: ranked over all layers together, or the same share of each."""
+    allocation: Literal["global", "global_layer_mean", "lamp", "uniform", "erk"] = "global"
+    """How much of which layer. Ranked over all layers together: scores as they are, divided by
+    their layer's mean, or squared and divided by the squares of the layer's that are not smaller
+    (``lamp``). Or whatever the scores: the same share of each, or a larger share of smaller ones in
+    proportion to (in + out) / (in · out) (``erk``)."""
+    pattern: str = "unstructured"
+    """Which weights may be kept beside each other: ``unstructured``, any; ``N:M`` such as ``2:4``,
+    at most N of M neighbouring inputs of an output; ``ROWSxCOLUMNS`` such as ``4x1``, whole blocks.
+    Criteria that learn a mask, as ``aux``, keep to it from the freeze on."""
     schedule: Literal["one_shot", "linear", "cubic", "cosine"] = "linear"
     """How sparsity grows over the prune phase."""
     ramp_ratio: float = Field(default=1.0, gt=0, le=1)

@@ -52,7 +52,7 @@ Layer = tuple[str, Mapping[str, Any]]
 
 REPLACED: Final = {
     "pruner.selection": "leave it out: the weights with the highest scores are kept, as with "
-    "'top_k', its only value",
+    "'top_k', its only value; patterns are pruner.pattern",
 }
 """Settings of earlier versions by dotted name, and what to write instead."""
 

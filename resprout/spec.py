@@ -83,7 +83,7 @@ class RunDefinition:
                 "have no ids: leave it out, and remove duplicates from the file"
             )
         model = self.model()
-        recipe(self.settings.pruner, self.spec)
+        recipe(self.settings.pruner, self.spec).check(model)
         triggers.build(self.settings.trigger)
         masking = self.settings.learner.masking
         for setting in ("returning_weights", "returning_sums"):

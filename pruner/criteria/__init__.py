@@ -1,9 +1,14 @@
 """Criteria by name.
 
 - ``aux``: a learned auxiliary variable for each weight.
+- ``fisher_ema``: the average of the square of its effect on the loss.
 - ``magnitude``: the size of the weight.
 - ``mop``: the size of the weight, and the average of its gradients.
 - ``random``: chance, the control beside every other.
+- ``snip_momentum``: the decaying sum of the sizes of its effects on the loss.
+- ``taylor``: the size of its effect on the loss of one batch.
+- ``taylor_ema``: the average of that over batches.
+- ``wanda``: the size of the weight times the size of its input.
 
 A criterion is offered as a plain function ``Evidence -> scores``, as an object that is a
 :class:`~pruner.criterion.Criterion`, or as a class that makes one from its ``Options``, a pydantic
@@ -16,9 +21,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruner.criteria.aux import Aux
+from pruner.criteria.fisher_ema import FisherEma
 from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criteria.mop import Mop
 from pruner.criteria.random import Random
+from pruner.criteria.snip_momentum import SnipMomentum
+from pruner.criteria.taylor import TAYLOR
+from pruner.criteria.taylor_ema import TaylorEma
+from pruner.criteria.wanda import Wanda
 from pruner.criterion import Criterion, NoOptions, Stateless
 from stream import plugins
 
@@ -27,7 +37,17 @@ __all__ = ["BUILT_IN", "GROUP", "build", "find", "known", "made"]
 GROUP = "resprout.criteria"
 """The entry-point group under which other packages offer criteria."""
 
-BUILT_IN: dict[str, Any] = {"aux": Aux, "magnitude": MAGNITUDE, "mop": Mop, "random": Random}
+BUILT_IN: dict[str, Any] = {
+    "aux": Aux,
+    "fisher_ema": FisherEma,
+    "magnitude": MAGNITUDE,
+    "mop": Mop,
+    "random": Random,
+    "snip_momentum": SnipMomentum,
+    "taylor": TAYLOR,
+    "taylor_ema": TaylorEma,
+    "wanda": Wanda,
+}
 
 
 def known() -> dict[str, str]:
@@ -45,7 +65,7 @@ def find(name: str) -> Any:
     >>> find("magnitud")
     Traceback (most recent call last):
     ...
-    ValueError: unknown criterion 'magnitud'; known: aux, magnitude, mop, random
+    ValueError: unknown criterion 'magnitud'; known: aux, fisher_ema, magnitude, ...
     """
     return plugins.find(GROUP, BUILT_IN, name)
 

@@ -41,7 +41,12 @@ class AuxOptions(BaseModel):
     """Weight of the magnitude term M."""
     penalty: float | None = Field(default=None, ge=0)
     """λ: what a weight's importance is compared with, 1 being the average. None: whatever meets
-    the target sparsity at the end of the phase, solved anew from the averages so far.
+    the target sparsity at the end of the phase, solved from the averages so far.
+    """
+    solve_batches: int | None = Field(default=None, gt=0)
+    """Without ``penalty``: λ is solved at every change of the mask, and from the first change after
+    so many batches on it stays as it is. None: it is solved anew to the end. At the freeze exactly
+    the target is kept in any case, by a.
     """
     start_ratio: float = Field(default=0.02, ge=0)
     """T0 / (λ K), with K the batches of the phase."""
@@ -57,6 +62,14 @@ class AuxOptions(BaseModel):
     """Keep a within plus and minus this. Needs ``penalty`` and ``start``."""
 
     @model_validator(mode="after")
+    def _penalty_is_set_or_solved(self) -> Self:
+        if self.penalty is not None and self.solve_batches is not None:
+            raise ValueError(
+                "solve_batches is for a penalty that is solved, and penalty sets it; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clamp_has_what_it_needs(self) -> Self:
         if self.clamp is not None and (self.penalty is None or self.start is None):
             raise ValueError("clamp needs a fixed penalty and start; set both, or leave it out")
@@ -64,6 +77,8 @@ class AuxOptions(BaseModel):
 
 
 _DEFAULTS = AuxOptions()
+_UNSOLVED = -1.0
+"""In place of a penalty, which is never below 0."""
 
 
 def importance(layer: Evidence, options: AuxOptions = _DEFAULTS) -> Tensor:
@@ -142,10 +157,13 @@ class Aux:
 
     def init(self, layer: Evidence, rng: np.random.Generator) -> State:
         """Begin with no importance seen."""
-        return {
+        state = {
             "total": torch.zeros_like(layer.weight),
             "steps": torch.zeros((), dtype=torch.int64),
         }
+        if self.options.solve_batches is not None:
+            state["penalty"] = torch.tensor(_UNSOLVED, dtype=torch.float64)
+        return state
 
     def observe(self, state: State, layer: Evidence) -> State:
         """Add the importance at one batch, in place; a stays inside its bounds, if it has any."""
@@ -164,13 +182,16 @@ class Aux:
     def select(
         self, states: Mapping[str, State], layers: Mapping[str, Evidence], phase: Phase
     ) -> dict[str, Tensor]:
-        """Keep the weights where a is positive."""
+        """Keep the weights where a is positive; a penalty that stays from now on is remembered."""
         penalty = self.penalty(states, phase)
+        if self.options.solve_batches is not None and phase.step >= self.options.solve_batches:
+            for state in states.values():
+                state["penalty"].fill_(penalty)
         start = start_of(penalty, phase.steps, self.options)
         return {name: auxiliary(s, penalty, start) > 0 for name, s in states.items()}
 
     def penalty(self, states: Mapping[str, State], phase: Phase) -> float:
-        r"""Return λ: as it was set, or as it meets the target if averages stay what they are.
+        r"""Return λ: as it is set or stays, or as it meets the target if averages stay as they are.
 
         A weight is kept iff its average importance exceeds :math:`\lambda - T_0 / K`. With
         :math:`q` the largest average that is to be pruned,
@@ -191,6 +212,9 @@ class Aux:
         """
         if self.options.penalty is not None:
             return self.options.penalty
+        held = {float(state.get("penalty", _UNSOLVED)) for state in states.values()} - {_UNSOLVED}
+        if held:
+            return held.pop()
         averages = torch.cat([(s["total"] / s["steps"]).flatten() for s in states.values()])
         quantile = cutoff(averages, phase.sparsity)
         if self.options.start is not None:

@@ -99,5 +99,7 @@ def for_comparison(
         name = config.criterion or pruner.criterion
         changes = {"criterion": name, "options": config.criterion_options}
         pruner = pruner.model_copy(update=changes)
-    context = UpdaterContext(model, recipe(pruner, spec), spec, np.random.default_rng(seed))
+    how = recipe(pruner, spec)
+    how.check(model)
+    context = UpdaterContext(model, how, spec, np.random.default_rng(seed))
     return factory(config.updater, config.options)(context)

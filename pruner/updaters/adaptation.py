@@ -10,7 +10,6 @@ from torch import Tensor
 from learner import ForwardPass, Gradients, OnlineModel
 from pruner.criterion import CriterionRun, LearnsMask
 from pruner.evidence import Need, gather, layers_of
-from pruner.sparsity import keep_exactly
 from pruner.updaters.prune_phase import UpdaterContext
 
 
@@ -80,7 +79,7 @@ class Adaptation:
         run, recipe = self._run, self._recipe
         layers = run.observe(gather(model, recipe.criterion.needs, gradients, forward))
         if run.step >= recipe.steps and run.step % self._every == 0:
-            self._masks = keep_exactly(run.scores(layers), recipe.sparsity, recipe.allocation)
+            self._masks = recipe.masks(run.scores(layers), recipe.sparsity)
 
     def update(self, model: OnlineModel, count: int) -> dict[str, Tensor] | None:
         """Return the masks that the last batch led to, None where none were selected."""

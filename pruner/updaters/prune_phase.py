@@ -2,7 +2,8 @@
 
 Composes the questions that pruning consists of: the criterion (how important is a weight?), the
 schedule (how sparse now?), the allocation (how much of which layer?) and the selection (which
-entries?). Whatever they are, the mask at the end of the phase has exactly the target sparsity.
+entries, and in what pattern?). Whatever they are, the mask at the end of the phase has exactly the
+target sparsity, or where whole blocks are pruned the nearest to it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from learner import ForwardPass, Gradients, OnlineModel
 from pruner import criteria
 from pruner.config import PrunerConfig
 from pruner.criterion import Criterion, CriterionRun, LearnsMask
 from pruner.evidence import Evidence, Need, gather, provider
-from pruner.sparsity import Phase, Schedule, keep_exactly, top_k
+from pruner.sparsity import (
+    Groups,
+    Pattern,
+    Phase,
+    Schedule,
+    keep_exactly,
+    pattern_of,
+    top_k,
+    unstructured,
+)
 from stream import RunSpec
+
+_ROUNDING = 1e-9
+"""By how much a sparsity that was written in decimals may miss a fraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +47,41 @@ class Recipe:
     sparsity: float = 0.8
     steps: int = 200
     """K: batches of the prune phase."""
+    pattern: Pattern = unstructured
+    """Which weights may be kept beside each other."""
 
     def __post_init__(self) -> None:
         for kind in self.criterion.needs - frozenset(Need):
             provider(kind)
+        if isinstance(self.pattern, Groups):
+            n, m = self.pattern.n, self.pattern.m
+            if self.sparsity < 1 - n / m - _ROUNDING:
+                raise ValueError(
+                    f"pruner.sparsity = {self.sparsity} keeps more weights than pruner.pattern = "
+                    f"'{n}:{m}' allows: set the sparsity to {1 - n / m:.6g} or more, or choose "
+                    "another pattern"
+                )
+
+    def masks(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        """Select the weights to keep at a sparsity, by their scores, all of shape (out, in)."""
+        return keep_exactly(scores, sparsity, self.allocation, self.pattern)
+
+    def check(self, model: OnlineModel) -> None:
+        """Raise ``ValueError`` if a layer of a model cannot be pruned so."""
+        tables = [n for n, one in model.masking.layers.items() if isinstance(one, nn.Embedding)]
+        if tables and Need.INPUT_SQ in self.criterion.needs:
+            raise ValueError(
+                f"criterion {self.criterion.name!r} needs the inputs of a layer, and the "
+                f"embeddings {', '.join(tables)} have none: choose another criterion, or set "
+                "learner.masking.embeddings = false"
+            )
 
 
 def recipe(config: PrunerConfig, spec: RunSpec) -> Recipe:
     """Read a recipe from the configuration.
 
-    Raises ``ValueError`` for an unknown criterion, or options that it does not have.
+    Raises ``ValueError`` for an unknown criterion, options that it does not have, and a pattern
+    that is unknown or does not go with the sparsity.
 
     Examples
     --------
@@ -56,6 +94,7 @@ def recipe(config: PrunerConfig, spec: RunSpec) -> Recipe:
         allocation=config.allocation,
         sparsity=config.sparsity,
         steps=spec.prune_events // spec.batch_events,
+        pattern=pattern_of(config.pattern),
     )
 
 
@@ -143,7 +182,7 @@ class PrunePhase:
         if sparsity is None:
             return None
         if self.frozen or not isinstance(criterion, LearnsMask):
-            return keep_exactly(self.run.scores(layers), sparsity, recipe.allocation)
+            return recipe.masks(self.run.scores(layers), sparsity)
         with self.run.named_failures():
             masks = criterion.select(self.run.states, layers, phase)
             if unknown := masks.keys() - layers.keys():

@@ -44,11 +44,14 @@ class Net(nn.Module):
 
 
 def random_evidence(shapes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, Evidence]:
-    """Make weights and gradients of layers of these shapes."""
+    """Make weights, gradients and squares of inputs of layers of these shapes."""
     generator = torch.Generator().manual_seed(seed)
+    others = torch.Generator().manual_seed(seed + 1_000)
     return {
         name: Evidence(
-            torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+            torch.randn(shape, generator=generator),
+            torch.randn(shape, generator=generator),
+            torch.rand(shape[1], generator=others),
         )
         for name, shape in shapes.items()
     }

@@ -12,17 +12,21 @@ from torch import Tensor
 from pruner import criteria
 from pruner.conformance import CHECKS, check
 from pruner.criteria.aux import Aux, AuxOptions
+from pruner.criteria.wanda import Wanda, WandaOptions
 from pruner.criterion import Claim, Criterion, State, Stateless
 from pruner.evidence import Evidence, Need
 from pruner.sparsity import Phase
 
 GOOD: dict[str, Criterion] = {name: criteria.build(name) for name in criteria.BUILT_IN} | {
     "aux, fixed": Aux(AuxOptions(penalty=1.5)),
+    "aux, held": Aux(AuxOptions(solve_batches=3)),
     "aux, sum": Aux(AuxOptions(norm="layer_sum")),
     "aux, global": Aux(AuxOptions(norm="global_mean", penalty=1.2)),
     "aux, literal": Aux(AuxOptions(literal=True)),
     "aux, clamped": Aux(AuxOptions(penalty=1.2, start=1.0, clamp=2.0)),
-    "wanda": Stateless(
+    "wanda, rows": Wanda(WandaOptions(rows=True)),
+    "wanda, forgetful": Wanda(WandaOptions(decay=0.5)),
+    "wanda of a batch": Stateless(
         "wanda",
         lambda layer: layer.weight.abs() * layer.need(Need.INPUT_SQ).sqrt(),
         frozenset({Need.INPUT_SQ}),

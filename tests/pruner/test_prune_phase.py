@@ -16,7 +16,7 @@ from pruner.criteria.magnitude import MAGNITUDE
 from pruner.criterion import Criterion, CriterionFailedError, State, Stateless
 from pruner.evidence import Evidence
 from pruner.masks import sparsity
-from pruner.sparsity import Phase, Schedule
+from pruner.sparsity import ALLOCATIONS, Phase, Schedule
 from pruner.updaters import PrunePhase, Recipe, recipe
 from stream.spec import RunSpec
 from tests.pruner.nets import random_evidence
@@ -54,7 +54,7 @@ def test_at_the_freeze_the_number_of_weights_kept_is_exact(
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=lambda c: repr(c)[:30])
-@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_no_layer_is_ever_empty(criterion: Criterion, allocation: str) -> None:
     how = Recipe(criterion, Schedule(), allocation, sparsity=0.999, steps=10)
     pruning = PrunePhase(how, evidence(0), np.random.default_rng(0))

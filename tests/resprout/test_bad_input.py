@@ -171,7 +171,7 @@ def test_a_truncated_parquet_file_is_refused_before_anything_starts(home: Path) 
         (("--sparsity", "1.2"), "pruner.sparsity = 1.2 (argument): Input should be less than 1"),
         (
             ("--criterion", "fischer"),
-            "unknown criterion 'fischer'; known: aux, magnitude, mop",
+            "unknown criterion 'fischer'; known: aux, fisher_ema, magnitude",
         ),
     ],
     ids=["missing file", "wrong column", "unknown key", "sparsity", "criterion"],

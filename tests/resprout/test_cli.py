@@ -169,7 +169,7 @@ def test_wrong_usage_ends_with_two_and_says_the_way_out(home: Path) -> None:
         (("--set", "pruner.sparsity"), "'pruner.sparsity' is not NAME=VALUE"),
         (("--set", "pruner.sparcity=1"), "unknown setting pruner.sparcity (argument)"),
         (("--sparsity", "1.2"), "pruner.sparsity = 1.2 (argument)"),
-        (("--criterion", "fischer"), "unknown criterion 'fischer'; known: aux, magnitude, mop, ra"),
+        (("--criterion", "fischer"), "unknown criterion 'fischer'; known: aux, fisher_ema, magn"),
         (("--init-from", home / "none.safetensors"), "none.safetensors"),
     ]
     for given, complaint in wrong:

@@ -79,3 +79,20 @@ def test_values_that_no_updater_gives_cannot_be_asked_for(setting: str) -> None:
     plan = RunDefinition.generated(eventful(**{f"learner__masking__{setting}": "given"}))
     with pytest.raises(ValueError, match=f"learner.masking.{setting} = 'given' is for models in"):
         plan.check()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "named"),
+    [({"pruner__criterion": "wanda"}, "criterion"), ({}, "comparisons.adapting: criterion")],
+    ids=["pruner", "comparison"],
+)
+def test_a_criterion_of_inputs_cannot_be_asked_to_prune_embeddings(
+    criterion: dict[str, object], named: str
+) -> None:
+    asked = {"learner__masking__embeddings": True, **criterion}
+    if not criterion:
+        asked |= {"comparisons__adapting__criterion": "wanda"}
+    plan = RunDefinition.generated(eventful(**asked))
+    with pytest.raises(ValueError, match=f"^{named} 'wanda' needs the inputs of a layer, and the "):
+        plan.check()
+    RunDefinition.generated(eventful(**criterion)).check()

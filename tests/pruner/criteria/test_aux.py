@@ -107,6 +107,61 @@ def test_a_layer_without_gradient_or_weight_has_no_importance_and_no_nan() -> No
     assert importance(Evidence(torch.zeros(2, 2), torch.ones(2, 2))).tolist() == [[0, 0], [0, 0]]
 
 
+@pytest.mark.parametrize("start", [None, 3.0])
+def test_a_penalty_that_is_solved_once_stays(start: float | None) -> None:
+    """In float64: the quantile of the averages after 8 of 20 batches, then plain sums of I - λ."""
+    steps, target = 20, 0.7
+    stream = [evidence(seed) for seed in range(steps)]
+    held = Aux(AuxOptions(solve_batches=7, start=start))
+    anew = Aux(AuxOptions(start=start))
+    states = {name: held.init(one, np.random.default_rng(0)) for name, one in stream[0].items()}
+    importances: dict[str, list[Any]] = {name: [] for name in SHAPES}
+    for step, layers in enumerate(stream, start=1):
+        for name, one in layers.items():
+            assert one.gradient is not None
+            theta = np.abs(one.weight.double().numpy())
+            effect = np.abs(one.gradient.double().numpy()) * theta
+            importances[name].append(0.5 * effect / effect.mean() + 0.5 * theta / theta.mean())
+        states = {name: held.observe(states[name], one) for name, one in layers.items()}
+        if step % 4:
+            continue
+        masks = held.select(states, {}, Phase(step, steps, target))
+        # Batches 4 and 8 solve it; that of 8, the first change after 7, stays.
+        seen = min(step, 8)
+        averages = {name: np.mean(found[:seen], axis=0) for name, found in importances.items()}
+        ranked = np.sort(np.concatenate([found.ravel() for found in averages.values()]))
+        quantile = ranked[round(len(ranked) * target) - 1]
+        penalty = quantile / 0.98 if start is None else quantile + start / steps
+        first = 0.02 * penalty * steps if start is None else start
+        for name, found in importances.items():
+            a = first + np.sum(found, axis=0) - penalty * step
+            assert np.abs(a).min() > 1e-4
+            np.testing.assert_array_equal(masks[name].numpy(), a > 0)
+        if step == steps:
+            bare = {name: {"total": s["total"], "steps": s["steps"]} for name, s in states.items()}
+            other = anew.select(bare, {}, Phase(step, steps, target))
+            assert any(not torch.equal(masks[name], other[name]) for name in SHAPES)
+
+
+def test_with_a_penalty_that_stays_the_freeze_is_exact() -> None:
+    running = job(Aux(AuxOptions(solve_batches=10)), steps=40, sparsity=0.8)
+    found = []
+    for batch in clicks(40, seed=2):
+        running.learn(batch)
+        found.append(running.phase.run.states["top.0"]["penalty"].item())
+    assert found[8] == -1.0
+    assert found[9] > 0
+    assert set(found[9:]) == {found[9]}
+    assert sparsity(running.model.masks) == pytest.approx(0.8, abs=1 / 1000)
+
+
+def test_a_penalty_is_set_or_solved() -> None:
+    with pytest.raises(ValidationError, match="solve_batches is for a penalty that is solved"):
+        AuxOptions(penalty=1.0, solve_batches=10)
+    with pytest.raises(ValidationError, match="solve_batches"):
+        AuxOptions(solve_batches=0)
+
+
 def test_sparsity_rises_with_the_penalty() -> None:
     found = [open_end(AuxOptions(penalty=penalty), 100) for penalty in (1.0, 1.25, 1.5, 1.75)]
     assert all(b > a + 0.02 for a, b in pairwise(found))
