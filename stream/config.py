@@ -32,6 +32,9 @@ class RetentionConfig(BaseModel):
     """The same of the predictions of every model."""
     truth: Literal["needed", "all"] = "needed"
     """The same of the true probabilities of a synthetic stream."""
+    recent_seconds: float = Field(default=0, ge=0)
+    """Of these three logs what is at most so much older, by event time, than their newest record is
+    kept too, though no worker may read it."""
     windows_events: int | None = Field(default=None, gt=0)
     """Of the log ``windows``, which page and report are made of, the windows of so many last
     events; None: all of them."""

@@ -60,7 +60,7 @@ def test_no_container_has_rights_or_memory_without_a_limit(service: str) -> None
 def locked() -> dict[str, tuple[str, list[str]]]:
     """Return, by package, the version and the hashes that the image checks."""
     text = (ROOT / "docker" / "requirements.txt").read_text("utf-8").replace("\\\n", " ")
-    found = {}
+    found: dict[str, tuple[str, list[str]]] = {}
     for line in text.splitlines():
         if match := re.match(r"([\w.-]+)==([\w.]+)", line):
             hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})\b", line)
@@ -79,13 +79,9 @@ def needed(name: str, extras: Set[str]) -> set[str]:
 
 
 def test_the_image_checks_the_hash_of_all_but_torch_in_the_pinned_versions() -> None:
-    pinned = dict(
-        (canonicalize_name(name), version)
-        for name, _, version in (
-            line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
-        )
-        if version
-    )
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = (line.split("==") for line in lines if "==" in line)
+    pinned: dict[str, str] = {canonicalize_name(name): version for name, version in pins}
     assert needed("resprout", {""}) | needed("torch", {""}) <= {*locked()}
     assert "torch" not in locked()
     for name, (version, hashes) in locked().items():
