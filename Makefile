@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install test format demo movielens bench
+.PHONY: help install test format lock demo movielens bench
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,10 @@ test: $(INSTALLED)  ## format check, lint, types, tests and doctests
 format: $(INSTALLED)  ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: $(INSTALLED)  ## renew docker/requirements.txt: hashes of what the image installs
+	$(BIN)/python -m pip install --quiet uv==0.13.8
+	$(BIN)/python docker/lock.py
 
 demo: $(INSTALLED)  ## two minutes of drift, rebuilds and a plot
 	$(BIN)/resprout demo

@@ -6,7 +6,8 @@ is killed with ``SIGKILL``: from outside, at moments drawn from ``--seed`` over 
 every fifth while it starts. What both have left is compared by its hashes: clicks, truth,
 predictions, windows, ledger, dead letters, weights, optimiser sums and masks. Every model must have
 predicted each event once; records that are in a log again must have the same bytes, and are
-counted. With ``--kafka HOST:PORT`` the run that is killed has its logs on a broker.
+counted. With ``--kafka HOST:PORT`` the run that is killed has its logs on a broker, and with
+``--redis URL`` its masks on a server; what that holds is compared as well.
 
 The time to continue is from the end of the imports of a process to the first event that the
 evaluator scores beyond those that were scored before the kill; a process that is killed earlier has
@@ -38,6 +39,7 @@ from statistics import median
 from typing import Any, Final
 
 from bench.demo import RESULTS, Goal, machine
+from pruner.masks import open_store
 from resprout.folder import RunFolder
 from resprout.run import execute
 from resprout.runner import Step
@@ -52,7 +54,7 @@ from stream.messages import Progress, parse
 from tests.golden.make import digest
 from tests.golden.scenarios import hashes, settings
 
-EMBEDDED, KAFKA = "embedded", "Kafka"
+EMBEDDED, KAFKA, MASKS = "embedded", "Kafka", ", masks in Redis"
 LATEST: Final = 0.95
 """Share of the events by which the last kill is due: later, a run might end before it."""
 STARTING_EVERY: Final = 5
@@ -246,10 +248,14 @@ def _end(process: BaseProcess, watched: Watched, kill: Kill) -> None:
 
 def left(plan: RunDefinition, state: Path) -> dict[str, str]:
     """Hash by part what a run has left."""
-    found = hashes(plan, state)
-    with open_logs(plan.settings.stream, RunFolder(state).home.folder) as logs:
+    found, folder = hashes(plan, state), RunFolder(state)
+    with open_logs(plan.settings.stream, folder.home.folder) as logs:
         for name in (topics.CLICKS, topics.TRUTH):
             found[name] = digest(_values(logs, name))
+        with closing(logs.reader(topics.LEDGER)) as ledger:
+            store = open_store(plan.settings.store, folder.masks, ledger.identity)
+    with closing(store):
+        found["mask store"] = digest([*store.names(), str(store.head())])
     return found
 
 
@@ -355,23 +361,30 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure(kills: int, seed: int, kafka: str | None, folder: Path) -> Row:
+def measure(asked: argparse.Namespace, folder: Path) -> Row:
     """Run it undisturbed, and then killed."""
     quiet = RunDefinition.generated(settings())
     execute(quiet, folder / "undisturbed")
     undisturbed = left(quiet, folder / "undisturbed")
-    plan = _on_broker(kafka) if kafka else quiet
+    plan = _on_servers(asked.kafka, asked.redis)
     events, lives = plan.settings.stream.generator.events or 0, []
-    for life in disturbed(plan, folder / "killed", drawn(kills, events, seed)):
+    for life in disturbed(plan, folder / "killed", drawn(asked.kills, events, asked.seed)):
         lives.append(life)
         print(f"{len(lives):>4} {json.dumps(asdict(life))}", flush=True)
-    return compared(KAFKA if kafka else EMBEDDED, plan, folder / "killed", lives, undisturbed)
+    home = (KAFKA if asked.kafka else EMBEDDED) + (MASKS if asked.redis else "")
+    return compared(home, plan, folder / "killed", lives, undisturbed)
 
 
-def _on_broker(bootstrap: str) -> RunDefinition:
-    prefix = f"recovery-{uuid.uuid4().hex[:8]}-"
-    broker = {"stream__kafka__bootstrap": bootstrap, "stream__kafka__prefix": prefix}
-    return RunDefinition.generated(settings(stream__home="kafka", **broker))
+def _on_servers(kafka: str | None, redis: str | None) -> RunDefinition:
+    """Plan a run with its logs on a broker, its masks on a server, or both in the state folder."""
+    given: dict[str, str] = {}
+    prefix = f"recovery-{uuid.uuid4().hex[:8]}"
+    if kafka:
+        given |= {"stream__home": "kafka", "stream__kafka__bootstrap": kafka}
+        given |= {"stream__kafka__prefix": f"{prefix}-"}
+    if redis:
+        given |= {"store__kind": "redis", "store__url": redis, "store__prefix": prefix}
+    return RunDefinition.generated(settings(**given))
 
 
 def main() -> None:
@@ -379,19 +392,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker, instead of embedded logs")
+    parser.add_argument("--redis", metavar="URL", help="a server for masks, instead of a folder")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="the result as the last line")
     asked = parser.parse_args()
     if asked.kills < 1:
         parser.error(f"--kills is {asked.kills}; a run that is never killed shows nothing")
     with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
-        found = measure(asked.kills, asked.seed, asked.kafka, Path(folder))
+        found = measure(asked, Path(folder))
     row = {"seed": asked.seed, "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     row |= asdict(found)
     file = RESULTS / "recovery.json"
     before = json.loads(file.read_text())["rows"] if file.exists() else []
     rows = [one for one in before if one["home"] != found.home] + [row]
-    rows.sort(key=lambda one: one["home"] == KAFKA)
+    rows.sort(key=lambda one: (one["home"].startswith(KAFKA), one["home"]))
     goals = [asdict(goal_of(one)) for one in rows]
     result = {"bench": "recovery", "rows": rows, "goals": goals}
     file.write_text(json.dumps(result, indent=1) + "\n")

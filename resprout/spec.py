@@ -24,6 +24,7 @@ _DEPLOYMENT = (
     "stream.generator.rate",
     "stream.home_options",
     "stream.max_invalid_ratio",
+    "stream.max_lead_events",
     "stream.retention",
     *(f"stream.kafka.{name}" for name in KafkaConfig.model_fields if name != "prefix"),
     *(

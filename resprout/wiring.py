@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,17 +25,21 @@ from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, Prun
 from pruner.masks import MaskStore, ReconcilingRegistry, open_store
 from pruner.updaters import FixedMask
 from resprout.folder import RunFolder, begun
+from resprout.monitoring.progress import AvailableEvents
 from resprout.runner import Worker
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE
 from resprout.spec import ExternalSource, RunDefinition
-from stream import Waiting, open_order, share_clicks, topics
+from stream import Waiting, messages, open_order, share_clicks, topics
 from stream.log import LogReader, LogStore, LogWriter
 from stream.sources import Feed, GeneratorFeed
 
-Closable = TypeVar("Closable", LogReader, LogWriter, Feed, ReconcilingRegistry)
+Closable = TypeVar("Closable", LogReader, LogWriter, Feed, ReconcilingRegistry, "LeadLimit")
 
 SLACK_SECONDS = 1.0
 """How far a source may be behind its rate and still catch up."""
+
+LOOK_SECONDS = 1.0
+"""Pause between two looks at how far the workers of other processes have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +101,84 @@ class Throttle:
         return SourceStep(self._count, events or 0, done=events is None)
 
 
+class LeadLimit:
+    """Names the worker of another process that a source is too far ahead of.
+
+    The lead is how many events there are, less those that the slowest worker reported last. A
+    worker that has not begun holds nobody up, but for dense, which begins with the first event.
+    Nor does one that has since reported that it has read all clicks: what it has not counted is
+    not valid.
+
+    Parameters
+    ----------
+    logs
+        Where the logs are.
+    workers
+        Those that must not fall behind, dense first.
+    most_events
+        How far the source may be ahead.
+    clock
+        Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        logs: LogStore,
+        workers: Sequence[str],
+        most_events: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logs, self._workers, self._clock = logs, tuple(workers), clock
+        self._most_events = most_events
+        self._available = AvailableEvents(logs, DENSE)
+        self._reports: dict[str, LogReader] = {}
+        self._seen: dict[str, int] = {}
+        """By worker the offset of its newest report."""
+        self._reached = {self._workers[0]: 0}
+        self._there = self._written = 0
+        self._due = -math.inf
+
+    def __call__(self, written: int) -> Waiting | None:
+        """Say whom to wait for, by how many events the source has written; None: nobody."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + LOOK_SECONDS
+            self._look(written)
+        slowest = min(self._reached, key=self._reached.__getitem__)
+        if self._there + written - self._written - self._reached[slowest] < self._most_events:
+            return None
+        what = f"{slowest} to be less than {self._most_events:,} events behind"
+        return Waiting(topics.progress(slowest), f"{what} (stream.max_lead_events)")
+
+    def close(self) -> None:
+        """Release the logs."""
+        self._available.close()
+        for reader in self._reports.values():
+            reader.close()
+
+    def _look(self, written: int) -> None:
+        there = self._available()
+        self._there, self._written = written if there is None else there, written
+        for worker in self._workers:
+            log = topics.progress(worker)
+            if worker not in self._reports and self._logs.exists(log):
+                self._reports[worker] = self._logs.reader(log)
+            last = self._reports[worker].last(0) if worker in self._reports else None
+            if last is None or self._seen.get(worker) == last.offset:
+                continue
+            report = messages.parse(last.record.value)
+            if not isinstance(report, messages.Progress):
+                continue
+            # What it reported before this process looked may be of a time long ago.
+            if worker in self._seen and report.waiting_log == topics.CLICKS:
+                self._reached[worker] = self._there
+            elif report.count or worker in self._reached:
+                self._reached[worker] = report.count
+            self._seen[worker] = last.offset
+
+
 class RateLimit:
-    """Limits the rate of a source in a process without the dense learner.
+    """Limits the rate and the lead of a source in a process without the dense learner.
 
     It runs at full speed until there are ``free_events`` events, and then keeps to a rate, counted
     from the end of the log at the start of the process, or from that count: no burst makes up for
@@ -115,6 +196,11 @@ class RateLimit:
         Events a second after that; None: as fast as it goes.
     clock
         Seconds that never go back.
+
+    Attributes
+    ----------
+    too_far_ahead
+        Says, by the count, whom the source waits for; None: for nobody.
     """
 
     def __init__(
@@ -125,6 +211,7 @@ class RateLimit:
         rate: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.too_far_ahead: Callable[[int], Waiting | None] = lambda _: None
         self._feed = feed
         self._count = count
         self._free_events = free_events
@@ -137,6 +224,9 @@ class RateLimit:
         now = self._clock()
         if now < self._due:
             return SourceStep(self._count)
+        waiting = self.too_far_ahead(self._count)
+        if waiting is not None:
+            return SourceStep(self._count, waiting_for=waiting)
         events = self._feed.step()
         self._count += events or 0
         if self._rate is not None and events and self._count > self._free_events:
@@ -229,16 +319,27 @@ class Wiring:
                 throttle = Throttle(feed, self._trainers[DENSE].step, stream.ahead_events)
                 made[DENSE] = replace(made[DENSE], step=throttle.learn)
                 step = throttle.feed
-            elif isinstance(feed, GeneratorFeed):
-                pruner, generator = self._plan.settings.pruner, stream.generator
-                if generator.rate is not None:
-                    feed.step_events = generator.record_events
-                first = pruner.first_mask_events + pruner.rebuild_events
-                step = RateLimit(feed, feed.count, first, generator.rate).step
             else:
-                step = RateLimit(feed).step
+                step = self._limited(feed).step
             made[SOURCE] = Worker(SOURCE, step, feed.flush)
         return tuple(made[name] for name in self._names)
+
+    def _limited(self, feed: Feed) -> RateLimit:
+        """Keep a source in a process of its own to its rate and, if need be, to a lead."""
+        plan, stream = self._plan, self._plan.settings.stream
+        limited = RateLimit(feed)
+        if isinstance(feed, GeneratorFeed):
+            pruner, generator = plan.settings.pruner, stream.generator
+            if generator.rate is not None:
+                feed.step_events = generator.record_events
+            first = pruner.first_mask_events + pruner.rebuild_events
+            limited = RateLimit(feed, feed.count, first, generator.rate)
+        if stream.max_lead_events:
+            # The prune worker counts windows, and sparse does not go on without it.
+            others = [name for name in plan.workers if name not in (SOURCE, DENSE, PRUNER)]
+            lead = LeadLimit(self._logs, (DENSE, *others), stream.max_lead_events)
+            limited.too_far_ahead = self._closing(lead)
+        return limited
 
     def _learner(self, name: str) -> Worker:
         plan, online = self._plan, self._plan.model()

@@ -32,6 +32,9 @@ class RetentionConfig(BaseModel):
     """The same of the predictions of every model."""
     truth: Literal["needed", "all"] = "needed"
     """The same of the true probabilities of a synthetic stream."""
+    recent_seconds: float = Field(default=0, ge=0)
+    """Of these three logs what is at most so much older, by event time, than their newest record is
+    kept too, though no worker may read it."""
     windows_events: int | None = Field(default=None, gt=0)
     """Of the log ``windows``, which page and report are made of, the windows of so many last
     events; None: all of them."""
@@ -52,7 +55,10 @@ class StreamConfig(BaseModel):
     batch_events: int = Field(default=500, gt=0)
     """Events a batch, for all models: whatever is counted in events is a multiple of it."""
     ahead_events: int = Field(default=20_000, gt=0)
-    """How far the source may run ahead of the dense learner."""
+    """How far the source may run ahead of the dense learner in its own process."""
+    max_lead_events: int = Field(default=1_000_000, ge=0)
+    """How far a source in a process of its own may be ahead of the slowest worker that has begun,
+    or of the first event where dense has not; it then waits. 0: as far as it likes."""
     max_invalid_ratio: float = Field(default=0.01, ge=0, le=1)
     """Share of invalid events above which a run stops, once there were a thousand events; 1: it
     never does."""

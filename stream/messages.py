@@ -451,8 +451,11 @@ class Progress(Message):
     wall_seconds: float
     """Seconds since it started."""
     waiting_for: str | None
+    """In words; None: for nothing."""
     time_ms: int
     """Unix time, milliseconds."""
+    waiting_log: str | None = None
+    """The log that must continue first, where it waits."""
     lag_events: int | None = None
     """Events that are there for the worker and that it has not come through; None where that is
     not known."""

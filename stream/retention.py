@@ -13,7 +13,7 @@ from typing import Final
 from stream import topics
 from stream.config import RetentionConfig
 from stream.follow import LogFollower, MessageLog
-from stream.log.api import LogReader, LogStore
+from stream.log.api import LogReader, LogStore, StoredRecord
 from stream.messages import Position, Window
 from stream.ordering import LOG as ORDER
 from stream.ordering import find_predictions
@@ -218,7 +218,8 @@ class LogTrimmer:
                 end = reader.end(partition)
                 extent = LogExtent(reader.begin(partition), last.offset, end)
                 recent = self._recent(windows_after) if log == topics.WINDOWS else 0
-                kept = keep_from(self._config, log, offset, extent, recent)
+                lowest = min(offset, self._young(log, reader, last))
+                kept = keep_from(self._config, log, lowest, extent, recent)
                 if kept is not None:
                     self._store.trim(log, partition, kept)
                     trimmed[log, partition] = kept
@@ -233,6 +234,13 @@ class LogTrimmer:
             self._readers[log] = self._store.reader(log)
             self._opened.callback(self._readers[log].close)
         return self._readers[log]
+
+    def _young(self, log: str, reader: LogReader, last: StoredRecord) -> int:
+        """Return the offset from which on a partition is kept for its age; that of the newest."""
+        seconds = self._config.recent_seconds
+        if not seconds or log.partition(".")[0] not in (topics.CLICKS, topics.TRUTH, "predictions"):
+            return last.offset
+        return reader.seek(last.partition, last.record.time_ms - round(1_000 * seconds))
 
     def _recent(self, windows_after: int) -> int:
         """Return the offset of the first window of the last ``windows_events`` events.

@@ -123,7 +123,8 @@ def generate(request: CommandRequest, forever: bool) -> None:
     """Write generated clicks, and their truth, into the log of a run.
 
     At full speed until the first mask takes over, then stream.generator.rate events a second.
-    `resprout run`, or one process for each worker, learns from them with the same settings.
+    `resprout run`, or one process for each worker, learns from them with the same settings. It
+    waits where it is stream.max_lead_events ahead of a worker that has begun, or of dense.
     """
     if forever:
         request.arguments["stream.generator.events"] = None
@@ -141,7 +142,8 @@ def replay(request: CommandRequest) -> None:
     """Write the clicks of a file into the log of a run.
 
     `resprout run` with the same --input, --schema and --state learns from them; so does one
-    process for each worker, with the same --schema and --state.
+    process for each worker, with the same --schema and --state. It waits where it is
+    stream.max_lead_events ahead of a worker that has begun, or of dense.
     """
     if not request.input:
         raise click.UsageError("name the file to replay: --input FILE --schema TOML")

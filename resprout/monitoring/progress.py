@@ -236,6 +236,7 @@ class ProgressLogs:
             events=self._events[name],
             wall_seconds=now - self._started,
             waiting_for=str(step.waiting_for) if step.waiting_for else None,
+            waiting_log=step.waiting_for.log if step.waiting_for else None,
             time_ms=round(1_000 * self._wall_clock()),
             lag_events=lag[0] if lag else None,
             lag_seconds=lag[1] if lag else None,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing, contextmanager
+from importlib.metadata import requires
 from typing import Any
 
 import pytest
 import yaml
 from kafka import KafkaProducer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from stream.schema import load_schema
 from tests.docker.stack import ROOT, Stack, compose_or_skip, output, ran, start_engine
@@ -52,6 +55,38 @@ def test_no_container_has_rights_or_memory_without_a_limit(service: str) -> None
     assert one["cap_drop"] == ["ALL"]
     assert one["security_opt"] == ["no-new-privileges:true"]
     assert re.fullmatch(r"\d+[mg]", one["mem_limit"])
+
+
+def locked() -> dict[str, tuple[str, list[str]]]:
+    """Return, by package, the version and the hashes that the image checks."""
+    text = (ROOT / "docker" / "requirements.txt").read_text("utf-8").replace("\\\n", " ")
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in text.splitlines():
+        if match := re.match(r"([\w.-]+)==([\w.]+)", line):
+            hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})\b", line)
+            found[canonicalize_name(match[1])] = match[2], hashes
+    return found
+
+
+def needed(name: str, extras: Set[str]) -> set[str]:
+    """Return what an installed package needs here, directly or not, without torch."""
+    found = set()
+    for one in map(Requirement, requires(name) or ()):
+        there = any(one.marker.evaluate({"extra": extra}) for extra in extras) if one.marker else 1
+        if there and one.name != "torch":
+            found |= {canonicalize_name(one.name), *needed(one.name, {"", *one.extras})}
+    return found
+
+
+def test_the_image_checks_the_hash_of_all_but_torch_in_the_pinned_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = (line.split("==") for line in lines if "==" in line)
+    pinned: dict[str, str] = {canonicalize_name(name): version for name, version in pins}
+    assert needed("resprout", {""}) | needed("torch", {""}) <= {*locked()}
+    assert "torch" not in locked()
+    for name, (version, hashes) in locked().items():
+        assert pinned.get(name, version) == version, f"{name}: run `make lock`"
+        assert hashes, name
 
 
 def test_workers_are_asked_under_the_names_that_prometheus_knows_them_by() -> None:

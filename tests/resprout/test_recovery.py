@@ -99,6 +99,14 @@ def test_a_click_too_many_is_told(whole: RunFolder, copy: RunFolder) -> None:
     assert "| NOT equal: clicks |" in table([other])
 
 
+def test_a_mask_that_the_store_lacks_is_told(whole: RunFolder, copy: RunFolder) -> None:
+    undisturbed = left(PLAN, whole.path)
+    assert left(PLAN, copy.path) == undisturbed
+    next(copy.masks.glob("*.mask")).unlink()
+    found = left(PLAN, copy.path)
+    assert [part for part in undisturbed if found[part] != undisturbed[part]] == ["mask store"]
+
+
 def test_moments_are_drawn_over_the_whole_run_and_some_while_it_starts() -> None:
     kills = drawn(200, 100_000, seed=0)
     assert kills == drawn(200, 100_000, seed=0) != drawn(200, 100_000, seed=1)

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from learner import LearnerStep
-from resprout.wiring import RateLimit, SourceStep, Throttle
+from resprout.wiring import LeadLimit, RateLimit, SourceStep, Throttle
+from stream.columnar import predictions_to_bytes
+from stream.log import LocalLogStore, LogStore, Record
+from stream.messages import Position, PositionRange, PredictionBatch, Progress, dump
 from stream.spec import Waiting
 
 
@@ -144,3 +151,158 @@ def test_a_source_without_a_rate_goes_to_its_end_at_once() -> None:
         SourceStep(1_000, 500),
         SourceStep(1_000, done=True),
     ]
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def logs(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
+    if request.param == "kafka":
+        kafka: LogStore = request.getfixturevalue("kafka_home")
+        return kafka
+    return LocalLogStore(tmp_path)
+
+
+@dataclass
+class Others:
+    """The workers of other processes and a producer of clicks, as their logs show them."""
+
+    logs: LogStore
+    clock: Clock = field(default_factory=Clock)
+    written: int = 0
+
+    def write(self, records: int) -> None:
+        """Append clicks, one event each."""
+        self._append("clicks", [Record(b"click")] * records)
+        self.written += records
+
+    def publish(self, begin: int, end: int) -> None:
+        """Publish dense's predictions for some of them."""
+        spans = (PositionRange(0, Position(begin, 0), Position(end - 1, 0), end - begin),)
+        batch = PredictionBatch("dense", 0, begin, spans, {}, np.full(end - begin, 0.1))
+        self._append("predictions.dense", [Record(predictions_to_bytes(batch))])
+
+    def report(self, worker: str, count: int, waiting_log: str | None = None) -> None:
+        """Report how far a worker has come; time passes."""
+        report = Progress(
+            worker=worker,
+            count=count,
+            events=count,
+            wall_seconds=1.0,
+            waiting_for=waiting_log,
+            waiting_log=waiting_log,
+            time_ms=0,
+        )
+        self._append(f"progress.{worker}", [Record(dump(report))])
+        self.clock.now += 2
+
+    def _append(self, log: str, records: list[Record]) -> None:
+        with closing(self.logs.writer(log)) as writer:
+            writer.append(records)
+            writer.flush()
+
+
+@pytest.fixture
+def others(logs: LogStore) -> Others:
+    return Others(logs)
+
+
+@pytest.fixture
+def lead(others: Others) -> Iterator[LeadLimit]:
+    workers = ("dense", "sparse", "evaluator")
+    with closing(LeadLimit(others.logs, workers, 1_000, others.clock)) as made:
+        yield made
+
+
+def holder(waiting: Waiting | None) -> str | None:
+    """Return the worker that is waited for."""
+    return None if waiting is None else waiting.log.removeprefix("progress.")
+
+
+def test_before_anybody_has_learned_the_lead_begins_with_the_first_event(lead: LeadLimit) -> None:
+    assert lead(999) is None
+    assert lead(1_000) == Waiting(
+        "progress.dense", "dense to be less than 1,000 events behind (stream.max_lead_events)"
+    )
+
+
+def test_the_slowest_worker_that_has_begun_is_the_one_that_is_waited_for(
+    others: Others, lead: LeadLimit
+) -> None:
+    others.write(1_000)
+    others.publish(0, 600)
+    others.report("sparse", 0)
+    others.report("dense", 600)
+    assert lead(1_000) is None
+    others.report("sparse", 500)
+    others.report("evaluator", 400)
+    assert [holder(lead(count)) for count in (1_000, 1_399, 1_400)] == [None, None, "evaluator"]
+    others.write(400)
+    others.report("evaluator", 600)
+    assert [holder(lead(count)) for count in (1_400, 1_500)] == [None, "sparse"]
+
+
+def test_a_worker_that_is_away_for_long_holds_the_source_until_it_comes_again(
+    others: Others, lead: LeadLimit
+) -> None:
+    others.write(1_500)
+    others.publish(0, 500)
+    others.report("dense", 500)
+    for _ in range(100):
+        others.clock.now += 3_600
+        assert holder(lead(1_500)) == "dense"
+    others.publish(500, 1_000)
+    others.report("dense", 1_000)
+    assert lead(1_500) is None
+
+
+def test_events_of_all_who_write_clicks_count(others: Others, lead: LeadLimit) -> None:
+    """This source has written 100 events, others all that are there beside them."""
+    others.write(1_500)
+    others.publish(0, 500)
+    others.report("dense", 500)
+    assert holder(lead(100)) == "dense"
+
+
+def test_events_without_end_that_are_not_valid_bring_nothing_to_a_halt(
+    others: Others, lead: LeadLimit
+) -> None:
+    """Dense has read them and waits for more, so it counts no further."""
+    others.write(500)
+    others.publish(0, 500)
+    others.report("dense", 500)
+    assert lead(500) is None
+    for _ in range(5):
+        while lead(others.written) is None:
+            others.write(250)
+            others.clock.now += 2
+        assert holder(lead(others.written)) == "dense"
+        others.report("dense", 500, "clicks")
+    assert others.written == 500 + 5 * 1_000
+
+
+def test_what_a_worker_said_before_it_was_stopped_does_not_let_a_source_go_on(
+    others: Others,
+) -> None:
+    """It waited for clicks then; since, others have come, and so has another source."""
+    others.write(500)
+    others.publish(0, 500)
+    others.report("dense", 500, "clicks")
+    others.write(1_000)
+    with closing(LeadLimit(others.logs, ("dense",), 1_000, others.clock)) as lead:
+        assert holder(lead(1_500)) == "dense"
+
+
+def test_clicks_that_are_no_longer_kept_change_nothing(others: Others, lead: LeadLimit) -> None:
+    others.write(1_500)
+    others.publish(0, 600)
+    others.report("dense", 600)
+    others.logs.trim("clicks", 0, 400)
+    assert [holder(lead(count)) for count in (1_500, 1_599, 1_600)] == [None, None, "dense"]
+
+
+def test_a_source_too_far_ahead_appends_nothing_and_says_for_whom_it_waits() -> None:
+    feed = Feed(10)
+    limited = RateLimit(feed)
+    limited.too_far_ahead = lambda count: Waiting("progress.dense") if count >= 1_000 else None
+    assert [limited.step().events for _ in range(4)] == [500, 500, 0, 0]
+    assert limited.step().waiting_for == Waiting("progress.dense")
+    assert feed.appended == 1_000

@@ -122,6 +122,34 @@ def test_processes_that_are_stopped_and_killed_go_on_from_where_they_stood(
         assert getattr(one, part) == getattr(other, part), part
 
 
+def test_a_source_waits_for_the_other_processes_and_ends_in_the_same_bits(
+    whole: RunFolder, tmp_path: Path, place: Place
+) -> None:
+    """First for dense, which nobody has started; then for sparse, which is away.
+
+    The evaluator cannot score what sparse has not predicted, so it is as far behind.
+    """
+    behind = "{} to be less than 6,000 events behind (stream.max_lead_events)".format
+    with crew(tmp_path, eventful(stream__max_lead_events=6_000, **place.settings)) as team:
+        source = team.start("source", "--set", AT_ONCE)
+        said = f"source waits for {behind('dense')}, after 6000 events"
+        until(lambda: said in source.text, team)
+        assert source.state()["count"] == 6_000
+        for name in LEARNERS:
+            team.start(name)
+        until(has_come(team.hands["sparse"], 7_000), team)
+        assert team.hands["sparse"].end(signal.SIGTERM) == 0
+        behind_sparse = behind("sparse"), behind("evaluator")
+        until(lambda: source.state().get("waiting_for") in behind_sparse, team)
+        assert source.state()["count"] < TOTAL
+        team.start("sparse")
+        for name, hand in team.hands.items():
+            assert (name, hand.wait()) == (name, 0), hand.text
+    one, other = Left.by(whole), place.left(RunFolder(team.state))
+    for part in PARTS:
+        assert getattr(one, part) == getattr(other, part), part
+
+
 def test_models_of_one_process_that_is_killed_go_on_in_any_other(
     whole: RunFolder, tmp_path: Path
 ) -> None:

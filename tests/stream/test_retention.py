@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream import topics
 from stream.columnar import predictions_to_bytes
 from stream.config import RetentionConfig
-from stream.log import LogReader, Record
+from stream.log import LogReader, LogStore, Record
 from stream.log.local import LocalLogStore
 from stream.messages import Alarm, Position, PositionRange, PredictionBatch, Window, dump
 from stream.ordering import find_predictions
@@ -137,6 +137,38 @@ def test_logs_are_trimmed_by_partition_and_what_is_not_named_stays(tmp_path: Pat
         assert [reader.begin(partition) for partition in (0, 1, 2)] == [6, 19, 0]
     assert store.reader(topics.LEDGER).begin(0) == 0
     assert not store.exists("truth")
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> LogStore:
+    """A store that may delete, of each kind."""
+    if request.param == "kafka":
+        kafka: LogStore = request.getfixturevalue("kafka_home")
+        return kafka
+    return LocalLogStore(tmp_path)
+
+
+def test_what_is_recent_stays_though_nobody_needs_it_and_what_is_needed_though_old(
+    either: LogStore,
+) -> None:
+    """Of 20 records, a second apart, the last is of second 19."""
+    logs = (topics.CLICKS, topics.TRUTH, "predictions.dense", "progress.dense")
+    for log in logs:
+        with closing(either.writer(log)) as writer:
+            writer.append(numbered(20))
+            writer.flush()
+
+    def trimmed(seconds: float, needed: int) -> list[int]:
+        config = RetentionConfig(recent_seconds=seconds, progress_records=1)
+        with closing(LogTrimmer(either, config)) as trimmer:
+            done = trimmer.trim({log: {0: needed} for log in logs})
+        return [done.get((log, 0), 0) for log in logs]
+
+    assert trimmed(1e9, 20) == [0, 0, 0, 19]
+    assert trimmed(15.5, 20) == [4, 4, 4, 0]
+    assert trimmed(5, 7) == [7, 7, 7, 0]
+    assert trimmed(5, 20) == [14, 14, 14, 0]
+    assert trimmed(0, 20) == [19, 19, 19, 0]
 
 
 def test_an_empty_log_is_left_alone(tmp_path: Path) -> None:
