@@ -22,7 +22,7 @@ import click
 from evaluator.run import RunHistory
 from evaluator.run.plot import save
 from learner import models
-from learner.export import ExportOptions
+from learner.export import ExportOptions, check_folder, is_export
 from learner.export import export as export_model
 from pruner import conformance, criteria
 from resprout.cli.commands import COMMANDS, LAYER, changes
@@ -176,15 +176,21 @@ def run(request: CommandRequest, plot: bool) -> None:
 @click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Made if need be.")
 @click.option("--dense", is_flag=True, help="Write pruned weights as zeros: a plain state dict.")
 @click.option("--onnx", is_flag=True, help="Write model.onnx too, checked with onnxruntime.")
-@click.option("--no-score", is_flag=True, help="Leave out score.py, where torch cannot write it.")
+@click.option("--no-score", is_flag=True, help="Leave out model.py, where torch cannot write it.")
+@click.option("--force", is_flag=True, help="Write into a folder of other files, and over them.")
 @click.pass_obj
 def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) -> None:
     """Write a model's last snapshot as a folder that scores clicks without Resprout.
 
-    Weights, features and their hashing, options, a model card, and score.py, which needs torch and
-    numpy only. Weights that are pruned are left out: a bitmap says where the others belong.
+    Weights, features and their hashing, options, a model card, model.py for services written in
+    Python, and score.py for lines of JSON; both need torch, numpy and xxhash only. Weights that are
+    pruned are left out: a bitmap says where the others belong.
+
+    An earlier export in the folder is replaced. A folder of other files is refused, unless --force.
     """
     with usage():
+        if not flags["force"]:
+            check_folder(output)
         folder = request.past()
         record = folder.record()
         settings = Settings.model_validate(record["settings"])
@@ -193,12 +199,16 @@ def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) 
             raise ValueError(f"--model {model!r} is none of {', '.join(known)}")
         names = folder.snapshots.names(model)
         if not names:
-            raise ValueError(f"{folder.path} holds no snapshot of {model!r}: is the run over?")
+            raise ValueError(_without_snapshot(folder, model, settings))
     with failure():
         schema = FeatureSchema.model_validate(record["schema"])
         module = models.build(settings.model.name, schema, settings.model.options, settings.seed)
         snapshot = folder.snapshots.read(names[-1])
-        options = ExportOptions(flags["dense"], not flags["no_score"], flags["onnx"])
+        options = ExportOptions(
+            flags["dense"], not flags["no_score"], flags["onnx"], flags["force"]
+        )
+        if is_export(output):
+            click.echo(f"replacing the export in {output}", err=True)
         written = export_model(snapshot, module, schema, output, options)
     click.echo(f"{written.weights}  {written.weights.stat().st_size:,} bytes")
     if written.score is not None:
@@ -207,6 +217,23 @@ def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) 
         click.echo(f"{written.onnx}  logits within {written.onnx_difference:.2g} of torch's")
     for table in (written.footprint.layers(), written.footprint.table()):
         click.echo("\n" + "\n".join(aligned(table, str.rjust)))
+
+
+def _without_snapshot(folder: RunFolder, model: str, settings: Settings) -> str:
+    """Say why a run has no snapshot of a model, and when there will be one."""
+    missing, pruner = f"{folder.path} holds no snapshot of {model!r} yet: ", settings.pruner
+    if model == DENSE:
+        every = f"{settings.learner.snapshot_events:,} events (learner.snapshot_events)"
+        return f"{missing}the first one is written after {every}"
+    if folder.checkpoints(model).latest() is not None:
+        return f"{missing}it is written when the input has ended; continue the run to its end"
+    cut, force = pruner.first_mask_events, pruner.first_mask_events + pruner.rebuild_events
+    return (
+        f"{missing}the first mask is cut at {cut:,} events (pruner.first_mask_events), and the "
+        f"model begins when it is in force, at {force:,} (pruner.rebuild_events). A run that goes "
+        "on comes to that; begin one that has ended anew with --scale, which derives smaller "
+        "settings from the length of the input, or export --model dense, which is not pruned"
+    )
 
 
 def plugin_group(

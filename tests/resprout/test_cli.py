@@ -268,7 +268,12 @@ def test_a_sparse_export_is_smaller_and_says_where(home: Path) -> None:
     [
         ((), 2, "no run in runs; name the state folder of one"),
         (("--state", "none"), 2, "none holds no run"),
-        (("--state", "STATE"), 2, "no snapshot of 'sparse'"),
+        (
+            ("--state", "STATE"),
+            2,
+            "no snapshot of 'sparse' yet: the first mask is cut at 4,000 events "
+            "(pruner.first_mask_events), and the model begins when it is in force, at 6,000",
+        ),
     ],
 )
 def test_what_cannot_be_exported(
@@ -283,6 +288,41 @@ def test_what_cannot_be_exported(
     where = [str(home / "state") if word == "STATE" else word for word in given]
     result = call("export", *where, "--output", home / "out")
     assert (result.exit_code, complaint in result.stderr) == (code, True), result.output
+
+
+def test_only_an_earlier_export_is_replaced(home: Path) -> None:
+    """Nobody's files are lost: the folder is refused before anything is written."""
+    run(home)
+    where = ("export", "--state", home / "state", "--model", "dense", "--output")
+    mine = home / "mine"
+    mine.mkdir()
+    for name in ("README.md", "encode.py", "notes.txt"):
+        (mine / name).write_text(f"my {name}")
+    refused = call(*where, mine)
+    assert (
+        refused.exit_code,
+        f"{mine} holds 'README.md' and 2 more, and no" in refused.stderr,
+    ) == (
+        2,
+        True,
+    )
+    assert "name another folder, or write into it with --force" in refused.stderr
+    assert "replaces files of the same names: README.md\n" in refused.stderr
+    assert {path.read_text() for path in mine.iterdir()} == {
+        "my README.md",
+        "my encode.py",
+        "my notes.txt",
+    }
+    assert "is a file; name a folder" in call(*where, mine / "notes.txt").stderr
+    forced = call(*where, mine, "--force")
+    assert forced.exit_code == 0, forced.output
+    assert (mine / "README.md").read_text().startswith("---")
+    assert (mine / "encode.py").read_text() == "my encode.py"
+    again = call(*where, mine, "--no-score")
+    assert again.exit_code == 0, again.output
+    assert again.stderr == f"replacing the export in {mine}\n"
+    left = {path.name for path in mine.iterdir()}
+    assert left == {"README.md", "config.json", "model.safetensors", "notes.txt"}
 
 
 def test_the_configuration_is_toml_with_origins(home: Path) -> None:
