@@ -302,12 +302,13 @@ for group in (
 @INPUT
 @SETTINGS
 @SCALE
-@click.option("--explain", metavar="NAME", help="Say what a setting, or a section, is; no more.")
+@click.option("--explain", metavar="NAME", help="Say what a setting or a section is; no more.")
 @click.pass_obj
 def config(request: CommandRequest, explain: str | None) -> None:
     """Print every setting and where it came from, as TOML to start from."""
     with usage():
-        text = settings_toml(request.load()) if explain is None else explanation(explain)
+        loaded = request.load()
+        text = settings_toml(loaded) if explain is None else explanation(explain, loaded)
     click.echo(text)
 
 
