@@ -40,8 +40,8 @@ DENSE, SPARSE, NEVER_REBUILT, *_ = MODELS
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
 """The workers that every run knows."""
-TAKEN = (*WORKERS, "bayes", "bayes_ce", "dead_letters", "events", "events_per_second", "last_half")
-TAKEN += ("rebuilds", "rollbacks", "seconds", "seed", "windows")
+TAKEN = (*WORKERS, "bayes", "bayes_ce", "call_events", "call_seconds", "dead_letters", "events")
+TAKEN += ("events_per_second", "last_half", "rebuilds", "rollbacks", "seed", "windows")
 """What no comparison may be called: a worker, or what stands beside the models in results."""
 _COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 PREFIX = "RESPROUT_"

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Callable
@@ -49,12 +50,13 @@ from resprout.cli.options import (
 from resprout.cli.report import report_command
 from resprout.folder import PLOT, RECORD, RunFolder, last_run
 from resprout.monitoring.console import ProgressLine, aligned, closing_table, settings_toml
-from resprout.run import Result, execute, footprint_in_force
+from resprout.run import Result, earliest_rebuild, execute, footprint_in_force
 from resprout.settings import DENSE, Settings
 from resprout.settings import explain as explanation
 from resprout.spec import RunDefinition
 from stream import FeatureSchema
 from stream.plugins import Check
+from stream.sources import GeneratorSource
 from stream.sources import drift as drifts
 
 _COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
@@ -122,6 +124,8 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
         if begun and not (request.resume or request.fresh):
             raise ValueError(f"{state} holds a run; --resume continues with it, --fresh deletes it")
         _prepare(plan, state, fresh=request.fresh)
+        if short := _too_short(plan.settings, asked.stream.generator.events):
+            click.echo(short, err=True)
     result = _run(plan, state, "`resprout demo --resume`")
     with failure():
         plots = _plot(result, state)
@@ -152,14 +156,18 @@ def run(request: CommandRequest, plot: bool) -> None:
         derived = request.scale_to_input(state)
         plan = request.plan()
         _prepare(plan, state, fresh=request.fresh)
-    if derived is not None:
-        click.echo(derived, err=True)
-    result = _run(plan, state, "the same command")
+    generated = _generated(plan, state)
+    for said in (derived, generated):
+        if said is not None:
+            click.echo(said, err=True)
+    result = _run(plan, state, "the same command", endless=request.follow)
     if plot:
         with failure():
             written = _plot(result, state)
         click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
     _show(request, result, plan)
+    if not result.finished:
+        _stopped(result, state, "the same command")
     if result.without_sparse is not None:
         raise click.ClickException(result.without_sparse)
 
@@ -345,17 +353,55 @@ def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
     folder.check(plan)
 
 
-def _run(plan: RunDefinition, state: Path, again: str) -> Result:
+def _run(plan: RunDefinition, state: Path, again: str, *, endless: bool = False) -> Result:
+    """Carry out a plan; to be stopped is the normal end of an endless one, and exit code 1 else."""
     progress = ProgressLine(window_events=plan.settings.trigger.window_events)
     with failure(), logging_to(progress), stoppable() as stop:
         result = execute(plan, state, progress, stop, show=True)
         progress.finish()
-    if not result.finished:
-        events = result.summary.events
-        said = f"stopped after {events:,} events; {again} continues from there ({state})"
-        click.echo(said, err=True)
+    if not (result.finished or endless):
+        _stopped(result, state, again)
         raise click.exceptions.Exit(1)
     return result
+
+
+def _stopped(result: Result, state: Path, again: str) -> None:
+    events = result.summary.events
+    click.echo(f"stopped after {events:,} events; {again} continues from there ({state})", err=True)
+
+
+def _generated(plan: RunDefinition, state: Path) -> str | None:
+    """Say of a run that begins what clicks come, where they are generated."""
+    settings = plan.settings
+    generator, pruner = settings.stream.generator, settings.pruner
+    if not isinstance(plan.source, GeneratorSource) or (state / RECORD).exists():
+        return None
+    count = "without end" if generator.events is None else f"{generator.events:,} events"
+    drifts = ", ".join(f"{one.get('kind')}" for one in generator.drifts) or "none"
+    cut = pruner.first_mask_events
+    return (
+        f"generated clicks, {count} (stream.generator.events), drift: {drifts}; the first mask is "
+        f"cut at {cut:,} and in force from {cut + pruner.rebuild_events:,} on. Clicks of your own: "
+        "--input FILE --schema TOML; `resprout schema infer FILE` proposes a schema"
+    )
+
+
+def _too_short(settings: Settings, usual: int | None) -> str | None:
+    """Say that a demo ends before any rebuild can take over, and which scale would do.
+
+    ``usual`` are its events at a scale of 1.
+    """
+    events, earliest = settings.stream.generator.events, earliest_rebuild(settings)
+    if events is None or events >= earliest:
+        return None
+    first, way_out = settings.pruner.first_mask_events, "raise stream.generator.events"
+    if usual is not None and usual > first:
+        enough = math.ceil(100 * (earliest - first) / (usual - first)) / 100
+        way_out = f"--scale {enough:g} or more has room for one"
+    return (
+        f"{events:,} events are too few for a rebuild, and show the first mask at most: none can "
+        f"take over before {earliest:,}; {way_out}"
+    )
 
 
 def _plot(result: Result, state: Path) -> tuple[Path, Path]:
