@@ -268,7 +268,7 @@ def whole(stage: Stage, way: str) -> Took:
         settings.model_copy(update={"stream": stream}), ExternalSource(stage.schema)
     )
     result = execute(plan, folder)
-    return Took(WHOLE, way, result.summary.events, result.summary.seconds)
+    return Took(WHOLE, way, result.summary.events, result.summary.call_seconds)
 
 
 def reading(stage: Stage, way: str) -> Took:

@@ -304,7 +304,7 @@ class StreamTrainer:
             newest = self.ports.snapshots.find(model, count) if sequence else None
             if newest is not None:
                 self._publish(Publication(self.version, sequence, newest, count))
-            log.info("%s continues after %d events", self.ports.model, self.count)
+            log.info("%s continues after %s events", self.ports.model, f"{self.count:,}")
 
     @property
     def count(self) -> int:
@@ -513,7 +513,7 @@ class StreamTrainer:
         if changes:
             self.save_async("checkpoint")
             self.wait_saved()
-            log.info("%s is version %d after %d events", model, to.version, to.count)
+            log.info("%s is version %d after %s events", model, to.version, f"{to.count:,}")
         if self.registry is not None and to.version > self._announced:
             self._announced = to.version
             self.registry.publish(Publication.first(to))

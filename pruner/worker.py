@@ -525,11 +525,11 @@ class PruneWorker:
             return self._wait(f"the window ending at {self._due}")
         self._done = True
         if history.swap_count > total:
-            never = "version %d never took effect: the input ended after %d events, before %d"
-            log.warning(never, history.version, total, history.swap_count)
+            never = "version %d never took effect: the input ended after %s events, before %s"
+            log.warning(never, history.version, f"{total:,}", f"{history.swap_count:,}")
         for request in self._requests.open(history.answered):
-            undecided = "the %s asked for (%s) was not decided on: the input ended after %d events"
-            log.warning(undecided, request.action, request.reason, total)
+            undecided = "the %s asked for (%s) was not decided on: the input ended after %s events"
+            log.warning(undecided, request.action, request.reason, f"{total:,}")
         return self._report()
 
     def _undecided(self, through: int) -> PruneStep | None:

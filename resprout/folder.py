@@ -37,6 +37,15 @@ _DRAFTS = tuple(f"{_DRAFT}{name}-" for name in (RECORD, BEGIN, LOGS))
 PLOT = "ne"
 """What the files of the plot are called, before ``-light.svg`` and so on."""
 REPORT = "report.html"
+_WRITTEN_AGAIN = (
+    "name another folder, or delete the file and continue with the settings and the schema that "
+    "the run was begun with: it is written again, and nothing can compare them this once"
+)
+"""What to do about a damaged record: it holds nothing that the command does not say."""
+_IDENTIFIED_AGAIN = (
+    "name another folder, or delete the file and continue: it is written again from the logs that "
+    "are there, which nothing can compare this once"
+)
 _MOST_SHOWN = 5
 """Differences that an error names."""
 _PLOTS = {f"{PLOT}-{theme}.{end}" for theme in ("light", "dark") for end in ("svg", "png")}
@@ -126,7 +135,7 @@ class RunFolder:
         """Return what the run was begun with."""
         keys = ("settings", "schema", "init_from")
         try:
-            found = read_checked(self.path / RECORD, _FORMAT, "name another folder", keys)
+            found = read_checked(self.path / RECORD, _FORMAT, _WRITTEN_AGAIN, keys)
         except (FileNotFoundError, NotADirectoryError):
             what = "is a file and" if self.path.is_file() else "holds"
             raise FileNotFoundError(
@@ -189,7 +198,7 @@ class RunFolder:
             Of logs that are read from their beginning, so that no checkpoint knows them: by name.
         """
         self._keep(LOGS, lambda: {"logs": dict(identities)})
-        known = read_checked(self.path / LOGS, _FORMAT, "name another folder")["logs"]
+        known = read_checked(self.path / LOGS, _FORMAT, _IDENTIFIED_AGAIN)["logs"]
         for name, identity in identities.items():
             if known.get(name, identity) != identity:
                 raise LogIdentityError(

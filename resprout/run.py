@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 from evaluator.run import RangeScores, RunHistory, place, warnings
 from learner.export import Footprint, footprint
@@ -58,7 +58,7 @@ class ModelSummary(_Record):
     relative_ce: float | None = None
     """CE / CE(root) − 1 on the same events; None for the root."""
     sparsity: float | None = None
-    """Share of weights removed, of the last version of the served model."""
+    """Share of weights removed, at the end; None for the root, and where it is not known."""
 
 
 class RebuildSummary(_Record):
@@ -123,10 +123,13 @@ class Summary(_Record):
     __pydantic_extra__: dict[str, ModelSummary | None] = Field(init=False)
 
     events: int
-    seconds: float
-    """By the wall clock, of this process."""
+    """Of the whole run, those of earlier calls too."""
+    call_events: int
+    """Of this call, which may have continued a run."""
+    call_seconds: float
+    """Of this call, by the wall clock."""
     events_per_second: float
-    """Events of this process over its seconds."""
+    """``call_events`` over ``call_seconds``."""
     seed: int
     windows: int
     """Windows closed, of all sizes."""
@@ -163,26 +166,40 @@ class Outcome:
     events: int = 0
     """Of this process, and so are the seconds by the wall clock."""
     seconds: float = 0.0
+    sparsity: Mapping[str, float] = field(default_factory=dict)
+    """Of the models that have masks, by name: the share of the prunable weights that is removed."""
+
+
+def removed(masks: Mapping[str, Tensor]) -> float:
+    """Return the share of weights that masks remove.
+
+    >>> import torch
+    >>> removed({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])})
+    0.75
+    """
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return 1 - kept / sum(mask.numel() for mask in masks.values())
 
 
 def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summary:
     """Put a run into figures."""
     whole, half = history.whole_and_last_half(settings.evaluator.min_clicks)
     served = in_force(history)
-    sparsity = served.sparsity if served else None
+    sparsity, masked = served.sparsity if served else None, outcome.sparsity
 
     def models(scores: RangeScores | None) -> dict[str, ModelSummary | None]:
         """Sum up all models that there can be."""
         found: dict[str, ModelSummary | None] = {}
         for model in history.specs:
             known = scores.models.get(model.name) if scores else None
-            more = {"sparsity": sparsity} if model.role == "served" else {}
+            more = {"sparsity": sparsity if model.role == "served" else masked.get(model.name)}
             found[model.name] = ModelSummary(**known | more) if known else None
         return found
 
     return Summary(
         events=history.events,
-        seconds=outcome.seconds,
+        call_events=outcome.events,
+        call_seconds=outcome.seconds,
         events_per_second=outcome.events / outcome.seconds if outcome.seconds else 0.0,
         seed=settings.seed,
         windows=history.windows,
@@ -302,11 +319,11 @@ class Result:
         small = scaled(history.events)
         needed = sum(small.get(name, 0) for name in _TO_FIRST_MASK)
         if needed >= history.events:
-            return f"no sparse model: an input needs more than {_spaced(needed)} events for one"
+            return f"no sparse model: an input needs more than {needed:,} events for one"
         return (
             f"no sparse model: begin anew with --scale {history.events}, which derives all that is "
-            f"counted in events (a first mask in force from {_spaced(needed)} on); or with "
-            f"{' and '.join(_TO_FIRST_MASK)} that come to less than {_spaced(history.events)} "
+            f"counted in events (a first mask in force from {needed:,} on); or with "
+            f"{' and '.join(_TO_FIRST_MASK)} that come to less than {history.events:,} "
             "together"
         )
 
@@ -325,35 +342,54 @@ def _remarks(history: RunHistory, settings: Settings, *, finished: bool) -> Iter
         if last:
             cut, swap = last.rebuild.decided, last.rebuild.end
         yield (
-            f"no sparse model: the input ended at {_spaced(history.events)} events, the first mask "
-            f"{'was' if last else 'is'} cut at {_spaced(cut)} and takes over at {_spaced(swap)} "
+            f"no sparse model: the input ended at {history.events:,} events, the first mask "
+            f"{'was' if last else 'is'} cut at {cut:,} and takes over at {swap:,} "
             "(pruner.first_mask_events, pruner.rebuild_events)"
         )
+    rebuilt = any(one.rebuild.reason != "first" for one in history.verdicts)
+    if finished and history.start is not None and not rebuilt:
+        earliest = earliest_rebuild(settings, history.start)
+        if history.events < earliest:
+            yield (
+                f"no rebuild: the input ended at {history.events:,} events, and none can take over "
+                f"before {earliest:,}"
+            )
     yield from warnings(history, settings.evaluator.min_clicks)
     if history.invalid:
         first = next(iter(history.invalid.values())).first
         ranked = sorted(history.invalid.items(), key=lambda item: -item[1].count)
         count = sum(one.count for _, one in ranked)
-        why = ", ".join(f"{_spaced(one.count)} {reason}" for reason, one in ranked)
-        many = f"{_spaced(count)} dead letter{'s' if count > 1 else ''}"
+        why = ", ".join(f"{one.count:,} {reason}" for reason, one in ranked)
+        many = f"{count:,} dead letter{'s' if count > 1 else ''}"
         yield (
             f"{many if history.events else f'no event was valid: {many}'} ({why}), the first at "
             f"{place(first)}; kept in the log `{topics.DEAD_LETTERS}` of the state folder"
         )
     if history.tables and (begin := history.tables[min(history.tables)].begin):
         yield (
-            f"windows of the first {_spaced(begin)} events are no longer kept: figures and "
+            f"windows of the first {begin:,} events are no longer kept: figures and "
             "pictures begin there (stream.retention.windows_events)"
         )
 
 
-def _spaced(number: int) -> str:
-    """Write a count in groups of three digits.
+def earliest_rebuild(settings: Settings, swap: int | None = None) -> int:
+    """Return the count before which no rebuild after the first mask can take over.
 
-    >>> _spaced(1_100_000)
-    '1 100 000'
+    It is decided at the end of a whole window after the first mask takes over, at ``swap``; the
+    trigger ``divergence`` compares two of them, and waits for its cooldown.
+
+    >>> earliest_rebuild(Settings())
+    1300000
     """
-    return f"{number:,}".replace(",", " ")
+    pruner, trigger = settings.pruner, settings.trigger
+    if swap is None:
+        swap = pruner.first_mask_events + pruner.rebuild_events
+    window = trigger.window_events
+    compares = trigger.name == "divergence"
+    windows = -(-swap // window) + (2 if compares else 1)
+    if compares:
+        windows = max(windows, -(-(swap + trigger.cooldown_events) // window))
+    return windows * window + pruner.rebuild_events
 
 
 def check(plan: RunDefinition, folder: RunFolder) -> None:
@@ -393,8 +429,10 @@ class WorkerProcess:
         if self.limit is not None and self.limit.exceeded is not None:
             raise ValueError(self.limit.exceeded)
         seconds = time.monotonic() - started
-        models = {name: model.module for name, model in self.wiring.models.items()}
-        return Outcome(models, finished, self.observe.events, seconds)
+        online = self.wiring.models
+        models = {name: model.module for name, model in online.items()}
+        sparsity = {name: removed(model.masks) for name, model in online.items() if model.masks}
+        return Outcome(models, finished, self.observe.events, seconds, sparsity)
 
 
 @contextmanager
@@ -568,7 +606,12 @@ def execute(
         # All workers come to the end that the clicks have, before anything continues them: what is
         # decided there does not depend on which of them had come to it when the run was stopped.
         ending = replace(plan, feeds=False)
-        with worker_process(ending, state, ending.workers, observe, show=show) as process:
+        # What is said on the way in, and the page, come with the process that continues.
+        with ExitStack() as opened:
+            with _quiet():
+                process = opened.enter_context(
+                    worker_process(ending, state, ending.workers, observe, show=False)
+                )
             before = process.work(stop)
     with worker_process(plan, state, plan.workers, observe, show=show) as process:
         outcome = process.work(stop)
@@ -588,4 +631,20 @@ def _continues(plan: RunDefinition, state: Path) -> bool:
             return False
         with closing(plan.clicks_of(logs).reader(topics.CLICKS)) as clicks:
             last = clicks.last(clicks.partitions[0])
-    return last is not None and kind_of(last) == END and bool(continues(last))
+    if last is None or kind_of(last) != END:
+        return False
+    if continues(last):
+        return True
+    log.info("nothing new: the clicks end where they had ended already")
+    return False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back messages that the next process says again."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)

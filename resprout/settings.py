@@ -40,8 +40,8 @@ DENSE, SPARSE, NEVER_REBUILT, *_ = MODELS
 SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
 """The workers that every run knows."""
-TAKEN = (*WORKERS, "bayes", "bayes_ce", "dead_letters", "events", "events_per_second", "last_half")
-TAKEN += ("rebuilds", "rollbacks", "seconds", "seed", "windows")
+TAKEN = (*WORKERS, "bayes", "bayes_ce", "call_events", "call_seconds", "dead_letters", "events")
+TAKEN += ("events_per_second", "last_half", "rebuilds", "rollbacks", "seed", "windows")
 """What no comparison may be called: a worker, or what stands beside the models in results."""
 _COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 PREFIX = "RESPROUT_"
@@ -578,35 +578,43 @@ def _attributes(model: type[BaseModel]) -> tuple[dict[str, str], dict[str, str]]
     return texts, kinds
 
 
-def explain(name: str) -> str:
-    """Say what a setting is, or all settings of a section.
+def explain(name: str, loaded: Loaded) -> str:
+    """Say what a setting is, or all settings of a section: its value, and where that comes from.
 
-    >>> print(explain("pruner.sparsity"))
-    pruner.sparsity = 0.8
+    >>> print(explain("pruner.sparsity", load(arguments={"pruner.sparsity": 0.9})))
+    pruner.sparsity = 0.9  # argument; the default is 0.8
         float, 0 or more, less than 1
         Share of the prunable weights to remove, over all layers together.
         RESPROUT_PRUNER__SPARSITY
-    >>> explain("pruner.sparcity")
+    >>> explain("pruner.sparcity", load())
     Traceback (most recent call last):
     ...
     ValueError: unknown setting 'pruner.sparcity'; did you mean pruner.sparsity?
     """
     known = {one.name: one for one in descriptions()}
-    parts = name.split(".")
+    parts, chosen = name.split("."), "NAME"
     if parts[0] == "comparisons" and len(parts) > 1:
-        parts[1] = "NAME"
+        chosen, parts[1] = parts[1], "NAME"
     asked = ".".join(parts)
     found = [one for one in known.values() if f"{one.name}.".startswith(f"{asked}.")]
     if not found:
         near = difflib.get_close_matches(asked, [*known, *Settings.model_fields], 1)
         way_out = f"did you mean {near[0]}?" if near else "`resprout config` lists all"
         raise ValueError(f"unknown setting {name!r}; {way_out}")
-    said = []
+    said, values = [], dict(flat(loaded.settings))
     for one in found:
         lines = [one.kind, *textwrap.wrap(one.text.replace("`", ""), 90)]
         if "NAME" not in one.name:
             lines.append(PREFIX + one.name.upper().replace(".", DELIMITER))
-        said.append("\n".join([f"{one.name} = {one.default}", *(f"    {line}" for line in lines)]))
+        own = one.name.replace("NAME", chosen)
+        first = f"{one.name} = {one.default}"
+        if own in values:
+            is_secret = isinstance(values[own], SecretStr)
+            value = "(not shown)" if is_secret else to_json(values[own]).decode()
+            origin = loaded.origins[own]
+            default = "" if origin == "default" else f"; the default is {one.default}"
+            first = f"{own} = {value}  # {origin}{default}"
+        said.append("\n".join([first, *(f"    {line}" for line in lines)]))
     return "\n\n".join(said)
 
 

@@ -95,7 +95,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "starlette": ("evaluator/page/",),
     "torch": ("learner/", "pruner/", "resprout/"),
     "uvicorn": ("evaluator/page/",),
-    "xxhash": ("stream/", "learner/export/encode.py"),
+    "xxhash": ("stream/", "learner/export/model.py"),
 }
 """Heavy libraries, and the files or folders that may import them."""
 

@@ -230,11 +230,13 @@ def test_a_mask_updater(cook: Cook) -> None:
 
 def test_a_model(cook: Cook) -> None:
     work = cook("A model")
-    score = runpy.run_path(str(work / "served" / "score.py"))
-    weights = score["read"](work / "served" / "model.safetensors")
+    served = runpy.run_path(str(work / "served" / "model.py"))
+    weights = served["read"](work / "served" / "model.safetensors")
     pruned = np.concatenate([weights[name].ravel() for name in ("hidden.weight", "logit.weight")])
     assert float((pruned == 0).mean()) == pytest.approx(0.8, abs=0.01)
-    chances = score["predict"](np.zeros((3, 2), np.float32), np.ones((3, 4), np.int32))
+    chances = served["load"]().predict_encoded(
+        np.zeros((3, 2), np.float32), np.ones((3, 4), np.int32)
+    )
     assert ((chances > 0) & (chances < 1)).all()
     assert len(history(work).of_kind(Window)) > 0
 

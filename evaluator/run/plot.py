@@ -350,7 +350,7 @@ class _Drawing:
         # So many percent are shown at least, so that noise does not fill the panel.
         self.limits(panel, np.concatenate([*(line for _, line in lines), (-0.05, 0.45)]))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g} %" if y else "0 %"))
-        size = f"{view.size:,}".replace(",", " ")
+        size = f"{view.size:,}"
         more = f"on the same events, windows of {size} events"
         self.title(panel, f"Cross entropy relative to {root.label}", more)
         labels = [(root, np.zeros(1), root.label)]

@@ -1,7 +1,7 @@
 """Export: a snapshot as a folder that scores clicks without Resprout, and as ONNX.
 
-- ``score``: copied into the folder; the chance of a click, with torch and numpy alone.
-- ``encode``: copied into the folder; events as the arrays that it takes, with numpy and xxhash.
+- ``model``: copied into the folder; loads it, encodes events and gives the chance of a click.
+- ``score``: copied into the folder; the same as a command, for lines of JSON.
 """
 
 from __future__ import annotations
@@ -24,14 +24,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from learner.export.model import FORMAT
 from learner.online import check_tensors, masks_in, own_tensors
 from learner.snapshots import LearnerState, card, dump_tensors, dump_weights
 from stream import FeatureSchema
 from stream.state import write_atomic
 
-__all__ = ["ExportOptions", "Exported", "Footprint", "computation", "export", "footprint"]
+__all__ = [
+    "ExportOptions",
+    "Exported",
+    "Footprint",
+    "check_folder",
+    "computation",
+    "export",
+    "footprint",
+    "is_export",
+]
 
-FORMAT = "resprout-export-1"
 TOLERANCE = 1e-4
 """How far logits of the ONNX model may be from torch's."""
 CHECKED_EVENTS = 256
@@ -209,9 +218,11 @@ class ExportOptions:
     dense: bool = False
     """Write pruned weights as zeros, so that ``model.safetensors`` is a plain state dict."""
     score: bool = True
-    """Write ``score.py`` and what it needs."""
+    """Write ``model.py``, ``score.py`` and what they need."""
     onnx: bool = False
     """Write ONNX too, which needs the extra ``resprout[onnx]``."""
+    force: bool = False
+    """Write into a folder that holds other files too, and replace those of the same names."""
 
 
 SPARSE_FORM = ExportOptions()
@@ -226,7 +237,7 @@ class Exported:
     footprint: Footprint
     score: Path | None = None
     score_difference: float | None = None
-    """The greatest difference of a chance between ``score.py`` and torch, on random events."""
+    """The greatest difference of a chance between ``model.py`` and torch, on random events."""
     onnx: Path | None = None
     onnx_difference: float | None = None
     """The greatest difference of a logit between onnxruntime and torch, on random events."""
@@ -246,13 +257,13 @@ def export(
         model.safetensors      effective weights; a pruned tensor as a bitmap and its kept values
         config.json            the features and their hashing, the model and its options
         README.md              the model card
-        score.py               the chance of a click: torch and numpy
-        encode.py              events as the arrays that it takes: numpy and xxhash
+        model.py               loads the folder; the chance of a click: torch, numpy and xxhash
+        score.py               the same as a command, for events as lines of JSON
         forward.py             the computation, as torch.export wrote it down
         constants.safetensors  tensors of the computation that are no weights
         model.onnx             where asked for; its metadata has config.json, as ``resprout``
 
-    ``score.py`` and ONNX are run and compared with the model before anything is in the folder.
+    ``model.py`` and ONNX are run and compared with the model before anything is in the folder.
 
     Parameters
     ----------
@@ -270,10 +281,14 @@ def export(
     Raises
     ------
     ValueError
-        Where the snapshot is of another model, or torch cannot write the computation down.
+        Where the snapshot is of another model, or torch cannot write the computation down, or the
+        folder holds files and no earlier export.
     ImportError
         Where ONNX is asked for, and the packages of the extra are not installed.
     """
+    earlier = is_export(folder)
+    if not options.force:
+        check_folder(folder)
     own = own_tensors(snapshot.tensors)
     check_tensors(own, module.state_dict())
     plain = deepcopy(module).cpu().eval()
@@ -287,9 +302,9 @@ def export(
     of_score = of_onnx = None
     if options.score:
         about["inputs"], computed = computation(plain, schema)
-        files |= computed | {n: Path(__file__).with_name(n).read_bytes() for n in (SCORE, ENCODE)}
+        files |= computed | {n: Path(__file__).with_name(n).read_bytes() for n in (MODEL, SCORE)}
     files[CONFIG] = json.dumps(about, indent=1).encode()
-    files[CARD] = _card(snapshot, sizes, options).encode()
+    files[CARD] = _card(snapshot, schema, sizes, options).encode()
     if options.score:
         of_score = _score_difference(files, plain, schema)
     if options.onnx:
@@ -299,7 +314,7 @@ def export(
     for name in _FILES:
         if name in files:
             write_atomic(folder / name, files[name])
-        else:
+        elif earlier:
             (folder / name).unlink(missing_ok=True)
     return Exported(
         folder / WEIGHTS,
@@ -312,8 +327,35 @@ def export(
 
 
 WEIGHTS, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "model.onnx"
-SCORE, ENCODE, FORWARD, CONSTANTS = "score.py", "encode.py", "forward.py", "constants.safetensors"
-_FILES = (WEIGHTS, CONFIG, CARD, SCORE, ENCODE, FORWARD, CONSTANTS, ONNX)
+MODEL, SCORE, FORWARD, CONSTANTS = "model.py", "score.py", "forward.py", "constants.safetensors"
+_WRITTEN = {WEIGHTS, CONFIG, CARD, MODEL, SCORE, FORWARD, CONSTANTS, ONNX}
+_FILES = sorted(_WRITTEN | {"encode.py"})
+"""All that an export may have left, of earlier versions too."""
+
+
+def is_export(folder: Path) -> bool:
+    """Tell whether a folder holds what :func:`export` wrote, by its ``config.json``."""
+    try:
+        about = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(about, dict) and about.get("format") == FORMAT
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``ValueError`` for a folder that holds files and no earlier export."""
+    if is_export(folder) or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder")
+    there = sorted(path.name for path in folder.iterdir())
+    if there:
+        more = f" and {len(there) - 1:,} more" if there[1:] else ""
+        raise ValueError(
+            f"{folder} holds {there[0]!r}{more}, and no earlier export; name another folder, or "
+            "write into it with --force, which replaces files of the same names: "
+            f"{', '.join(sorted(_WRITTEN & {*there})) or 'none'}"
+        )
 
 
 def _about(snapshot: LearnerState, schema: FeatureSchema) -> dict[str, Any]:
@@ -367,14 +409,14 @@ def computation(module: nn.Module, schema: FeatureSchema) -> tuple[list[str], di
     except Exception as error:
         first = str(error).partition("\n")[0]
         raise ValueError(
-            f"torch cannot write down what the model computes, which score.py needs: {first}; "
+            f"torch cannot write down what the model computes, which model.py needs: {first}; "
             "export without it (--no-score)"
         ) from error
     calls = {node.op for node in program.graph.nodes}
     if not calls <= {"placeholder", "call_function", "output"}:
         raise ValueError(
             f"the model computes with parts of its own ({', '.join(sorted(calls))}), which "
-            "score.py cannot have; export without it (--no-score)"
+            "model.py cannot have; export without it (--no-score)"
         )
     names = [
         str(one.target)
@@ -393,12 +435,12 @@ def computation(module: nn.Module, schema: FeatureSchema) -> tuple[list[str], di
 def _score_difference(
     files: Mapping[str, bytes], module: nn.Module, schema: FeatureSchema
 ) -> float:
-    """Run ``score.py``, and return how far its chances are from the model's, at most."""
+    """Run ``model.py``, and return how far its chances are from the model's, at most."""
     difference = 0.0
     with tempfile.TemporaryDirectory(prefix="resprout-") as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
-        predict = runpy.run_path(f"{folder}/{SCORE}")["predict"]
+        predict = runpy.run_path(f"{folder}/{MODEL}")["load"]().predict_encoded
         for events in (CHECKED_EVENTS, 1):
             dense, categorical = random_inputs(schema, events)
             found = predict(dense.numpy(), categorical.numpy())
@@ -407,19 +449,31 @@ def _score_difference(
             difference = max(difference, float(np.abs(found - expected).max()))
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"the chances of score.py differ from the model's by up to {difference:g}, more than "
+            f"the chances of model.py differ from the model's by up to {difference:g}, more than "
             f"{TOLERANCE:g}; export without it (--no-score)"
         )
     return difference
 
 
 _SCORE_USE = """
-```sh
-python score.py < events.jsonl   # an event a line: {"numeric": {...}, "categorical": {...}}
+```python
+from model import load
+
+model = load("served")  # this folder; once, and threads may share it
+model.predict([{EXAMPLE}])
 ```
 
-prints the chance of a click of each. `score.py` needs torch and numpy; `encode.py`, which turns
-events into arrays, numpy and xxhash. `forward.py` is what the model computes.
+returns the chance of a click of each event. An event that the learner would not have taken raises
+`ValueError`, which names the event, the feature and the value. `model.py` needs torch, numpy and
+xxhash (for events that are encoded already, torch and numpy); a service may have a copy of it among
+its own code. `forward.py` is what the model computes.
+
+```sh
+python score.py < events.jsonl   # or FILE...: an event a line, as above
+```
+
+prints the chance of a click of each line. A line that cannot be scored is `null`, and standard
+error says what is wrong with it; the others are scored, and the exit code is 1.
 """
 _DENSE_USE = """
 ```python
@@ -434,16 +488,27 @@ shape is in the header, as `pruned`. `resprout run --init-from model.safetensors
 """
 
 
-def _card(snapshot: LearnerState, sizes: Footprint, options: ExportOptions) -> str:
+def _card(
+    snapshot: LearnerState, schema: FeatureSchema, sizes: Footprint, options: ExportOptions
+) -> str:
     """Write the model card."""
     name = f"{snapshot.model}, {snapshot.count:,} events"
     text = card(name, snapshot.metadata, snapshot.tensors).partition("## Load\n")[0]
     header, *rows = sizes.table()
     lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
     pruned = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    use = _SCORE_USE if options.score else ""
+    use = _SCORE_USE.replace("EXAMPLE", _example(schema)) if options.score else ""
     use += _DENSE_USE if options.dense else _SPARSE_USE
     return f"{text}## What it takes\n\n{pruned}\n\n## Use\n{use}"
+
+
+def _example(schema: FeatureSchema) -> str:
+    """Write one event with the first feature of each kind."""
+    numeric = [f'"numeric": {{{json.dumps(one.name)}: 9.5}}' for one in schema.numeric[:1]]
+    categorical = [
+        f'"categorical": {{{json.dumps(one.name)}: "a"}}' for one in schema.categorical[:1]
+    ]
+    return ", ".join([*numeric, *categorical])
 
 
 def to_onnx(

@@ -294,7 +294,7 @@ def learns(candidate: Candidate) -> str | None:
 
 
 def written_down(candidate: Candidate) -> str | None:
-    """Torch can write its computation down, so that an export has score.py."""
+    """Torch can write its computation down, so that an export has model.py."""
     # It loads torch's exporter, which nothing else here needs.
     from learner.export import computation
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import click
 from evaluator.run import RunHistory
 from evaluator.run.plot import save
 from learner import models
-from learner.export import ExportOptions
+from learner.export import ExportOptions, check_folder, is_export
 from learner.export import export as export_model
 from pruner import conformance, criteria
 from resprout.cli.commands import COMMANDS, LAYER, changes
@@ -49,12 +50,13 @@ from resprout.cli.options import (
 from resprout.cli.report import report_command
 from resprout.folder import PLOT, RECORD, RunFolder, last_run
 from resprout.monitoring.console import ProgressLine, aligned, closing_table, settings_toml
-from resprout.run import Result, execute, footprint_in_force
+from resprout.run import Result, earliest_rebuild, execute, footprint_in_force
 from resprout.settings import DENSE, Settings
 from resprout.settings import explain as explanation
 from resprout.spec import RunDefinition
 from stream import FeatureSchema
 from stream.plugins import Check
+from stream.sources import GeneratorSource
 from stream.sources import drift as drifts
 
 _COLOURS = {"root": "blue", "served": "red", "comparison": "bright_black"}
@@ -122,6 +124,8 @@ def demo(request: CommandRequest, scale: float, drift: str | None) -> None:
         if begun and not (request.resume or request.fresh):
             raise ValueError(f"{state} holds a run; --resume continues with it, --fresh deletes it")
         _prepare(plan, state, fresh=request.fresh)
+        if short := _too_short(plan.settings, asked.stream.generator.events):
+            click.echo(short, err=True)
     result = _run(plan, state, "`resprout demo --resume`")
     with failure():
         plots = _plot(result, state)
@@ -152,14 +156,18 @@ def run(request: CommandRequest, plot: bool) -> None:
         derived = request.scale_to_input(state)
         plan = request.plan()
         _prepare(plan, state, fresh=request.fresh)
-    if derived is not None:
-        click.echo(derived, err=True)
-    result = _run(plan, state, "the same command")
+    generated = _generated(plan, state)
+    for said in (derived, generated):
+        if said is not None:
+            click.echo(said, err=True)
+    result = _run(plan, state, "the same command", endless=request.follow)
     if plot:
         with failure():
             written = _plot(result, state)
         click.echo(f"plot   {written[0]} (dark: {written[1].name})", err=True)
     _show(request, result, plan)
+    if not result.finished:
+        _stopped(result, state, "the same command")
     if result.without_sparse is not None:
         raise click.ClickException(result.without_sparse)
 
@@ -176,15 +184,21 @@ def run(request: CommandRequest, plot: bool) -> None:
 @click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Made if need be.")
 @click.option("--dense", is_flag=True, help="Write pruned weights as zeros: a plain state dict.")
 @click.option("--onnx", is_flag=True, help="Write model.onnx too, checked with onnxruntime.")
-@click.option("--no-score", is_flag=True, help="Leave out score.py, where torch cannot write it.")
+@click.option("--no-score", is_flag=True, help="Leave out model.py, where torch cannot write it.")
+@click.option("--force", is_flag=True, help="Write into a folder of other files, and over them.")
 @click.pass_obj
 def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) -> None:
     """Write a model's last snapshot as a folder that scores clicks without Resprout.
 
-    Weights, features and their hashing, options, a model card, and score.py, which needs torch and
-    numpy only. Weights that are pruned are left out: a bitmap says where the others belong.
+    Weights, features and their hashing, options, a model card, model.py for services written in
+    Python, and score.py for lines of JSON; both need torch, numpy and xxhash only. Weights that are
+    pruned are left out: a bitmap says where the others belong.
+
+    An earlier export in the folder is replaced. A folder of other files is refused, unless --force.
     """
     with usage():
+        if not flags["force"]:
+            check_folder(output)
         folder = request.past()
         record = folder.record()
         settings = Settings.model_validate(record["settings"])
@@ -193,12 +207,16 @@ def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) 
             raise ValueError(f"--model {model!r} is none of {', '.join(known)}")
         names = folder.snapshots.names(model)
         if not names:
-            raise ValueError(f"{folder.path} holds no snapshot of {model!r}: is the run over?")
+            raise ValueError(_without_snapshot(folder, model, settings))
     with failure():
         schema = FeatureSchema.model_validate(record["schema"])
         module = models.build(settings.model.name, schema, settings.model.options, settings.seed)
         snapshot = folder.snapshots.read(names[-1])
-        options = ExportOptions(flags["dense"], not flags["no_score"], flags["onnx"])
+        options = ExportOptions(
+            flags["dense"], not flags["no_score"], flags["onnx"], flags["force"]
+        )
+        if is_export(output):
+            click.echo(f"replacing the export in {output}", err=True)
         written = export_model(snapshot, module, schema, output, options)
     click.echo(f"{written.weights}  {written.weights.stat().st_size:,} bytes")
     if written.score is not None:
@@ -207,6 +225,23 @@ def export(request: CommandRequest, /, model: str, output: Path, **flags: bool) 
         click.echo(f"{written.onnx}  logits within {written.onnx_difference:.2g} of torch's")
     for table in (written.footprint.layers(), written.footprint.table()):
         click.echo("\n" + "\n".join(aligned(table, str.rjust)))
+
+
+def _without_snapshot(folder: RunFolder, model: str, settings: Settings) -> str:
+    """Say why a run has no snapshot of a model, and when there will be one."""
+    missing, pruner = f"{folder.path} holds no snapshot of {model!r} yet: ", settings.pruner
+    if model == DENSE:
+        every = f"{settings.learner.snapshot_events:,} events (learner.snapshot_events)"
+        return f"{missing}the first one is written after {every}"
+    if folder.checkpoints(model).latest() is not None:
+        return f"{missing}it is written when the input has ended; continue the run to its end"
+    cut, force = pruner.first_mask_events, pruner.first_mask_events + pruner.rebuild_events
+    return (
+        f"{missing}the first mask is cut at {cut:,} events (pruner.first_mask_events), and the "
+        f"model begins when it is in force, at {force:,} (pruner.rebuild_events). A run that goes "
+        "on comes to that; begin one that has ended anew with --scale, which derives smaller "
+        "settings from the length of the input, or export --model dense, which is not pruned"
+    )
 
 
 def plugin_group(
@@ -275,12 +310,13 @@ for group in (
 @INPUT
 @SETTINGS
 @SCALE
-@click.option("--explain", metavar="NAME", help="Say what a setting, or a section, is; no more.")
+@click.option("--explain", metavar="NAME", help="Say what a setting or a section is; no more.")
 @click.pass_obj
 def config(request: CommandRequest, explain: str | None) -> None:
     """Print every setting and where it came from, as TOML to start from."""
     with usage():
-        text = settings_toml(request.load()) if explain is None else explanation(explain)
+        loaded = request.load()
+        text = settings_toml(loaded) if explain is None else explanation(explain, loaded)
     click.echo(text)
 
 
@@ -317,17 +353,55 @@ def _prepare(plan: RunDefinition, state: Path, *, fresh: bool) -> None:
     folder.check(plan)
 
 
-def _run(plan: RunDefinition, state: Path, again: str) -> Result:
+def _run(plan: RunDefinition, state: Path, again: str, *, endless: bool = False) -> Result:
+    """Carry out a plan; to be stopped is the normal end of an endless one, and exit code 1 else."""
     progress = ProgressLine(window_events=plan.settings.trigger.window_events)
     with failure(), logging_to(progress), stoppable() as stop:
         result = execute(plan, state, progress, stop, show=True)
         progress.finish()
-    if not result.finished:
-        events = result.summary.events
-        said = f"stopped after {events:,} events; {again} continues from there ({state})"
-        click.echo(said, err=True)
+    if not (result.finished or endless):
+        _stopped(result, state, again)
         raise click.exceptions.Exit(1)
     return result
+
+
+def _stopped(result: Result, state: Path, again: str) -> None:
+    events = result.summary.events
+    click.echo(f"stopped after {events:,} events; {again} continues from there ({state})", err=True)
+
+
+def _generated(plan: RunDefinition, state: Path) -> str | None:
+    """Say of a run that begins what clicks come, where they are generated."""
+    settings = plan.settings
+    generator, pruner = settings.stream.generator, settings.pruner
+    if not isinstance(plan.source, GeneratorSource) or (state / RECORD).exists():
+        return None
+    count = "without end" if generator.events is None else f"{generator.events:,} events"
+    drifts = ", ".join(f"{one.get('kind')}" for one in generator.drifts) or "none"
+    cut = pruner.first_mask_events
+    return (
+        f"generated clicks, {count} (stream.generator.events), drift: {drifts}; the first mask is "
+        f"cut at {cut:,} and in force from {cut + pruner.rebuild_events:,} on. Clicks of your own: "
+        "--input FILE --schema TOML; `resprout schema infer FILE` proposes a schema"
+    )
+
+
+def _too_short(settings: Settings, usual: int | None) -> str | None:
+    """Say that a demo ends before any rebuild can take over, and which scale would do.
+
+    ``usual`` are its events at a scale of 1.
+    """
+    events, earliest = settings.stream.generator.events, earliest_rebuild(settings)
+    if events is None or events >= earliest:
+        return None
+    first, way_out = settings.pruner.first_mask_events, "raise stream.generator.events"
+    if usual is not None and usual > first:
+        enough = math.ceil(100 * (earliest - first) / (usual - first)) / 100
+        way_out = f"--scale {enough:g} or more has room for one"
+    return (
+        f"{events:,} events are too few for a rebuild, and show the first mask at most: none can "
+        f"take over before {earliest:,}; {way_out}"
+    )
 
 
 def _plot(result: Result, state: Path) -> tuple[Path, Path]:

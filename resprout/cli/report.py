@@ -13,11 +13,11 @@ from pydantic_core import to_json
 from evaluator.run import RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
-from learner import models
+from learner import masks_of, models
 from resprout.cli.inspect import RecordedRun
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, hurried, usage
 from resprout.folder import PLOT, RECORD, REPORT
-from resprout.run import Outcome, Result, footprint_in_force
+from resprout.run import Outcome, Result, footprint_in_force, removed
 from resprout.settings import SPARSE, tree, with_defaults
 from resprout.spec import decisive
 from stream import CategoricalFeature, NumericFeature, open_logs
@@ -94,8 +94,14 @@ def report_command(request: CommandRequest, /, run: Path | None, title: str, **m
 def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | None) -> About:
     """Say what the messages do not."""
     settings, record = recorded.settings, recorded.record
-    result = Result(settings, history, Outcome(finished=total == history.events))
+    outcome = Outcome(finished=total == history.events, sparsity=_sparsity(recorded))
+    result = Result(settings, history, outcome)
     summary = result.summary
+    removes = {
+        model.label: found.sparsity
+        for model in settings.models
+        if (found := summary.models.get(model.name)) and found.sparsity is not None
+    }
     scored = "" if total is None else f" of {total:,}, the whole input"
     facts = {
         "Events scored": f"{summary.events:,}{scored}",
@@ -108,6 +114,8 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
         "Seed": str(settings.seed),
         "Resprout": version("resprout"),
     }
+    if removes:
+        facts["Sparsity at the end"] = ", ".join(f"{n} {one:.1%}" for n, one in removes.items())
     if total != summary.events:
         facts["State"] = "stopped, or still under way"
     if record.get("init_from") is not None:
@@ -124,6 +132,16 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
             _snapshots(recorded),
         ),
     )
+
+
+def _sparsity(recorded: RecordedRun) -> dict[str, float]:
+    """Say what share of weights each model's last snapshot is without, of those that have one."""
+    kept, found = recorded.folder.snapshots, dict[str, float]()
+    for model in recorded.settings.models:
+        if names := kept.names(model.name):
+            masks = masks_of(kept.read(names[-1]))
+            found |= {model.name: removed(masks)} if masks else {}
+    return found
 
 
 def configuration(recorded: Mapping[str, Any], origins: Mapping[str, str]) -> TextTable:

@@ -100,7 +100,10 @@ def line(view: View, rate: float, now: float) -> str:
     if view.verdict is not None and view.verdict.sparsity is not None:
         parts += [f"sparsity {view.verdict.sparsity:.0%}", f"rebuilds {view.rebuilds}"]
     if view.invalid:
-        why = ", ".join(f"{many} {reason}" for reason, many in view.invalid.most_common(_REASONS))
+        known = view.invalid.most_common(_REASONS)
+        others = view.invalid.total() - sum(many for _, many in known)
+        why = ", ".join(f"{many:,} {reason}" for reason, many in known)
+        why += f" and {others:,} other{'s' if others > 1 else ''}" if others else ""
         parts.append(f"invalid {_short(view.invalid.total())} ({why})")
     if view.waiting is not None and now - view.waiting[1] >= HINT_SECONDS:
         parts.append(f"sparse waits for {view.waiting[0]}")
@@ -243,27 +246,35 @@ def settings_toml(loaded: Loaded) -> str:
     ('seed = 7  # argument',
     ['# password = null  # default', '# password = (not shown)  # argument'])
     """
-    lines, section = [], ""
+    # A section may be opened once, and what stands in none comes first.
+    sections: dict[str, list[str]] = {"": []}
     for name, value in flat(loaded.settings):
         path, _, key = name.rpartition(".")
-        if path != section:
-            lines += ["", f"[{path}]"]
-            section = path
-        if value is None:
-            said = f"# {key} = null"
-        elif isinstance(value, SecretStr):
+        if isinstance(value, SecretStr):
             said = f"# {key} = (not shown)"
         else:
-            said = f"{key} = {_toml(to_jsonable_python(value))}"
-        lines.append(f"{said}  # {loaded.origins[name]}")
-    return "\n".join(lines)
+            plain = to_jsonable_python(value)
+            unknown = plain is None or _has_gap(plain)
+            said = f"# {key} = {json.dumps(plain)}" if unknown else f"{key} = {_toml(plain)}"
+        sections.setdefault(path, []).append(f"{said}  # {loaded.origins[name]}")
+    texts = ["\n".join([*([f"[{path}]"] if path else []), *of]) for path, of in sections.items()]
+    return "\n\n".join(filter(None, texts))
+
+
+def _has_gap(value: object) -> bool:
+    """Tell whether a list holds a null, for which TOML has no word."""
+    if isinstance(value, dict):
+        return any(map(_has_gap, value.values()))
+    return isinstance(value, list) and any(one is None or _has_gap(one) for one in value)
 
 
 def _toml(value: object) -> str:
-    """Write one value as TOML does; for these, JSON but for tables."""
+    """Write one value as TOML does; for these, JSON but for tables, which leave out a null."""
     if isinstance(value, dict):
-        inside = ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items())
+        given = {key: one for key, one in value.items() if one is not None}
+        inside = ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in given.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list):
         return f"[{', '.join(_toml(one) for one in value)}]"
-    return json.dumps(value)
+    # Its escapes are those of JSON, but for halves of a character and for DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -385,6 +385,8 @@ class InvalidLimit:
         said = "; ".join(
             f"{many:,} {one.reason} ({place(one)}: {one.detail})" for many, one in known
         )
+        others = invalid - sum(many for many, _ in known)
+        said += f"; and {others:,} other{'s' if others > 1 else ''}" if others else ""
         self.exceeded = (
             f"{invalid:,} of {count:,} events are invalid, {100 * invalid / count:.2f} %, more "
             f"than stream.max_invalid_ratio = {self._most:g} lets pass: {said}; they are kept in "
@@ -481,11 +483,11 @@ class Waits:
             if ended is not None and ended.logged is not None:
                 log.info("%s continues after %.0f s", name, now - ended.since)
             if step.done:
-                log.info("%s is done after %d events", name, step.count)
+                log.info("%s is done after %s events", name, f"{step.count:,}")
             return
         wait = self._waits.setdefault(name, _Wait(step.waiting_for, now, now))
         if wait.reason != step.waiting_for:
             wait.reason, wait.reason_since = step.waiting_for, now
         if wait.logged != wait.reason and now - wait.reason_since >= self._say_seconds:
             wait.logged = wait.reason
-            log.info("%s waits for %s, after %d events", name, wait.reason, step.count)
+            log.info("%s waits for %s, after %s events", name, wait.reason, f"{step.count:,}")

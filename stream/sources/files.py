@@ -617,7 +617,7 @@ class FileFeed:
         if not self._ended:
             self._skip(rows, header("content"))
         if is_end and not self._ended:
-            log.info("the clicks continue with %s after row %d", source.name(number), rows)
+            log.info("the clicks continue with %s after row %s", source.name(number), f"{rows:,}")
             writer.append([continue_record(self._time_ms, self._headers())])
             writer.flush()
 

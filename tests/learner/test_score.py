@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from learner import LearnerConfig, LearnerState, OnlineModel
-from learner.export import encode as encoder
-from learner.export import export
+from learner.export import export, is_export
+from learner.export.model import FIELDS, load
+from learner.export.model import encode as encode_raw
 from learner.models import build
 from stream.batch import ClickBatch, ClickEvent, encode
 from stream.reader import ClickCursor
@@ -142,10 +143,11 @@ def test_batches_of_any_size_are_scored(exported: tuple[Path, OnlineModel], coun
     batch = encoded(events(count))
     np.savez(folder / "given.npz", numeric=batch.numeric, categorical=batch.categorical)
     code = """
-import numpy, torch, score
+import numpy, torch, model
 torch.set_num_threads(1)
 given = numpy.load("given.npz")
-print(*(one.hex() for one in score.predict(given["numeric"], given["categorical"]).tolist()))
+found = model.load().predict_encoded(given["numeric"], given["categorical"])
+print(*(one.hex() for one in found.tolist()))
 """
     found = [float.fromhex(one) for one in alone(folder, code).split()]
     assert found == online.predict(batch).tolist()
@@ -193,30 +195,116 @@ EVENT = st.fixed_dictionaries(
 def test_any_event_is_encoded_as_the_learner_encodes_it(some: list[dict[str, Any]]) -> None:
     expected = encoded(some)
     schema = SCHEMA.model_dump(mode="json")
-    numeric = encoder._numeric(some, schema["numeric"])
-    categorical = encoder._categorical(some, schema["categorical"])
+    numeric, categorical, bad = encode_raw(some, schema)
+    assert bad == {}
     np.testing.assert_array_equal(numeric, expected.numeric)
     np.testing.assert_array_equal(categorical, expected.categorical)
 
 
-@pytest.mark.parametrize(
-    ("event", "complaint"),
-    [
-        ({"numeric": {"prize": 1}}, "event 0: the model has no numeric feature 'prize'"),
-        ({"categorical": {"sight": "a"}}, "the model has no categorical feature 'sight'"),
-        ({"numeric": {"price": -2}}, "a value of 'price' is not finite once standardised"),
-        ({"numeric": {"age": float("inf")}}, "a value of 'age' is not finite once standardised"),
-        ({"numeric": {"age": 1e9}}, "a value of 'age' is above 1e\\+06 in size"),
-        ({"numeric": {"balance": -1e12}}, "a value of 'balance' is above 20 in size"),
-        ({"categorical": {"tags": ["a"] * 4}}, "event 0: 'tags' has more than 3 values"),
-    ],
-)
-def test_an_event_that_the_learner_would_not_take_is_refused(
-    event: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
+BAD: list[tuple[Any, str]] = [
+    ({"numeric": {"prize": 1}}, "the model has no numeric feature 'prize', which is 1"),
+    ({"categorical": {"sight": "a"}}, "the model has no categorical feature 'sight', which is 'a'"),
+    ({"numeric": {"price": -2}}, "numeric feature 'price' is -2: not finite once standardised"),
+    ({"numeric": {"age": float("inf")}}, "numeric feature 'age' is inf: not finite once"),
+    ({"numeric": {"age": 10**400}}, "numeric feature 'age' is 1000000000"),
+    ({"numeric": {"age": 1e9}}, "numeric feature 'age' is 1000000000.0: more than 1e+06 in size"),
+    ({"numeric": {"balance": -1e12}}, "'balance' is -1000000000000.0: more than 20 in size once"),
+    ({"numeric": {"price": "cheap"}}, "numeric feature 'price' is 'cheap': no number"),
+    ({"numeric": {"price": [1]}}, "numeric feature 'price' is [1]: no number"),
+    ({"numeric": [1]}, "'numeric' is [1]; it must be values by feature"),
+    ({"categorical": {"tags": ["a"] * 4}}, "'tags' is ['a', 'a', 'a', 'a']: 4 values, the most is"),
+    ({"categorical": {"site": {"a": 1}}}, "categorical feature 'site' is {'a': 1}: no text or num"),
+    ({"categorical": {"tags": ["a", None]}}, "'tags' is ['a', None]: no text or number"),
+    ({"categorical": {"site": True}}, "categorical feature 'site' is True: no text or number"),
+    ({"categorical": {"site": "\ud800"}}, "categorical feature 'site' is '\\ud800': no UTF-8"),
+    ({"price": 3.5}, "an event has no field 'price'; its features are in 'numeric' and"),
+    ([1, 2], "[1, 2] is no event; it must have 'numeric' and 'categorical'"),
+]
+
+
+@pytest.mark.parametrize(("event", "complaint"), BAD)
+def test_an_event_that_the_learner_would_not_take_is_refused(event: Any, complaint: str) -> None:
+    """The message names the event, the feature and the value; the learner refuses it as well."""
+    schema = SCHEMA.model_dump(mode="json")
+    fine = events(3)
+    *_, bad = encode_raw([*fine, event, *fine], schema)
+    assert list(bad) == [3]
+    assert complaint in bad[3]
+    with pytest.raises((ValueError, TypeError)):  # a list has no ids
+        encoded([event])
+
+
+def test_an_event_has_the_fields_that_the_learner_knows() -> None:
+    assert set(ClickEvent.model_fields) == FIELDS
+
+
+def test_a_service_loads_the_folder_from_elsewhere(
+    exported: tuple[Path, OnlineModel], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(encoder, "features", lambda: SCHEMA.model_dump(mode="json"))
-    with pytest.raises(ValueError, match=complaint):
-        encoder.encode([event])
+    """``model.py`` may be copied; ``predict`` takes the whole event that a producer sends."""
+    folder, online = exported
+    torch.set_num_threads(1)
+    service = tmp_path_factory.mktemp("service")
+    (service / "model.py").write_bytes((folder / "model.py").read_bytes())
+    some = [one | {"event_id": "a", "label": 0, "event_time": 3} for one in events(40)]
+    code = f"""
+import json, sys, torch
+from model import load
+torch.set_num_threads(1)
+model = load({str(folder)!r})
+events = json.load(sys.stdin)
+print(*(one.hex() for one in model.predict(events).tolist()))
+try:
+    model.predict([*events, {{"numeric": {{"price": "cheap"}}}}])
+except ValueError as error:
+    print(error)
+"""
+    found, said = alone(service, code, json.dumps(some)).splitlines()
+    expected = online.predict(encoded(events(40))).tolist()
+    assert [float.fromhex(one) for one in found.split()] == expected
+    assert said == "event 40: numeric feature 'price' is 'cheap': no number"
+
+
+def test_a_bad_line_is_named_and_the_others_are_scored(exported: tuple[Path, OnlineModel]) -> None:
+    folder, online = exported
+    torch.set_num_threads(1)
+    some = events(30)
+    lines = [json.dumps(one).encode() for one in some]
+    broken = [b'{"numeric": ', b"\xff{}", json.dumps(BAD[7][0]).encode(), b"[" * 100_000]
+    given = [lines[0], broken[0], *lines[1:20], b"", broken[1], broken[2], *lines[20:], broken[3]]
+    (folder / "events.jsonl").write_bytes(b"\n".join(given) + b"\n")
+    done = subprocess.run(
+        [sys.executable, "score.py", "events.jsonl"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 1
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [n for n, one in enumerate(printed) if one is None] == [1, 21, 22, 33]
+    expected = online.predict(encoded(some)).tolist()
+    assert [one for one in printed if one is not None] == expected
+    first, second, third, fourth, last = done.stderr.splitlines()
+    assert first.startswith("line 2: '{\"numeric\":' is no JSON: Expecting value")
+    assert second.startswith("line 23: '\\xff{}' is no JSON")
+    assert third == "line 24: numeric feature 'price' is 'cheap': no number"
+    assert fourth.startswith("line 35: '[[[[")
+    assert last == "4 of the events could not be scored; each is null"
+
+
+def test_what_is_no_export_is_not_loaded(exported: tuple[Path, OnlineModel]) -> None:
+    folder, _ = exported
+    assert is_export(folder)
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | {"format": "resprout-export-9"}))
+    assert not is_export(folder)
+    with pytest.raises(ValueError, match="holds no model that this file can load; export it again"):
+        load(folder)
+
+
+def test_the_command_that_is_exported_is_short() -> None:
+    assert len((ROOT / "learner" / "export" / "score.py").read_text().splitlines()) <= 15
 
 
 def test_what_the_learner_published_next_is_what_the_exported_snapshot_predicts(
@@ -238,10 +326,11 @@ def test_what_the_learner_published_next_is_what_the_exported_snapshot_predicts(
     clicks = stream[4]
     np.savez(tmp_path / "served" / "given.npz", n=clicks.numeric, c=clicks.categorical)
     code = """
-import numpy, torch, score
+import numpy, torch, model
 torch.set_num_threads(1)
 given = numpy.load("given.npz")
-print(*(one.hex() for one in score.predict(given["n"], given["c"]).tolist()))
+found = model.load().predict_encoded(given["n"], given["c"])
+print(*(one.hex() for one in found.tolist()))
 """
     found = [float.fromhex(one) for one in alone(tmp_path / "served", code).split()]
     assert found == published.probability.tolist()

@@ -332,7 +332,7 @@ def test_an_input_that_ends_before_a_rollback_takes_effect_is_told(
     requests.ask(ended.home, back_to(1))
     ended.find(*(window(count, 0.1) for count in range(1200, events + 1, WINDOW)))
     assert ended.work().done
-    said = f"version 3 never took effect: the input ended after {events} events, before 1300"
+    said = f"version 3 never took effect: the input ended after {events:,} events, before 1,300"
     assert (said in caplog.messages) == never
 
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import tomllib
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -65,9 +67,9 @@ def run(home: Path, *more: str | Path) -> Result:
     return call("run", *clicks, *given, "--state", home / "state", *more)
 
 
-def summary(result: Result) -> dict[str, object]:
+def summary(result: Result) -> dict[str, Any]:
     """Return what a run says of itself; one that ended without a sparse model has failed."""
-    found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     assert result.exit_code == (0 if found["sparse"] else 1), result.output
     return found
 
@@ -84,7 +86,8 @@ def test_a_run_ends_with_one_line_of_json(home: Path) -> None:
     found = summary(result)
     assert list(found) == [
         "events",
-        "seconds",
+        "call_events",
+        "call_seconds",
         "events_per_second",
         "seed",
         "windows",
@@ -97,7 +100,16 @@ def test_a_run_ends_with_one_line_of_json(home: Path) -> None:
         "sparse",
         "never_rebuilt",
     ]
-    assert (found["events"], found["seed"]) == (16_000, 4)
+    assert (found["events"], found["call_events"], found["seed"]) == (16_000, 16_000, 4)
+    assert found["never_rebuilt"]["sparsity"] == pytest.approx(0.8, abs=0.01)
+    assert found["dense"]["sparsity"] is None
+    report = call("report", home / "state")
+    assert report.exit_code == 0, report.output
+    assert re.search(
+        r"Sparsity at the end.*sparse (79|80)\.\d%, never rebuilt (79|80)\.\d%",
+        (home / "state" / "report.html").read_text("utf-8"),
+        re.DOTALL,
+    )
     assert len(result.stdout.splitlines()) == 1
 
 
@@ -268,7 +280,12 @@ def test_a_sparse_export_is_smaller_and_says_where(home: Path) -> None:
     [
         ((), 2, "no run in runs; name the state folder of one"),
         (("--state", "none"), 2, "none holds no run"),
-        (("--state", "STATE"), 2, "no snapshot of 'sparse'"),
+        (
+            ("--state", "STATE"),
+            2,
+            "no snapshot of 'sparse' yet: the first mask is cut at 4,000 events "
+            "(pruner.first_mask_events), and the model begins when it is in force, at 6,000",
+        ),
     ],
 )
 def test_what_cannot_be_exported(
@@ -283,6 +300,41 @@ def test_what_cannot_be_exported(
     where = [str(home / "state") if word == "STATE" else word for word in given]
     result = call("export", *where, "--output", home / "out")
     assert (result.exit_code, complaint in result.stderr) == (code, True), result.output
+
+
+def test_only_an_earlier_export_is_replaced(home: Path) -> None:
+    """Nobody's files are lost: the folder is refused before anything is written."""
+    run(home)
+    where = ("export", "--state", home / "state", "--model", "dense", "--output")
+    mine = home / "mine"
+    mine.mkdir()
+    for name in ("README.md", "encode.py", "notes.txt"):
+        (mine / name).write_text(f"my {name}")
+    refused = call(*where, mine)
+    assert (
+        refused.exit_code,
+        f"{mine} holds 'README.md' and 2 more, and no" in refused.stderr,
+    ) == (
+        2,
+        True,
+    )
+    assert "name another folder, or write into it with --force" in refused.stderr
+    assert "replaces files of the same names: README.md\n" in refused.stderr
+    assert {path.read_text() for path in mine.iterdir()} == {
+        "my README.md",
+        "my encode.py",
+        "my notes.txt",
+    }
+    assert "is a file; name a folder" in call(*where, mine / "notes.txt").stderr
+    forced = call(*where, mine, "--force")
+    assert forced.exit_code == 0, forced.output
+    assert (mine / "README.md").read_text().startswith("---")
+    assert (mine / "encode.py").read_text() == "my encode.py"
+    again = call(*where, mine, "--no-score")
+    assert again.exit_code == 0, again.output
+    assert again.stderr == f"replacing the export in {mine}\n"
+    left = {path.name for path in mine.iterdir()}
+    assert left == {"README.md", "config.json", "model.safetensors", "notes.txt"}
 
 
 def test_the_configuration_is_toml_with_origins(home: Path) -> None:
@@ -344,6 +396,81 @@ def test_ctrl_c_finishes_the_batch_and_the_same_command_goes_on(home: Path) -> N
     assert "finishing the batch; once more leaves now" in errors
     assert "continues from there" in errors
     assert "Error" not in errors
+
+
+def test_a_file_is_followed_until_ctrl_c_which_is_the_normal_end(home: Path) -> None:
+    """Exit code 0, the closing table, and how to continue."""
+    windows = ["--set", "evaluator.checkpoint_events=500", "--set", "evaluator.windows=[500,50000]"]
+    given = ["--input", f"{home / 'clicks.csv'}", "--schema", f"{home / 'schema.toml'}"]
+    command = [sys.executable, "-m", "resprout", "run", *given, "--state", f"{home / 'state'}"]
+    process = subprocess.Popen(
+        [*command, "--follow", *windows],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RESPROUT_SERVE__PORT": "0"},
+    )
+    checkpoint = home / "state" / "checkpoints" / "evaluator"
+    while not (checkpoint.exists() and any(checkpoint.iterdir())):
+        assert process.poll() is None
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert re.search(r"^dense +\d\.\d{4}", said, re.MULTILINE)
+    last = errors.splitlines()[-1]
+    assert last.startswith("stopped after ")
+    assert last.endswith(f"the same command continues from there ({home / 'state'})")
+
+
+def test_appending_nothing_is_said_and_nothing_is_said_twice(home: Path) -> None:
+    end = ("--json", "--append")
+    first = summary(run(home, "--json"))
+    nothing = run(home, *end)
+    assert "nothing new: the clicks end where they had ended already" in nothing.stderr
+    found = summary(nothing)
+    assert (found["events"], found["call_events"]) == (first["events"], 0) == (1_200, 0)
+    rows = (home / "clicks.csv").read_text().splitlines(keepends=True)
+    with (home / "clicks.csv").open("a") as file:
+        file.writelines(rows[1:601])
+    more = run(home, *end)
+    said = more.stderr.splitlines()
+    assert [line for line in said if said.count(line) > 1] == []
+    assert "dense continues after 1,200 events" in said
+    assert sum(line.startswith("the page is at") for line in said) == 1
+    assert "nothing new" not in more.stderr
+    found = summary(more)
+    assert (found["events"], found["call_events"]) == (1_800, 600)
+    assert found["events_per_second"] == pytest.approx(600 / found["call_seconds"])
+
+
+def test_a_run_of_generated_clicks_says_so_first(home: Path) -> None:
+    given = ("run", "--config", home / "small.toml", "--state", home / "state")
+    first = call(*given).stderr.splitlines()[0]
+    assert first == (
+        "generated clicks, 16,000 events (stream.generator.events), drift: none; the first mask is "
+        "cut at 4,000 and in force from 6,000 on. Clicks of your own: --input FILE --schema TOML; "
+        "`resprout schema infer FILE` proposes a schema"
+    )
+    assert "generated clicks" not in call(*given).stderr
+    assert "generated clicks" not in run(home, "--state", home / "other").stderr
+
+
+def test_a_demo_that_is_too_short_for_a_rebuild_says_so_and_which_scale_is_not(home: Path) -> None:
+    """Cut at 4,000, in force at 6,000; decided at 8,000 and in force at 10,000, of 16,000."""
+    given = ("demo", "--config", home / "small.toml", "--json", "--fresh", "--state", home / "demo")
+    short = call(*given, "--scale", "0.3")
+    assert (
+        "7,500 events are too few for a rebuild, and show the first mask at most: none can take "
+        "over before 10,000; --scale 0.5 or more has room for one"
+    ) in short.stderr
+    remark = "no rebuild: the input ended at 7,500 events, and none can take over before 10,000"
+    assert remark in short.stderr
+    assert [one["reason"] for one in summary(short)["rebuilds"]] == ["first"]
+    longer = call(*given, "--scale", "0.6")
+    assert "too few for a rebuild" not in longer.stderr
+    assert len(summary(longer)["rebuilds"]) > 1
 
 
 def test_a_file_that_has_changed_is_not_read_on(home: Path) -> None:

@@ -143,7 +143,7 @@ def test_generated_clicks_are_learned_by_a_process_of_its_own(home: Path) -> Non
     assert written.stdout == f"1,000 events written to {home / 'state' / 'logs'}\n"
     learned = work(home, "learn", "dense")
     assert learned.exit_code == 0
-    assert "dense is done after 1000 events" in learned.stderr
+    assert "dense is done after 1,000 events" in learned.stderr
     assert (
         RunFolder(home / "state").snapshots.names("dense")[-1].startswith("dense/000000000001000")
     )
@@ -155,7 +155,7 @@ def test_events_of_ones_own_are_learned_by_their_schema(home: Path) -> None:
     assert written.stdout.startswith("1,200 events written to ")
     learned = work(home, "learn", "dense", "--schema", schema)
     assert learned.exit_code == 0, learned.output
-    assert "dense is done after 1200 events" in learned.stderr
+    assert "dense is done after 1,200 events" in learned.stderr
     nameless = call(home, "learn", "dense", "--schema", schema)
     assert (nameless.exit_code, "name the run: --state FOLDER" in nameless.stderr) == (2, True)
 
@@ -187,7 +187,7 @@ def test_log_messages_are_lines_of_json_where_asked_for(home: Path) -> None:
     result = work(home, "generate", "--log-json")
     said = [json.loads(line) for line in result.stderr.splitlines()]
     assert {"time", "level", "logger", "message"} <= set(said[0])
-    assert said[-1]["message"] == "source is done after 1000 events"
+    assert said[-1]["message"] == "source is done after 1,000 events"
 
 
 def test_an_address_that_is_taken_is_told_in_a_line(home: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from evaluator.worker import EvaluatorStep
 from learner import LearnerStep
 from pruner import PruneStep
@@ -42,11 +44,22 @@ def test_the_line_says_how_the_run_goes() -> None:
 
 def test_the_line_names_the_commonest_reasons_of_invalid_events() -> None:
     view = View()
-    reasons = ["label"] * 12 + ["time"] * 3 + ["numeric"] * 2 + ["weight"]
+    reasons = ["label"] * 1_200 + ["time"] * 3 + ["numeric"] * 2
     for n, reason in enumerate(reasons):
         view.update("evaluator", EvaluatorStep(500, dead_letters=(letter(n, reason),)), 0.0)
     said = line(view, rate=0, now=0.0)
-    assert said.endswith("  invalid 18 (12 label, 3 time, 2 numeric)")
+    assert said.endswith("  invalid 1k (1,200 label, 3 time, 2 numeric)")
+
+
+@pytest.mark.parametrize(
+    ("rare", "rest"), [(["weight"], "and 1 other"), (["weight", "schema"], "and 2 others")]
+)
+def test_the_reasons_that_are_named_and_the_others_are_all(rare: list[str], rest: str) -> None:
+    view = View()
+    for n, reason in enumerate(["label"] * 4 + ["time"] * 3 + ["numeric"] * 2 + rare):
+        view.update("evaluator", EvaluatorStep(500, dead_letters=(letter(n, reason),)), 0.0)
+    said = line(view, rate=0, now=0.0)
+    assert said.endswith(f"  invalid {9 + len(rare)} (4 label, 3 time, 2 numeric {rest})")
 
 
 def sized(size: int, ne: float, *, partial: bool = False) -> Window:
@@ -143,7 +156,10 @@ def test_the_table_sets_models_side_by_side() -> None:
     assert lines[2].split() == ["sparse", "0.5500", "0.7935", "+10.00%", "0.7935", "+10.00%"]
     assert lines[3].startswith("never rebuilt")
     assert lines[4].split() == ["truth", "(Bayes)", "0.1000"]
-    assert lines[-1] == "first mask decided at -200, promoted at 0: lower"
+    assert lines[-2:] == [
+        "first mask decided at -200, promoted at 0: lower",
+        "no rebuild: the input ended at 400 events, and none can take over before 200,000",
+    ]
 
 
 def test_the_table_of_a_run_without_a_mask_is_of_dense_alone() -> None:
@@ -186,16 +202,16 @@ def told(result: Result) -> list[str]:
 
 def test_the_table_says_that_the_input_ended_before_the_first_mask() -> None:
     assert told(ran()) == [
-        "no sparse model: the input ended at 8 000 events, the first mask is cut at 1 000 000 and "
-        "takes over at 1 100 000 (pruner.first_mask_events, pruner.rebuild_events)"
+        "no sparse model: the input ended at 8,000 events, the first mask is cut at 1,000,000 and "
+        "takes over at 1,100,000 (pruner.first_mask_events, pruner.rebuild_events)"
     ]
 
 
 def test_the_table_says_that_the_input_ended_inside_the_first_rebuild() -> None:
     lines = told(ran(verdicts=(verdict(1, 8_100, "unfinished"),)))
     assert lines[-1] == (
-        "no sparse model: the input ended at 8 000 events, the first mask was cut at 7 900 and "
-        "takes over at 8 100 (pruner.first_mask_events, pruner.rebuild_events)"
+        "no sparse model: the input ended at 8,000 events, the first mask was cut at 7,900 and "
+        "takes over at 8,100 (pruner.first_mask_events, pruner.rebuild_events)"
     )
 
 
@@ -238,7 +254,7 @@ def test_the_table_tells_of_rollbacks_and_whether_they_came_to_anything() -> Non
     rows = [window(n, dense=0.5, sparse=0.5) for n in range(3)]
     ledger: list[Decision | Verdict] = [verdict(1, 0), back(200, 1, 3, 300), back(250, 2, 4, 350)]
     lines = closing_table(of(*ledger, *rows)).splitlines()
-    assert lines[-2:] == [
+    assert lines[-3:-1] == [
         "back to version 1 as version 3 decided at 200, in force at 300: clicks fell",
         "back to version 2 as version 4 decided at 250, in force never: the input ended before "
         "350: clicks fell",

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from resprout.cli import main
 from resprout.folder import RunFolder
+from resprout.run import execute
 from resprout.settings import WORKERS
 from resprout.spec import ExternalSource, RunDefinition
 from stream.log import LogIdentityError
@@ -240,6 +241,31 @@ def test_a_record_with_a_flipped_setting_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(ValueError, match=r"run\.json is damaged \(it does not match its checksum"):
         folder.record()
+
+
+def test_without_the_file_that_is_damaged_the_run_continues_as_the_message_says(
+    tmp_path: Path,
+) -> None:
+    """It comes to the same end as one that nothing befell, and is told of other settings again."""
+    began = RunDefinition.generated(small(stream__generator__events=8_000))
+    longer = RunDefinition.generated(small(stream__generator__events=12_000))
+    found = {}
+    for name in ("whole", "damaged"):
+        state = tmp_path / name
+        execute(began, state)
+        for file in ("run.json", "logs.json") if name == "damaged" else ():
+            (state / file).write_text((state / file).read_text().replace("a", "e"))
+            with pytest.raises(
+                ValueError, match=rf"{file} is damaged .* or delete the file and co"
+            ):
+                execute(longer, state)
+            (state / file).unlink()
+        found[name] = execute(longer, state).summary
+    untimed = {"call_seconds": 0.0, "events_per_second": 0.0}
+    whole, damaged = (one.model_copy(update=untimed) for one in found.values())
+    assert whole == damaged
+    with pytest.raises(ValueError, match=r"settings\.seed was 0, is 3"):
+        execute(RunDefinition.generated(small(seed=3)), tmp_path / "damaged")
 
 
 def test_a_record_of_a_later_release_says_which(tmp_path: Path) -> None:

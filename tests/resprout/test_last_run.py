@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,7 +70,9 @@ LOOKING = [
 def test_a_command_that_looks_takes_the_last_run_and_says_which(
     command: tuple[str, ...], home: Path
 ) -> None:
-    found, named = call(*command), call(*command, "--state", "runs/demo")
+    found = call(*command)
+    shutil.rmtree("served", ignore_errors=True)
+    named = call(*command, "--state", "runs/demo")
     assert (found.exit_code, named.exit_code) == (0, 0), found.output
     assert found.stdout == named.stdout
     assert found.stderr == f"the last run, {Path('runs/demo')}:\n"

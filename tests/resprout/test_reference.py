@@ -55,11 +55,48 @@ def test_a_setting_is_explained() -> None:
     result = call("config", "--explain", "pruner.sparsity")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "pruner.sparsity = 0.8",
+        "pruner.sparsity = 0.8  # default",
         "    float, 0 or more, less than 1",
         "    Share of the prunable weights to remove, over all layers together.",
         "    RESPROUT_PRUNER__SPARSITY",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (("--set", "pruner.sparsity=0.9"), "pruner.sparsity = 0.9  # argument; the default is 0.8"),
+        (("--sparsity", "0.7"), "pruner.sparsity = 0.7  # argument; the default is 0.8"),
+        (("--config", "my.toml"), "pruner.sparsity = 0.6  # my.toml; the default is 0.8"),
+        (
+            ("--config", "my.toml", "--set", "pruner.sparsity=0.8"),
+            "pruner.sparsity = 0.8  # argument; the default is 0.8",
+        ),
+    ],
+)
+def test_what_is_explained_is_the_value_in_force_and_its_origin(
+    arguments: tuple[str, ...], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.toml").write_text("[pruner]\nsparsity = 0.6\n")
+    result = call("config", "--explain", "pruner.sparsity", *arguments)
+    assert result.stdout.splitlines()[0] == first, result.output
+
+
+def test_derived_values_are_explained_and_secrets_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scaled = call("config", "--explain", "pruner.first_mask_events", "--scale", "100000")
+    assert scaled.stdout.splitlines()[0] == (
+        "pruner.first_mask_events = 41000  # scale; the default is 1000000"
+    )
+    monkeypatch.setenv("RESPROUT_STORE__PASSWORD", "hunter2")
+    secret = call("config", "--explain", "store.password")
+    assert "store.password = (not shown)  # environment; the default is null" in secret.stdout
+    assert "hunter2" not in secret.output
+    own = ("--set", "comparisons.mine.updater=adaptation")
+    mine = call("config", "--explain", "comparisons.mine.updater", *own)
+    assert mine.stdout.startswith('comparisons.mine.updater = "adaptation"  # argument')
 
 
 @pytest.mark.parametrize("name", ["trigger", "comparisons.mine.updater", "stream.kafka", "seed"])

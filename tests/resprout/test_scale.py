@@ -193,8 +193,8 @@ def test_who_sets_one_of_them_has_the_others_as_they_are_and_is_told_what_is_mis
     assert json.loads(result.stdout.splitlines()[-1])["sparse"] is None
     assert result.stderr.splitlines()[-1] == (
         "Error: no sparse model: begin anew with --scale 3000, which derives all that is counted "
-        "in events (a first mask in force from 1 100 on); or with pruner.first_mask_events and "
-        "pruner.rebuild_events that come to less than 3 000 together"
+        "in events (a first mask in force from 1,100 on); or with pruner.first_mask_events and "
+        "pruner.rebuild_events that come to less than 3,000 together"
     )
     scaled = run(home, "--fresh", "--set", "trigger.cooldown_events=100000", "--scale", "3000")
     assert scaled.exit_code == 0, scaled.output
@@ -205,7 +205,7 @@ def test_too_few_rows_for_a_sparse_model_are_said_to_be_too_few(home: Path) -> N
     result = run(home)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
-        "Error: no sparse model: an input needs more than 1 100 events for one"
+        "Error: no sparse model: an input needs more than 1,100 events for one"
     )
 
 

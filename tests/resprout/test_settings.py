@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from resprout.cli.options import parsed
 from resprout.monitoring.console import settings_toml
 from resprout.run import Summary
-from resprout.settings import REPLACED, TAKEN, Settings, load
+from resprout.settings import REPLACED, TAKEN, Loaded, Settings, flat, load
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -229,6 +233,40 @@ def test_comparisons_are_settings_like_any_other(tmp_path: Path) -> None:
     again = tmp_path / "again.toml"
     again.write_text(settings_toml(loaded))
     assert load(config=again).settings == loaded.settings
+
+
+class Inner(BaseModel):
+    deepest: str = "a"
+    deeper: dict[str, Any] = {}
+
+
+class Middle(BaseModel):
+    inner: Inner = Inner()
+    after: int = 2
+
+
+class Outer(BaseModel):
+    middle: Middle = Middle()
+    last: str = "z"
+    gaps: list[int | None] = [1, None]
+
+
+@given(st.text(), st.dictionaries(st.text(), st.none() | st.text() | st.integers(-9, 9)))
+def test_settings_are_valid_toml_however_they_are_nested(
+    text: str, options: dict[str, Any]
+) -> None:
+    """A scalar after a nested section opens no section twice, and is read back where it stood."""
+    inner = Inner(deepest=text, deeper=options)
+    made = Outer(middle=Middle(inner=inner, after=5), last=text)
+    origins = {name: "default" for name, _ in flat(made)}
+    written = settings_toml(Loaded(cast(Settings, made), origins))
+    found = tomllib.loads(written)
+    given = {name: value for name, value in options.items() if value is not None}
+    assert found == {
+        "last": text,
+        "middle": {"after": 5, "inner": {"deepest": text, "deeper": given}},
+    }
+    assert "# gaps = [1, null]  # default" in written.splitlines()
 
 
 def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:

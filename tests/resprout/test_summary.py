@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evaluator.run import RunHistory
@@ -209,10 +211,20 @@ def test_every_verdict_is_a_rebuild() -> None:
     assert found.rebuilds[1].difference == Interval(mean=-0.01, low=-0.02, high=0.0)
 
 
-def test_the_speed_is_that_of_this_process() -> None:
+def test_events_seconds_and_speed_are_those_of_this_call() -> None:
     found = summary_of()
-    assert (found.seconds, found.events_per_second) == (2.0, 400.0)
+    assert (found.call_events, found.call_seconds, found.events_per_second) == (800, 2.0, 400.0)
     assert (found.seed, found.dead_letters, found.events) == (3, 0, 0)
+
+
+def test_a_comparison_has_the_sparsity_of_its_own_masks() -> None:
+    rows = [window(n, dense=0.4, sparse=0.4, never_rebuilt=0.4) for n in (1, 2)]
+    outcome = replace(OUTCOME, sparsity={"sparse": 0.1, "never_rebuilt": 0.7})
+    found = summarise(history_of(*rows, verdict(1, 100)), Settings(), outcome)
+    assert of(found, "never_rebuilt").sparsity == 0.7
+    assert of(found, "dense").sparsity is None
+    # Of the served model it is that of the version in force.
+    assert of(found, "sparse").sparsity == verdict(1, 100).sparsity
 
 
 def test_dead_letters_are_counted() -> None:
@@ -228,7 +240,8 @@ def test_dead_letters_are_counted() -> None:
 def test_the_keys_are_those_that_the_documentation_promises() -> None:
     assert list(summary_of().model_dump()) == [
         "events",
-        "seconds",
+        "call_events",
+        "call_seconds",
         "events_per_second",
         "seed",
         "windows",

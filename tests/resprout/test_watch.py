@@ -46,7 +46,7 @@ def world(caplog: pytest.LogCaptureFixture) -> World:
 def test_a_wait_is_told_once_when_it_has_lasted_and_again_when_it_is_over(world: World) -> None:
     verdict = "the verdict on rebuild 3"
     assert world.step(verdict, 0) == world.step(verdict, 4.9) == []
-    assert world.step(verdict, 5) == [f"sparse waits for {verdict}, after 7000 events"]
+    assert world.step(verdict, 5) == [f"sparse waits for {verdict}, after 7,000 events"]
     assert world.step(verdict, 60) == []
     assert world.step(None, 61, events=500) == ["sparse continues after 61 s"]
     assert world.step(None, 62, events=500) == []
@@ -115,7 +115,7 @@ def test_the_end_is_told(world: World) -> None:
     world.caplog.clear()
     world.waits("dense", LearnerStep(16_000, done=True))
     assert [record.getMessage() for record in world.caplog.records] == [
-        "dense is done after 16000 events"
+        "dense is done after 16,000 events"
     ]
 
 
