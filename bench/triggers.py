@@ -68,6 +68,8 @@ class Case:
         asked = load().settings
         changed: dict[str, Any] = {
             "seed": self.seed,
+            # Between rebuilds the mask is fixed, so that it falls behind where there is a shift.
+            "pruner.regime": "d2s",
             "stream.generator.click_rate": self.click_rate,
             "stream.generator.events": QUIET_EVENTS,
             "evaluator.windows": [asked.trigger.window_events],

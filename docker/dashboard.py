@@ -254,10 +254,11 @@ PANELS = (
             Query(
                 "sum by (reason, outcome) (increase(resprout_rebuilds_total[5m])) > 0",
                 "{{outcome}}: {{reason}}",
-            )
+            ),
+            Query("sum(increase(resprout_grafts_total[5m])) > 0", "grafts"),
         ],
         "short",
-        "In 5 minutes, by outcome and reason.",
+        "In 5 minutes, by outcome and reason; and grafts, which move the mask without one.",
         width=8,
         custom={"drawStyle": "points", "pointSize": 8},
     ),

@@ -17,9 +17,27 @@ from evaluator.judging import Judging, JudgingState, LedgerState
 from evaluator.windows import Scoring, ScoringMessage, ScoringState, Sums
 from stream import LogPosition, MessageLog, RunSpec
 from stream.log import LogStore, Record
-from stream.messages import Alarm, DeadLetter, Judgement, Message, Position, Progress, Window, dump
+from stream.messages import (
+    Alarm,
+    DeadLetter,
+    Judgement,
+    MaskChange,
+    Message,
+    Position,
+    Progress,
+    Window,
+    dump,
+)
 from stream.state import Checkpoints
-from stream.topics import DEAD_LETTERS, LEDGER, TRUTH, WINDOWS, predictions, progress
+from stream.topics import (
+    DEAD_LETTERS,
+    LEDGER,
+    MASK_CHANGES,
+    TRUTH,
+    WINDOWS,
+    predictions,
+    progress,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -367,6 +385,8 @@ class EvaluatorStep:
     events, judgements; after a restart also those that the log holds already."""
     dead_letters: tuple[DeadLetter, ...] = ()
     """Written in this step."""
+    mask_changes: tuple[MaskChange, ...] = ()
+    """Copied in this step."""
     sums: Sums | None = None
     """Of the events scored; None where there were none."""
     waiting_for: stream.Waiting | None = None
@@ -390,8 +410,8 @@ class Evaluator:
 
     It is the one writer of the logs ``windows`` and ``deadletters``. What it writes follows from
     the clicks, the predictions and the ledger alone, however often it is stopped; only *where* in
-    ``windows`` copies of the ledger and judgements are between the windows depends on timing, and
-    so does which partition's dead letters come first.
+    ``windows`` judgements and copies of the ledger and of ``maskchanges`` are between the windows
+    depends on timing, and so does which partition's dead letters come first.
     Copies of the workers' progress depend on the wall clock altogether, and nobody compares them.
 
     Parameters
@@ -421,6 +441,13 @@ class Evaluator:
         self._scoring = Scoring(config, spec, state.scoring)
         self._judging = Judging(open_join, spec, state.judging)
         self._ledger = LedgerState(home.reader(LEDGER), spec, state.logs.get(LEDGER))
+        self._changes: stream.LogFollower[MaskChange] | None = None
+        if spec.grafts:
+            # There are few, so every start reads them from the first: a learner that was restarted
+            # may repeat any.
+            self._changes = MessageLog(home, MASK_CHANGES).follow(MaskChange)
+            copied = state.logs.get(MASK_CHANGES)
+            self._copied = stream.resume(self._changes.reader, MASK_CHANGES, copied)
         self._writer = IdempotentWriter(home, WINDOWS, state.logs.get(WINDOWS))
         self._dead = IdempotentWriter(home, DEAD_LETTERS, state.logs.get(DEAD_LETTERS))
         self._letters = DeadLetterWriter(self._dead, state.letters)
@@ -436,13 +463,14 @@ class Evaluator:
 
         A worker whose repeats differ is not deterministic; the first of each counts.
         """
-        parts = (self._join, self._judging, self._ledger, self._writer, self._dead)
-        return sum(part.conflicts for part in parts)
+        parts = (self._join, self._judging, self._ledger, self._writer, self._dead, self._changes)
+        return sum(part.conflicts for part in parts if part is not None)
 
     def step(self) -> EvaluatorStep:
         """Score at most one batch, and judge one or what there is; never wait.
 
-        1. Copy what is new in the ledger; while scoring runs, only where a decision may be due.
+        1. Copy what is new in the ledger; while scoring runs, only where a decision may be due. As
+           often, copy how the mask has changed between two versions.
         2. Take one batch into the judgement under way, if its candidate has predicted it.
         3. Score one batch, once every model that must has predicted it: windows. Where there is
            none, take all that the candidate has predicted into the judgement. Whatever is found on
@@ -457,14 +485,15 @@ class Evaluator:
         step = self._score()
         while judged[-1][0] and not step.events:
             judged.append(self._judge())
+        changes = self._copy_changes() if self._polls_ledger or step.done else ()
         self._writer.copy(self._progress.poll(at_once=step.done))
         self._polls_ledger = not step.events or step.count % self._window_events == 0
         on_grid = step.events and step.count % self._config.checkpoint_events == 0
         if step.done or on_grid or self._letters.many:
             self._checkpoint()
             self._done = step.done
-        step = replace(step, dead_letters=self._letters.take())
-        if copied or judged[0][0]:
+        step = replace(step, dead_letters=self._letters.take(), mask_changes=changes)
+        if copied or changes or judged[0][0]:
             judgements = tuple(one for _, one in judged if one)
             step = replace(step, messages=step.messages + judgements, waiting_for=None)
         return step
@@ -472,14 +501,24 @@ class Evaluator:
     def close(self) -> None:
         """Checkpoint, and let the next evaluator in.
 
-        The progress of its last step is written after that step, so it is copied here.
+        The progress of its last step is written after that step, so it is copied here; and so is
+        a change of the mask after the last batch, which nothing that is scored waits for.
         """
+        self._copy_changes()
         if not self._done:
             self._checkpoint()
         self._writer.copy(self._progress.poll(at_once=True))
         logs = (self._join, self._judging, self._ledger, self._progress, self._writer, self._dead)
-        for part in logs:
-            part.close()
+        for part in (*logs, self._changes):
+            if part is not None:
+                part.close()
+
+    def _copy_changes(self) -> tuple[MaskChange, ...]:
+        """Copy what is new of how the mask changes between two versions, where it does."""
+        if self._changes is None:
+            return ()
+        new = [one for found in iter(self._changes.poll_logged, []) for one in found]
+        return tuple(self._writer.append([n.message for n in new if n.offset >= self._copied]))
 
     def _judge(self) -> tuple[int, Judgement | None]:
         """Judge at most one batch; return its events, and the judgement if it ends one."""
@@ -521,6 +560,8 @@ class Evaluator:
         """Flush what was written, and what was read, *then* write down how far both go."""
         for read in (self._join, self._judging, self._ledger, self._progress):
             read.sync()
+        if self._changes is not None:
+            self._changes.reader.sync()
         self._writer.flush()
         letters = self._letters.keep()
         logs = {
@@ -528,6 +569,7 @@ class Evaluator:
             DEAD_LETTERS: self._dead.position,
             LEDGER: self._ledger.position,
             **self._progress.positions,
+            **({MASK_CHANGES: self._changes.position} if self._changes else {}),
         }
         scoring, judging = self._scoring.state, self._judging.state
         state = EvaluatorState(self._join.cursor, scoring, judging, logs, letters)

@@ -14,7 +14,7 @@ The modules of this room, each on top of those before it:
 
 from learner.config import LearnerConfig, MaskingConfig, ModelConfig
 from learner.masking import ADAGRAD, FROZEN, MASK, UPDATER, Masking
-from learner.online import ForwardPass, OnlineModel
+from learner.online import ForwardPass, OnlineModel, with_prefix
 from learner.snapshots import (
     LearnerState,
     SnapshotError,
@@ -51,4 +51,4 @@ __all__ += ["MaskUpdater", "Masking", "MaskingConfig", "ModelConfig", "ModelRegi
 __all__ += ["ModelVersion", "NoModel", "NonFiniteError", "OnlineModel", "Ports", "Publication"]
 __all__ += ["RollBackTo", "SnapshotError", "SnapshotStore", "StreamTrainer", "SwitchTo"]
 __all__ += ["TrainerOptions", "count_of", "dump_tensors", "from_parts", "load_tensors"]
-__all__ += ["masks_of", "restart_point"]
+__all__ += ["masks_of", "restart_point", "with_prefix"]

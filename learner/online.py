@@ -86,6 +86,7 @@ class OnlineModel:
         self.optimiser = Adagrad(module, config)
         self.masking = Masking(module, self.optimiser, config.masking)
         self._changes = 0
+        self._shared: frozenset[str] = frozenset()
 
     @property
     def prunable(self) -> tuple[str, ...]:
@@ -96,6 +97,38 @@ class OnlineModel:
     def masks(self) -> dict[str, Tensor]:
         """The mask of each pruned layer, bool, shape (out, in); True is kept."""
         return self.masking.masks
+
+    def share_embeddings(self, of: OnlineModel) -> None:
+        """Read the embeddings of another model of the same kind from now on, and learn the rest.
+
+        The tables are the other's own: what it learns is seen here at once, and what is loaded here
+        leaves them as they are.
+
+        Raises ``ValueError`` where there are none, or where masks can cover them.
+
+        Parameters
+        ----------
+        of
+            The model that goes on learning them.
+        """
+        if self.config.masking.embeddings:
+            raise ValueError(
+                "embeddings cannot be both shared and pruned: set learner.masking.embeddings to "
+                "false, or give the models tables of their own"
+            )
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        tables = {n: one for n, one in self.module.named_modules() if isinstance(one, kinds)}
+        if not tables:
+            raise ValueError(
+                "the model has no nn.Embedding that two models could share: give them tables of "
+                "their own"
+            )
+        for name, table in tables.items():
+            table.register_parameter("weight", of.module.get_parameter(f"{name}.weight"))
+        self._shared = frozenset(f"{name}.weight" for name in tables)
+        for name in self._shared & self.optimiser.parameters.keys():
+            del self.optimiser.parameters[name], self.optimiser.sums[name]
+        self._changes += 1
 
     def predict(self, batch: ClickBatch) -> NDArray[np.float64]:
         """Return the chance of a click of each event, shape (n,); labels are not looked at."""
@@ -179,6 +212,28 @@ class OnlineModel:
         self.masking.set_masks(masks, weights, sums)
         self._changes += 1
 
+    @torch.no_grad()
+    def pull(self, to: OnlineModel, share: float) -> None:
+        r"""Move all weights that are kept a share of the way to another model's.
+
+        .. math:: w \leftarrow w + c \, (w' - w)
+
+        Adagrad's sums stay.
+
+        Parameters
+        ----------
+        to
+            A model of the same kind, whose weights are whole.
+        share
+            c, 0 to 1.
+        """
+        for name, weight in self.optimiser.parameters.items():
+            weight.lerp_(to.optimiser.parameters[name], share)
+            mask = self.masks.get(name.removesuffix(".weight"))
+            if mask is not None and name.endswith(".weight"):
+                weight.masked_fill_(~mask, 0.0)
+        self._changes += 1
+
     def theta(self, name: str) -> Tensor:
         """Return a layer's weights as they are stored, pruned or not, shape (out, in); a copy."""
         return self.masking.theta(name)
@@ -195,33 +250,42 @@ class OnlineModel:
         # but the sum of finite numbers may be too large.
         return all(bool(t.sum().isfinite()) or bool(t.isfinite().all()) for t in tensors)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, *, shared: bool = True) -> dict[str, Tensor]:
         """Return a copy on the CPU of everything that learning continues from.
 
         Names are those of the module's state dict; beside them ``frozen.<layer>`` (θ where it is
-        pruned, 0 elsewhere), ``mask.<layer>`` (uint8) and ``adagrad.<parameter>``.
+        pruned, 0 elsewhere), ``mask.<layer>`` (uint8) and ``adagrad.<parameter>``. With ``shared``
+        the embeddings that it reads from another model are among them; their sums never are.
         """
-        named = dict(self.module.state_dict()) | self.masking.state()
+        named = dict(self.module.state_dict())
+        if not shared:
+            named = self._without_shared(named)
+        named |= self.masking.state()
         named |= {ADAGRAD + name: tensor for name, tensor in self.optimiser.sums.items()}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Return to a state, bit for bit; what it holds of a mask updater is ignored.
 
-        Raises ``ValueError`` where names or shapes are not those of this model.
+        So are embeddings, where they are shared. Raises ``ValueError`` where names or shapes are
+        not those of this model.
         """
-        own, sums = own_tensors(state), with_prefix(state, ADAGRAD)
+        own, sums = self._without_shared(own_tensors(state)), with_prefix(state, ADAGRAD)
+        sums = self._without_shared(sums)
         masks = masks_in(state)
         stash = with_prefix(state, FROZEN)
-        check_tensors(own, self.module.state_dict())
+        check_tensors(own, self._without_shared(self.module.state_dict()))
         check_tensors(sums, self.optimiser.sums)
         check_tensors(stash, masks)
         self.masking.check(masks)
-        self.module.load_state_dict(own)
+        self.module.load_state_dict(own, strict=False)
         for name, tensor in sums.items():
             self.optimiser.sums[name].copy_(tensor)
         self.masking.load(masks, stash)
         self._changes += 1
+
+    def _without_shared(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name not in self._shared}
 
     def _logits(self, batch: ClickBatch) -> Tensor:
         logits: Tensor = self.module(self._tensor(batch.numeric), self._tensor(batch.categorical))

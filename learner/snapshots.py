@@ -27,7 +27,8 @@ from stream.state import write_folder_atomic
 from stream.topics import predictions
 
 FORMAT = "resprout-snapshot-1"
-FILE = "model.safetensors"
+_SUFFIX = ".safetensors"
+FILE = f"model{_SUFFIX}"
 _VERSION = version("resprout")
 _NAME = re.compile(r"[A-Za-z0-9_-]+/\d{15}-[0-9a-f]{12}")
 
@@ -247,20 +248,39 @@ def from_bytes(content: bytes) -> LearnerState:
     )
 
 
-def to_parts(state: LearnerState) -> dict[str, bytes]:
+def to_parts(state: LearnerState, *followers: LearnerState) -> dict[str, bytes]:
     """Write a state as the parts of a :class:`stream.state.Checkpoints` entry.
 
+    Beside it stand those of models that learn along with it, from its embeddings.
+
+    >>> from dataclasses import replace
     >>> cursor = ClickCursor(identity="7f", count=500)
-    >>> state = LearnerState("sparse", 2, cursor, {0: Position(9, 3)}, {}, since=400)
-    >>> from_parts(to_parts(state)) == state
-    True
+    >>> state = LearnerState("dense", 0, cursor, {0: Position(9, 3)}, {}, since=400)
+    >>> parts = to_parts(state, replace(state, model="sparse", version=2))
+    >>> from_parts(parts) == state, follower_from_parts(parts, "sparse").version
+    (True, 2)
     """
+    files = {FILE: state, **{_file_of(one.model): one for one in followers}}
+    return {file: dump_tensors(one.tensors, _texts(one)) for file, one in files.items()}
+
+
+def _texts(state: LearnerState) -> dict[str, str]:
     texts = state.metadata | {"since": str(state.since)}
     if state.ordered is not None:
         texts["ordered"] = str(state.ordered)
     if state.published is not None:
         texts["published"] = json.dumps([state.published.identity, state.published.offset])
-    return {FILE: dump_tensors(state.tensors, texts)}
+    return texts
+
+
+def _file_of(follower: str) -> str:
+    return f"{follower}{_SUFFIX}"
+
+
+def follower_from_parts(parts: Mapping[str, bytes], model: str) -> LearnerState | None:
+    """Read back the state of a model that learned along; None where it had not begun."""
+    content = parts.get(_file_of(model))
+    return None if content is None else from_bytes(content)
 
 
 def from_parts(parts: Mapping[str, bytes]) -> LearnerState:
@@ -284,7 +304,8 @@ def restart_point(parts: Mapping[str, bytes]) -> RestartPoint:
     found = metadata(parts[FILE])
     cursor, own = ClickCursor.model_validate_json(found["cursor"]), predictions(found["model"])
     offsets = {own: int(found["ordered"])} if "ordered" in found else {}
-    return RestartPoint((cursor,), offsets, {own: cursor.count})
+    models = {metadata(part)["model"] for name, part in parts.items() if name.endswith(_SUFFIX)}
+    return RestartPoint((cursor,), offsets, {predictions(one): cursor.count for one in models})
 
 
 @dataclass(frozen=True, slots=True)

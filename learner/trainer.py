@@ -7,7 +7,7 @@ handed in from outside.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +19,14 @@ from torch import Tensor
 
 from learner.masking import ADAGRAD, FROZEN, UPDATER
 from learner.online import ForwardPass, OnlineModel, with_prefix
-from learner.snapshots import LearnerState, SnapshotStore, count_of, from_parts, to_parts
+from learner.snapshots import (
+    LearnerState,
+    SnapshotStore,
+    count_of,
+    follower_from_parts,
+    from_parts,
+    to_parts,
+)
 from stream import (
     ClickReader,
     CountedBatch,
@@ -34,7 +41,7 @@ from stream import (
     topics,
 )
 from stream.log import LogReader, LogWriter, Record
-from stream.messages import Position, PredictionBatch
+from stream.messages import MaskChange, Position, PredictionBatch, dump
 from stream.state import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -75,11 +82,12 @@ class MaskUpdater(Protocol):
             The batch and its predictions.
         """
 
-    def update(self, model: OnlineModel, count: int) -> Mapping[str, Tensor] | None:
+    def update(self, model: OnlineModel, count: int) -> Mapping[str, Tensor] | MaskChange | None:
         """Return the masks that hold after the step of the batch that ends at ``count``.
 
-        None: they stay as they are. Outside a run, an updater that gives returning weights a value
-        calls :meth:`~learner.online.OnlineModel.set_masks` itself, and returns None.
+        None: they stay as they are. An updater that gives returning weights a value calls
+        :meth:`~learner.online.OnlineModel.set_masks` itself, and returns what the log of changes is
+        to say of it.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -211,6 +219,8 @@ class Ports:
     None where they have one partition. See :func:`stream.ordering.open_order`."""
     writer_pool: Executor | None = None
     """One thread that writes files while the model learns; None writes them in between."""
+    changes: LogWriter | None = None
+    """Where the changes are recorded that its mask updater makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +263,11 @@ class StreamTrainer:
     at the count at which that begins, and between two of them learns under the masks that its
     updater says. Where the source rolls it back, it has an earlier version's weights and masks
     again and continues with the next event: those between are not learned anew.
+
+    Two trainers of one process can share one embedding table. The one that has a ``leader`` reads
+    nothing itself and learns no embeddings: its leader hands it every batch, once both have
+    predicted it, and keeps its state in its own checkpoints. So both always stand at one count, and
+    the leader waits where the other one has to.
     """
 
     online: OnlineModel
@@ -268,6 +283,8 @@ class StreamTrainer:
     """Where its weights are published: where a version begins, then every
     ``learner.publish_events``."""
     options: TrainerOptions = TrainerOptions()
+    leader: StreamTrainer | None = None
+    """The trainer whose embeddings it shares, of the dense model."""
     version: int = field(default=0, init=False)
     """Of the model: 0 for dense, and before a sparse one has begun."""
     _started: bool = field(default=False, init=False)
@@ -285,13 +302,25 @@ class StreamTrainer:
     _published: LogPosition | None = field(default=None, init=False)
     """The end of its predictions at the last checkpoint."""
     _writing: Future[Publication | None] | None = field(default=None, init=False)
+    _followers: list[StreamTrainer] = field(default_factory=list, init=False)
+    _resumed: Mapping[str, bytes] = field(default_factory=dict, init=False)
+    """The parts of the checkpoint that it continues from."""
+    _waits: Waiting | None = field(default=None, init=False)
+    """What a trainer with a leader waits for."""
+    _learned: int = field(default=0, init=False)
+    """Events that a trainer with a leader has learned, its ancestors included."""
+    _reported: int = field(default=0, init=False)
+    """Those of them that it has reported."""
 
     def __post_init__(self) -> None:
+        if self.leader is not None:
+            self.online.share_embeddings(self.leader.online)
+            self.leader._followers.append(self)
         self._reader = self._read_from(None)
         self._started = self.source is None
-        found = self.ports.checkpoints.latest()
-        if found is not None:
-            state, writer = from_parts(found.parts), self.ports.predictions
+        state = self._last_state()
+        if state is not None:
+            writer = self.ports.predictions
             if state.published is not None:
                 name = topics.predictions(self.ports.model)
                 check_position(name, state.published, writer.identity, writer.end())
@@ -317,6 +346,7 @@ class StreamTrainer:
         self._trained_through = dict(state.trained_through)
         self._reader = self._read_from(state)
         self._started = True
+        self._learned = self._reported = state.count
         self._load(state.tensors)
 
     def step(self) -> LearnerStep:
@@ -340,12 +370,11 @@ class StreamTrainer:
         """
         if self._done:
             return self._report()
-        if self._writing is not None and self._writing.done():
-            self.wait_saved()
-        if self.registry is not None and self.version:
-            self.registry.reconcile(self.version)
-        here = self.count if self._started else None
-        answer = Continue() if self.source is None else self.source.at(here)
+        if self.leader is not None:
+            return self._report_as_follower()
+        answer = self._ask(self.count if self._started else None)
+        if isinstance(answer, Continue):
+            answer = self._ask_followers()
         if isinstance(answer, Waiting):
             return self._report(waiting_for=answer)
         if isinstance(answer, NoModel):
@@ -356,7 +385,7 @@ class StreamTrainer:
 
     def close(self) -> None:
         """Write a checkpoint of the model as it is, so that nothing is learned twice."""
-        if self._started:
+        if self._started and self.leader is None:
             self.save_async("checkpoint")
             self.wait_saved()
 
@@ -381,11 +410,10 @@ class StreamTrainer:
                 f"{self.ports.model} has weights that are not finite after {self.count:,} events; "
                 "lower learner.rate or learner.embedding_rate, and look for extreme features"
             )
+        states = [self._state()]
         if "checkpoint" in due:
-            writer = self.ports.predictions
-            writer.flush()
-            self._published = LogPosition(writer.identity, writer.end())
-        write = partial(self._write, self._state(), due)
+            states = [one._published_state() for one in (self, *self._begun)]
+        write = partial(self._write, states, due)
         self.wait_saved()
         self._saved |= dict.fromkeys(due, self.count)
         if self.ports.writer_pool is None:
@@ -411,6 +439,16 @@ class StreamTrainer:
             return self._finish()
         if counted is None:
             return self._report(waiting_for=self._reader.waits_for)
+        models = (self, *self._begun)
+        forwards = [model._predict(counted) for model in models]
+        for model, forward in zip(models, forwards, strict=True):
+            model._take_in(counted, forward)
+        for model in (*self._begun, self):
+            model._save_what_is_due()
+        return self._report(len(counted.batch))
+
+    def _predict(self, counted: CountedBatch) -> ForwardPass:
+        """Predict a batch, publish it, and return what of it is to be learned."""
         online, updater, options = self.online, self.updater, self.options
         self._broken = True
         forward = online.forward(counted.batch, inputs=updater.needs_inputs)
@@ -433,16 +471,23 @@ class StreamTrainer:
             time_ms = int(counted.batch.time_ms[-1])
             record = Record(predictions_to_bytes(predictions), time_ms=time_ms)
             self.ports.predictions.append([record])
+        return forward
+
+    def _take_in(self, counted: CountedBatch, forward: ForwardPass) -> None:
+        """Learn a batch, and change the masks as the updater says."""
+        online, updater = self.online, self.updater
         if len(forward.batch):
             online.learn_from(forward, lambda found: updater.observe(online, found, forward))
-        masks = updater.update(online, self.count)
-        if masks is not None:
-            online.set_masks(masks)
+        changed = updater.update(online, self.count)
+        if isinstance(changed, MaskChange):
+            if self.ports.changes is not None:
+                self.ports.changes.append([Record(dump(changed))])
+        elif changed is not None:
+            online.set_masks(changed)
         learned = {span.partition: span.last for span in counted.spans}
         self._trained_through = self._trained_through | learned
+        self._learned = self.count
         self._broken = False
-        self._save_what_is_due()
-        return self._report(len(counted.batch))
 
     def _without(
         self, unfit: NDArray[np.bool_], counted: CountedBatch, forward: ForwardPass
@@ -472,16 +517,58 @@ class StreamTrainer:
         if self.registry is not None and (count - self._since) % config.publish_events == 0:
             due.append("publication")
         every = options.checkpoint_events or config.checkpoint_events
-        if count % every == 0 or count == options.end:
+        if self.leader is None and (count % every == 0 or count == options.end):
             due.append("checkpoint")
         self.save_async(*due)
 
     def _finish(self) -> LearnerStep:
         if self._started and self.options.end is None:
+            for follower in self._begun:
+                follower.save_async("snapshot")
+                follower.wait_saved()
             self.save_async("snapshot", "checkpoint")
             self.wait_saved()
+        for follower in self._followers:
+            follower._done = True
         self._done = True
         return self._report()
+
+    @property
+    def _begun(self) -> list[StreamTrainer]:
+        """Those of its followers that have a model."""
+        return [one for one in self._followers if one._started]
+
+    def _ask(self, count: int | None) -> Answer:
+        """Ask the source, and see to what has been written meanwhile."""
+        if self._writing is not None and self._writing.done():
+            self.wait_saved()
+        if self.registry is not None and self.version:
+            self.registry.reconcile(self.version)
+        return Continue() if self.source is None else self.source.at(count)
+
+    def _ask_followers(self) -> Answer:
+        """Change the versions of the followers that are due; say what one of them waits for.
+
+        One begins where its leader stands, so its source is asked for that count from the start.
+        """
+        for follower in self._followers:
+            answer = follower._ask(self.count)
+            follower._waits = answer if isinstance(answer, Waiting) else None
+            if follower._waits is not None:
+                return follower._waits
+            if isinstance(answer, SwitchTo | RollBackTo):
+                follower._change(answer)
+        return Continue()
+
+    def _report_as_follower(self) -> LearnerStep:
+        """Report what its leader, in a thread of its own, has let it learn since the last time."""
+        learned, waits = self._learned, self._waits
+        events, self._reported = learned - self._reported, learned
+        if events:
+            return LearnerStep(learned, events)
+        if waits is None and learned:
+            waits = Waiting(topics.CLICKS)
+        return LearnerStep(learned, waiting_for=waits or Waiting(topics.LEDGER, "the first mask"))
 
     def _change(self, answer: SwitchTo | RollBackTo) -> bool:
         """Become another version, safely, and publish it; False where it is that one already."""
@@ -511,8 +598,10 @@ class StreamTrainer:
             self._trained_through = before | kept
             self._load(found.tensors)
         if changes:
-            self.save_async("checkpoint")
-            self.wait_saved()
+            keeper = self.leader or self
+            keeper._saved.pop("checkpoint", None)
+            keeper.save_async("checkpoint")
+            keeper.wait_saved()
             log.info("%s is version %d after %s events", model, to.version, f"{to.count:,}")
         if self.registry is not None and to.version > self._announced:
             self._announced = to.version
@@ -524,14 +613,14 @@ class StreamTrainer:
         self.updater.load(with_prefix(tensors, UPDATER))
         self._saved.clear()
 
-    def _state(self) -> LearnerState:
+    def _state(self, *, shared: bool = True) -> LearnerState:
         updater = {UPDATER + name: tensor for name, tensor in self.updater.state().items()}
         return LearnerState(
             model=self.ports.model,
             version=self.version,
             cursor=self._reader.cursor,
             trained_through=self._trained_through,
-            tensors=self.online.state() | updater,
+            tensors=self.online.state(shared=shared) | updater,
             config_json=self.spec.config_json,
             seed=self.spec.seed,
             since=self._since,
@@ -539,19 +628,39 @@ class StreamTrainer:
             published=self._published,
         )
 
+    def _published_state(self) -> LearnerState:
+        """Return the state to continue from, once all that was published before it is safe."""
+        written = self.ports.predictions
+        for writer in (written, self.ports.changes):
+            if writer is not None:
+                writer.flush()
+        self._published = LogPosition(written.identity, written.end())
+        return self._state(shared=False)
+
+    def _last_state(self) -> LearnerState | None:
+        """Return the state of the last checkpoint; None without one."""
+        if self.leader is not None:
+            return follower_from_parts(self.leader._resumed, self.ports.model)
+        found = self.ports.checkpoints.latest()
+        if found is None:
+            return None
+        self._resumed = found.parts
+        return from_parts(found.parts)
+
     def _sync(self) -> None:
         """Make what a copy of the model rests on survive a crash of the machine, before it does."""
         for read in (self.ports.clicks, self.ports.order):
             if read is not None:
                 read.sync()
 
-    def _write(self, state: LearnerState, copies: set[Copy]) -> Publication | None:
+    def _write(self, states: Sequence[LearnerState], copies: set[Copy]) -> Publication | None:
         """Write copies of a state; another thread may do it.
 
         A publication is a snapshot of what is to be served, the module's weights and masks; all but
-        the one before are deleted.
+        the one before are deleted. The states after the first are those of followers, for the
+        checkpoint.
         """
-        store, written = self.ports.snapshots, None
+        state, store, written = states[0], self.ports.snapshots, None
         self._sync()
         if "snapshot" in copies:
             store.write(state)
@@ -564,7 +673,7 @@ class StreamTrainer:
             sequence = (state.count - state.since) // self.online.config.publish_events
             written = Publication(state.version, sequence, name, state.count)
         if "checkpoint" in copies:
-            self.ports.checkpoints.write(state.count, to_parts(state))
+            self.ports.checkpoints.write(state.count, to_parts(*states))
         return written
 
     def _publish(self, publication: Publication | None) -> None:
@@ -572,6 +681,8 @@ class StreamTrainer:
             self.registry.publish(publication)
 
     def _read_from(self, state: LearnerState | None) -> ClickReader:
+        if self.leader is not None:
+            return self.leader._reader
         spec, order_log = self.spec, self.ports.order
         order: ReadOrder | None = None
         if order_log is not None and self.options.leads:

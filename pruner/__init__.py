@@ -14,7 +14,7 @@ The modules of this room answer one question each:
 """
 
 from pruner.config import ComparisonConfig, PrunerConfig, StoreConfig, TriggerConfig
-from pruner.criterion import Claim, Criterion, Stateless
+from pruner.criterion import Claim, Criterion, LearnsMask, Stateless
 from pruner.decisions import (
     FIRST,
     REQUEST,
@@ -33,7 +33,7 @@ from pruner.triggers import TRIGGERS, Fire, Hold, Trigger
 from pruner.worker import InputEnd, PrunePorts, PrunerNeeds, PruneStep, PruneWorker
 
 __all__ = ["FIRST", "REQUEST", "TRIGGERS", "Claim", "ComparisonConfig", "Criterion", "Evidence"]
-__all__ += ["Fire", "FirstMaskSource", "History", "Hold", "InputEnd", "LedgerFollower"]
-__all__ += ["LedgerMaskSource", "Need", "PrunePorts", "PruneStep", "PruneWorker", "PrunerConfig"]
-__all__ += ["PrunerNeeds", "Rules", "Stateless", "StoreConfig", "Trigger", "TriggerConfig"]
-__all__ += ["is_complete", "reason_to_decline", "version_after", "version_of"]
+__all__ += ["Fire", "FirstMaskSource", "History", "Hold", "InputEnd", "LearnsMask"]
+__all__ += ["LedgerFollower", "LedgerMaskSource", "Need", "PrunePorts", "PruneStep", "PruneWorker"]
+__all__ += ["PrunerConfig", "PrunerNeeds", "Rules", "Stateless", "StoreConfig", "Trigger"]
+__all__ += ["TriggerConfig", "is_complete", "reason_to_decline", "version_after", "version_of"]

@@ -13,7 +13,22 @@ class PrunerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    criterion: str = "aux"
+    regime: Literal["graft", "d2s"] = "graft"
+    """How the mask of the served model follows the dense one: ``graft``: every ``graft_events`` it
+    is selected anew from the evidence of the dense model, with which the served one shares
+    embeddings and process; rebuilds remain for what that cannot follow. ``d2s``, adaptive
+    dense-to-sparse: it is fixed from one rebuild to the next. With ``d2s``, unless they are set,
+    ``evidence`` is ``candidate``, ``criterion`` ``aux`` and ``allocation`` ``global``."""
+    graft_events: int = Field(default=25_000, gt=0)
+    """``graft``: events between two selections, a multiple of the batch."""
+    graft_pull: float = Field(default=0.05, ge=0, le=1)
+    """``graft``: how far a weight that stays moves to the dense model's value at a selection: 0 not
+    at all, 1 all the way."""
+    evidence: Literal["dense", "candidate"] = "dense"
+    """Whose gradients say which weights a rebuild keeps: those of the ``candidate``, in a prune
+    phase of its own; or the ``dense`` model's, from the first event on: then there is no prune
+    phase, the mask is cut in one shot from the dense snapshot and is fine-tuned from there on."""
+    criterion: str = "fisher_ema"
     """Name of a criterion: ``aux``, ``fisher_ema``, ``magnitude``, ``mop``, ``random``,
     ``snip_momentum``, ``taylor``, ``taylor_ema``, ``wanda``, or one from the entry-point group
     ``resprout.criteria``."""
@@ -21,7 +36,9 @@ class PrunerConfig(BaseModel):
     """The criterion's own options, such as ``penalty`` of ``aux``."""
     sparsity: float = Field(default=0.8, ge=0, lt=1)
     """Share of the prunable weights to remove, over all layers together."""
-    allocation: Literal["global", "global_layer_mean", "lamp", "uniform", "erk"] = "global"
+    allocation: Literal["global_layer_mean", "global", "lamp", "uniform", "erk"] = (
+        "global_layer_mean"
+    )
     """How much of which layer. Ranked over all layers together: scores as they are, divided by
     their layer's mean, or squared and divided by the squares of the layer's that are not smaller
     (``lamp``). Or whatever the scores: the same share of each, or a larger share of smaller ones in
@@ -41,7 +58,8 @@ class PrunerConfig(BaseModel):
     rebuild_events: int = Field(default=100_000, gt=0)
     """Events from the window that decides a rebuild to the swap."""
     prune_events: int = Field(default=50_000, gt=0)
-    """Events from the dense snapshot to the freeze of the mask; then it is fine-tuned."""
+    """Events from the dense snapshot to the freeze of the mask; then it is fine-tuned. Where
+    ``evidence`` is ``dense`` the mask is frozen from the snapshot on."""
     judge_events: int = Field(default=50_000, gt=0)
     """Events before the swap on which the candidate is scored against the incumbent."""
     inconclusive: Literal["keep_incumbent", "lower_mean"] = "keep_incumbent"
@@ -52,6 +70,26 @@ class PrunerConfig(BaseModel):
     """How far the sparse model may run ahead of an undecided window."""
     checkpoint_events: int = Field(default=50_000, gt=0)
     """Events between two checkpoints of an open rebuild."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, given: Any) -> Any:
+        """Fill in what the regime implies where nothing else is said."""
+        if isinstance(given, dict) and given.get("regime") == "d2s":
+            return {**_D2S, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _has_evidence(self) -> PrunerConfig:
+        if self.regime == "graft" and self.evidence != "dense":
+            raise ValueError(
+                "pruner.regime = 'graft' selects by the evidence of the dense model; leave "
+                "pruner.evidence out, or set pruner.regime to 'd2s'"
+            )
+        return self
+
+
+_D2S: dict[str, Any] = {"evidence": "candidate", "criterion": "aux", "allocation": "global"}
 
 
 class ComparisonConfig(BaseModel):

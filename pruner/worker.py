@@ -25,7 +25,7 @@ from pruner.evidence import layers_of
 from pruner.masks import ReconcilingRegistry, content_hash, describe, pack, sparsity
 from pruner.requests import RequestFollower
 from pruner.triggers import Score
-from pruner.updaters import PrunePhase, recipe
+from pruner.updaters import FixedMask, PrunePhase, pruned_by_evidence, recipe
 from stream import topics
 from stream.log import LogReader, LogWriter, Record
 from stream.messages import (
@@ -388,13 +388,19 @@ class PruneWorker:
         online = self._build()
         online.load(begin.tensors)
         rng = np.random.default_rng([spec.seed, plan.number])
+        how = recipe(self._config, spec)
+        updater: learner.MaskUpdater = FixedMask()
+        if self._config.evidence == "candidate":
+            updater = PrunePhase(how, layers_of(online), rng)
+        elif kept is None:
+            begin = pruned_by_evidence(begin, how, online, rng)
         trainer = learner.StreamTrainer(
             online,
             learner.Ports(
                 plan.candidate, ports.clicks, ports.predictions, checkpoints, snapshots, ports.order
             ),
             spec,
-            PrunePhase(recipe(self._config, spec), layers_of(online), rng),
+            updater,
             options=learner.TrainerOptions(
                 checkpoint_events=self._config.checkpoint_events,
                 publish_from=plan.end - spec.judge_events,

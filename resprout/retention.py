@@ -13,7 +13,7 @@ import learner
 from pruner import PrunerNeeds
 from resprout.folder import RunFolder
 from resprout.runner import Observe, Step
-from resprout.settings import DENSE, EVALUATOR, PRUNER
+from resprout.settings import DENSE, EVALUATOR, PRUNER, SPARSE
 from resprout.spec import RunDefinition
 from stream import FIRST_CLICK, LogTrimmer, RestartPoint, RestartPoints, open_logs, topics
 from stream.log import LogError, LogStore
@@ -53,6 +53,8 @@ class Retention:
         settings, spec = plan.settings, plan.spec
         self._folder, self._clock, self._due = folder, clock, clock() + EVERY_SECONDS
         self._models = set(settings.evaluator.models)
+        # One that shares embeddings continues from the checkpoints of the dense model.
+        self._without = {DENSE, PRUNER, EVALUATOR} | ({SPARSE} if plan.grafts else set())
         self._points: dict[str, RestartPoints] = {}
         self._of_evaluator = partial(evaluator.restart_point, settings.evaluator, spec)
         self._warned = False
@@ -98,7 +100,7 @@ class Retention:
         first = self._pruner.first
         begins = RestartPoint([first]) if first is not None else RestartPoint()
         there = {path.name for path in self._folder.checkpoints(DENSE).folder.parent.glob("*")}
-        for model in sorted((self._models | there) - {DENSE, PRUNER, EVALUATOR}):
+        for model in sorted((self._models | there) - self._without):
             points += self._of_learner(model, begins)
         kept = self._folder.checkpoints(EVALUATOR)
         scoring = self._points.setdefault(EVALUATOR, RestartPoints(kept, self._of_evaluator))

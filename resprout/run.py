@@ -11,8 +11,15 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from torch import Tensor, nn
 
 from evaluator.run import RangeScores, RunHistory, place, warnings
@@ -112,6 +119,16 @@ class RollbackSummary(_Record):
     """False where the input ended before ``count``."""
 
 
+class GraftsSummary(_Record):
+    """The changes of the served model's mask that were no rebuild."""
+
+    number: int
+    moved: float
+    """Share of the kept weights that one replaced, on average."""
+    last: int
+    """The count of the last one."""
+
+
 class Summary(_Record):
     """What ``--json`` prints: these fields, and those of :attr:`models` by their names.
 
@@ -139,7 +156,16 @@ class Summary(_Record):
     """All models on the second half of the events that all have predicted."""
     rebuilds: tuple[RebuildSummary, ...]
     rollbacks: tuple[RollbackSummary, ...] = ()
+    grafts: GraftsSummary | None = None
+    """Left out where there was none."""
     dead_letters: int
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = write(self)
+        if self.grafts is None:
+            found.pop("grafts", None)
+        return found
 
     @property
     def models(self) -> dict[str, ModelSummary | None]:
@@ -155,6 +181,14 @@ class Summary(_Record):
         if self.rollbacks:
             counts.append(f"{len(self.rollbacks)} rolled back")
         return f"{', '.join(counts) or 'none'}, after the first mask" if first else "none"
+
+    @property
+    def graft_counts(self) -> str:
+        """How many grafts there were, and how much one moves, in words."""
+        if self.grafts is None:
+            return "none"
+        share = f"{self.grafts.moved:.1%} of the kept weights"
+        return f"{self.grafts.number:,}, each moves {share} on average"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +252,17 @@ def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summ
             for one in history.rollbacks
             if one.rollback is not None
         ),
+        grafts=_grafts(history),
         dead_letters=sum(one.count for one in history.invalid.values()),
         **models(whole),
     )
+
+
+def _grafts(history: RunHistory) -> GraftsSummary | None:
+    found = history.grafts
+    if found.last is None:
+        return None
+    return GraftsSummary(number=len(found), moved=found.mean(), last=found.last)
 
 
 def in_force(history: RunHistory) -> messages.Verdict | None:
@@ -473,6 +515,7 @@ def worker_process(
     folder, names = RunFolder(state), tuple(names)
     whole = names == plan.workers
     plan.check()
+    plan.check_workers(names)
     with ExitStack() as opened:
         _take(plan, folder, () if whole else names, opened)
         wiring: Wiring | None = None

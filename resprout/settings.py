@@ -41,7 +41,7 @@ SOURCE, PRUNER, EVALUATOR = "source", "pruner", "evaluator"
 WORKERS = (SOURCE, *MODELS, PRUNER, EVALUATOR)
 """The workers that every run knows."""
 TAKEN = (*WORKERS, "bayes", "bayes_ce", "call_events", "call_seconds", "dead_letters", "events")
-TAKEN += ("events_per_second", "last_half", "rebuilds", "rollbacks", "seed", "windows")
+TAKEN += ("events_per_second", "grafts", "last_half", "rebuilds", "rollbacks", "seed", "windows")
 """What no comparison may be called: a worker, or what stands beside the models in results."""
 _COMPARISON = re.compile(r"[a-z][a-z0-9_]*")
 PREFIX = "RESPROUT_"
@@ -256,6 +256,9 @@ def scaled(events: int) -> dict[str, Any]:
     for name, value in flat(defaults):
         if name in _SCALED:
             derived[name] = value * window // full
+    # Half a window is no whole number of batches where a window is an odd one.
+    grafts = defaults.pruner.graft_events * window // full
+    derived["pruner.graft_events"] = grafts // batch * batch
     windows = [size * window // full for size in defaults.evaluator.windows]
     return derived | {"evaluator.windows": windows}
 
@@ -266,7 +269,7 @@ def counted(names: Iterable[str]) -> tuple[str, ...]:
     >>> counted(["seed", "trigger.window_events", "evaluator.windows"])
     ('trigger.window_events', 'evaluator.windows')
     """
-    derived = {"stream.batch_events", "evaluator.windows", *_SCALED}
+    derived = {"stream.batch_events", "pruner.graft_events", "evaluator.windows", *_SCALED}
     return tuple(name for name in names if name in derived)
 
 
@@ -494,7 +497,7 @@ def flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting by its dotted name, sections in order.
 
     >>> dict(flat(Settings()))["pruner.criterion"]
-    'aux'
+    'fisher_ema'
     """
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)

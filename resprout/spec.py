@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from learner import MaskUpdater, OnlineModel
 from learner.models import begin_from, build, weights_file
-from pruner import ComparisonConfig, Rules, StoreConfig, triggers
-from pruner.updaters import for_comparison, recipe
+from pruner import ComparisonConfig, LearnsMask, Rules, StoreConfig, triggers
+from pruner.updaters import DenseEvidence, for_comparison, recipe
 from resprout.settings import DENSE, EVALUATOR, PRUNER, SOURCE, SPARSE, Settings
 from stream import FeatureSchema, RunSpec, clicks_with_known_ends, make_source
 from stream.log import KafkaConfig, LogStore, StoredRecord
@@ -84,7 +86,7 @@ class RunDefinition:
                 "have no ids: leave it out, and remove duplicates from the file"
             )
         model = self.model()
-        recipe(self.settings.pruner, self.spec).check(model)
+        self._check_pruning(model)
         triggers.build(self.settings.trigger)
         masking = self.settings.learner.masking
         for setting in ("returning_weights", "returning_sums"):
@@ -98,6 +100,19 @@ class RunDefinition:
                 self.comparison_updater(name, model)
             except ValueError as error:
                 raise ValueError(f"comparisons.{name}: {error}") from error
+
+    def _check_pruning(self, model: OnlineModel) -> None:
+        how = recipe(self.settings.pruner, self.spec)
+        how.check(model)
+        criterion = how.criterion
+        if self.settings.pruner.evidence == "dense" and isinstance(criterion, LearnsMask):
+            raise ValueError(
+                f"pruner.evidence = 'dense' needs a criterion that ranks weights, and "
+                f"{criterion.name!r} learns a mask in a prune phase: use 'fisher_ema', or set "
+                "pruner.evidence to 'candidate'"
+            )
+        if self.grafts:
+            self.model(grafted=True).share_embeddings(model)
 
     def clicks_of(self, logs: LogStore) -> LogStore:
         """Show the clicks of a store without the end records of producers that are not known."""
@@ -122,14 +137,40 @@ class RunDefinition:
         generator = GeneratorSource(stream.generator, self.settings.seed).identity
         return made_by in (None, generator) and schema in (None, source.schema.digest.encode())
 
-    def model(self) -> OnlineModel:
-        """Make the model as it is before its first event."""
+    def model(self, *, grafted: bool = False) -> OnlineModel:
+        """Make the model as it is before its first event.
+
+        With ``grafted`` its masks come with the values of the weights that return.
+        """
         settings, schema = self.settings, self.source.schema
         module = build(settings.model.name, schema, settings.model.options, settings.seed)
-        online = OnlineModel(module, settings.learner)
+        config = settings.learner
+        if grafted:
+            given = {"returning_weights": "given", "returning_sums": "given"}
+            masking = config.masking.model_copy(update=given)
+            config = config.model_copy(update={"masking": masking})
+        online = OnlineModel(module, config)
         if self.init_from is not None:
             begin_from(online, self.init_from)
         return online
+
+    @property
+    def grafts(self) -> bool:
+        """Whether the served model learns along with the dense one, from its embeddings."""
+        return self.settings.pruner.regime == "graft"
+
+    def check_workers(self, names: Collection[str]) -> None:
+        """Refuse workers of one process that cannot do without each other."""
+        if self.grafts and (DENSE in names) != (SPARSE in names):
+            raise ValueError(
+                f"with pruner.regime = 'graft' {DENSE} and {SPARSE} share their embeddings, and so "
+                f"a process: start `resprout learn {DENSE} {SPARSE}`, or set pruner.regime to 'd2s'"
+            )
+
+    def evidence(self, dense: OnlineModel) -> DenseEvidence:
+        """Make what observes the dense model for its masks."""
+        rng = np.random.default_rng([self.settings.seed, *DENSE.encode()])
+        return DenseEvidence(recipe(self.settings.pruner, self.spec), dense, rng)
 
     def comparison_updater(self, name: str, model: OnlineModel) -> MaskUpdater:
         """Make the mask updater of a comparison for its model."""
@@ -161,6 +202,7 @@ class RunDefinition:
             has_truth=isinstance(self.source, GeneratorSource),
             models=settings.models,
             workers=settings.workers,
+            grafts=self.grafts,
         )
 
     @property

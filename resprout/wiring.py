@@ -23,7 +23,7 @@ from learner import (
 )
 from pruner import FirstMaskSource, InputEnd, LedgerMaskSource, PrunePorts, PruneWorker
 from pruner.masks import MaskStore, ReconcilingRegistry, open_store
-from pruner.updaters import FixedMask
+from pruner.updaters import DenseEvidence, FixedMask, Graft
 from resprout.folder import RunFolder, begun
 from resprout.monitoring.progress import AvailableEvents
 from resprout.runner import Worker
@@ -84,7 +84,9 @@ class Throttle:
     def learn(self) -> LearnerStep:
         """Step the learner; called in its thread."""
         step = self._step_dense()
-        self._starved = step.events == 0
+        # While it waits for a decision it does not lack clicks.
+        waits = step.waiting_for
+        self._starved = step.events == 0 and (waits is None or waits.log != topics.LEDGER)
         self._learned = step.count
         return step
 
@@ -305,7 +307,8 @@ class Wiring:
         special = {PRUNER: self._pruner, EVALUATOR: self._evaluator}
         made = {
             name: special[name]() if name in special else self._learner(name)
-            for name in self._names
+            # The dense learner comes first: the served one may share its embeddings.
+            for name in sorted(self._names, key=lambda name: name != DENSE)
             if name != SOURCE
         }
         if SOURCE in self._names:
@@ -342,7 +345,9 @@ class Wiring:
         return limited
 
     def _learner(self, name: str) -> Worker:
-        plan, online = self._plan, self._plan.model()
+        plan, pruner = self._plan, self._plan.settings.pruner
+        leader = self._trainers[DENSE] if name == SPARSE and plan.grafts else None
+        online = plan.model(grafted=leader is not None)
         updater: MaskUpdater = FixedMask()
         source: MaskSource | None = None
         registry: ReconcilingRegistry | None = None
@@ -360,6 +365,8 @@ class Wiring:
         if name == DENSE:
             every = plan.settings.learner.snapshot_events
             options = TrainerOptions(leads=True, snapshot_events=every)
+            if pruner.evidence == "dense":
+                updater = plan.evidence(online)
         else:
             end = InputEnd(self._reader(topics.CLICKS), ports.snapshots, plan.source.schema)
             source = ledger = LedgerMaskSource(self._reader(topics.LEDGER), plan.spec, end.total)
@@ -367,7 +374,12 @@ class Wiring:
                 registry = self._registry(ledger.versions)
             else:
                 updater, source = plan.comparison_updater(name, online), FirstMaskSource(ledger)
-        trainer = StreamTrainer(online, ports, plan.spec, updater, source, registry, options)
+        if leader is not None and isinstance(leader.updater, DenseEvidence):
+            updater = Graft(name, pruner, leader.updater, leader.online)
+            ports = replace(ports, changes=self._writer(topics.MASK_CHANGES))
+        trainer = StreamTrainer(
+            online, ports, plan.spec, updater, source, registry, options, leader
+        )
         self._trainers[name] = trainer
         return Worker(name, trainer.step, trainer.close)
 

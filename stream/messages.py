@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 __all__ = ["Action", "Alarm", "AnyMessage", "Baseline", "Baselines", "DeadLetter", "DeadLetters"]
 __all__ += ["Decision", "DetectorName"]
-__all__ += ["DriftSpan", "Interval", "Judgement", "Layer", "Lifetime", "Message", "ModelScore"]
+__all__ += ["DriftSpan", "Interval", "Judgement", "Layer", "Lifetime", "MaskChange", "Message"]
+__all__ += ["ModelScore"]
 __all__ += ["Position", "PositionRange", "PredictionBatch", "Progress", "RebuildPlan", "Request"]
 __all__ += ["Rollback", "Scores", "Segment", "Stability", "Verdict", "VerdictName", "Window"]
 __all__ += ["dump", "parse"]
@@ -354,6 +355,29 @@ class Verdict(Message):
     """Events that the prune worker learned from or gathered evidence on."""
 
 
+class MaskChange(Message):
+    """A change of the masks of a model in service that is no change of its version."""
+
+    key_fields = ("model", "count")
+    kind: Literal["mask_change"] = "mask_change"
+    model: str
+    count: int
+    """Events that the model had learned."""
+    source_count: int
+    """Events that the dense model had learned, whose evidence and weights it is made from."""
+    mask: str
+    """Content hash of the new mask."""
+    kept: dict[str, int]
+    """By layer, the weights that are kept."""
+    entered: dict[str, int]
+    """By layer, those of them that were not kept before."""
+
+    @property
+    def moved(self) -> float:
+        """The share of the weights kept, over all layers, that were not kept before."""
+        return sum(self.entered.values()) / sum(self.kept.values())
+
+
 DetectorName = Literal["dense_loss", "relative_loss", "click_rate", "input"]
 
 
@@ -475,6 +499,7 @@ AnyMessage = (
     | Request
     | Decision
     | Verdict
+    | MaskChange
     | DeadLetter
     | DeadLetters
     | Progress

@@ -101,6 +101,9 @@ class RunSpec:
     """All models, the root first."""
     workers: tuple[str, ...]
     """The names of all workers, whose progress by the wall clock is copied beside the scores."""
+    grafts: bool
+    """The mask of the served model changes between its versions, too: the log ``maskchanges`` is
+    there and says so."""
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
@@ -124,6 +127,7 @@ class RunSpec:
             "has_truth": False,
             "models": MODELS,
             "workers": (),
+            "grafts": False,
         }
         return cls(**usual | changes)
 

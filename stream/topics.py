@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CLICKS", "DEAD_LETTERS", "LEDGER", "REQUESTS", "SNAPSHOTS", "TRUTH", "WINDOWS"]
-__all__ += ["predictions", "progress"]
+__all__ = ["CLICKS", "DEAD_LETTERS", "LEDGER", "MASK_CHANGES", "REQUESTS", "SNAPSHOTS"]
+__all__ += ["TRUTH", "WINDOWS", "predictions", "progress"]
 
 CLICKS = "clicks"
 TRUTH = "truth"
@@ -13,6 +13,7 @@ LEDGER = "ledger"
 REQUESTS = "requests"
 WINDOWS = "windows"
 DEAD_LETTERS = "deadletters"
+MASK_CHANGES = "maskchanges"
 
 
 def predictions(model: str) -> str:

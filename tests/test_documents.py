@@ -24,7 +24,16 @@ DOCUMENTS = (
     "CHANGELOG.md",
     *(
         f"docs/{name}.md"
-        for name in ("events", "metrics", "models", "recipes", "reliability", "settings")
+        for name in (
+            "events",
+            "metrics",
+            "models",
+            "recipes",
+            "regime",
+            "reliability",
+            "retention",
+            "settings",
+        )
     ),
 )
 SETTINGS = (*(name for name, _ in flat(Settings())), *Settings.model_fields)

@@ -65,7 +65,7 @@ DOORS: dict[str, str] = {
 
 MOST_FLOORS = 5
 """Of imports in the evaluator, which once stood on ten."""
-MOST_FILES = 119
+MOST_FILES = 120
 """Of the product."""
 
 OUTSIDE = {"bench", "examples", "tests"}

@@ -62,6 +62,8 @@ from stream.messages import Lifetime, Progress, Segment, Window
 STATIC: Final = Path(__file__).parent / "static"
 _ALL: Final = 2**62
 """More than there will ever be of anything."""
+_LAST: Final = 1_000
+"""Of what happened, so many things are told, and so many grafts."""
 _MAX_CONNECTIONS: Final = 256
 """At a time; a process may have 1 024 files open, and a worker needs some."""
 _SILENT_SECONDS: Final = 20.0
@@ -164,6 +166,17 @@ class LayersReply(Reply):
     layers: list[LayerHistory]
 
 
+class GraftsReply(Reply):
+    """How the mask of the served model changed between its versions."""
+
+    number: int
+    """How many grafts there were."""
+    counts: list[int]
+    """The events after which the last of them took place, of so many at most."""
+    moved: list[float]
+    """The share of the kept weights, over all layers, that each of these replaced."""
+
+
 class WorkerReply(Reply):
     """One worker over the wall clock."""
 
@@ -219,6 +232,7 @@ class RunReply(Reply):
     ``.error``, ``.low`` or ``.high``."""
     bands: list[Band]
     """True drift, where it is known."""
+    grafts: GraftsReply
     timeline: list[TimelineEntry]
     """What happened, the last things at most."""
     warnings: list[str]
@@ -322,6 +336,7 @@ class Pages:
         /api/scores[.csv]   ScoresReply: the newest scores in full; ?size=
         /api/segments.csv   those of the segments; ?size=
         /api/layers[.csv]   LayersReply: sparsity and overlap by layer
+        /api/grafts.csv     how the mask changed between versions
         /api/workers[.csv]  WorkersReply: rates and lag by the wall clock; ?points=
         /api/timeline.csv   what happened
         /api/stream         server-sent events: every message after ?offset= or Last-Event-ID
@@ -358,6 +373,7 @@ class Pages:
             Route("/api/segments.csv", self._csv(self._segments_csv, sized=True)),
             Route("/api/layers", _json(self._layers)),
             Route("/api/layers.csv", self._csv(self._layers_csv)),
+            Route("/api/grafts.csv", self._csv(self._grafts_csv)),
             Route("/api/workers", _json(self._workers)),
             Route("/api/workers.csv", self._csv(self._workers_csv)),
             Route("/api/timeline.csv", self._csv(self._timeline_csv)),
@@ -451,7 +467,12 @@ class Pages:
             signs=dict(zip(DETECTORS, "◇◆◈❖", strict=True)),
             columns=columns_of(history.models, self.metrics),
             bands=history.bands,
-            timeline=timeline(history)[-1_000:],
+            grafts=GraftsReply(
+                number=len(history.grafts),
+                counts=list(history.grafts.counts[-_LAST:]),
+                moved=list(history.grafts.moved[-_LAST:]),
+            ),
+            timeline=timeline(history)[-_LAST:],
             warnings=[*invalid_events(history), *warnings(history)],
         )
 
@@ -530,6 +551,11 @@ class Pages:
             for layer in reply.layers
         ]
         return ("count", "rebuild", "layer", "sparsity", "overlap"), rows
+
+    def _grafts_csv(self, _: Request) -> Csv:
+        """List every graft, and the share of the kept weights that it replaced."""
+        grafts = self.feed.history.grafts
+        return ("count", "moved"), zip(grafts.counts, grafts.moved, strict=True)
 
     def _workers(self, request: Request, points: int | None = None) -> WorkersReply:
         points, workers = points or _points(request), []

@@ -22,16 +22,19 @@ from stream.messages import (
     AnyMessage,
     Decision,
     Interval,
+    MaskChange,
     Progress,
     Stability,
     Verdict,
     Window,
 )
-from stream.topics import DEAD_LETTERS, LEDGER, WINDOWS
+from stream.topics import DEAD_LETTERS, LEDGER, MASK_CHANGES, WINDOWS
 
 M = TypeVar("M", bound=messages.Message)
-_LOGS: Final = (LEDGER, WINDOWS, DEAD_LETTERS)
+_LOGS: Final = (LEDGER, MASK_CHANGES, WINDOWS, DEAD_LETTERS)
 """Those that hold all that is to know about a run."""
+_OPTIONAL: Final = (MASK_CHANGES,)
+"""Those of them that not every run has."""
 PSI: Final = "psi"
 """The column of the largest population stability index of a feature."""
 OF_EVENTS: Final = ("weight", "clicks", "click_rate", "bayes_ce")
@@ -349,6 +352,62 @@ class WorkerRates:
         return Lines.of(np.array(self._time, np.int64), columns, points)
 
 
+class Grafts:
+    """How the mask of the served model changed between its versions: 16 bytes a graft.
+
+    Attributes
+    ----------
+    counts
+        The events after which each took place, ascending.
+    moved
+        The share of the kept weights, over all layers, that each replaced.
+
+    Examples
+    --------
+    >>> grafts = Grafts()
+    >>> for count, entered in ((100, 1), (200, 3)):
+    ...     change = MaskChange(
+    ...         model="sparse",
+    ...         count=count,
+    ...         source_count=count,
+    ...         mask="af",
+    ...         kept={"top": 40, "bottom": 10},
+    ...         entered={"top": entered, "bottom": 0},
+    ...     )
+    ...     grafts.add(change)
+    >>> len(grafts), list(grafts.moved), grafts.mean(), grafts.between(100, 200).mean()
+    (2, [0.02, 0.06], 0.04, 0.06)
+    """
+
+    def __init__(self, counts: Iterable[int] = (), moved: Iterable[float] = ()) -> None:
+        self.counts, self.moved = array("q", counts), array("d", moved)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def last(self) -> int | None:
+        """The count of the last one; None without one."""
+        return self.counts[-1] if self.counts else None
+
+    def add(self, change: MaskChange) -> None:
+        """Append one."""
+        self.counts.append(change.count)
+        self.moved.append(change.moved)
+
+    def mean(self) -> float:
+        """Return the share that one moved on average; 0 without one."""
+        return sum(self.moved) / max(len(self), 1)
+
+    def between(self, begin: int, end: int) -> Grafts:
+        """Return those in ``(begin, end]``.
+
+        A graft at the count after which a version begins is one of the version before.
+        """
+        rows = slice(bisect_right(self.counts, begin), bisect_right(self.counts, end))
+        return Grafts(self.counts[rows], self.moved[rows])
+
+
 class Event(NamedTuple):
     """A message that reports something that happened, and when it was copied."""
 
@@ -439,6 +498,8 @@ class RunHistory:
         The progress of each worker.
     happened
         Verdicts, alarms, and the decisions by which anything changed.
+    grafts
+        How the mask of the served model changed between its versions.
     letters
         How many events did not validate, neighbouring ranges in one.
     invalid
@@ -473,6 +534,7 @@ class RunHistory:
         self.baselines: list[messages.Baselines] = []
         self.workers: dict[str, WorkerRates] = {}
         self.happened: list[Event] = []
+        self.grafts = Grafts()
         self.letters: list[messages.DeadLetters] = []
         self.invalid: dict[str, InvalidEvents] = {}
         self.shifts: dict[str, FeatureShift] = {}
@@ -503,10 +565,13 @@ class RunHistory:
     ) -> RunHistory:
         """Gather what the logs of a run hold, without what belongs to the wall clock.
 
-        The ledger comes first: what the evaluator copied from it is a repeat.
+        The ledger comes first, and so do the changes of the mask: what the evaluator copied from
+        them is a repeat.
         """
         history = cls(models, keeps_messages=keeps_messages)
         for name in _LOGS:
+            if name in _OPTIONAL and not logs.exists(name):
+                continue
             with closing(logs.reader(name)) as reader:
                 for stored in read_all(reader):
                     message = messages.parse(stored.record.value)
@@ -566,6 +631,17 @@ class RunHistory:
     def promoted(self) -> list[Verdict]:
         """The rebuilds whose masks took over, in order."""
         return [one for one in self.verdicts if one.verdict == "promoted"]
+
+    @property
+    def versions(self) -> list[tuple[int, int]]:
+        """The count after which each version of the served model begins, and its number, in order.
+
+        Without those whose beginning the input did not come to.
+        """
+        begun = [(one.count, one.version) for one in self.promoted]
+        backs = [one.rollback for one in self.rollbacks]
+        begun += [(one.count, one.version) for one in backs if one and one.count <= self.events]
+        return sorted((count, version) for count, version in begun if version is not None)
 
     def superseded(self, verdict: Verdict) -> bool:
         """Tell whether a rebuild was open at a rollback: nothing happened at its end."""
@@ -766,11 +842,10 @@ class RunHistory:
                 self.happened.append(Event(message))
             case Decision() if message.rebuild or message.rollback or message.declined:
                 self.happened.append(Event(message))
-            case messages.DeadLetters():
+            case MaskChange() if message.model == self.served.name:
+                self.grafts.add(message)
+            case messages.DeadLetters() | messages.DeadLetter():
                 self._skip(message)
-            case messages.DeadLetter():
-                known = self.invalid.get(message.reason, InvalidEvents(message, 0))
-                self.invalid[message.reason] = replace(known, count=known.count + 1)
 
     def _keep_scores(self, message: messages.Lifetime | messages.Baselines) -> None:
         """Keep the newest lifetime since each beginning, and every comparison."""
@@ -800,8 +875,12 @@ class RunHistory:
             largest, end = max((psi, message.end), (known.largest, known.largest_end))
             self.shifts[feature] = FeatureShift(largest, end, psi)
 
-    def _skip(self, message: messages.DeadLetters) -> None:
+    def _skip(self, message: messages.DeadLetters | messages.DeadLetter) -> None:
         """Count invalid events, together with those of a range that ends where this one begins."""
+        if isinstance(message, messages.DeadLetter):
+            known = self.invalid.get(message.reason, InvalidEvents(message, 0))
+            self.invalid[message.reason] = replace(known, count=known.count + 1)
+            return
         if self.letters and self.letters[-1].count == message.begin:
             last = self.letters.pop()
             reasons = dict(Counter(last.reasons) + Counter(message.reasons))

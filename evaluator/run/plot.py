@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import TICKUP
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
@@ -126,14 +127,22 @@ class _Mark(NamedTuple):
     """How something that happened is marked, and the words for it in the key."""
 
     words: str
-    marker: str
+    marker: Any
     fill: Literal["full", "none"]
     points: float = 6
     at_foot: bool = False
+    hue: Literal["ink", "muted"] = "ink"
 
-    def draw(self, panel: Axes, x: float, y: float, colour: str, **more: Any) -> None:
+    def draw(self, panel: Axes, x: float | Floats, y: float, palette: Palette, **more: Any) -> None:
         look: dict[str, Any] = {"markersize": self.points, "fillstyle": self.fill, **more}
-        panel.plot([x], [y], color=colour, marker=self.marker, **look)
+        at = np.atleast_1d(x)
+        panel.plot(
+            at,
+            np.full_like(at, y, float),
+            color=getattr(palette, self.hue),
+            marker=self.marker,
+            **look,
+        )
 
 
 _MARKS: Final = {
@@ -143,7 +152,10 @@ _MARKS: Final = {
     # A square on its corner looks larger than it is. It is at the foot, for an alarm may be raised
     # where a mask takes over, and hollow: nothing was decided by it.
     "alarm": _Mark("alarm", "D", "none", points=4.2, at_foot=True),
+    "graft": _Mark("graft: the mask moves without a rebuild", TICKUP, "full", 4, True, "muted"),
 }
+_MOST_TICKS: Final = 1_000
+"""Grafts that are closer than this part of the width are one tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +218,8 @@ class RunView:
         The count at which the last window ends.
     marks
         What is marked, and the count at which: where a rebuild ended, and a rollback took effect.
+    grafts
+        The counts of grafts, of those that are close to each other the first.
     lost
         What models have lost to the root over the last half since the first mask, by name.
     last_half
@@ -232,6 +246,10 @@ class RunView:
             *(("alarm", count) for count in sorted(alarms)),
         ]
         self.marks = [(what, at) for what, at in marks if what in _MARKS and at <= self.end]
+        grafts = np.array(history.grafts.counts, np.int64)
+        grafts = grafts[grafts <= self.end]
+        _, first = np.unique(_MOST_TICKS * grafts // self.end, return_index=True)
+        self.grafts = grafts[first].astype(np.float64)
         half = None if history.start is None else history.whole_and_last_half()[1]
         lost = {name: one.get("relative_ce") for name, one in (half.models if half else {}).items()}
         self.lost = {name: mean for name, mean in lost.items() if mean is not None}
@@ -423,17 +441,22 @@ class _Drawing:
         look = {"transform": panels[0].get_xaxis_transform(), "clip_on": False}
         for what, count in self.view.marks:
             mark = _MARKS[what]
-            mark.draw(panels[0], count, over - mark.at_foot, self.palette.ink, **look)
+            mark.draw(panels[0], count, over - mark.at_foot, self.palette, **look)
             if mark.fill == "full":
                 for panel in panels:
                     panel.axvline(count, color=self.palette.muted, linewidth=0.7, zorder=1)
+        for panel in panels if self.view.grafts.size else ():
+            foot: dict[str, Any] = {"transform": panel.get_xaxis_transform(), "linestyle": "none"}
+            _MARKS["graft"].draw(panel, self.view.grafts, 0, self.palette, **foot)
 
     def key(self) -> list[list[tuple[float, str, str]]]:
         """Lay out the signs that there are to explain, in rows: inches from the left, sign, words.
 
         A sign is the name of a mark, ``hatch`` or ``*``.
         """
-        marked = {what for what, _ in self.view.marks}
+        marked = {what for what, _ in self.view.marks} | (
+            {"graft"} if self.view.grafts.size else set()
+        )
         entries = [(what, mark.words) for what, mark in _MARKS.items() if what in marked]
         kinds = sorted({kind for band in self.view.history.bands for kind in band.drift})
         if kinds:
@@ -469,7 +492,7 @@ class _Drawing:
                 elif sign == "*":
                     axes.text(x, y, "*", fontsize=9, **muted)
                 else:
-                    _MARKS[sign].draw(axes, x + 0.046, y, self.palette.ink, linestyle="none")
+                    _MARKS[sign].draw(axes, x + 0.046, y, self.palette, linestyle="none")
                 words_at = x + _SIGNS.get(sign, _MARKER)
                 axes.text(words_at, y - 0.006, words, fontsize=8.5, **muted)
 

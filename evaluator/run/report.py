@@ -106,7 +106,7 @@ def _sections(run: RunTables, about: About) -> Iterator[Section]:
     yield Section("What happened", happened, "No rebuild was decided on.")
     yield Section("Alarms", (run.alarms(),), "There was no alarm.")
     yield Section("Input", (run.stability(),), folded=True)
-    yield Section("Masks", tuple(run.masks()), "No mask took over.")
+    yield Section("Masks", (*run.masks(), run.grafts()), "No mask took over.")
     after = f"Too many to be shown here: {'; '.join(omitted)}." if omitted else ""
     yield Section(
         "Windows",

@@ -503,6 +503,20 @@ class RunTables:
                     rows.append((str(one.version), f"{one.count + 1:,}", *shares))
             yield TextTable(caption, ("version", "from event", *names), tuple(rows))
 
+    def grafts(self) -> TextTable:
+        """List for each version by how many grafts its mask moved while it was in force."""
+        grafts, versions = self.history.grafts, self.history.versions
+        ends = [*(begin for begin, _ in versions[1:]), grafts.last or 0]
+        rows = []
+        for (begin, version), end in zip(versions, ends, strict=False):
+            own = grafts.between(begin, end)
+            mean = _share(own.mean()) if own else ""
+            last = "" if own.last is None else f"{own.last:,}"
+            rows.append((str(version), f"{begin + 1:,}", f"{len(own):,}", mean, last))
+        caption = "Grafts: the mask of a version moves while it is in force"
+        header = ("version", "from event", "grafts", "kept weights that each replaced", "last at")
+        return TextTable(caption, header, tuple(rows) if grafts else ())
+
     def windows(self) -> Iterator[TextTable]:
         """Yield the windows of every size, one by one where they are not too many."""
         for size, table in sorted(self.history.tables.items()):

@@ -544,7 +544,8 @@ class ReconcilingRegistry:
         """Put its mask into a store that lacks it, and return the publication with its mask."""
         if publication.mask is None:
             masks = masks_of(self.snapshots.read(publication.snapshot))
-            publication = replace(publication, mask=content_hash(pack(masks)))
+            # One that changed since its version began is new to the store.
+            return replace(publication, mask=self.store.put(masks))
         try:
             self.store.get(publication.mask or "")
         except (MaskMissingError, MaskDamagedError) as error:

@@ -1,6 +1,7 @@
 """Mask updaters by name: how the masks of a model in service change.
 
 - ``prune_phase``: what a rebuild does until its mask is frozen; it has no name in the settings.
+- ``graft``: they follow the evidence of the dense model; ``pruner.regime`` asks for it.
 - ``adaptation``: they are selected anew at a steady cadence, for ever.
 
 By the name ``fixed``, here, they do not change.
@@ -23,11 +24,13 @@ from learner import ForwardPass, Gradients, MaskUpdater, OnlineModel
 from pruner.config import ComparisonConfig, PrunerConfig
 from pruner.criterion import NoOptions
 from pruner.updaters.adaptation import Adaptation, AdaptationOptions
+from pruner.updaters.graft import DenseEvidence, Graft, pruned_by_evidence
 from pruner.updaters.prune_phase import PrunePhase, Recipe, UpdaterContext, recipe
 from stream import RunSpec, plugins
 
-__all__ = ["Adaptation", "AdaptationOptions", "FixedMask", "PrunePhase", "Recipe"]
-__all__ += ["UpdaterContext", "factory", "for_comparison", "recipe"]
+__all__ = ["Adaptation", "AdaptationOptions", "DenseEvidence", "FixedMask", "Graft"]
+__all__ += ["PrunePhase", "Recipe"]
+__all__ += ["UpdaterContext", "factory", "for_comparison", "pruned_by_evidence", "recipe"]
 
 GROUP = "resprout.updaters"
 """The entry-point group under which other packages offer updaters."""

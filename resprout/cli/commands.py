@@ -55,6 +55,7 @@ from stream.topics import (
     CLICKS,
     DEAD_LETTERS,
     LEDGER,
+    MASK_CHANGES,
     REQUESTS,
     TRUTH,
     WINDOWS,
@@ -217,8 +218,9 @@ def topics(request: CommandRequest, partitions: int) -> None:
                 f"stream.home is {stream.home}: its logs need no topics; set it to kafka"
             )
     models = (*(model.name for model in settings.models), "candidate-1")
-    others = (TRUTH, LEDGER, REQUESTS, WINDOWS, DEAD_LETTERS, *map(predictions, models))
-    names = dict.fromkeys((*others, *map(progress, settings.workers)), 1)
+    others = (TRUTH, LEDGER, REQUESTS, MASK_CHANGES, WINDOWS, DEAD_LETTERS)
+    logs_of = (*map(predictions, models), *map(progress, settings.workers))
+    names = dict.fromkeys((*others, *logs_of), 1)
     # They are made elsewhere: no folder is looked at.
     with failure(), logging_lines(as_json=False), open_logs(stream, Path()) as logs:
         made = logs.create({CLICKS: partitions, **names})

@@ -45,11 +45,11 @@ from resprout.cli.options import (
 )
 from resprout.folder import RunFolder
 from resprout.monitoring.console import aligned
-from resprout.settings import Settings
+from resprout.settings import SPARSE, Settings
 from resprout.spec import ExternalSource, RunDefinition
 from stream import FeatureSchema, MessageLog, printable, share_clicks, topics
 from stream.log import LogStore
-from stream.messages import DeadLetter, Decision, Layer, Request, Verdict
+from stream.messages import DeadLetter, Decision, Layer, MaskChange, Request, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,13 @@ class OpenedRun:
             except SnapshotError:
                 return None
 
+    def grafts(self, since: int) -> list[MaskChange]:
+        """Return how the mask has changed after a count without a new version."""
+        if not self.logs.exists(topics.MASK_CHANGES):
+            return []
+        changes = MessageLog(self.logs, topics.MASK_CHANGES).read(MaskChange)
+        return [one for one in changes if one.model == SPARSE and one.count > since]
+
     def open(self) -> list[Request]:
         """Return the requests that no decision has answered yet."""
         with closing(self.logs.reader(topics.REQUESTS)) as reader:
@@ -280,6 +287,8 @@ def list_versions(asked: CommandRequest) -> None:
         begun = [one.version for one in run.known if one.count <= run.history.decided]
         in_force = head.version if head else max(begun, default=None)
         kept = {one.version for one in run.history.promoted}
+        since = next((one.count for one in run.known if one.version == in_force), None)
+        grafts = [] if since is None else run.grafts(since)
         found = {
             "in_force": in_force,
             "head": asdict(head) if head else None,
@@ -290,6 +299,8 @@ def list_versions(asked: CommandRequest) -> None:
                 one.row() | {"kept": one.version in kept, "in_force": one.version == in_force}
                 for one in run.known
             ],
+            "grafts": len(grafts),
+            "last_graft": grafts[-1].count if grafts else None,
             "requests": [one.model_dump(mode="json") for one in run.open()],
         }
     _print(asked, found, _listing(found))
@@ -307,6 +318,11 @@ def _listing(found: dict[str, Any]) -> Iterator[str]:
         cells = (str(one["version"]), f"{one['count']:,}", one["made_by"], sparsity, one["mask"])
         rows.append((mark, *cells, kept))
     yield from aligned(rows)
+    if number := found["grafts"]:
+        yield (
+            f"the mask of version {found['in_force']} has moved by {number:,} "
+            f"graft{'s' if number > 1 else ''} since it began, the last at {found['last_graft']:,}"
+        )
     if found["store_away"] is not None:
         yield f"by the ledger alone, the mask store is away: {found['store_away']}"
     elif found["head"] is None:

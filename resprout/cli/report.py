@@ -110,6 +110,7 @@ def _about(recorded: RecordedRun, title: str, history: RunHistory, total: int | 
         "Criterion": f"{settings.pruner.criterion}, to {settings.pruner.sparsity:.0%}",
         "Trigger": settings.trigger.name,
         "Rebuilds": summary.rebuild_counts,
+        **({"Grafts": summary.graft_counts} if summary.grafts else {}),
         "Dead letters": f"{summary.dead_letters:,}",
         "Seed": str(settings.seed),
         "Resprout": version("resprout"),

@@ -212,6 +212,8 @@ def closing_table(result: Result) -> str:
         )
     if len(result.summary.rebuilds) > 1:
         lines.append(f"rebuilds: {result.summary.rebuild_counts}")
+    if result.summary.grafts:
+        lines.append(f"grafts: {result.summary.graft_counts}")
     for back in result.summary.rollbacks:
         at = "at" if back.took_effect else "never: the input ended before"
         lines.append(

@@ -101,6 +101,12 @@ _OWN = (
         "Events that did not validate, each counted by the process that wrote its dead letter",
         EVALUATOR,
     ),
+    GRAFTS := Family(
+        "resprout_grafts_total",
+        (),
+        "Changes of the sparse model's mask that were no rebuild",
+        EVALUATOR,
+    ),
     REBUILDS := Family(
         "resprout_rebuilds_total", ("reason", "outcome"), "Rebuilds that have ended", PRUNER
     ),
@@ -330,6 +336,7 @@ class Metrics(Collector):
                 self._show(family, (model, str(window.size)), window.metric(model, metric.name))
         for alarm in step.alarms:
             self._values[DRIFT_ALARMS][alarm.detector,] += 1
+        self._values[GRAFTS][()] += sum(one.model == SPARSE for one in step.mask_changes)
         for letter in step.dead_letters:
             reason = letter.reason if letter.reason in DEAD_REASONS else OTHER
             self._values[DEAD_LETTERS][reason,] += 1

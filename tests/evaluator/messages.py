@@ -9,6 +9,7 @@ from stream.messages import (
     DetectorName,
     Layer,
     Lifetime,
+    MaskChange,
     Progress,
     RebuildPlan,
     Stability,
@@ -75,3 +76,15 @@ def decided(number: int, count: int) -> Decision:
         end=count + 100,
     )
     return Decision(count=count, rebuild=plan)
+
+
+def grafted(count: int, model: str = "sparse", **layers: tuple[int, int]) -> MaskChange:
+    """Change a mask; of each layer how many weights it keeps, and how many of them are new."""
+    return MaskChange(
+        model=model,
+        count=count,
+        source_count=count,
+        mask="af",
+        kept={name: kept for name, (kept, _) in layers.items()},
+        entered={name: entered for name, (_, entered) in layers.items()},
+    )

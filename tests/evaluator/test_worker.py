@@ -19,15 +19,18 @@ from stream.messages import (
     DriftSpan,
     Judgement,
     Lifetime,
+    MaskChange,
     PredictionBatch,
     Stability,
     Verdict,
     Window,
+    dump,
     parse,
 )
 from stream.spec import Waiting
 from stream.state import Checkpoints
-from stream.topics import CLICKS, DEAD_LETTERS, LEDGER, WINDOWS
+from stream.topics import CLICKS, DEAD_LETTERS, LEDGER, MASK_CHANGES, WINDOWS
+from tests.evaluator.messages import grafted
 from tests.evaluator.stage import (
     EVENTS,
     FIRST,
@@ -114,6 +117,47 @@ def test_scores_so_far_and_alarms_are_told_beside_the_windows(stage: Stage) -> N
     (alarm,) = [one for one in told if isinstance(one, Alarm)]
     assert (alarm.key, alarm.since) == ("alarm/input/140/x", 120)
     assert alarm.reason.startswith("x is not distributed as in the events 1 to 20; population ")
+
+
+GRAFTS = tuple(grafted(count, top=(50, 1)) for count in range(200, 401, 40))
+
+
+def grafting(stage: Stage, *changes: MaskChange) -> Stage:
+    """Let the mask of the served model move between its versions."""
+    stage.append(MASK_CHANGES, *(Record(dump(one)) for one in changes))
+    return replace(stage, spec=replace(SPEC, grafts=True))
+
+
+def copies(stage: Stage) -> list[MaskChange]:
+    return [one for one in stage.messages(WINDOWS) if isinstance(one, MaskChange)]
+
+
+def test_how_the_mask_moves_is_copied_beside_the_windows_which_are_as_without(
+    stage: Stage, tmp_path: Path
+) -> None:
+    run(stage.evaluator())
+    other = grafting(full_run(tmp_path / "other"), *GRAFTS[:1], *GRAFTS[:1], *GRAFTS[1:])
+    steps = run(other.evaluator())
+    assert copies(other) == [*GRAFTS]
+    assert [one for step in steps for one in step.mask_changes] == [*GRAFTS]
+    assert written(other) == written(stage)
+    assert not stage.home.exists(MASK_CHANGES)
+
+
+@pytest.mark.parametrize("count", [100, 240, 407])
+def test_a_change_of_the_mask_is_copied_once_however_often_the_evaluator_starts(
+    stage: Stage, count: int
+) -> None:
+    """It is killed at a count; what comes before it starts again, and after its end, counts too."""
+    stage = grafting(stage, *GRAFTS[:3])
+    run(stage.evaluator(), count)
+    stage = grafting(stage, *GRAFTS[2:5])
+    again = stage.evaluator()
+    assert run(again)[-1].done
+    stage = grafting(stage, *GRAFTS[5:])
+    again.close()
+    assert copies(stage) == [*GRAFTS]
+    assert again.conflicts == 0
 
 
 def test_a_segmentation_by_an_unknown_feature_is_refused_at_the_start(tmp_path: Path) -> None:

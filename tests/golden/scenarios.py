@@ -50,6 +50,7 @@ from stream.sources.generator import GeneratorSource
 from tests.golden.make import digest
 
 SMALL: dict[str, Any] = {
+    "pruner.regime": "d2s",
     # Hashes are of whole logs; one scenario has them trimmed.
     "stream.retention.clicks": "all",
     "stream.retention.predictions": "all",

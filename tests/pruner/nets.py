@@ -20,6 +20,7 @@ from pruner.masks import sparsity as sparsity_of
 from pruner.sparsity import Phase, Schedule
 from pruner.updaters import PrunePhase, Recipe
 from stream.batch import ClickBatch
+from stream.messages import MaskChange
 
 FEATURES = 12
 
@@ -101,7 +102,7 @@ def learn(online: OnlineModel, updater: MaskUpdater, batch: ClickBatch) -> None:
     forward = online.forward(batch, inputs=updater.needs_inputs)
     online.learn_from(forward, lambda found: updater.observe(online, found, forward))
     masks = updater.update(online, 0)
-    if masks is not None:
+    if masks is not None and not isinstance(masks, MaskChange):
         online.set_masks(masks)
 
 

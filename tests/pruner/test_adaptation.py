@@ -163,7 +163,7 @@ def test_a_state_that_fits_continues_bit_for_bit() -> None:
 def test_how_often_it_selects() -> None:
     """AUX as often as a prune phase, MoP once a window, and whatever is asked for."""
     spec = RunSpec.small(batch_events=10, window_events=200, prune_events=100)
-    pruner = PrunerConfig(update_batches=3)
+    pruner = PrunerConfig(regime="d2s", update_batches=3)
 
     def batches(**config: Any) -> int:
         asked = ComparisonConfig.model_validate({"updater": "adaptation", **config})
@@ -179,7 +179,7 @@ def test_how_often_it_selects() -> None:
 
 
 def test_a_comparison_without_a_criterion_has_the_pruners() -> None:
-    pruner = PrunerConfig(options={"w1": 1.0, "w2": 0.0})
+    pruner = PrunerConfig(regime="d2s", options={"w1": 1.0, "w2": 0.0})
 
     def options(**config: Any) -> AuxOptions:
         asked = ComparisonConfig.model_validate({"updater": "adaptation", **config})

@@ -192,7 +192,7 @@ def test_a_built_in_trigger_refuses_options_that_it_does_not_have() -> None:
 def test_an_updater_changes_the_masks_of_a_comparison() -> None:
     config = ComparisonConfig(updater="flip_flop", options={"every": 3})
     online = ripe()
-    updater = for_comparison(config, PrunerConfig(), online, RunSpec.small(), [1])
+    updater = for_comparison(config, PrunerConfig(regime="d2s"), online, RunSpec.small(), [1])
     kept = []
     for batch in clicks(7):
         learn(online, updater, batch)

@@ -165,11 +165,13 @@ def test_a_recipe_of_unknown_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown criterion 'fisher'"):
         recipe(PrunerConfig(criterion="fisher"), RunSpec.small())
     with pytest.raises(ValidationError, match="penality"):
-        recipe(PrunerConfig(options={"penality": 1.0}), RunSpec.small())
+        recipe(PrunerConfig(regime="d2s", options={"penality": 1.0}), RunSpec.small())
 
 
 def test_a_recipe_reads_the_configuration() -> None:
-    config = PrunerConfig(schedule="cubic", ramp_ratio=0.2, update_batches=3, sparsity=0.9)
+    config = PrunerConfig(
+        regime="d2s", schedule="cubic", ramp_ratio=0.2, update_batches=3, sparsity=0.9
+    )
     found = recipe(config, RunSpec.small(batch_events=1_000, prune_events=100_000))
     assert found.schedule == Schedule("cubic", 0.2, 3)
     assert (found.sparsity, found.steps, found.criterion.name) == (0.9, 100, "aux")

@@ -57,6 +57,7 @@ RUN = RunSpec.small(
 )
 LEARNER = LearnerConfig(rate=0.02, snapshot_events=WINDOW, checkpoint_events=WINDOW)
 CONFIG = PrunerConfig(
+    regime="d2s",
     update_batches=1,
     first_mask_events=400,
     rebuild_events=200,

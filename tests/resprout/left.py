@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from learner.snapshots import from_parts
+from learner.snapshots import LearnerState, follower_from_parts, from_parts
 from pruner.masks import DiskMaskStore, MaskStore
 from resprout.folder import RunFolder
-from resprout.settings import MODELS
+from resprout.settings import DENSE, MODELS
 from stream import topics
 from stream.columnar import predictions_from_bytes
 from stream.follow import read_all
@@ -33,6 +33,7 @@ class Left:
     ledger: list[tuple[str, bytes]]
     """In its order, which is a part of it."""
     dead_letters: Messages
+    mask_changes: Messages
     states: dict[str, dict[str, Any]]
     """Of each model, its last checkpoint, every tensor as bytes."""
     snapshots: set[str]
@@ -55,6 +56,9 @@ class Left:
             windows=_first(_messages(home, topics.WINDOWS)),
             ledger=list(_first(_messages(home, topics.LEDGER)).items()),
             dead_letters=_first(_messages(home, topics.DEAD_LETTERS)),
+            mask_changes=_first(
+                _messages(home, topics.MASK_CHANGES) if home.exists(topics.MASK_CHANGES) else ()
+            ),
             states={model: _state(folder, model) for model in MODELS},
             snapshots={str(p.relative_to(snapshots)) for p in snapshots.glob("*/[!.]*")},
             masks=masks.names(),
@@ -98,9 +102,15 @@ def _first(keyed: Iterable[tuple[str, bytes]]) -> Messages:
 
 def _state(folder: RunFolder, model: str) -> dict[str, Any]:
     kept = folder.checkpoints(model).latest()
-    if kept is None:
-        return {}
-    state = from_parts(kept.parts)
+    if kept is not None:
+        return _of(from_parts(kept.parts))
+    # One that shares embeddings is kept with the model that learns them.
+    dense = folder.checkpoints(DENSE).latest()
+    state = follower_from_parts(dense.parts, model) if dense else None
+    return {} if state is None else _of(state)
+
+
+def _of(state: LearnerState) -> dict[str, Any]:
     return {
         "version": state.version,
         "cursor": state.cursor.model_copy(update={"identity": ""}),

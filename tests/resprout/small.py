@@ -22,6 +22,8 @@ SMALL: dict[str, Any] = {
     "stream.generator.block_events": 1_000,
     "stream.generator.drifts": [{"kind": "abrupt", "begin": 7_000}],
     "model.options": {"embedding_dim": 4, "bottom": [8], "top": [16]},
+    # Rebuilds are what most tests are about; those of grafting ask for it.
+    "pruner.regime": "d2s",
     "learner.checkpoint_events": 2_000,
     "learner.snapshot_events": 2_000,
     "pruner.first_mask_events": 4_000,

@@ -269,6 +269,7 @@ def test_topics_are_made_once_with_the_partitions_asked_for(
         assert consumer.partitions_for_topic(f"{kafka_config.prefix}windows") == {0}
     bare = {name.removeprefix(kafka_config.prefix) for name in there}
     assert {"clicks", "truth", "ledger", "requests", "windows", "deadletters"} < bare
+    assert {"maskchanges"} < bare
     assert {"predictions.dense", "predictions.candidate", "progress.pruner"} < bare
 
 

@@ -12,6 +12,7 @@ from resprout.run import Outcome, Result
 from resprout.settings import Settings
 from stream.messages import AnyMessage, DeadLetter, Decision, Verdict, Window
 from stream.spec import Waiting
+from tests.evaluator.messages import grafted
 from tests.resprout.test_summary import back, history_of, score, verdict, window
 
 
@@ -165,6 +166,19 @@ def test_the_table_sets_models_side_by_side() -> None:
 def test_the_table_of_a_run_without_a_mask_is_of_dense_alone() -> None:
     text = closing_table(of(window(0, dense=0.5), finished=False))
     assert [row.split()[0] for row in text.splitlines()] == ["CE", "dense"]
+
+
+def test_the_table_says_how_many_grafts_there_were_and_how_much_one_moves() -> None:
+    rows = [window(n, dense=0.5, sparse=0.55) for n in range(4)]
+    grafts = [grafted(count, top=(100, new)) for count, new in ((100, 1), (200, 2), (300, 3))]
+    result = of(verdict(1, 0), *rows, *grafts)
+    lines = closing_table(result).splitlines()
+    assert lines[-1] == "grafts: 3, each moves 2.0% of the kept weights on average"
+    found = result.summary.model_dump()["grafts"]
+    assert found == {"number": 3, "moved": pytest.approx(0.02), "last": 300}
+    plain = of(verdict(1, 0), *rows)
+    assert plain.summary.grafts is None
+    assert closing_table(plain).splitlines() == lines[:-1]
 
 
 def test_a_run_of_nothing_has_a_table_of_nothing() -> None:

@@ -36,6 +36,7 @@ from stream.messages import (
     Window,
 )
 from stream.spec import Waiting
+from tests.evaluator.messages import grafted
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
@@ -277,6 +278,15 @@ def test_gauges_without_a_value_are_not_there() -> None:
         "resprout_log_lag_events",
     ):
         assert labelled(metrics, name) == set()
+
+
+def test_grafts_of_the_sparse_model_are_counted() -> None:
+    metrics = made()
+    changes = tuple(grafted(count, top=(50, 1)) for count in (100, 200))
+    metrics("evaluator", EvaluatorStep(200, mask_changes=changes))
+    others = grafted(300, "other", top=(50, 1))
+    metrics("evaluator", EvaluatorStep(400, mask_changes=(others, grafted(400, top=(50, 1)))))
+    assert value(metrics, "resprout_grafts_total") == 3
 
 
 def test_a_process_exports_only_what_its_workers_know() -> None:

@@ -51,7 +51,11 @@ def test_whatever_the_length_the_derived_settings_fit_and_leave_time_for_a_spars
 def test_they_keep_the_proportions_of_the_defaults(events: int) -> None:
     derived, defaults = scaled(events), dict(tree(Settings().model_dump()))
     window = derived["trigger.window_events"]
-    for name in derived.keys() - {"stream.batch_events", "evaluator.windows"}:
+    batch = derived["stream.batch_events"]
+    # Half a window, in whole batches.
+    assert derived["pruner.graft_events"] in (window / 2, window / 2 - batch / 2)
+    others = {"stream.batch_events", "pruner.graft_events", "evaluator.windows"}
+    for name in derived.keys() - others:
         assert derived[name] / window == defaults[name] / defaults["trigger.window_events"], name
     assert derived["evaluator.windows"] == [window // 5, window, 2 * window, 20 * window]
 
@@ -213,4 +217,4 @@ def test_config_prints_what_a_scale_derives() -> None:
     result = CliRunner().invoke(main, ["config", "--scale", "100000"])
     assert result.exit_code == 0, result.output
     assert "window_events = 2050  # scale" in result.stdout
-    assert 'criterion = "aux"  # default' in result.stdout
+    assert 'criterion = "fisher_ema"  # default' in result.stdout

@@ -61,6 +61,7 @@ HELD = LogExtent(begin=10, last=98, end=100)
         ({"windows_events": 500}, "windows", 30, 30),
         ({}, "ledger", 100, None),
         ({}, "requests", 100, None),
+        ({}, "maskchanges", 100, None),
         ({}, "deadletters", 100, None),
         ({}, "somebody.elses", 100, None),
     ],
@@ -79,6 +80,7 @@ logs = st.sampled_from(
         topics.WINDOWS,
         topics.LEDGER,
         topics.REQUESTS,
+        topics.MASK_CHANGES,
         topics.DEAD_LETTERS,
         topics.predictions("sparse"),
         topics.progress("dense"),
@@ -107,7 +109,8 @@ def test_nothing_that_is_needed_nor_the_newest_record_is_ever_deleted(
 ) -> None:
     extent = LogExtent(begin, begin + length - 1, begin + length)
     kept = keep_from(config, log, needed, extent, recent)
-    assert log not in (topics.LEDGER, topics.REQUESTS, topics.DEAD_LETTERS) or kept is None
+    whole = (topics.LEDGER, topics.REQUESTS, topics.MASK_CHANGES, topics.DEAD_LETTERS)
+    assert log not in whole or kept is None
     if kept is not None:
         assert extent.begin < kept <= min(needed, extent.last)
         assert keep_from(config, log, needed, LogExtent(kept, extent.last, extent.end), kept) in (

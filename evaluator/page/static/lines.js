@@ -9,6 +9,12 @@ const HEIGHTS = { main: 280, panel: 180, choice: 180 };
 // The panel in which one of several figures is chosen.
 const CHOICE = { name: "figure", title: "Also", view: "choice" };
 
+// How the mask changes between versions; only in a run in which it does.
+const CHURN = {
+  name: "churn", title: "Mask churn", view: "panel", format: ".2%", alarms: [], highlight: null,
+  lines: [{ column: "moved", label: "moved", dash: [] }],
+  explains: "The share of the kept weights, over all layers, that each graft replaced with others.",
+};
 const DOTTED = [1.25, 1.9];        // of lines that are not of a model, in line widths
 const EMPTY = { lines: [], alarms: [], format: ".4f" };
 
@@ -49,9 +55,9 @@ function query(view, run, columns) {
   return asked;
 }
 
-function build(spec) {
+function build(spec, csv = "/api/windows.csv") {
   const wide = spec.view === "main";
-  const made = { ...panel(spec.name, spec.title, { wide, csv: "/api/windows.csv" }), spec: EMPTY, height: HEIGHTS[spec.view], plot: null, address: null, drawn: [], data: [[]] };
+  const made = { ...panel(spec.name, spec.title, { wide, csv }), spec: EMPTY, height: HEIGHTS[spec.view], plot: null, address: null, drawn: [], data: [[]] };
   made.host = made.body;
   made.host.classList.add("plot");
   made.host.tabIndex = 0;
@@ -74,8 +80,17 @@ export function make(run, choose) {
   return [...run.panels.filter(({ view }) => view !== "choice").map(build), choice];
 }
 
+export const makeChurn = () => ({ ...build(CHURN, "/api/grafts.csv"), spec: CHURN, csv: "/api/grafts.csv", drawn: ["moved"] });
+const isChurn = ({ spec }) => spec === CHURN;
+
+// The summary of the run says it all, whatever part is shown.
+export function fillChurn(one, { grafts: { counts, moved } }) {
+  one.data = [counts, moved];
+}
+
 // What is to change in a panel so that it shows a view; nothing, where it does already.
 export async function load(one, view, run, anew) {
+  if (isChurn(one)) return { view, drawn: one.drawn };
   const spec = specOf(one, view, run);
   const columns = columnsOf(spec);
   const address = `/api/windows?${query(view, run, columns)}&points=${POINTS}`;

@@ -8,7 +8,7 @@ import { keepLifetime, keepWindow, state } from "./state.js";
 import { follow } from "./stream.js";
 import * as tables from "./tables.js";
 import { showNewest } from "./tiles.js";
-import { offerSizes, show, showFitting } from "./view.js";
+import { offerSizes, show, showFitting, showGrafts } from "./view.js";
 import { get } from "./words.js";
 import * as workers from "./workers.js";
 
@@ -71,6 +71,7 @@ function adopt(run) {
   Object.assign(state.run, run);
   workers.setRun(state.run);
   offerSizes();
+  showGrafts();
   if (isNew) showFitting();
   tables.showTimeline(run, pointAt);
   connection.show();
@@ -84,6 +85,19 @@ function addMask(verdict) {
   again();
 }
 
+const sum = (counts) => Object.values(counts).reduce((total, one) => total + one, 0);
+
+function addGraft({ model, count, kept, entered }) {
+  const { grafts, models } = state.run;
+  const isServed = models.some(({ name, role }) => name === model && role === "served");
+  if (!isServed || count <= (grafts.counts.at(-1) ?? -1)) return;
+  grafts.number += 1;
+  grafts.counts.push(count);
+  grafts.moved.push(sum(entered) / sum(kept));
+  showGrafts();
+  later();
+}
+
 const TAKE = {
   window: grow,
   lifetime: (message) => { keepLifetime(message); later(); },
@@ -91,6 +105,7 @@ const TAKE = {
   progress: (message) => { workers.take(message); workers.draw(); },
   decision: (made) => { if (made.rebuild || made.rollback || made.declined) again(); },
   verdict: addMask,
+  mask_change: addGraft,
   alarm: again,
   baselines: again,
   dead_letters: again,

@@ -10,7 +10,7 @@ import { state } from "./state.js";
 import * as tables from "./tables.js";
 import * as theme from "./theme.js";
 import { showNewest } from "./tiles.js";
-import { drawPlots, offerSizes, show, showFitting, showWhole } from "./view.js";
+import { drawPlots, offerSizes, show, showFitting, showGrafts, showWhole } from "./view.js";
 import { $, get } from "./words.js";
 import * as workers from "./workers.js";
 
@@ -48,6 +48,7 @@ async function begin() {
   offerSizes();
   tables.showLayers(layers, run);
   tables.showTimeline(run, pointAt);
+  showGrafts();
   await showFitting({ figure: run.choice });
   draw();
   if (run.live) {

@@ -12,6 +12,7 @@ const NARROW = 600;                // pixels of a screen on which these stand in
 const ROW = 13;                    // pixels of a line of small text
 const REBUILDS = 15;               // pixels over the plot for rebuilds; alarms are above
 const WIDTH = 1.6;                 // pixels of a line
+const TICK = 5;                    // pixels of the mark of a graft
 
 const isNarrow = () => innerWidth <= NARROW;
 
@@ -150,6 +151,21 @@ function rebuilds(plot, context, run) {
   context.globalAlpha = 1;
 }
 
+// The mask may change often between two rebuilds: short ticks at the foot, without words.
+function grafts(plot, context, { grafts: { counts } }) {
+  const { bbox: box } = plot;
+  const foot = box.top + box.height;
+  context.setLineDash([]);
+  context.strokeStyle = css("--muted");
+  context.lineWidth = devicePixelRatio;
+  context.beginPath();
+  for (const x of counts.map((count) => plot.valToPos(count, "x", true)).filter((at) => isInside(at, box))) {
+    context.moveTo(x, foot);
+    context.lineTo(x, foot - TICK * devicePixelRatio);
+  }
+  context.stroke();
+}
+
 // Alarms are in a row for each detector, with its name at the end; those that would run into
 // each other are one with their number.
 function alarms(plot, panel, context, run) {
@@ -251,6 +267,7 @@ function above(plot, panel, run) {
   context.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
   context.textBaseline = "alphabetic";
   rebuilds(plot, context, run);
+  if (run.grafts.counts.length) grafts(plot, context, run);
   alarms(plot, panel, context, run);
   meanings(plot, panel, context, run);
   if (isNarrow()) names(plot, panel, context);

@@ -90,6 +90,8 @@ export function showNewest() {
     lag: [number(workers.lagOf("evaluator"))],
     "last rebuild": [rebuilds.length ? `${short(Math.max(run.events - rebuilds.at(-1).count, 0))} events ago` : "none yet"],
   };
+  const { grafts } = run;
+  if (grafts.number) shown.grafts = [`${number(grafts.number)}, the last at ${number(grafts.counts.at(-1))}`];
   if (silent.length) shown.stale = [silent.map((worker) => worker.name).join(", "), "stale"];
   fill(shown);
   showPhase(run);

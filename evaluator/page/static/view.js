@@ -35,11 +35,11 @@ function commit(view, scores, ...found) {
   state.view = view;
   if (scores?.window) keepWindow(scores.window);
   scores?.lifetimes.forEach(keepLifetime);
-  state.panels.forEach((one, i) => {
-    Object.assign(one, found[i]);
+  found.forEach((change, i) => {
+    const one = Object.assign(state.panels[i], change);
     one.link.href = one.csv;
     state.newest.forEach((window) => lines.append(one, window));
-    if (found[i].drawn) plots.draw(one, state.run, look);
+    if (change.drawn) plots.draw(one, state.run, look);
   });
   tables.link(view.size);
   showNewest();
@@ -63,6 +63,20 @@ function look([begin, end]) {
 // Back from a part that was looked at closely; else with the warm-up, or without it again.
 export const showWhole = () => show(wanted.zoom ? { zoom: null } : { whole: !wanted.whole });
 export const drawPlots = () => state.panels.forEach((one) => plots.draw(one, state.run, look));
+
+// Grafts have a panel of their own, and their sign is explained, once there is one.
+let churn = null;
+export function showGrafts() {
+  if (!state.run.grafts.number) return;
+  const isNew = churn === null;
+  churn ??= { ...lines.makeChurn(), view: state.view };
+  lines.fillChurn(churn, state.run);
+  if (!isNew) return;
+  $("graft-sign").hidden = false;
+  tables.overlap.section.after(churn.section);
+  state.panels.push(churn);
+  plots.draw(churn, state.run, look);
+}
 
 const offered = new Map();
 export function offerSizes() {

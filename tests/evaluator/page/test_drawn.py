@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from stream.messages import Interval, Message, Window
-from tests.evaluator.messages import alarm, lifetime, masked
+from tests.evaluator.messages import alarm, grafted, lifetime, masked
 from tests.evaluator.page.browser import Text, View
 from tests.evaluator.page.site import served
 from tests.evaluator.runs import score, verdict, window
@@ -114,3 +114,29 @@ def test_the_names_of_layers_stay_in_sight(view: View) -> None:
         middle = inner["x"] + inner["width"] / 2, inner["y"] + inner["height"] / 2
         on_top = view.page.evaluate("at => document.elementFromPoint(...at).textContent", middle)
         assert on_top == "bottom_layer.0"
+
+
+def test_grafts_are_ticks_at_the_foot_and_their_churn_a_line(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Until there is one, the page says nothing of them; then it grows with the stream."""
+    with served(tmp_path, *run()) as site:
+        view = View(browser.new_page(viewport={"width": 1_280, "height": 844}))
+        view.open(site.url)
+        strokes = len(view.page.evaluate("drawnIn('ne')")["strokes"])
+        sign = view.page.locator("#graft-sign")
+        expect(sign).to_be_hidden()
+        expect(view.page.locator("#churn")).to_have_count(0)
+        for number, count in enumerate((1_000, 2_000, 3_000), start=1):
+            site.append(grafted(count, top=(50, number), low=(150, 0)))
+        expect(view.page.locator("#churn-summary")).to_have_text("1.50 % at 3,000")
+        expect(view.page.locator("#tiles")).to_contain_text("grafts3, the last at 3,000")
+        expect(sign).to_be_visible()
+        drawn = view.page.evaluate("drawnIn('ne')")["strokes"]
+        assert len(drawn) == strokes + 1
+        entries = view.page.locator("#events li").count()
+        view.open(site.url)
+        expect(view.page.locator("#churn-summary")).to_have_text("1.50 % at 3,000")
+        assert view.page.locator("#events li").count() == entries
+        view.page.close()
+        assert view.complaints == []

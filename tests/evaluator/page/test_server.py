@@ -20,7 +20,7 @@ from stream.log import Record
 from stream.log.local import LocalLogStore
 from stream.messages import Lifetime, ModelScore, Segment, Window, dump, parse
 from stream.topics import WINDOWS
-from tests.evaluator.messages import alarm, letters, lifetime, masked, progress
+from tests.evaluator.messages import alarm, grafted, letters, lifetime, masked, progress
 from tests.evaluator.page.json_schema import complaints
 from tests.evaluator.page.site import Answer, Sent, Site, served
 from tests.evaluator.runs import drifting_run, score, window
@@ -189,6 +189,29 @@ def test_layers_are_told_over_the_masks_that_took_over(site: Site) -> None:
     assert ["1950", "5", "top", "0.75", "0.25"] in table
 
 
+def test_grafts_are_told_by_where_they_took_place_and_what_share_moved(tmp_path: Path) -> None:
+    grafts = [grafted(count, top=(50, count // 100), low=(150, 0)) for count in (900, 1_000)]
+    with served(tmp_path, *RUN, *grafts, grafts[1], grafted(1_100, "twin", top=(50, 50))) as site:
+        expected = {"number": 2, "counts": [900, 1_000], "moved": [0.045, 0.05]}
+        assert site.get("/api/run").json["grafts"] == expected
+        table = rows(site.get("/api/grafts.csv"))
+        assert table == [["count", "moved"], ["900", "0.045"], ["1000", "0.05"]]
+        entries = site.get("/api/run").json["timeline"]
+        assert all(entry["count"] not in (900, 1_000) for entry in entries)
+        site.append(grafted(1_200, top=(50, 5), low=(150, 5)))
+        viewer = site.follow(seen=str(len(RUN) + 3))
+        assert parse(read(viewer, 1)[0].data.encode()).kind == "mask_change"
+        assert site.get("/api/run").json["grafts"]["moved"][-1] == 0.05
+
+
+def test_of_very_many_grafts_the_last_are_told_and_all_are_in_the_csv(tmp_path: Path) -> None:
+    with served(tmp_path, *(grafted(10 * n, top=(50, n % 2)) for n in range(1, 1_201))) as site:
+        found = site.get("/api/run").json["grafts"]
+        assert (found["number"], len(found["counts"]), len(found["moved"])) == (1_200, 1_000, 1_000)
+        assert (found["counts"][0], found["counts"][-1]) == (2_010, 12_000)
+        assert len(rows(site.get("/api/grafts.csv"))) == 1_201
+
+
 def test_workers_are_told_by_the_wall_clock(site: Site) -> None:
     dense, sparse = site.get("/api/workers").json["workers"]
     assert dense["name"] == "dense"
@@ -266,10 +289,11 @@ def test_a_run_of_which_nothing_is_known_is_shown_too(tmp_path: Path) -> None:
     with served(tmp_path) as site:
         found = site.get("/api/run").json
         assert (found["offset"], found["sizes"], found["timeline"]) == (-1, [], [])
+        assert found["grafts"] == {"number": 0, "counts": [], "moved": []}
         assert site.get("/api/windows").json["columns"] == {}
         assert site.get("/api/windows?columns=dense.ne").json["columns"] == {"dense.ne": []}
         assert site.get("/api/scores").json == {"window": None, "lifetimes": []}
-        for path in ("windows", "scores", "segments", "layers", "workers", "timeline"):
+        for path in ("windows", "scores", "segments", "layers", "grafts", "workers", "timeline"):
             assert len(rows(site.get(f"/api/{path}.csv"))) == 1
 
 

@@ -1,14 +1,28 @@
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from evaluator.metrics import METRICS
 from evaluator.page.app import columns_of
 from evaluator.run.history import RunHistory, WindowTable
-from stream.messages import AnyMessage
+from stream.log import Record
+from stream.log.local import LocalLogStore
+from stream.messages import AnyMessage, dump
 from stream.spec import MODELS
-from tests.evaluator.messages import alarm, decided, letters, lifetime, progress, stability
+from stream.topics import MASK_CHANGES, WINDOWS
+from tests.evaluator.messages import (
+    alarm,
+    decided,
+    grafted,
+    letters,
+    lifetime,
+    progress,
+    stability,
+)
 from tests.evaluator.runs import rollback, verdict, window
 
 
@@ -157,3 +171,47 @@ def test_memory_grows_by_figures_not_by_messages() -> None:
     assert (
         np.nanmax(np.array(table.lines(["sparse.ce"], (0, 10**9), 50).columns["sparse.ce"])) == 0.5
     )
+
+
+def test_a_graft_moves_the_share_of_the_kept_weights_of_all_layers_that_entered() -> None:
+    """A share of 200 + 50 weights: large layers count for more."""
+    history = taken(
+        grafted(100, bottom=(200, 4), top=(50, 1)),
+        grafted(200, bottom=(200, 0), top=(50, 5)),
+        grafted(200, bottom=(200, 0), top=(50, 5)),
+        grafted(200, "other", bottom=(200, 200)),
+    )
+    assert list(history.grafts.counts) == [100, 200]
+    assert list(history.grafts.moved) == pytest.approx([5 / 250, 5 / 250])
+    assert history.happened == []
+    later = history.grafts.between(100, 300)
+    assert (list(later.counts), later.last) == ([200], 200)
+    assert later.mean() == pytest.approx(0.02)
+    nothing = history.grafts.between(200, 300)
+    assert (len(nothing), nothing.last, nothing.mean()) == (0, None, 0.0)
+
+
+def written(folder: Path, name: str, *messages: AnyMessage) -> LocalLogStore:
+    home = LocalLogStore(folder)
+    with closing(home.writer(name)) as writer:
+        writer.append([Record(dump(one)) for one in messages])
+    return home
+
+
+def test_grafts_are_read_from_their_log_and_a_copy_beside_the_windows_is_a_repeat(
+    tmp_path: Path,
+) -> None:
+    copied, late = grafted(100, top=(50, 1)), grafted(200, top=(50, 2))
+    written(tmp_path, WINDOWS, window(100, 0, CE), copied)
+    home = written(tmp_path, MASK_CHANGES, copied, copied, late)
+    assert list(RunHistory.read(home).grafts.counts) == [100, 200]
+
+
+def test_a_run_whose_mask_moves_with_versions_only_has_no_such_log_or_an_empty_one(
+    tmp_path: Path,
+) -> None:
+    home = written(tmp_path, WINDOWS, window(100, 0, CE))
+    assert len(RunHistory.read(home).grafts) == 0
+    assert not home.exists(MASK_CHANGES)
+    written(tmp_path, MASK_CHANGES)
+    assert len(RunHistory.read(home).grafts) == 0

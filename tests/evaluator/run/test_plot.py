@@ -14,7 +14,7 @@ import pytest
 from evaluator.run.history import RunHistory
 from evaluator.run.plot import PALETTES, Paper, Theme, draw, save
 from stream.messages import Interval
-from tests.evaluator.messages import alarm
+from tests.evaluator.messages import alarm, grafted
 from tests.evaluator.runs import drifting_run, rollback, score, verdict, window
 
 HISTORY = RunHistory.of(drifting_run())
@@ -187,3 +187,27 @@ def test_a_rollback_is_marked_and_explained_where_it_took_effect() -> None:
     assert back in words(draw(RunHistory.of([*drifting_run(), rollback(1700, 1750)])))
     assert back not in words(draw(RunHistory.of([*drifting_run(), rollback(1900, 2100)])))
     assert back not in words(draw(HISTORY))
+
+
+def drawn_with(*counts: int) -> bytes:
+    return draw(RunHistory.of([*drifting_run(), *(grafted(n, top=(50, 1)) for n in counts)]))
+
+
+def test_grafts_are_ticks_in_both_panels_and_explained_where_there_are_any() -> None:
+    sign = "graft: the mask moves without a rebuild"
+    assert sign in words(drawn_with(900, 1_000))
+    assert sign not in words(draw(HISTORY))
+    # One use of a marker for each tick in each panel.
+    assert [drawn_with(*counts).count(b"<use") for counts in ((900,), (900, 1_000, 1_500))] == [
+        drawn_with(900).count(b"<use"),
+        drawn_with(900).count(b"<use") + 2 * 2,
+    ]
+    # What the last window does not reach is not drawn.
+    assert drawn_with(1_900, 5_000).count(b"<use") == drawn_with(1_900).count(b"<use")
+    assert drawn_with(5_000) == draw(HISTORY)
+
+
+def test_very_many_grafts_are_no_more_ticks_than_can_be_told_apart() -> None:
+    counts = range(800, 2_001)
+    ticks = drawn_with(*counts).count(b"<use") - drawn_with(900).count(b"<use") + 2
+    assert 2 * 600 <= ticks <= 2 * 602

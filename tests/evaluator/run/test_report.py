@@ -25,6 +25,7 @@ from stream.messages import (
     Window,
 )
 from stream.spec import MODELS
+from tests.evaluator.messages import grafted
 from tests.evaluator.runs import drifting_run as laid_out
 from tests.evaluator.runs import rollback, score, verdict, window
 from tests.html_page import Element, check, read, tables
@@ -331,3 +332,20 @@ def test_the_input_is_told_by_its_farthest_window() -> None:
     run = [Stability(begin=e - 100, end=e, psi={"site": p}) for e, p in ((200, 0.3), (300, 0.1))]
     found = tables(page(*run))["Population stability index of every feature"]
     assert found[1] == ["site", "0.3000", "200", "0.1000"]
+
+
+def test_grafts_are_counted_by_the_version_whose_mask_they_moved() -> None:
+    """One at the count after which a version begins is of the version before."""
+    run = drifting_run()
+    counts = {900: 1, 1_200: 3, 1_300: 5, 1_400: 10}
+    grafts = [grafted(count, top=(40, new), low=(60, 0)) for count, new in counts.items()]
+    back = rollback(1_500, 1_600, version=3)
+    found = tables(page(*run, back, *grafts))
+    caption = "Grafts: the mask of a version moves while it is in force"
+    assert found[caption] == [
+        ["version", "from event", "grafts", "kept weights that each replaced", "last at"],
+        ["1", "801", "2", "2.00%", "1,200"],
+        ["2", "1,201", "2", "7.50%", "1,400"],
+        ["3", "1,601", "0", "", ""],
+    ]
+    assert caption not in tables(page(*run, back))
