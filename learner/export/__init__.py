@@ -351,10 +351,11 @@ def check_folder(folder: Path) -> None:
     there = sorted(path.name for path in folder.iterdir())
     if there:
         more = f" and {len(there) - 1:,} more" if there[1:] else ""
+        same = ", ".join(sorted(_WRITTEN & {*there}))
+        replaces = f", which replaces {same}" if same else ""
         raise ValueError(
             f"{folder} holds {there[0]!r}{more}, and no earlier export; name another folder, or "
-            "write into it with --force, which replaces files of the same names: "
-            f"{', '.join(sorted(_WRITTEN & {*there})) or 'none'}"
+            f"write into it with --force{replaces}"
         )
 
 
@@ -469,7 +470,7 @@ xxhash (for events that are encoded already, torch and numpy); a service may hav
 its own code. `forward.py` is what the model computes.
 
 ```sh
-python score.py < events.jsonl   # or FILE...: an event a line, as above
+python score.py < events.jsonl   # or a file: an event a line, as above
 ```
 
 prints the chance of a click of each line. A line that cannot be scored is `null`, and standard

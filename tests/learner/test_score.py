@@ -293,6 +293,15 @@ def test_a_bad_line_is_named_and_the_others_are_scored(exported: tuple[Path, Onl
     assert last == "4 of the events could not be scored; each is null"
 
 
+def test_a_file_that_is_not_there_is_wrong_usage(exported: tuple[Path, OnlineModel]) -> None:
+    folder, _ = exported
+    command = [sys.executable, folder / "score.py", folder / "none.jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_no_export_is_not_loaded(exported: tuple[Path, OnlineModel]) -> None:
     folder, _ = exported
     assert is_export(folder)
