@@ -124,7 +124,7 @@ def about(settings: Settings, state: Path) -> dict[str, str]:
     """Say in words which run it is.
 
     >>> about(Settings(seed=4), Path("runs/demo"))
-    {'run': 'demo', 'seed': '4', 'criterion': 'aux @ 80 %', 'trigger': 'divergence'}
+    {'run': 'demo', 'seed': '4', 'criterion': 'fisher_ema @ 80 %', 'trigger': 'divergence'}
     """
     return {
         "run": state.resolve().name,

@@ -226,7 +226,7 @@ def test_settings_stand_beside_their_defaults_and_who_set_them() -> None:
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["seed"] == ("4", "0", "argument")
     assert rows["pruner.sparsity"] == ("0.9", "0.8", "")
-    assert rows["pruner.criterion"] == ('"aux"', "", "")
+    assert rows["pruner.criterion"] == ('"fisher_ema"', "", "")
     assert configuration({}, {}).header == ("setting", "value")
 
 

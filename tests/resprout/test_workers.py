@@ -132,7 +132,7 @@ def test_a_source_waits_for_the_other_processes_and_ends_in_the_same_bits(
     behind = "{} to be less than 6,000 events behind (stream.max_lead_events)".format
     with crew(tmp_path, eventful(stream__max_lead_events=6_000, **place.settings)) as team:
         source = team.start("source", "--set", AT_ONCE)
-        said = f"source waits for {behind('dense')}, after 6000 events"
+        said = f"source waits for {behind('dense')}, after 6,000 events"
         until(lambda: said in source.text, team)
         assert source.state()["count"] == 6_000
         for name in LEARNERS:
