@@ -295,7 +295,7 @@ def test_a_bad_line_is_named_and_the_others_are_scored(exported: tuple[Path, Onl
 
 def test_a_file_that_is_not_there_is_wrong_usage(exported: tuple[Path, OnlineModel]) -> None:
     folder, _ = exported
-    command = [sys.executable, folder / "score.py", folder / "none.jsonl"]
+    command = [sys.executable, str(folder / "score.py"), str(folder / "none.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "No such file or directory" in done.stderr
