@@ -102,14 +102,25 @@ class OnlineModel:
         """Read the embeddings of another model of the same kind from now on, and learn the rest.
 
         The tables are the other's own: what it learns is seen here at once, and what is loaded here
-        leaves them as they are.
-
-        Raises ``ValueError`` where there are none, or where masks can cover them.
+        leaves them as they are. Raises ``ValueError`` as :meth:`shareable` does.
 
         Parameters
         ----------
         of
             The model that goes on learning them.
+        """
+        tables = self.shareable()
+        for name, table in tables.items():
+            table.register_parameter("weight", of.module.get_parameter(f"{name}.weight"))
+        self._shared = frozenset(f"{name}.weight" for name in tables)
+        for name in self._shared & self.optimiser.parameters.keys():
+            del self.optimiser.parameters[name], self.optimiser.sums[name]
+        self._changes += 1
+
+    def shareable(self) -> dict[str, nn.Module]:
+        """Return the embeddings, by name, that another model of this kind can share.
+
+        Raises ``ValueError`` where there are none, or where masks can cover them.
         """
         if self.config.masking.embeddings:
             raise ValueError(
@@ -117,18 +128,15 @@ class OnlineModel:
                 "false, or give the models tables of their own"
             )
         kinds = (nn.Embedding, nn.EmbeddingBag)
-        tables = {n: one for n, one in self.module.named_modules() if isinstance(one, kinds)}
+        tables: dict[str, nn.Module] = {
+            n: one for n, one in self.module.named_modules() if isinstance(one, kinds)
+        }
         if not tables:
             raise ValueError(
                 "the model has no nn.Embedding that two models could share: give them tables of "
                 "their own"
             )
-        for name, table in tables.items():
-            table.register_parameter("weight", of.module.get_parameter(f"{name}.weight"))
-        self._shared = frozenset(f"{name}.weight" for name in tables)
-        for name in self._shared & self.optimiser.parameters.keys():
-            del self.optimiser.parameters[name], self.optimiser.sums[name]
-        self._changes += 1
+        return tables
 
     def predict(self, batch: ClickBatch) -> NDArray[np.float64]:
         """Return the chance of a click of each event, shape (n,); labels are not looked at."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from learner.masking import ADAGRAD, FROZEN, UPDATER
 from learner.online import ForwardPass, OnlineModel, with_prefix
 from learner.snapshots import (
+    FILE,
     LearnerState,
     SnapshotStore,
     count_of,
@@ -304,7 +305,7 @@ class StreamTrainer:
     _writing: Future[Publication | None] | None = field(default=None, init=False)
     _followers: list[StreamTrainer] = field(default_factory=list, init=False)
     _resumed: Mapping[str, bytes] = field(default_factory=dict, init=False)
-    """The parts of the checkpoint that it continues from."""
+    """Of the checkpoint that it continues from, the parts that are its followers'."""
     _waits: Waiting | None = field(default=None, init=False)
     """What a trainer with a leader waits for."""
     _learned: int = field(default=0, init=False)
@@ -404,15 +405,19 @@ class StreamTrainer:
         due = {one for one in copies if self._saved.get(one) != self.count}
         if not due or self._broken:
             return
-        if not self.online.finite():
-            self._broken = True
-            raise NonFiniteError(
-                f"{self.ports.model} has weights that are not finite after {self.count:,} events; "
-                "lower learner.rate or learner.embedding_rate, and look for extreme features"
-            )
-        states = [self._state()]
+        kept = (self, *self._begun) if "checkpoint" in due else (self,)
+        for model in kept:
+            if not model.online.finite():
+                self._broken = True
+                raise NonFiniteError(
+                    f"{model.ports.model} has weights that are not finite after {self.count:,} "
+                    "events; lower learner.rate or learner.embedding_rate, and look for extreme "
+                    "features"
+                )
         if "checkpoint" in due:
-            states = [one._published_state() for one in (self, *self._begun)]
+            states = [model._published_state() for model in kept]
+        else:
+            states = [self._state()]
         write = partial(self._write, states, due)
         self.wait_saved()
         self._saved |= dict.fromkeys(due, self.count)
@@ -644,7 +649,7 @@ class StreamTrainer:
         found = self.ports.checkpoints.latest()
         if found is None:
             return None
-        self._resumed = found.parts
+        self._resumed = {name: part for name, part in found.parts.items() if name != FILE}
         return from_parts(found.parts)
 
     def _sync(self) -> None:

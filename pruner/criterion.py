@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,46 @@ class Stateless:
     def score(self, state: State, layer: Evidence) -> Tensor:
         """Call the function."""
         return self.function(layer)
+
+
+class HasDecay(Protocol):
+    """The options of a criterion that averages over batches."""
+
+    @property
+    def decay(self) -> float:
+        """The share of the average that one batch leaves as it is."""
+
+
+class Average(ABC):
+    r"""The part that criteria share which average something over batches.
+
+    .. math:: e \leftarrow b \, e + (1 - b) \, x
+
+    with :math:`x` what one batch says of each weight, :math:`b` = ``options.decay``, and
+    :math:`e = 0` at the start: all weights have seen the same number of batches, so the start
+    changes no ranking. Unless a criterion says otherwise, :math:`e` is its score.
+    """
+
+    __slots__ = ()
+    options: HasDecay
+
+    @abstractmethod
+    def term(self, layer: Evidence) -> Tensor:
+        """Return x, shape (out, in)."""
+
+    def init(self, layer: Evidence, rng: np.random.Generator) -> State:
+        """Begin with an average of zero."""
+        return {"average": torch.zeros_like(layer.weight)}
+
+    def observe(self, state: State, layer: Evidence) -> State:
+        """Move the average, in place."""
+        decay = self.options.decay
+        state["average"].mul_(decay).add_(self.term(layer), alpha=1 - decay)
+        return state
+
+    def score(self, state: State, layer: Evidence) -> Tensor:
+        """Return the average, shape (out, in)."""
+        return state["average"]
 
 
 class CriterionRun:

@@ -20,11 +20,12 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     model_serializer,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from evaluator.run import RangeScores, RunHistory, place, warnings
 from learner.export import Footprint, footprint
 from pruner import LedgerFollower
+from pruner.masks import sparsity as share_removed
 from resprout.folder import RECORD, RunFolder
 from resprout.monitoring.metrics import Metrics
 from resprout.monitoring.page import Health, Page, pages, serve_health
@@ -202,17 +203,6 @@ class Outcome:
     seconds: float = 0.0
     sparsity: Mapping[str, float] = field(default_factory=dict)
     """Of the models that have masks, by name: the share of the prunable weights that is removed."""
-
-
-def removed(masks: Mapping[str, Tensor]) -> float:
-    """Return the share of weights that masks remove.
-
-    >>> import torch
-    >>> removed({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])})
-    0.75
-    """
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    return 1 - kept / sum(mask.numel() for mask in masks.values())
 
 
 def summarise(history: RunHistory, settings: Settings, outcome: Outcome) -> Summary:
@@ -473,7 +463,8 @@ class WorkerProcess:
         seconds = time.monotonic() - started
         online = self.wiring.models
         models = {name: model.module for name, model in online.items()}
-        sparsity = {name: removed(model.masks) for name, model in online.items() if model.masks}
+        masks = {name: model.masks for name, model in online.items() if model.masks}
+        sparsity = {name: share_removed(of_model) for name, of_model in masks.items()}
         return Outcome(models, finished, self.observe.events, seconds, sparsity)
 
 

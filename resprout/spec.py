@@ -112,7 +112,10 @@ class RunDefinition:
                 "pruner.evidence to 'candidate'"
             )
         if self.grafts:
-            self.model(grafted=True).share_embeddings(model)
+            try:
+                model.shareable()
+            except ValueError as error:
+                raise ValueError(f"{error}, as pruner.regime = 'd2s' does") from error
 
     def clicks_of(self, logs: LogStore) -> LogStore:
         """Show the clicks of a store without the end records of producers that are not known."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pruner.criterion import Claim, State
+from pruner.criterion import Average, Claim
 from pruner.evidence import Evidence, Need
 
 
@@ -29,7 +27,7 @@ _DEFAULTS = FisherEmaOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class FisherEma:
+class FisherEma(Average):
     r"""Score each weight by the average square of its first-order effect on the loss.
 
     .. math:: s_{ij} = e_{ij}, \qquad e \leftarrow b \, e + (1 - b) \, (g \theta)^2
@@ -47,6 +45,8 @@ class FisherEma:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import torch
     >>> fisher = FisherEma(FisherEmaOptions(decay=0.75))
     >>> layer = Evidence(weight=torch.tensor([[3.0, -1.0]]), gradient=torch.tensor([[2.0, 4.0]]))
     >>> state = fisher.observe(fisher.init(layer, np.random.default_rng(0)), layer)
@@ -67,16 +67,6 @@ class FisherEma:
     needs = frozenset({Need.GRADIENT})
     claims = frozenset({Claim.NON_NEGATIVE, Claim.SIGN_IGNORED})
 
-    def init(self, layer: Evidence, rng: np.random.Generator) -> State:
-        """Begin with an average of zero."""
-        return {"average": torch.zeros_like(layer.weight)}
-
-    def observe(self, state: State, layer: Evidence) -> State:
-        """Move the average, in place."""
-        decay = self.options.decay
-        state["average"].mul_(decay).add_(layer.saliency.square_(), alpha=1 - decay)
-        return state
-
-    def score(self, state: State, layer: Evidence) -> Tensor:
-        """Return the average, shape (out, in)."""
-        return state["average"]
+    def term(self, layer: Evidence) -> Tensor:
+        """Return the square of the first-order effect, shape (out, in)."""
+        return layer.saliency.square_()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pruner.criterion import Claim, State
+from pruner.criterion import Average, Claim, State
 from pruner.evidence import Evidence, Need
 
 
@@ -30,7 +29,7 @@ _DEFAULTS = MopOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class Mop:
+class Mop(Average):
     r"""Score each weight by its shares of the sizes and of the average gradients in its layer.
 
     .. math::
@@ -45,6 +44,7 @@ class Mop:
 
     Examples
     --------
+    >>> import numpy as np
     >>> mop = Mop(MopOptions(decay=0.0))
     >>> layer = Evidence(weight=torch.tensor([[3.0, -1.0]]), gradient=torch.tensor([[0.0, 5.0]]))
     >>> state = mop.observe(mop.init(layer, np.random.default_rng(0)), layer)
@@ -64,15 +64,9 @@ class Mop:
     needs = frozenset({Need.GRADIENT})
     claims = frozenset({Claim.NON_NEGATIVE, Claim.SIGN_IGNORED})
 
-    def init(self, layer: Evidence, rng: np.random.Generator) -> State:
-        """Begin with an average of zero."""
-        return {"average": torch.zeros_like(layer.weight)}
-
-    def observe(self, state: State, layer: Evidence) -> State:
-        """Move the average of the gradients, in place."""
-        decay = self.options.decay
-        state["average"].mul_(decay).add_(layer.need(Need.GRADIENT), alpha=1 - decay)
-        return state
+    def term(self, layer: Evidence) -> Tensor:
+        """Return the gradient, shape (out, in)."""
+        return layer.need(Need.GRADIENT)
 
     def score(self, state: State, layer: Evidence) -> Tensor:
         """Return the importance, shape (out, in)."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pruner.criterion import Claim, State
+from pruner.criterion import Average, Claim
 from pruner.evidence import Evidence, Need
 
 
@@ -29,7 +27,7 @@ _DEFAULTS = TaylorEmaOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class TaylorEma:
+class TaylorEma(Average):
     r"""Score each weight by the average of its first-order effect on the loss.
 
     .. math:: s_{ij} = e_{ij}, \qquad e \leftarrow b \, e + (1 - b) \, |g \theta|
@@ -44,6 +42,8 @@ class TaylorEma:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import torch
     >>> average = TaylorEma(TaylorEmaOptions(decay=0.75))
     >>> layer = Evidence(weight=torch.tensor([[3.0, -1.0]]), gradient=torch.tensor([[2.0, 4.0]]))
     >>> state = average.observe(average.init(layer, np.random.default_rng(0)), layer)
@@ -58,16 +58,6 @@ class TaylorEma:
     needs = frozenset({Need.GRADIENT})
     claims = frozenset({Claim.NON_NEGATIVE, Claim.SIGN_IGNORED})
 
-    def init(self, layer: Evidence, rng: np.random.Generator) -> State:
-        """Begin with an average of zero."""
-        return {"average": torch.zeros_like(layer.weight)}
-
-    def observe(self, state: State, layer: Evidence) -> State:
-        """Move the average, in place."""
-        decay = self.options.decay
-        state["average"].mul_(decay).add_(layer.saliency, alpha=1 - decay)
-        return state
-
-    def score(self, state: State, layer: Evidence) -> Tensor:
-        """Return the average, shape (out, in)."""
-        return state["average"]
+    def term(self, layer: Evidence) -> Tensor:
+        """Return the size of the first-order effect, shape (out, in)."""
+        return layer.saliency

@@ -14,10 +14,11 @@ from evaluator.run import RunHistory, RunTables, TextTable
 from evaluator.run.plot import PAPER, Paper, Suffix, save
 from evaluator.run.report import About, report
 from learner import masks_of, models
+from pruner.masks import sparsity as share_removed
 from resprout.cli.inspect import RecordedRun
 from resprout.cli.options import PATH, SETTINGS, CommandRequest, failure, hurried, usage
 from resprout.folder import PLOT, RECORD, REPORT
-from resprout.run import Outcome, Result, footprint_in_force, removed
+from resprout.run import Outcome, Result, footprint_in_force
 from resprout.settings import SPARSE, tree, with_defaults
 from resprout.spec import decisive
 from stream import CategoricalFeature, NumericFeature, open_logs
@@ -141,7 +142,7 @@ def _sparsity(recorded: RecordedRun) -> dict[str, float]:
     for model in recorded.settings.models:
         if names := kept.names(model.name):
             masks = masks_of(kept.read(names[-1]))
-            found |= {model.name: removed(masks)} if masks else {}
+            found |= {model.name: share_removed(masks)} if masks else {}
     return found
 
 

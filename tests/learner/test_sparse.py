@@ -16,6 +16,7 @@ from learner import (
     LearnerStep,
     ModelVersion,
     NoModel,
+    NonFiniteError,
     OnlineModel,
     Ports,
     Publication,
@@ -31,7 +32,7 @@ from stream.reader import ClickReader
 from stream.spec import Waiting
 from stream.topics import LEDGER
 from tests.learner.test_dense import flipped_from
-from tests.learner.worlds import PLAN, World, batches, masks_for, model
+from tests.learner.worlds import PLAN, World, batches, dense_trainer, masks_for, model
 
 CONFIG = LearnerConfig(checkpoint_events=48, snapshot_events=64)
 STREAM = batches(14)
@@ -454,3 +455,23 @@ def test_nobody_publishes_without_a_registry(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     run(world, two_versions(world))
     assert world.snapshots.names("published-sparse") == []
+
+
+def test_no_checkpoint_of_its_leader_keeps_a_follower_that_is_not_finite(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    first = candidate(world, 1, 32)
+    with world.ports("dense") as leading, world.ports("sparse") as ports:
+        leader = dense_trainer(model(config=CONFIG), leading, PLAN)
+        script = Script({32: first})
+        follower = StreamTrainer(fresh(), ports, PLAN, FixedMask(), script, leader=leader)
+        while follower.version == 0:
+            leader.step()
+        kept = leading.checkpoints.latest()
+        follower.online.module.get_parameter("top.0.bias").data.fill_(float("nan"))
+        leader._saved.clear()
+        with pytest.raises(NonFiniteError, match="sparse has weights that are not finite"):
+            leader.save_async("checkpoint")
+        found = leading.checkpoints.latest()
+        assert kept is not None
+        assert found is not None
+        assert found.path == kept.path

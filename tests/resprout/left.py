@@ -69,6 +69,12 @@ class Left:
 PARTS = [field.name for field in fields(Left)]
 
 
+def assert_same(one: Left, other: Left) -> None:
+    """Compare two runs part by part, so that a failure names the part."""
+    for part in PARTS:
+        assert getattr(one, part) == getattr(other, part), part
+
+
 def records(folder: RunFolder, log: str) -> list[StoredRecord]:
     """Return all that a log of a state folder holds."""
     return _records(folder.home, log)

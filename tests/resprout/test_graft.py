@@ -27,7 +27,7 @@ from stream.log import KafkaConfig
 from stream.messages import MaskChange, Verdict, parse
 from tests.resprout.crew import crew
 from tests.resprout.eventful import TOTAL, eventful
-from tests.resprout.left import PARTS, Left, records
+from tests.resprout.left import PARTS, Left, assert_same, records
 from tests.resprout.test_rollback import BACK, Decides, Stands, with_request
 from tests.resprout.victim import How, Life, Moment, Promoted, Scored, lived
 
@@ -135,9 +135,7 @@ def test_with_the_newest_checkpoint_torn_it_goes_on_from_the_one_before(
     part = newest / f"{SPARSE}.safetensors"
     part.write_bytes(part.read_bytes()[:-40])
     assert execute(PLAN, tmp_path).finished
-    one, other = Left.by(whole), Left.by(RunFolder(tmp_path))
-    for name in PARTS:
-        assert getattr(one, name) == getattr(other, name), name
+    assert_same(Left.by(whole), Left.by(RunFolder(tmp_path)))
 
 
 def test_a_rollback_leaves_the_table_and_is_the_same_killed_or_not(tmp_path: Path) -> None:
@@ -150,9 +148,7 @@ def test_a_rollback_leaves_the_table_and_is_the_same_killed_or_not(tmp_path: Pat
     assert lived(PLAN, killed.path, Life(Decides(18_000), "turns"))
     assert lived(PLAN, killed.path, Life(Stands(DENSE, 19_000), "turns", seed=2))
     assert execute(PLAN, killed.path).finished
-    one, other = Left.by(whole), Left.by(killed)
-    for name in PARTS:
-        assert getattr(one, name) == getattr(other, name), name
+    assert_same(Left.by(whole), Left.by(killed))
 
 
 def test_what_nobody_needs_is_deleted_from_its_logs(tmp_path: Path) -> None:
@@ -179,9 +175,7 @@ def test_processes_leave_what_one_process_leaves(whole: RunFolder, tmp_path: Pat
             team.start(name, *rate)
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
-    one, other = Left.by(whole), Left.by(RunFolder(team.state))
-    for part in PARTS:
-        assert getattr(one, part) == getattr(other, part), part
+    assert_same(Left.by(whole), Left.by(RunFolder(team.state)))
 
 
 def test_over_a_broker_stopped_and_continued_it_leaves_the_same(
@@ -200,9 +194,7 @@ def test_over_a_broker_stopped_and_continued_it_leaves_the_same(
     assert execute(plan, tmp_path).finished
     folder = RunFolder(tmp_path)
     with open_logs(plan.settings.stream, folder.home.folder) as logs:
-        one, other = Left.by(whole), Left.by(folder, logs)
-    for part in PARTS:
-        assert getattr(one, part) == getattr(other, part), part
+        assert_same(Left.by(whole), Left.by(folder, logs))
 
 
 @pytest.mark.parametrize("name", [DENSE, SPARSE])

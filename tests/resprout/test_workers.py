@@ -22,7 +22,7 @@ from stream.log.kafka.store import KafkaLogStore
 from tests.redis_server import redis_server
 from tests.resprout.crew import LEARNERS, Hand, crew, until
 from tests.resprout.eventful import PLAN, TOTAL, eventful
-from tests.resprout.left import PARTS, Left
+from tests.resprout.left import Left, assert_same
 
 AT_ONCE = "stream.generator.rate=null"
 
@@ -86,9 +86,7 @@ def test_processes_leave_what_one_process_leaves(
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
         assert f"{TOTAL:,} events written to {team.state / 'logs'}" in team.hands["source"].text
-    one, other = Left.by(whole), Left.by(RunFolder(team.state))
-    for part in PARTS:
-        assert getattr(one, part) == getattr(other, part), part
+    assert_same(Left.by(whole), Left.by(RunFolder(team.state)))
 
 
 def test_processes_that_are_stopped_and_killed_go_on_from_where_they_stood(
@@ -117,9 +115,7 @@ def test_processes_that_are_stopped_and_killed_go_on_from_where_they_stood(
         team.start("dense")
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
-    one, other = Left.by(whole), place.left(RunFolder(team.state))
-    for part in PARTS:
-        assert getattr(one, part) == getattr(other, part), part
+    assert_same(Left.by(whole), place.left(RunFolder(team.state)))
 
 
 def test_a_source_waits_for_the_other_processes_and_ends_in_the_same_bits(
@@ -145,9 +141,7 @@ def test_a_source_waits_for_the_other_processes_and_ends_in_the_same_bits(
         team.start("sparse")
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
-    one, other = Left.by(whole), place.left(RunFolder(team.state))
-    for part in PARTS:
-        assert getattr(one, part) == getattr(other, part), part
+    assert_same(Left.by(whole), place.left(RunFolder(team.state)))
 
 
 def test_models_of_one_process_that_is_killed_go_on_in_any_other(
@@ -175,9 +169,7 @@ def test_models_of_one_process_that_is_killed_go_on_in_any_other(
         team.start("dense+sparse+never_rebuilt")
         for name, hand in team.hands.items():
             assert (name, hand.wait()) == (name, 0), hand.text
-    one, other = Left.by(whole), Left.by(RunFolder(team.state))
-    for part in PARTS:
-        assert getattr(one, part) == getattr(other, part), part
+    assert_same(Left.by(whole), Left.by(RunFolder(team.state)))
 
 
 @pytest.fixture
